@@ -1,0 +1,41 @@
+# Two commands matter: `make demo` and `make test`. Both set up what they need.
+PYTHON ?= python3
+PIP_FLAGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+export TORCH_CUDA_ARCH_LIST ?= 8.0;9.0
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: setup demo test lab bench export clean-notebooks
+
+setup: $(VENV)/.ready  ## .venv with the pinned set, inplace-abn where it can be built
+
+$(VENV)/.ready: constraints.txt settings.ini setup.py .ci/inplace_abn.sh
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing the pinned set into $(VENV) (about 5.5 GB, minutes) …"
+	@$(BIN)/pip install -q $(PIP_FLAGS) -c constraints.txt pip setuptools wheel setuptools-scm ninja
+	@$(BIN)/pip install -q $(PIP_FLAGS) -c constraints.txt --no-build-isolation -e '.[notebook,coco,dev]'
+	@bash .ci/inplace_abn.sh $(BIN)/python $(PIP_FLAGS)
+	@printf '#!%s\nimport sys\nfrom wilson.training.papermill import main\nsys.exit(main())\n' \
+	  '$(CURDIR)/$(BIN)/python' > $(BIN)/papermill
+	@chmod 755 $(BIN)/papermill
+	@touch $@
+
+demo: setup  ## trains base and incremental step on the demo data, and says how to look at it
+	$(BIN)/wilson train --dataset shapes --task 15-5
+	@echo "Now look at the pseudo-labels: \`make lab\` opens nbs/explore.ipynb in JupyterLab."
+
+test: setup  ## exports, tests every page and everything else
+	bash tests/run.sh
+
+lab: setup  ## JupyterLab on localhost, at the explorer
+	$(BIN)/jupyter lab --ip=127.0.0.1 --LabApp.default_url=/lab/tree/nbs/explore.ipynb
+
+bench: setup  ## what each stage of a training step costs
+	$(BIN)/papermill nbs/bench.ipynb
+
+export: setup  ## wilson/ from nbs/, stale modules removed
+	bash .ci/export.sh
+
+clean-notebooks: setup
+	$(BIN)/nbdev_clean

@@ -1,0 +1,33 @@
+"""Packaging of wilson; every fact comes from settings.ini, which nbdev reads too."""
+from configparser import ConfigParser
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+here = Path(__file__).parent
+parser = ConfigParser(delimiters=["="], interpolation=None)
+parser.read(here / "settings.ini")
+facts = parser["DEFAULT"]
+
+setup(
+    name=facts["lib_name"],
+    version=facts["version"],
+    description=facts["description"],
+    long_description=(here / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    author=facts["author"],
+    author_email=facts["author_email"],
+    license="MIT",
+    keywords=facts["keywords"].split(", "),
+    packages=find_packages(include=["wilson", "wilson.*"]),
+    python_requires=f">={facts['min_python']}",
+    install_requires=facts["requirements"].split(),
+    extras_require={
+        "notebook": facts["notebook_requirements"].split(),
+        "inplace": facts["inplace_requirements"].split(),
+        "coco": facts["coco_requirements"].split(),
+        "dev": facts["dev_requirements"].split(),
+    },
+    entry_points={"console_scripts": ["wilson=wilson.__main__:main"]},
+    zip_safe=False,
+)

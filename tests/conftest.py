@@ -1,0 +1,123 @@
+"""A small root with data to train on, and skips that count as failures under WILSON_STRICT=1."""
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from wilson.data.shapes import make_shapes
+
+REPO = Path(__file__).resolve().parents[1]
+STRICT = os.environ.get("WILSON_STRICT") == "1"
+THREADS = 1  # images are small: more threads only wait for each other
+
+# what makes a step of the demo data take a second: two classes, one epoch, small crops
+QUICK = ("--dataset", "shapes", "--data-root", "data/few", "--task", "striped disc|dotted square", "--epochs", "1",
+         "--crop-size", "48", "--batch-size", "8", "--device", "cpu")
+
+
+def need(condition: object, reason: str) -> None:
+    "Skip where `condition` is not given, with the reason; under WILSON_STRICT=1 fail."
+    if not condition:
+        (pytest.fail if STRICT else pytest.skip)(reason)
+
+
+# ------------------------------------------------------------------------------------- hooks
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "gpu: needs a GPU; skipped without one, even under WILSON_STRICT=1")
+    # torchvision announces a successor of its decoder at every image
+    config.addinivalue_line("filterwarnings", "ignore:The image decoding and encoding capabilities:DeprecationWarning")
+    torch.set_num_threads(THREADS)
+
+
+def pytest_collection_modifyitems(items):
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+
+
+def _failed_instead(report, reason):
+    report.outcome = "failed"
+    report.longrepr = f"skipped, and WILSON_STRICT=1 allows no skip: {reason}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    if STRICT and report.skipped and not hasattr(report, "wasxfail") and not item.get_closest_marker("gpu"):
+        _failed_instead(report, call.excinfo.value if call.excinfo else report.longrepr)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    report = yield
+    if STRICT and report.skipped:
+        _failed_instead(report, report.longrepr)
+    return report
+
+
+# ---------------------------------------------------------------------------------- fixtures
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    "The folder beside the repository with recorded results and real images; a user's clone has none."
+    folder = REPO.parent / "shared"
+    need(folder.is_dir(), f"needs {Path('..', 'shared')}, which is not there")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_root(tmp_path_factory) -> Path:
+    "A root folder with the workbench notebooks and a small part of the demo data. Copy it to write in it."
+    root = tmp_path_factory.mktemp("small") / "root"
+    (root / "nbs").mkdir(parents=True)
+    shutil.copy(REPO / "settings.ini", root)
+    for notebook in (REPO / "nbs").glob("*.ipynb"):
+        shutil.copy(notebook, root / "nbs")
+    make_shapes(root / "data" / "few", n_train=160, n_val=16)
+    return root
+
+
+@pytest.fixture
+def root(small_root, tmp_path, monkeypatch) -> Path:
+    "A root folder of the test's own, and the working directory."
+    copy = tmp_path / "root"
+    shutil.copytree(small_root, copy)
+    monkeypatch.chdir(copy)
+    return copy
+
+
+# --------------------------------------------------------------------------------- processes
+
+
+def environment(**more: str) -> dict[str, str]:
+    "What a process of the tests gets: this wilson, few threads, nothing of pytest."
+    kept = {n: v for n, v in os.environ.items() if not n.startswith(("PYTEST_", "IN_TEST"))}
+    return kept | {"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": str(THREADS), "PYTHONUNBUFFERED": "1",
+                   "PYTHONDONTWRITEBYTECODE": "1"} | more
+
+
+def started(arguments, cwd: Path, **more) -> subprocess.Popen:
+    "`wilson …` as a process in `cwd`."
+    return subprocess.Popen([sys.executable, "-m", "wilson", *map(str, arguments)], cwd=cwd, text=True, env=environment(),
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, **more)
+
+
+def wilson(arguments, cwd: Path, timeout: float = 120) -> subprocess.CompletedProcess:
+    "`wilson …` run to its end in `cwd`."
+    process = started(arguments, cwd)
+    try:
+        out, err = process.communicate(timeout=timeout)
+    finally:
+        process.kill()
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)

@@ -1,0 +1,422 @@
+"""Wrong input: a sentence with the remedy, exit code 2, and nothing half-written."""
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import QUICK, environment, need
+from PIL import Image
+
+from wilson.__main__ import main
+from wilson.data.loading import Loader
+from wilson.data.samples import write_mask
+from wilson.data.tasks import Task
+from wilson.places import InputError
+from wilson.training.config import parsed
+from wilson.training.launch import train
+from wilson.training.runs import StepFolder
+
+FEW = Path("data/few")
+BASE = Path("runs/shapes-striped_disc__dotted_square-overlap/base-s42/step0")
+LATER = Path("runs/shapes-striped_disc__dotted_square-overlap/wilson-s42/step1")
+FIRST = "train_00000"
+
+
+def files(under: Path) -> dict[str, tuple[int, int]]:
+    "Every file with size and time; lock files say nothing about a run."
+    return {str(p): (p.stat().st_size, p.stat().st_mtime_ns) for p in under.rglob("*")
+            if p.is_file() and p.suffix != ".lock"}
+
+
+def run(*arguments) -> int:
+    "Exit code of `wilson …` in this process, however it leaves."
+    try:
+        return main([str(a) for a in arguments])
+    except SystemExit as e:
+        return e.code
+
+
+def refused(capsys, *arguments, new_files: bool = False) -> str:
+    "What `wilson …` says on its way out with 2; it must have left no file and no run folder."
+    root = Path.cwd()
+    before, folders = files(root), set(root.glob("runs/*/*/step*"))
+    capsys.readouterr()
+    code = run(*arguments)
+    said = capsys.readouterr()
+    assert code == 2, said
+    message = said.err.rpartition("\r")[2]  # after the progress bar has wiped itself out
+    assert "Traceback" not in said.err and message.startswith(("wilson: ", "usage: ")), said.err
+    if not new_files:
+        after = {n: f for n, f in files(root).items() if not Path(n).name.startswith("image_labels-")}
+        assert {n: before.get(n) for n in after} == after
+        assert set(root.glob("runs/*/*/step*")) == folders, "a folder of a step that never began"
+    return message
+
+
+def says(message: str, *parts: str) -> None:
+    missing = [p for p in parts if p not in message]
+    assert not missing, f"{missing} not in: {message}"
+
+
+def quick(**options: object) -> list[str]:
+    "QUICK with some options changed."
+    given = dict(zip(QUICK[::2], QUICK[1::2])) | {f"--{n.replace('_', '-')}": str(v) for n, v in options.items()}
+    return ["train", *(part for pair in given.items() for part in pair)]
+
+
+# ------------------------------------------------------------------------ names and values
+
+
+@pytest.mark.parametrize("option, value, expected", [
+    ("task", "15-6", ["task='15-6'", "Did you mean '15-5'", "Or write the classes out"]),
+    ("task", "striped disk|dotted square", ["no class 'striped disk'", "Did you mean 'striped disc'"]),
+    ("task", "striped disc|striped disc", ["names class 'striped disc' twice"]),
+    ("task", "striped disc||ring", ["step 1 names no class"]),
+    ("dataset", "shape", ["dataset='shape'", "Did you mean 'shapes'"]),
+    ("method", "lwf", ["method='lwf'", "Did you mean 'lwf-mc'"]),
+    ("backbone", "resnet100", ["backbone='resnet100'", "'resnet101'"]),
+    ("base_loss", "bse", ["base_loss='bse'", "'bce'"]),
+    ("pooling", "gwp", ["pooling='gwp'", "'ngwp'"]),
+    ("prior", "learnt", ["prior='learnt'", "'learned'"]),
+    ("lr_policy", "pol", ["lr_policy='pol'", "'poly'"]),
+    ("alpha", "2", ["alpha=2.0", "0 (soft) to 1 (hard)"]),
+    ("alpha", "nan", ["alpha=nan", "0 (soft) to 1 (hard)"]),
+    ("overlap", "maybe", ["overlap='maybe'", "true or false"]),
+    ("affinity", "2", ["affinity='2'", "true or false"]),
+    ("nproc", "4", ["nproc=4"]),
+    ("step", "7", ["step=7", "steps 0 to 1"]),
+    ("step", "first", ["step='first'", "'all' or the number"]),
+    ("epochs", "0", ["epochs=0", "more than 0"]),
+    ("epochs", "1/2/3", ["epochs='1/2/3'", "base/later"]),
+    ("epochs", "1.5", ["epochs='1.5'", "a whole number"]),
+    ("batch_size", "eight", ["batch_size='eight'", "a whole number"]),
+    ("batch_size", "0", ["batch_size=0", "more than 0"]),
+    ("crop_size", "-48", ["crop_size=-48", "more than 0"]),
+    ("lr", "fast", ["lr='fast'", "a number"]),
+    ("lr", "nan", ["lr=nan"]),
+    ("lr", "inf", ["lr=inf"]),
+    ("seed", "-1", ["seed=-1"]),
+    ("seed", "lucky", ["seed='lucky'", "a whole number"]),
+    ("num_workers", "-1", ["num_workers=-1"]),
+    ("momentum", "-1", ["momentum=-1"]),
+    ("weight_decay", "-1", ["weight_decay=-1"]),
+    ("output_stride", "7", ["output_stride", "7"]),
+])
+def test_value(option, value, expected, root, capsys):
+    says(refused(capsys, *quick(**{option: value})), *expected)
+
+
+def test_unknown_parameter_names_the_nearest():
+    "What the notebooks go through; the command line's own is in test_command."
+    with pytest.raises(InputError, match="no parameter 'alhpa'. Did you mean 'alpha'"):
+        parsed({"alhpa": 0.3})
+
+
+def test_device_that_is_not_there(root, capsys):
+    device = "cuda:99" if torch.cuda.is_available() else "cuda"
+    says(refused(capsys, *quick(device=device)), f"device='{device}'", "not on this machine", "auto or cpu")
+    says(refused(capsys, *quick(device="gpu")), "device='gpu'", "auto or cpu")
+
+
+def test_no_name_leads_out_of_the_runs_folder(root, capsys):
+    says(refused(capsys, *quick(base_name="../../../elsewhere")), "base_name=")
+    says(refused(capsys, *quick(name="a/b")), "name=")
+
+
+# ------------------------------------------------------------------------------------ data
+
+
+def test_data_folder_missing(root, capsys):
+    says(refused(capsys, *quick(dataset="voc", task="15-5", data_root="data/nowhere")), "data_root=", "data/nowhere",
+         "no such folder", "expected JPEGImages/")
+
+
+def test_folder_is_no_data_set(root, capsys):
+    (root / "data/empty").mkdir()
+    says(refused(capsys, *quick(dataset="voc", task="15-5", data_root="data/empty")), "data/empty", "no JPEGImages/")
+
+
+def test_demo_folder_holds_something_else(root, capsys):
+    (root / "data/shapes").mkdir()
+    (root / "data/shapes/mine.txt").write_text("mine")
+    says(refused(capsys, *quick(data_root="data/shapes")), "data/shapes", "Delete the folder")
+    assert (root / "data/shapes/mine.txt").read_text() == "mine"
+
+
+def test_no_masks(root, capsys):
+    shutil.rmtree(FEW / "SegmentationClass")
+    says(refused(capsys, *quick()), "data/few", "no masks", "SegmentationClass")
+
+
+def test_no_list(root, capsys):
+    says(refused(capsys, *quick(train_list="trian")), "data/few", "no list 'trian'", "Did you mean 'train'")
+    (FEW / "ImageSets/Segmentation/train.txt").write_text("\n")
+    says(refused(capsys, *quick()), "train.txt", "is empty")
+
+
+def test_listed_image_missing(root, capsys):
+    (FEW / f"JPEGImages/{FIRST}.jpg").unlink()
+    says(refused(capsys, *quick()), "train.txt", "1 of 160 images", FIRST, "restore")
+
+
+def test_listed_mask_missing(root, capsys):
+    (FEW / f"SegmentationClass/{FIRST}.png").unlink()
+    says(refused(capsys, *quick()), f"{FIRST}.png", "is missing", "add the mask")
+
+
+def test_mask_of_another_size(root, capsys):
+    write_mask(FEW / f"SegmentationClass/{FIRST}.png", np.zeros((90, 96), np.uint8))
+    says(refused(capsys, *quick()), f"{FIRST}.png is 96×90", f"{FIRST}.jpg is 96×96", "one size")
+
+
+def test_mask_of_foreign_ids(root, capsys):
+    write_mask(FEW / f"SegmentationClass/{FIRST}.png", np.full((96, 96), 21, np.uint8))
+    says(refused(capsys, *quick()), f"{FIRST}.png", "[21]", "1 to 20", "255")
+
+
+def test_mask_in_colour(root, capsys):
+    Image.new("RGB", (96, 96)).save(FEW / f"SegmentationClass/{FIRST}.png")
+    says(refused(capsys, *quick()), f"{FIRST}.png", "mode RGB", "8-bit PNG of class ids")
+
+
+@pytest.mark.parametrize("folder, name", [("JPEGImages", f"{FIRST}.jpg"), ("SegmentationClass", f"{FIRST}.png")])
+def test_unreadable_file(folder, name, root, capsys):
+    (FEW / folder / name).write_bytes(b"no picture")
+    says(refused(capsys, *quick()), f"{folder}/{name}", "cannot be read", "replace the file")
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_image_that_breaks_only_in_training(num_workers, root, capsys):
+    "A torn JPEG has a whole header: it is found when its pixels are wanted, by a worker or by the trainer."
+    labels = Task("shapes", "striped disc|dotted square").step(0)
+    assert run(*quick(step=0)) == 0  # leaves image_labels-train.csv
+    shutil.rmtree(root / "runs")
+    ids = [line.split(",")[0] for line in (FEW / "image_labels-train.csv").read_text().splitlines()
+           if any(name in line for name in labels.new)]
+    for name in ids:
+        image = FEW / f"JPEGImages/{name}.jpg"
+        image.write_bytes(image.read_bytes()[:700])
+    message = refused(capsys, *quick(step=0, num_workers=num_workers), new_files=True)
+    says(message, "JPEGImages/train_", "cannot be read as an image", "replace the file")
+    assert message.count("\n") == 1, "one sentence, not a worker's traceback"
+    status = StepFolder(root / BASE).read("status.json")
+    assert status["state"] == "failed" and "cannot be read as an image" in status["reason"]
+    assert "Traceback" not in status["reason"]
+    assert not (root / BASE / "metrics.json").exists() and not (root / BASE / "weights.safetensors").exists()
+
+
+def test_batch_larger_than_the_data(root, capsys):
+    says(refused(capsys, *quick(batch_size=500)), "batch_size=500", "larger than", "22 training images", "at most 22")
+
+
+def test_image_labels_of_unknown_class_or_missing_image(root, capsys):
+    labels = root / "labels.csv"
+    labels.write_text(f"{FIRST},striped disk\n")
+    says(refused(capsys, *quick(image_labels="labels.csv")), "labels.csv", FIRST, "no class 'striped disk'", "'striped disc'")
+    labels.write_text(f"{FIRST},striped disc\n")
+    says(refused(capsys, *quick(image_labels="labels.csv")), "labels.csv", "no line for 159 images", "train_00001")
+    says(refused(capsys, *quick(image_labels="label.csv")), "image_labels=", "label.csv")
+
+
+# ----------------------------------------------------------------------- steps and parents
+
+
+def test_step_without_its_base(root, capsys):
+    says(refused(capsys, *quick(step=1)), "Step 1 starts from", str(BASE), "not there", "step=0", "parent=")
+
+
+@pytest.fixture(scope="module")
+def based_root(small_root, tmp_path_factory):
+    "A root where step 0 is trained."
+    root = tmp_path_factory.mktemp("based") / "root"
+    shutil.copytree(small_root, root)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        assert run(*quick(step=0)) == 0
+    return root
+
+
+@pytest.fixture
+def based(based_root, tmp_path, monkeypatch):
+    "A copy of it."
+    shutil.copytree(based_root, tmp_path / "root")
+    monkeypatch.chdir(tmp_path / "root")
+    return tmp_path / "root"
+
+
+def test_parent_of_other_classes(based, capsys):
+    says(refused(capsys, *quick(task="plain cross|dotted square", step=1, parent=BASE)), str(BASE),
+         "striped disc", "plain cross", "builds on")
+
+
+def test_parent_of_another_backbone(based, capsys):
+    says(refused(capsys, *quick(step=1, parent=BASE, backbone="mobilenet_v2")), str(BASE), "shapes_net", "mobilenet_v2")
+
+
+def test_parent_is_no_step(based, capsys):
+    says(refused(capsys, *quick(step=1, parent="runs")), "runs", "not there", "parent=")
+
+
+@pytest.mark.parametrize("how", ["torn", "foreign", "missing"])
+def test_parent_weights(how, based, capsys):
+    weights = based / BASE / "weights.safetensors"
+    if how == "missing":
+        weights.unlink()
+    else:
+        weights.write_bytes(weights.read_bytes()[:5000] if how == "torn" else b"nothing of ours" * 100)
+    expected = ("is missing",) if how == "missing" else ("no weights file of wilson", "train the step again")
+    says(refused(capsys, *quick(step=1)), "weights.safetensors", *expected)
+    says(refused(capsys, "evaluate", BASE), "weights.safetensors", *expected)
+
+
+def test_another_configuration_in_the_same_folder(based, capsys):
+    says(refused(capsys, *quick(step=0, lr="0.05", crop_size=32)), str(BASE), "another configuration",
+         "crop_size is 48, wanted 32", "lr is 0.1, wanted 0.05", "base_name", "overwrite=True")
+    assert run(*quick(step=0, crop_size=32, overwrite="true")) == 0
+    assert StepFolder(based / BASE).read("config.json")["parameters"]["crop_size"] == 32
+    assert StepFolder(based / BASE).state == "finished"
+
+
+def test_same_configuration_is_used_again(based, capsys):
+    before = files(based / BASE)
+    assert run(*quick(step=0)) == 0
+    assert "used as it is" in capsys.readouterr().out
+    assert files(based / BASE) == before
+
+
+def test_folder_of_something_else(root, capsys):
+    (root / BASE).mkdir(parents=True)
+    (root / BASE / "thesis.tex").write_text("mine")
+    says(refused(capsys, *quick()), str(BASE), "no config.json", "another name")
+    assert (root / BASE / "thesis.tex").read_text() == "mine"
+
+
+def test_no_trained_step(based, capsys):
+    says(refused(capsys, "evaluate", "runs"), "no config.json", "Did you mean", str(BASE))
+    says(refused(capsys, "predict", "runs/nothing", FEW / f"JPEGImages/{FIRST}.jpg"), "runs/nothing", "no trained step")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]"])
+def test_run_files_that_are_no_json(content, based, capsys):
+    (based / BASE / "config.json").write_bytes(content)
+    says(refused(capsys, *quick()), "config.json", "Remove the folder")
+
+
+# ------------------------------------------------------------------------- foreign files
+
+
+class Hostile:
+    "Unpickling it makes a file."
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_hostile_pretrained_file(root, capsys):
+    for write in (lambda: torch.save({"state_dict": Hostile(root / "harm")}, root / "weights.pth"),
+                  lambda: (root / "weights.pth").write_bytes(pickle.dumps(Hostile(root / "harm")))):
+        write()
+        says(refused(capsys, *quick(pretrained="weights.pth")), "weights.pth", "weights")
+        assert not (root / "harm").exists()
+
+
+def test_pretrained_file_missing_or_of_another_body(root, capsys):
+    says(refused(capsys, *quick(pretrained="weights.pth")), "weights.pth is missing", "pretrained=none")
+    torch.save({"layer.weight": torch.zeros(1)}, root / "weights.pth")
+    says(refused(capsys, *quick(pretrained="weights.pth")), "weights.pth", "misses", "shapes_net")
+
+
+@pytest.mark.parametrize("how", ["hostile", "empty", "torn", "other"])
+def test_state_to_resume_from(how, based, capsys):
+    "last.pt is read without running anything in it; the remedy in the sentence works."
+    last, folder = based / BASE / "last.pt", StepFolder(based / BASE)
+    folder.set_state("interrupted")
+    if how == "hostile":
+        torch.save({"epoch": 1, "method": Hostile(based / "harm")}, last)
+    elif how == "other":
+        torch.save({"weights": torch.zeros(2)}, last)
+    else:
+        last.write_bytes(last.read_bytes()[:100_000] if how == "torn" else b"")
+    message = refused(capsys, *quick(step=0), new_files=True)
+    says(message, "last.pt", "cannot be read", "resume=False")
+    assert not (based / "harm").exists()
+    assert folder.state in ("failed", "interrupted") and not list(folder.path.glob("*.part"))
+    assert run(*quick(step=0, resume="false")) == 0 and folder.state == "finished"
+
+
+def test_loss_that_is_not_finite(root, capsys):
+    "Not the input's shape but its values: said in a sentence, recorded as failed."
+    assert run(*quick(step=0, lr="1e30")) == 2
+    message = capsys.readouterr().err
+    says(message, "not finite", "smaller lr")
+    assert "Traceback" not in message
+    assert StepFolder(root / BASE).state == "failed"
+
+
+# --------------------------------------------------------------------------- full, read-only
+
+
+def mounted(root: Path, mount: str, then: str = "true", *arguments) -> subprocess.CompletedProcess:
+    "`wilson …` where only it sees what `mount` mounts; `then` runs before that is gone."
+    allowed = subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True)
+    need(allowed.returncode == 0, "needs `unshare -rm mount …`, which this machine does not permit")
+    script = f'{mount} || exit 99; "$@"; code=$?; {then}; exit $code'
+    command = ["unshare", "-rm", "bash", "-c", script, "bash", sys.executable, "-m", "wilson", *map(str, arguments)]
+    done = subprocess.run(command, cwd=root, env=environment(), capture_output=True, text=True, timeout=120)
+    assert done.returncode != 99, done.stderr
+    return done
+
+
+def test_read_only_data(root):
+    "Labels made from masks go beside the data; where that is read-only, under the runs."
+    done = mounted(root, "mount --bind data data && mount -o remount,ro,bind data", "true", *quick(step=0))
+    assert done.returncode == 0, done.stderr
+    assert not list(FEW.glob("image_labels*"))
+    kept = sorted(p.name for p in (root / "runs/image_labels").rglob("*.csv"))
+    assert kept == ["image_labels-train.csv", "image_labels-val.csv"]
+
+
+@pytest.mark.parametrize("full_at", ["first file", "first checkpoint", "second checkpoint", "weights"])
+def test_disk_full(full_at, root, based_root):
+    "What is on the disk stays whole, and the message says what to do."
+    checkpoint, weights = ((based_root / BASE / n).stat().st_size for n in ("last.pt", "weights.safetensors"))
+    size = {"first file": 4096, "first checkpoint": checkpoint // 3, "second checkpoint": checkpoint * 3 // 2,
+            "weights": checkpoint + weights // 2}[full_at]
+    (root / "runs").mkdir()
+    done = mounted(root, f"mount -t tmpfs -o size={size} none runs", "cp -a runs kept",
+                   *quick(step=0, epochs=2 if full_at == "second checkpoint" else 1))
+    last_line = done.stderr.strip().splitlines()[-1].rpartition("\r")[2]
+    assert done.returncode != 0 and "Traceback" not in done.stderr, done.stderr[-1500:]
+    assert "full" in last_line or "No space left" in last_line, last_line
+    assert "runs/" in last_line, last_line
+    step = root / "kept" / BASE.relative_to("runs")
+    assert not list((root / "kept").rglob("*.part")) and not (step / "metrics.json").exists()
+    for file in step.glob("*.json"):
+        json.loads(file.read_text())  # whole or not there
+    assert StepFolder(step).state in (None, "failed", "running")
+    if full_at in ("second checkpoint", "weights"):
+        assert torch.load(step / "last.pt", weights_only=True)["epoch"] == 1
+
+
+# ------------------------------------------------------------------------------ the functions
+
+
+def test_train_raises_the_same_sentence(root):
+    "A notebook sees what the command line prints."
+    with pytest.raises(InputError, match="Step 1 starts from .* not there"):
+        train(parsed({n[2:].replace("-", "_"): v for n, v in zip(QUICK[::2], QUICK[1::2])} | {"step": 1}))
+
+
+def test_loader_refuses_before_the_first_batch():
+    with pytest.raises(InputError, match="batch_size=4 is larger than the step's 3 training images"):
+        Loader([0, 1, 2], 4, shuffle_seed=1)

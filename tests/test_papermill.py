@@ -1,0 +1,200 @@
+"""`papermill nbs/train.ipynb -p task …` as typed: in a terminal, redirected, with an output path, misspelt."""
+from __future__ import annotations
+
+import ast
+import os
+import pty
+import subprocess
+import sys
+import threading
+from dataclasses import fields
+from pathlib import Path
+
+import nbformat
+import pytest
+from conftest import QUICK, REPO, environment, need
+from papermill.iorw import load_notebook_node
+from papermill.parameterize import parameterize_notebook
+
+from wilson.places import InputError
+from wilson.training.config import TrainConfig, given_parameters, parsed
+from wilson.training.papermill import with_output
+from wilson.training.runs import StepFolder
+
+# what the papermill of `make setup` is
+PAPERMILL = [sys.executable, "-c", "import sys; from wilson.training.papermill import main; "
+                                   "sys.argv[0] = 'papermill'; sys.exit(main())"]
+GIVEN = [part for name, value in zip(QUICK[::2], QUICK[1::2])
+         for part in ("-p", name[2:].replace("-", "_"), value)]
+FINISHED = "runs/shapes-striped_disc__dotted_square-overlap/wilson-s42/step1"
+
+
+def parameters_cell(path: Path) -> str:
+    "The source of the one cell tagged `parameters`."
+    tagged = [cell for cell in nbformat.read(path, 4).cells if "parameters" in cell.metadata.get("tags", [])]
+    assert len(tagged) == 1, f"{path.name} has {len(tagged)} cells tagged parameters"
+    return tagged[0].source
+
+
+def assigned(source: str) -> dict[str, object]:
+    "Names and constants of a parameters cell."
+    return {node.targets[0].id: ast.literal_eval(node.value) for node in ast.parse(source).body}
+
+
+def outputs(path: Path) -> str:
+    "All text of an executed notebook, its error included."
+    texts = []
+    for cell in nbformat.read(path, 4).cells:
+        for output in cell.get("outputs", []):
+            texts += [output.get("text", ""), output.get("evalue", ""), output.get("data", {}).get("text/plain", "")]
+    return "\n".join(texts)
+
+
+def executed(root: Path) -> Path:
+    "The executed notebook under runs/notebooks."
+    found = list((root / "runs/notebooks").glob("train-*.ipynb"))
+    assert len(found) == 1, found
+    return found[0]
+
+
+def assert_trained(root: Path, notebook: Path) -> None:
+    "Both steps are there and the notebook shows their table."
+    text = outputs(notebook)
+    assert all(word in text for word in ("published", "whole", "pseudo labels")), text
+    assert StepFolder(root / FINISHED).state == "finished"
+
+
+# -------------------------------------------------------------------------------- the cells
+
+
+@pytest.mark.parametrize("name", ["train", "explore"])
+def test_parameters_cell_is_tagged(name):
+    "Without the tag papermill injects at the top and the defaults win, with exit code 0."
+    path = REPO / "nbs" / f"{name}.ipynb"
+    assert path.is_file()
+    assert assigned(parameters_cell(path))
+
+
+def test_parameters_of_train_are_the_configuration():
+    "Same names, and the same defaults."
+    given = assigned(parameters_cell(REPO / "nbs/train.ipynb"))
+    assert set(given) == {f.name for f in fields(TrainConfig)}
+    assert given == {f.name: f.default for f in fields(TrainConfig)}
+    assert parsed(given) == TrainConfig()
+
+
+def injected(**parameters) -> dict[str, object]:
+    "What train.ipynb takes as given when papermill injects `parameters`."
+    notebook = parameterize_notebook(load_notebook_node(str(REPO / "nbs/train.ipynb")), parameters)
+    return given_parameters([cell.source for cell in notebook.cells if cell.cell_type == "code"])
+
+
+def test_injected_values_win_and_every_name_is_checked():
+    config = parsed(injected(task="10-2", alpha=0.3, overlap="false", epochs=5, momentum=0, lr=1e-3))
+    assert (config.task, config.alpha, config.overlap, config.epochs) == ("10-2", 0.3, False, "5")
+    assert (config.momentum, config.lr, config.seed) == (0.0, "0.001", 42)
+    with pytest.raises(InputError, match="no parameter 'alhpa'. Did you mean 'alpha'"):
+        parsed(injected(alhpa=0.3))
+    with pytest.raises(InputError, match="alpha=2.0: expected 0"):
+        parsed(injected(alpha=2))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_value_that_is_no_literal_is_not_dropped(value):
+    "papermill writes float('nan'); if that cell went unread, the task beside it would be lost in silence."
+    with pytest.raises(InputError, match="alpha"):
+        parsed(injected(task="10-2", alpha=value))
+
+
+# ------------------------------------------------------------------------------ as processes
+
+
+@pytest.fixture
+def notebook(root) -> bytes:
+    "The train notebook's bytes in the root of the test."
+    need((root / "nbs/train.ipynb").is_file(), "needs nbs/train.ipynb")
+    return (root / "nbs/train.ipynb").read_bytes()
+
+
+def test_in_a_terminal(root, notebook):
+    "Standard input, output and error are a terminal."
+    ours, theirs = pty.openpty()
+    said = []
+
+    def listen():
+        while True:
+            try:
+                said.append(os.read(ours, 4096))
+            except OSError:  # the other end is closed
+                return
+
+    process = subprocess.Popen([*PAPERMILL, "nbs/train.ipynb", *GIVEN], cwd=root, env=environment(), stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    listener = threading.Thread(target=listen, daemon=True)
+    listener.start()
+    try:
+        code = process.wait(timeout=120)
+    finally:
+        process.kill()
+    listener.join(10)
+    os.close(ours)
+    text = b"".join(said).decode()
+    assert code == 0, text
+    assert f"executed notebook: {executed(root).relative_to(root)}" in text
+    assert (root / "nbs/train.ipynb").read_bytes() == notebook
+    assert_trained(root, executed(root))
+
+
+def test_redirected(root, notebook, tmp_path):
+    "Output to a file, and a pipe on standard input: the notebook must be read, not written."
+    with open(tmp_path / "out.txt", "wb") as out:
+        done = subprocess.run([*PAPERMILL, "nbs/train.ipynb", *GIVEN], cwd=root, env=environment(), input=b"", stdout=out,
+                              stderr=subprocess.PIPE, timeout=120)
+    assert done.returncode == 0, done.stderr.decode()
+    assert (root / "nbs/train.ipynb").read_bytes() == notebook
+    assert_trained(root, executed(root))
+
+
+def test_from_another_folder_with_an_output_path(root, notebook):
+    "What is given stays as given; runs are found from the root all the same."
+    done = subprocess.run([*PAPERMILL, "train.ipynb", "mine.ipynb", *GIVEN], cwd=root / "nbs", env=environment(),
+                          stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert (root / "nbs/train.ipynb").read_bytes() == notebook
+    assert not (root / "runs/notebooks").exists()
+    assert_trained(root, root / "nbs/mine.ipynb")
+
+
+def test_misspelt_parameter(root, notebook):
+    "papermill itself only warns about a name it does not know."
+    sentence = "There is no parameter 'alhpa'. Did you mean 'alpha'"
+    done = subprocess.run([*PAPERMILL, "nbs/train.ipynb", *GIVEN, "-p", "alhpa", "0.3"], cwd=root, env=environment(), stdin=subprocess.DEVNULL,
+                          capture_output=True, text=True, timeout=120)
+    assert done.returncode != 0
+    assert sentence in done.stderr + done.stdout
+    assert sentence in outputs(executed(root))
+    assert (root / "nbs/train.ipynb").read_bytes() == notebook
+    assert not list((root / "runs").glob("shapes-*"))
+
+
+# ------------------------------------------------------------------------- the command line
+
+
+def test_only_a_lone_notebook_gets_an_output_path(root, notebook):
+    for given in ([], ["--help"], ["--version"], ["nbs/missing.ipynb"], ["nbs/train.ipynb", "out.ipynb"],
+                  ["nbs/train.ipynb", "out.ipynb", "-p", "task", "15-5"], ["-", "-"], ["--help-notebook", "nbs/train.ipynb"]):
+        completed = with_output(given)
+        assert completed == given or given[:1] == ["--help-notebook"]
+    for given in (["nbs/train.ipynb", "-p", "task", "15-5"], ["-p", "task", "15-5", "nbs/train.ipynb"],
+                  ["--log-output", "nbs/train.ipynb", "-r", "step", "0"]):
+        completed = with_output(given)
+        place = completed.index("nbs/train.ipynb") + 1
+        assert Path(completed[place]).parent == root / "runs/notebooks"
+        assert completed[:place] + completed[place + 1:] == given
+
+
+def test_the_papermill_of_the_environment_is_the_front():
+    "`make setup` puts it there; another environment has papermill's own."
+    command = Path(sys.executable).with_name("papermill")
+    need(command.is_file(), "needs papermill beside this python")
+    assert "wilson.training.papermill" in command.read_text(), f"{command} is not the one of `make setup`"
