@@ -18,13 +18,14 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from conftest import need
 
 REPO = Path(__file__).resolve().parents[1]
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]
 PATIENCE = 120_000  # ms, for what starts a process
-SOON = 20_000       # ms, for the rest
+SOON = 60_000       # ms, for the rest
 WEAK = "shapes-15-5-overlap/wilson-s42"
 MAKE_RUN = """
 from pathlib import Path
@@ -44,15 +45,6 @@ RUN_ALL = """async () => {
     await app.shell.currentWidget.sessionContext.ready;
     app.commands.execute("notebook:run-all-cells");  // not awaited: the test waits for what a reader sees
 }"""
-
-
-def need(condition: object, reason: str) -> None:
-    "Skip without `condition`; under WILSON_STRICT=1 fail."
-    if condition:
-        return
-    if os.environ.get("WILSON_STRICT") == "1":
-        pytest.fail(reason)
-    pytest.skip(reason)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +68,7 @@ def environment(home: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def lab(root):
-    "Address of a JupyterLab on `root`, with its token."
+    "A JupyterLab on `root`, as the address of a notebook in it."
     pytest.importorskip("jupyterlab")
     settings = root / ".jupyter/lab/user-settings/@jupyterlab/apputils-extension"
     settings.mkdir(parents=True)
@@ -94,7 +86,9 @@ def lab(root):
                                   stdin=subprocess.DEVNULL, start_new_session=True)
     try:
         answers(f"http://127.0.0.1:{port}/api/status?token={token}", server, log)
-        yield lambda notebook: f"http://127.0.0.1:{port}/lab/workspaces/{notebook.split('.')[0]}/tree/{notebook}?token={token}"
+        # a workspace for each notebook: a shared one would bring the others back
+        yield lambda notebook: (f"http://127.0.0.1:{port}/lab/workspaces/{Path(notebook).stem}/tree/{notebook}"
+                                f"?token={token}")
     finally:
         # kernels have sessions of their own: the server ends them when it is asked to end
         with contextlib.suppress(ProcessLookupError):
@@ -135,8 +129,6 @@ def page(chromium):
     page = chromium.new_page(viewport={"width": 1280, "height": 800})
     page.set_default_timeout(SOON)
     yield page
-    if os.environ.get("DBG"): 
-        page.screenshot(path="/tmp/dbg.png"); open("/tmp/dbg.html","w").write(page.content())
     page.close()
 
 

@@ -261,7 +261,6 @@ def test_a_held_folder_is_free_when_its_holder_has_died(tmp_path):
         with held(StepFolder(tmp_path / "step0")):
             os._exit(0)  # without leaving the block
     assert os.waitpid(child, 0)[1] == 0
-    with held(StepFolder(tmp_path / "step0")):
-        with pytest.raises(InputError, match="is being trained by process"):
-            with held(StepFolder(tmp_path / "step0")):
-                pass
+    second = held(StepFolder(tmp_path / "step0"))
+    with held(StepFolder(tmp_path / "step0")), pytest.raises(InputError, match="is being trained by process"):
+        second.__enter__()

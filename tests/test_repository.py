@@ -153,10 +153,9 @@ def test_text_is_of_no_machine(kind, pattern, listed):
     assert not found, f"{kind}: {found}"
 
 
-@pytest.mark.parametrize("path, found", [("/".join(("", "work", "main")), True), ("/".join(("", "home", "me", "x")), True),
-                                         ("data" + "/work/x", False), ("runs/" + "root/x", False)])
+@pytest.mark.parametrize("path, found", [("/{}/main", True), ("data/{}/x", False), ("$HOME/{}/x", False)])
 def test_the_pattern_of_machine_paths(path, found):
-    assert bool(MACHINE_PATH.search(f'open("{path}")')) is found
+    assert bool(MACHINE_PATH.search(f'open("{path.format("work")}")')) is found
 
 
 def test_ignored_folders_are_anchored(listed):

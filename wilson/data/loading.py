@@ -114,5 +114,13 @@ class Loader:
     def epoch(self, epoch: int = 0) -> Iterator[Batch]:
         "The batches of one epoch."
         self.batches.epoch = epoch
-        for batch in self.loader:
+        batches = iter(self.loader)
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except InputError as e:
+                # a worker's error arrives as the text of its traceback, the sentence last
+                raise InputError(str(e).rstrip().rpartition("InputError: ")[2]) from None
             yield batch.to(self.device)

@@ -109,6 +109,8 @@ def read_labels(
 ) -> np.ndarray:          # N, 256 bool
     "Read image-level labels; every wanted image must be there, every class known."
     of = dict(zip(classes.names, classes.ids))
+    if not Path(path).is_file():
+        raise InputError(f"image_labels={path}: there is no such file; expected lines of `image,class,class…`.")
     rows = {}
     with open(path, newline="") as f:
         for n, row in enumerate(csv.reader(line for line in f if not line.startswith("#")), start=1):

@@ -21,7 +21,7 @@ from ..models.segmenter import Segmenter
 from ..pseudo.targets import TargetRule, Targets, make_targets
 
 # %% auto #0
-__all__ = ['Logits', 'class_map', 'Views', 'class_colours', 'coloured', 'heated', 'overlaid', 'panels', 'strip']
+__all__ = ['Logits', 'class_map', 'Views', 'class_colours', 'coloured', 'blended', 'heated', 'overlaid', 'panels', 'strip']
 
 # %% ../../nbs/evaluation/02_views.ipynb #e460a36b
 @dataclass(frozen=True)
@@ -100,6 +100,17 @@ def coloured(
     return colours[np.asarray(labels, dtype=np.int64)]
 
 
+def blended(
+    soft: Tensor,          # C, h, w in [0, 1]
+    colours: np.ndarray,   # from `class_colours`
+    size: Sequence[int],   # H, W
+) -> np.ndarray:           # H, W, 3 uint8
+    "Every class's colour in the share of its soft label: what is unsure looks mixed or dark."
+    full = F.interpolate(soft[None].float(), tuple(size), mode="bilinear", align_corners=False)[0].numpy()
+    mixed = np.einsum("chw,cd->hwd", full, colours[: len(full)].astype(np.float32))
+    return mixed.clip(0, 255).astype(np.uint8)
+
+
 def heated(
     heat: Tensor,         # h, w in [0, 1]
     size: Sequence[int],  # H, W
@@ -138,6 +149,8 @@ def panels(
     if logits.localizer is not None:
         targets = logits.targets(rule)
         row |= {"CAM": shown(targets.prob), "soft label": shown(targets.soft)}
+        if class_index is None:
+            row["soft label"] = overlaid(logits.picture, blended(targets.soft[0], colours, size), opacity)
     row["prediction"] = overlaid(logits.picture, coloured(logits.prediction(), colours), opacity)
     if logits.truth is not None:
         row["truth"] = overlaid(logits.picture, coloured(logits.truth, colours), opacity)

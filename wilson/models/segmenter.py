@@ -18,8 +18,8 @@ from .backbones import make_backbone
 from .norms import make_abn
 
 # %% auto #0
-__all__ = ['sliding_pool', 'pad_to', 'published_dilations', 'DeepLabHead', 'Classifier', 'SegmenterOutput', 'Segmenter',
-           'make_segmenter', 'freeze', 'grow', 'predict_logits', 'parameter_groups']
+__all__ = ['sliding_pool', 'pad_to', 'published_dilations', 'DeepLabHead', 'Classifier', 'start_rare', 'SegmenterOutput',
+           'Segmenter', 'make_segmenter', 'freeze', 'grow', 'predict_logits', 'parameter_groups']
 
 # %% ../../nbs/models/02_segmenter.ipynb #e070cd1c
 def sliding_pool(
@@ -109,6 +109,18 @@ class Classifier(nn.ModuleList):
 
     def forward(self, embedding: Tensor) -> Tensor:
         return torch.cat([group(embedding) for group in self], 1)
+
+# %% ../../nbs/models/02_segmenter.ipynb #02f59c19
+def start_rare(
+    classifier: Classifier,
+    probability: float,   # of each class of the last group, at every pixel, before training
+) -> None:
+    "Set the last group's biases so that its classes start at `probability`; background starts at a half."
+    group = classifier[-1]
+    with torch.no_grad():
+        group.bias.fill_(math.log(probability / (1 - probability)))
+        if len(classifier) == 1:
+            group.bias[0] = 0
 
 # %% ../../nbs/models/02_segmenter.ipynb #99496628
 class SegmenterOutput(NamedTuple):

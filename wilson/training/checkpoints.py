@@ -82,9 +82,13 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
 def read_state(path: Path) -> dict[str, Any]:
     "Read a state; a torn or foreign file is named."
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as e:
-        raise InputError(f"{shown(path)} cannot be read ({str(e).splitlines()[0]}); remove it to train the step from its "
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(state, dict) or not {"epoch", "seconds", "method", "optimizer", "schedule"} <= state.keys():
+            raise pickle.UnpicklingError("it is no state of wilson")
+        return state
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as e:
+        reason = (str(e) or type(e).__name__).splitlines()[0]
+        raise InputError(f"{shown(path)} cannot be read ({reason}); remove it to train the step from its "
                          f"start, or use resume=False.") from None
 
 # %% ../../nbs/training/05_checkpoints.ipynb #b1d29854

@@ -35,15 +35,15 @@ def with_output(
         number += 1
         target = folder / f"{Path(paths[0]).stem}-{now}-{number}.ipynb"
     at = list(arguments).index(paths[0]) + 1
-    return [*arguments[:at], str(target), *arguments[at:]]
+    shown = [] if any("log-output" in a for a in arguments) else ["--log-output"]
+    return [*arguments[:at], str(target), *shown, *arguments[at:]]
 
 
 def main() -> int:
     "`papermill`, with an output path supplied where there is none."
     from papermill.__main__ import papermill
     arguments = with_output(sys.argv[1:])
-    added = [a for a in arguments if a not in sys.argv[1:]]
-    if added:
-        place = Path(added[0])
+    if len(arguments) > len(sys.argv[1:]):
+        place = next(Path(a) for a in arguments if a not in sys.argv[1:])
         print(f"executed notebook: {place.relative_to(project_root())}", file=sys.stderr)
     return papermill(arguments, prog_name="papermill")

@@ -13,7 +13,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,10 @@ class StepFolder:
         "A JSON file of the folder."
         file = self.path / name
         try:
-            return json.loads(file.read_text())
+            content = json.loads(file.read_text())
+            if not isinstance(content, dict):
+                raise ValueError
+            return content
         except FileNotFoundError:
             return None
         except ValueError:
@@ -133,7 +136,11 @@ def held(folder: StepFolder) -> Iterator[None]:
             who = folder.read("status.json") or {}
             raise InputError(f"{shown(folder.path)} is being trained by process {who.get('pid', '?')} on "
                              f"{who.get('host', '?')}; wait for it, or choose another name.") from None
-        yield
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # not empty: a step began
+                folder.path.rmdir()
 
 # %% ../../nbs/training/04_runs.ipynb #ec3f25c3
 def rebuild_results(
@@ -147,6 +154,8 @@ def rebuild_results(
         rows = []
         for file in sorted(runs_dir.glob("*/*/step*/metrics.json")):
             metrics = StepFolder(file.parent).read("metrics.json")
+            if metrics is None:  # replaced by another run in this moment
+                continue
             row = {"task": file.parents[2].name, "run": file.parents[1].name, "step": metrics["step"],
                    "seconds": metrics["seconds"]}
             for protocol, score in metrics["scores"].items():

@@ -17,6 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm.auto import tqdm
 
 from ..data.loading import Loader
+from ..places import InputError
 from .checkpoints import read_state, save_state
 from .config import TrainConfig, by_step
 from .methods import Method
@@ -47,8 +48,8 @@ def make_optimizer(
               "onecycle": lambda i: onecycle_factor(i, total)}
     return optimizer, LambdaLR(optimizer, curves[policy])
 
-# %% ../../nbs/training/06_trainer.ipynb #3ee56b6d
-class NotFinite(RuntimeError):
+# %% ../../nbs/training/06_trainer.ipynb #9fe374b9
+class NotFinite(InputError):
     "A loss became infinite or not a number."
 
 
@@ -101,8 +102,7 @@ class Trainer:
         means = {name: total.item() / len(self.loader) for name, total in sums.items()}
         bad = [name for name, mean in means.items() if not torch.tensor(mean).isfinite()]
         if bad:
-            raise NotFinite(f"epoch {self.epoch + 1}: the loss {bad[0]!r} is not finite; a smaller lr may help. "
-                            f"last.pt holds the epoch before.")
+            raise NotFinite(f"epoch {self.epoch + 1}: the loss {bad[0]!r} is not finite; try a smaller lr.")
         return means
 
     def _report(self, writer: SummaryWriter, means: dict[str, float]) -> None:

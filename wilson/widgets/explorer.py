@@ -18,7 +18,7 @@ from ..training.runs import shown
 from .step_images import StepImages, class_maps, described, finished_steps, image_iou, jpeg, legend, newest
 
 # %% auto #0
-__all__ = ['PANELS', 'NO_RUNS', 'ALL', 'ALPHA_HINT', 'NO_LOCALIZER', 'PanelGrid', 'Controls', 'Explorer']
+__all__ = ['PANELS', 'NO_RUNS', 'ALL', 'NO_LOCALIZER', 'PanelGrid', 'Controls', 'Explorer']
 
 # %% ../../nbs/widgets/00_explorer.ipynb #6cbf7dd8
 PANELS = ("image", "CAM", "soft label", "prediction", "truth")
@@ -58,7 +58,7 @@ class PanelGrid(widgets.GridBox):
 # %% ../../nbs/widgets/00_explorer.ipynb #17057786
 def _control(kind: type[widgets.Widget], name: str, label: str, width: str, **values: object) -> widgets.Widget:
     made = kind(description=label, style={"description_width": "initial"},
-                layout=widgets.Layout(width=width, margin="2px 12px 2px 0"), **values)
+                layout=widgets.Layout(width=width, margin="2px 10px 2px 0"), **values)
     made.add_class(f"wilson-{name}")
     return made
 
@@ -69,15 +69,15 @@ class Controls:
     def __init__(self) -> None:
         self.run = _control(widgets.Dropdown, "run", "Run", "420px")
         self.step = _control(widgets.Dropdown, "step", "Step", "110px")
-        self.list = _control(widgets.Dropdown, "list", "Images", "180px", options=("validation", "training"))
-        self.holding = _control(widgets.Dropdown, "holding", "that hold", "230px")
-        self.image = _control(widgets.Dropdown, "image", "Image", "400px")
-        self.back = _control(widgets.Button, "back", "◀", "40px", tooltip="previous image")
-        self.forth = _control(widgets.Button, "forth", "▶", "40px", tooltip="next image")
-        self.class_index = _control(widgets.Dropdown, "class", "Show", "230px")
-        self.alpha = _control(widgets.FloatSlider, "alpha", "Alpha", "300px", min=0, max=1, step=0.05, value=0.5,
+        self.list = _control(widgets.Dropdown, "list", "Images", "160px", options=("validation", "training"))
+        self.holding = _control(widgets.Dropdown, "holding", "that hold", "205px")
+        self.image = _control(widgets.Dropdown, "image", "Image", "320px")
+        self.back = _control(widgets.Button, "back", "◀", "36px", tooltip="previous image")
+        self.forth = _control(widgets.Button, "forth", "▶", "36px", tooltip="next image")
+        self.class_index = _control(widgets.Dropdown, "class", "Show", "215px")
+        self.alpha = _control(widgets.FloatSlider, "alpha", "Alpha", "270px", min=0, max=1, step=0.05, value=0.5,
                               tooltip="share of the hard label in the soft label")
-        self.opacity = _control(widgets.FloatSlider, "opacity", "Opacity", "300px", min=0, max=1, step=0.05, value=0.7,
+        self.opacity = _control(widgets.FloatSlider, "opacity", "Opacity", "270px", min=0, max=1, step=0.05, value=0.7,
                                 tooltip="of the colours over the image")
         row = widgets.Layout(flex_flow="row wrap", align_items="center")
         self.rows = [widgets.HBox(part, layout=row) for part in (
@@ -89,7 +89,6 @@ class Controls:
 NO_RUNS = ("There is no finished run under {folder} yet. In a terminal, `make demo` trains one on demo images in minutes, or "
            "`papermill nbs/train.ipynb -p task 15-5` the task of your choice; then run this cell again.")
 ALL = -1  # of the class picker; a Dropdown takes None for "nothing chosen"
-ALPHA_HINT = "Alpha moves how sure the soft label is, hardly its arg-max: choose one class above to see it as a heat map."
 NO_LOCALIZER = "This step learned from masks: it has no localizer, hence no CAM and no soft label."
 
 
@@ -214,7 +213,7 @@ class Explorer(widgets.VBox):
         scores = image_iou(maps, logits.image_labels)
         one = {} if c.class_index.value == ALL else dict.fromkeys(("CAM", "soft label"), f"of {c.class_index.label}")
         self.grid.show(self.row, legend(step, maps, scores, logits.image_labels), one)
-        hint = NO_LOCALIZER if not self.images.weak else "" if one else ALPHA_HINT
+        hint = "" if self.images.weak else NO_LOCALIZER
         place = f"{c.image.index + 1} of {len(c.image.options)} {c.list.value} images"
         self._say(f"{c.run.value} · step {step.index} · {logits.id} ({place})", described(step, logits, scores), hint)
 

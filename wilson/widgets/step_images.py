@@ -140,10 +140,10 @@ class StepImages:
         new = split.labels[:, list(self.step.groups[self.step.index])].any(1)
         return next((p for p in positions if new[p]), positions[0])
 
-# %% ../../nbs/widgets/00_step_images.ipynb #e1611d04
+# %% ../../nbs/widgets/00_step_images.ipynb #7e1b4a26
 def class_maps(
     logits: Logits,
-    rule: TargetRule = TargetRule(),
+    rule: TargetRule,
 ) -> dict[str, Tensor]:  # title → H, W uint8
     "Arg-max maps of one image, by the title of their panel."
     maps, size = {}, logits.picture.shape[1:]
@@ -197,7 +197,7 @@ def legend(
     for c in classes:
         swatch = "#" + bytes(class_colours(step)[c]).hex()
         values = (scores[t][c].item() for t in scores)
-        cells = "".join(f"<td style='{right}'>{'–' if v != v else f'{100 * v:.0f}'}</td>" for v in values)
+        cells = "".join(f"<td style='{right}'>{'–' if np.isnan(v) else f'{100 * v:.0f}'}</td>" for v in values)
         name = f"<b>{escape(step.names[c])}</b>" if c in told and c else escape(step.names[c])
         rows.append(f"<tr><td><span style='display:inline-block;width:12px;height:12px;background:{swatch};"
                     f"border:1px solid #888;vertical-align:-2px;margin-right:6px'></span>{name}</td>{cells}</tr>")
