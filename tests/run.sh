@@ -16,4 +16,4 @@ if [ "$started" != "$pages" ]; then echo "nbdev_test ran $started of $pages note
 echo "== nbdev_test: $started notebooks passed"
 
 echo "== pytest"
-python -m pytest -q tests
+OMP_NUM_THREADS=1 python -m pytest -q -o tmp_path_retention_policy=failed tests

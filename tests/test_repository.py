@@ -164,6 +164,19 @@ def test_ignored_folders_are_anchored(listed):
         assert any(n.is_relative_to(folder) for n in listed), f"git sees nothing in {folder}"
 
 
+def test_no_unused_or_unknown_names():
+    subprocess.run([sys.executable, "-m", "ruff", "check", "-q", "--select", "F", str(REPO / "wilson")], check=True)
+
+
+def test_prose_is_not_all_headings(listed):
+    for path in listed:
+        if path.suffix == ".ipynb":
+            for cell in json.loads((REPO / path).read_text())["cells"]:
+                lines = [line for line in "".join(cell["source"]).splitlines() if line.strip()]
+                if cell["cell_type"] == "markdown" and len(lines) > 1:
+                    assert not all(line.startswith("# ") for line in lines), f"{path}: {lines[0]}"
+
+
 def test_lines_are_not_overlong(listed):
     "Exported cells are read in notebooks; 120 columns of source is what fits."
     long = [f"{n}:{i}" for n in listed if n.suffix == ".py" and n.parts[0] == "wilson" and n.name != "_modidx.py"

@@ -77,6 +77,11 @@ class Batch:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def pin_memory(self) -> Batch:
+        "The batch in page-locked memory, from which a GPU copies while it computes."
+        masks = None if self.masks is None else self.masks.pin_memory()
+        return Batch(self.images.pin_memory(), masks, self.image_labels.pin_memory(), self.ids)
+
     def to(self, device: torch.device | str) -> Batch:
         "The batch on `device`, images normalised and masks widened there."
         def move(t: Tensor) -> Tensor:

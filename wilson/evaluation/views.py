@@ -14,14 +14,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..data.classes import palette
-from ..data.loading import denormalised, normalised
+from ..data.loading import normalised
 from ..data.samples import Sample
 from ..data.tasks import Step
 from ..models.segmenter import Segmenter
 from ..pseudo.targets import TargetRule, Targets, make_targets
 
 # %% auto #0
-__all__ = ['Logits', 'class_map', 'Views', 'class_colours', 'coloured', 'blended', 'heated', 'overlaid', 'panels', 'strip']
+__all__ = ['Logits', 'class_map', 'Views', 'class_colours', 'coloured', 'heated', 'overlaid', 'classes_over', 'soft_over',
+           'panels', 'strip']
 
 # %% ../../nbs/evaluation/02_views.ipynb #e460a36b
 @dataclass(frozen=True)
@@ -100,17 +101,6 @@ def coloured(
     return colours[np.asarray(labels, dtype=np.int64)]
 
 
-def blended(
-    soft: Tensor,          # C, h, w in [0, 1]
-    colours: np.ndarray,   # from `class_colours`
-    size: Sequence[int],   # H, W
-) -> np.ndarray:           # H, W, 3 uint8
-    "Every class's colour in the share of its soft label: what is unsure looks mixed or dark."
-    full = F.interpolate(soft[None].float(), tuple(size), mode="bilinear", align_corners=False)[0].numpy()
-    mixed = np.einsum("chw,cd->hwd", full, colours[: len(full)].astype(np.float32))
-    return mixed.clip(0, 255).astype(np.uint8)
-
-
 def heated(
     heat: Tensor,         # h, w in [0, 1]
     size: Sequence[int],  # H, W
@@ -122,12 +112,36 @@ def heated(
 
 
 def overlaid(
-    picture: Tensor,       # 3, H, W uint8
-    colours: np.ndarray,   # H, W, 3 uint8
-    opacity: float = 0.6,  # of the colours
-) -> np.ndarray:           # H, W, 3 uint8
+    picture: Tensor,                     # 3, H, W uint8
+    colours: np.ndarray,                 # H, W, 3 uint8
+    opacity: float | np.ndarray = 0.6,   # of the colours: one number, or H, W
+) -> np.ndarray:                         # H, W, 3 uint8
     "Colours over a picture."
+    opacity = np.broadcast_to(opacity, colours.shape[:2])[..., None]
     return (np.asarray(picture).transpose(1, 2, 0) * (1 - opacity) + colours * opacity).astype(np.uint8)
+
+
+def classes_over(
+    picture: Tensor,        # 3, H, W uint8
+    labels: Tensor,         # H, W integer classes in training order
+    colours: np.ndarray,    # from `class_colours`
+    opacity: float = 0.6,   # of foreground classes; background shows the picture
+) -> np.ndarray:            # H, W, 3 uint8
+    "A class map laid over its picture."
+    return overlaid(picture, coloured(labels, colours), opacity * (np.asarray(labels) > 0))
+
+
+def soft_over(
+    picture: Tensor,        # 3, H, W uint8
+    soft: Tensor,           # C, h, w in [0, 1]
+    colours: np.ndarray,    # from `class_colours`
+    opacity: float = 0.6,   # where foreground classes are sure
+) -> np.ndarray:            # H, W, 3 uint8
+    "Every foreground class's colour in the share of its soft label: what is unsure looks thin or mixed."
+    full = F.interpolate(soft[None].float(), picture.shape[1:], mode="bilinear", align_corners=False)[0, 1:].numpy()
+    sure = full.sum(0)
+    mixed = np.einsum("chw,cd->hwd", full, colours[1: len(full) + 1].astype(np.float32)) / sure.clip(1e-6)[..., None]
+    return overlaid(picture, mixed.clip(0, 255), opacity * sure.clip(0, 1))
 
 # %% ../../nbs/evaluation/02_views.ipynb #ec4feaec
 def panels(
@@ -142,7 +156,7 @@ def panels(
 
     def shown(maps: Tensor) -> np.ndarray:  # 1, C, h, w
         if class_index is None:
-            return overlaid(logits.picture, coloured(class_map(maps, size)[0], colours), opacity)
+            return classes_over(logits.picture, class_map(maps, size)[0], colours, opacity)
         return overlaid(logits.picture, heated(maps[0, class_index], size), opacity)
 
     row = {"image": np.asarray(logits.picture).transpose(1, 2, 0)}
@@ -150,10 +164,10 @@ def panels(
         targets = logits.targets(rule)
         row |= {"CAM": shown(targets.prob), "soft label": shown(targets.soft)}
         if class_index is None:
-            row["soft label"] = overlaid(logits.picture, blended(targets.soft[0], colours, size), opacity)
-    row["prediction"] = overlaid(logits.picture, coloured(logits.prediction(), colours), opacity)
+            row["soft label"] = soft_over(logits.picture, targets.soft[0], colours, opacity)
+    row["prediction"] = classes_over(logits.picture, logits.prediction(), colours, opacity)
     if logits.truth is not None:
-        row["truth"] = overlaid(logits.picture, coloured(logits.truth, colours), opacity)
+        row["truth"] = classes_over(logits.picture, logits.truth, colours, opacity)
     return row
 
 

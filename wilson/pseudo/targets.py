@@ -28,6 +28,7 @@ class TargetRule:
     dilations: Sequence[int] = (1, 2, 4, 8, 12)     # of its neighbours, in cells
     background: float | str = "min"                 # "min", or λ: (1−λ)·old + λ·soft
     thresholds: tuple[float, float, float] = (0.7, 0.6, 0.2)  # hard mask: background, classes, floor
+    old_labels: bool = False                        # image-level labels of old classes count too (Table 5)
 
 
 class Targets(NamedTuple):
@@ -50,6 +51,8 @@ def make_targets(
 ) -> Targets:
     "Pseudo-labels and targets of a batch."
     n_old = logits_old.shape[1]
+    if not rule.old_labels:
+        image_labels = torch.cat([torch.zeros_like(image_labels[:, : n_old - 1]), image_labels[:, n_old - 1:]], 1)
     prob = localizer_logits.float().softmax(1)
     masked = mask_by_labels(prob, image_labels)
     refined = masked

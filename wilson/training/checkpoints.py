@@ -19,13 +19,13 @@ from torch import Tensor, nn
 
 from ..data.tasks import Step, Task
 from ..evaluation.views import Views
-from ..models.localizer import Localizer
+from ..models.norms import norm_for
 from ..models.segmenter import Segmenter, make_segmenter
 from ..places import InputError, at_root, written_aside
 from ..pseudo.targets import TargetRule
 from .config import TrainConfig
 from .methods import Method, make_method
-from .runs import StepFolder, shown
+from .runs import StepFolder, file_hash, shown
 
 # %% auto #0
 __all__ = ['save_weights', 'read_weights', 'fill', 'save_state', 'read_state', 'OpenedStep', 'target_rule', 'build_method',
@@ -114,7 +114,7 @@ class OpenedStep:
 
 def target_rule(config: TrainConfig) -> TargetRule:
     "The target rule of a resolved configuration."
-    return TargetRule(alpha=config.alpha, affinity=config.affinity)
+    return TargetRule(alpha=config.alpha, affinity=config.affinity, old_labels=config.label_old_classes)
 
 
 def build_method(
@@ -123,16 +123,17 @@ def build_method(
     name: str,                 # "base" or the configuration's method
     segmenter: Segmenter,
     old: Segmenter | None,
+    norm: str = "auto",        # kind of ABN
 ) -> Method:
     "The method of a configuration around a segmenter."
     return make_method(name, segmenter, old, base_loss=config.base_loss, rule=target_rule(config),
                        loss_seg=config.loss_seg, loss_de=config.loss_de, pooling=config.pooling, prior=config.prior,
-                       pseudo_epoch=config.pseudo_epoch)
+                       pseudo_epoch=config.pseudo_epoch, norm=norm)
 
 
 def open_step(
     path: Path | str,          # a step's folder
-    device: str = "cpu",
+    device: str | torch.device = "cpu",
     with_old: bool = True,     # open the parent too, where the method needs it
 ) -> OpenedStep:
     "Open a finished step; InputError where the folder is not one."
@@ -149,12 +150,22 @@ def open_step(
     tensors, classes = read_weights(file)
     if classes != step.names:
         raise InputError(f"{shown(file)} is of the classes {', '.join(classes)}; expected {', '.join(step.names)}.")
-    segmenter = make_segmenter(config.backbone, step.classes_per_step, config.output_stride, config.crop_size)
+    norm = norm_for(str(device))
+    segmenter = make_segmenter(config.backbone, step.classes_per_step, config.output_stride, config.crop_size, norm=norm)
     fill(segmenter, tensors, "segmenter", file)
-    needs_old = record["method"] in ("wilson", "lwf-mc") and with_old
-    old = open_step(record["parent"]["path"], device, with_old=False).method.segmenter if needs_old else None
-    name = record["method"] if with_old or not record["method"] in ("wilson", "lwf-mc") else "base"
-    method = build_method(config, step, name, segmenter, old)
+    old, name = None, record["method"]
+    if name in ("wilson", "lwf-mc"):
+        old, name = (_parent(folder, record["parent"], device), name) if with_old else (None, "base")
+    method = build_method(config, step, name, segmenter, old, norm)
     if method.localizer is not None:
         fill(method.localizer, tensors, "localizer", file)
     return OpenedStep(folder, config, task, step, method.to(device).eval())
+
+
+def _parent(folder: StepFolder, parent: Mapping[str, str], device: str | torch.device) -> Segmenter:
+    path = Path(os.path.normpath(folder.path / parent["path"]))
+    opened = open_step(path, device, with_old=False)
+    if file_hash(path / "weights.safetensors") != parent["hash"]:
+        raise InputError(f"{shown(folder.path)} started from other weights than {shown(path)} holds now: that step was "
+                         f"trained again. Train this one again too (overwrite=True).")
+    return opened.method.segmenter

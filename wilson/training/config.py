@@ -11,16 +11,14 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal
+from typing import Any
 
-from ..data.classes import Classes
-from ..data.tasks import Task
 from ..models.backbones import BACKBONES
-from ..places import InputError, at_root, did_you_mean
+from ..places import InputError, did_you_mean
 
 # %% auto #0
 __all__ = ['CHOICES', 'POLICIES', 'POSITIVE', 'NOT_NEGATIVE', 'BY_STEP', 'PRESETS', 'about', 'TrainConfig', 'parsed',
-           'given_parameters', 'resolved', 'by_step', 'identity']
+           'given_parameters', 'resolved', 'by_step', 'base_like', 'of_step', 'identity']
 
 # %% ../../nbs/training/02_config.ipynb #f678f205
 def about(default: Any, text: str) -> Any:
@@ -186,6 +184,8 @@ def _check(config: TrainConfig) -> None:
             raise InputError(f"lr_policy={policy!r} is not known.{did_you_mean(policy, POLICIES)}")
     if config.initial_probability is not None and not 0 < config.initial_probability <= 0.5:
         raise InputError(f"initial_probability={config.initial_probability}: expected more than 0, at most 0.5.")
+    if config.batch_size == 1:
+        raise InputError("batch_size=1: batch norm needs at least 2 images.")
     if config.alpha is not None and not 0 <= config.alpha <= 1:
         raise InputError(f"alpha={config.alpha}: expected 0 (soft) to 1 (hard).")
     if config.step != "all" and not config.step.isdigit():
@@ -193,10 +193,10 @@ def _check(config: TrainConfig) -> None:
     if config.nproc != 1:
         raise InputError(f"nproc={config.nproc}: training in several processes is not there yet; leave it at 1.")
 
-# %% ../../nbs/training/02_config.ipynb #4873ee5b
+# %% ../../nbs/training/02_config.ipynb #68f7722a
 PRESETS: dict[str, dict[str, Any]] = {
     "voc": dict(
-        alpha=0.5, lr_policy="poly/warmup", pseudo_epoch=5, lr="0.01/0.001", lr_head="10", lr_localizer=0.01,
+        alpha=0.5, lr_policy="poly/warmup", pseudo_epoch=5, lr="0.01/0.001", lr_head="1/10", lr_localizer=0.01,
         optimizer="sgd", momentum=0.9, weight_decay=1e-4, epochs="30/40", batch_size=24, crop_size=512, backbone="resnet101",
         output_stride=16, pretrained="auto", initial_probability=0.5, val_interval=1, num_workers=4,
     ),
@@ -233,6 +233,16 @@ def by_step(
     parts = value.split("/")
     return parts[0] if step == 0 else parts[-1]
 
+def base_like(config: TrainConfig, step: int) -> bool:
+    "Does the base part of base/later values hold? In step 0, and in joint training, which is the base recipe on all classes."
+    return step == 0 or config.method == "joint"
+
+
+def of_step(config: TrainConfig, name: str, step: int) -> str:
+    "The part of a base/later field that holds for `step`; steps with pixel labels follow the base's schedule."
+    base = base_like(config, step) or (name == "lr_policy" and config.method != "wilson")
+    return by_step(getattr(config, name), 0 if base else step)
+
 # %% ../../nbs/training/02_config.ipynb #b85b8543
 _WEAK = ("alpha", "loss_de", "loss_seg", "affinity", "pooling", "prior", "pseudo_epoch", "lr_localizer", "label_old_classes")
 _LATER = ("method", *_WEAK)
@@ -243,13 +253,13 @@ _PLACE = ("step", "parent", "data_root", "runs_dir", "name", "base_name", "num_w
 def identity(
     config: TrainConfig,  # resolved
     step: int,
-    data: str,            # fingerprint of the data
+    data: Mapping[str, str],  # fingerprints of the data
 ) -> dict[str, Any]:
     "The fields that shape a step's weights; two steps with the same identity are one."
     weak = step > 0 and config.method == "wilson"
     left_out = {*_PLACE, *(() if weak else _WEAK), *(_LATER if step == 0 else ())}
     same = {n: v for n, v in asdict(config).items() if n not in left_out}
-    like_base = step == 0 or config.method == "joint"  # joint training is the base recipe on all classes
-    for name, kind in BY_STEP.items():
-        same[name] = kind(by_step(same[name], 0 if like_base else 1))
-    return same | {"data": data}
+    same |= {name: kind(of_step(config, name, step)) for name, kind in BY_STEP.items()}
+    if same["lr_policy"] == "warmup":
+        same["pseudo_epoch"] = config.pseudo_epoch
+    return same | dict(data)

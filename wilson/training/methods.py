@@ -52,7 +52,7 @@ class Method(nn.Module):
         return self.losses(batch, epoch)
 
     def parameter_groups(self, lr: float, head_factor: float, lr_localizer: float) -> list[dict]:
-        "Groups of an optimiser: name, params, lr."
+        "Groups of an optimizer: name, params, lr."
         return parameter_groups(self.segmenter, lr, head_factor)
 
 # %% ../../nbs/training/03_methods.ipynb #94aa3de9
@@ -94,9 +94,10 @@ class Wilson(Method):
         prior: str = "learned",    # "learned" | "none": L_loc, or constant old channels
         pseudo_epoch: int = 5,     # first epoch with pseudo-labels
         channels: int = 256,       # of the localizer
+        norm: str = "auto",        # kind of ABN
     ):
         super().__init__(segmenter, old)
-        self.local = Localizer(segmenter.body.channels, sum(segmenter.classes), channels)
+        self.local = Localizer(segmenter.body.channels, sum(segmenter.classes), channels, norm)
         self.rule, self.loss_seg, self.loss_de = rule, loss_seg, loss_de
         self.pooling, self.prior, self.pseudo_epoch = pooling, prior, pseudo_epoch
         self.n_old = sum(old.classes)
@@ -114,7 +115,8 @@ class Wilson(Method):
         pseudo = self._targets(batch, out.features, old.logits) if epoch >= self.pseudo_epoch else None
         maps = self.local(out.features)
         scores = class_scores(maps, self.pooling)
-        terms = {"classification": classification_loss(scores, batch.image_labels[:, self.n_old - 1:], self.n_old)}
+        first = 1 if self.rule.old_labels else self.n_old  # Table 5: image-level labels of old classes count too
+        terms = {"classification": classification_loss(scores, batch.image_labels[:, first - 1:], first)}
         if self.prior == "learned":
             terms["prior"] = prior_loss(maps, old.logits)
         terms["features"] = self.loss_de * feature_loss(out.features, old.features)
@@ -159,6 +161,7 @@ def make_method(
     pooling: str = "ngwp",
     prior: str = "learned",
     pseudo_epoch: int = 5,
+    norm: str = "auto",
 ) -> Method:
     "The method of a configuration's name."
     if name in ("base", "joint", "finetune"):
@@ -167,5 +170,5 @@ def make_method(
         return LwfMc(segmenter, old)
     if name == "wilson":
         channels = segmenter.head.channels
-        return Wilson(segmenter, old, rule, loss_seg, loss_de, pooling, prior, pseudo_epoch, channels)
+        return Wilson(segmenter, old, rule, loss_seg, loss_de, pooling, prior, pseudo_epoch, channels, norm)
     raise ValueError(f"method={name!r}: expected base, joint, finetune, lwf-mc or wilson")

@@ -153,19 +153,22 @@ def rebuild_results(
         fcntl.flock(lock, fcntl.LOCK_EX)
         rows = []
         for file in sorted(runs_dir.glob("*/*/step*/metrics.json")):
-            metrics = StepFolder(file.parent).read("metrics.json")
-            if metrics is None:  # replaced by another run in this moment
-                continue
-            row = {"task": file.parents[2].name, "run": file.parents[1].name, "step": metrics["step"],
-                   "seconds": metrics["seconds"]}
-            for protocol, score in metrics["scores"].items():
-                row |= {f"{protocol}_{group}": value for group, value in score["miou"].items()}
-            rows.append({n: round(v, 3) if isinstance(v, float) else v for n, v in row.items()})
+            try:
+                rows.append(_row(file, StepFolder(file.parent).read("metrics.json")))
+            except (InputError, KeyError, TypeError) as e:  # foreign, torn, or just being replaced
+                print(f"{shown(file)} is left out of {path.name}: {e}")
         with written_aside(path) as aside, open(aside, "w", newline="") as f:
             writer = csv.DictWriter(f, list(dict.fromkeys(n for row in rows for n in row)) or ["task"])
             writer.writeheader()
             writer.writerows(rows)
     return path
+
+
+def _row(file: Path, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    row = {"task": file.parents[2].name, "run": file.parents[1].name, "step": metrics["step"], "seconds": metrics["seconds"]}
+    for protocol, score in metrics["scores"].items():
+        row |= {f"{protocol}_{group}": value for group, value in score["miou"].items()}
+    return {n: round(v, 3) if isinstance(v, float) else v for n, v in row.items()}
 
 # %% ../../nbs/training/04_runs.ipynb #08fe8aea
 def file_hash(path: Path) -> str:

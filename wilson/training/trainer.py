@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from ..data.loading import Loader
 from ..places import InputError
 from .checkpoints import read_state, save_state
-from .config import TrainConfig, by_step
+from .config import TrainConfig, of_step
 from .methods import Method
 from .runs import StepFolder
 from .schedules import onecycle_factor, poly_factor, warmup_factor
@@ -27,22 +27,22 @@ from .schedules import onecycle_factor, poly_factor, warmup_factor
 # %% auto #0
 __all__ = ['make_optimizer', 'NotFinite', 'Trainer']
 
-# %% ../../nbs/training/06_trainer.ipynb #e5a7af8f
+# %% ../../nbs/training/06_trainer.ipynb #c4f369b4
 def make_optimizer(
     method: Method,
     config: TrainConfig,  # resolved
-    step: int,            # 0 also for joint training, which follows the base recipe
+    step: int,
     updates: int,         # of one epoch
     epochs: int,
 ) -> tuple[Optimizer, LambdaLR]:
     "Optimizer and schedule of a step."
-    lr, head = float(by_step(config.lr, step)), float(by_step(config.lr_head, step))
+    lr, head = float(of_step(config, "lr", step)), float(of_step(config, "lr_head", step))
     groups = method.parameter_groups(lr, head, config.lr_localizer)
     if config.optimizer == "adamw":
         optimizer = AdamW(groups, weight_decay=config.weight_decay)
     else:
         optimizer = SGD(groups, momentum=config.momentum, weight_decay=config.weight_decay, nesterov=config.momentum > 0)
-    policy, total = by_step(config.lr_policy, 0 if method.reads_masks else step), updates * epochs
+    policy, total = of_step(config, "lr_policy", step), updates * epochs
     curves = {"poly": lambda i: poly_factor(i, total),
               "warmup": lambda i: warmup_factor(i, total, config.pseudo_epoch * updates),
               "onecycle": lambda i: onecycle_factor(i, total)}
@@ -62,7 +62,7 @@ class Trainer:
     schedule: LambdaLR
     epochs: int
     folder: StepFolder
-    validate: Callable[[int], dict] | None = None  # after the epoch → {name: number}
+    validate: Callable[[int, SummaryWriter], None] | None = None  # epochs done, where to write
     val_interval: int = 1
     title: str = "step"
     epoch: int = 0         # the next to run
@@ -70,18 +70,18 @@ class Trainer:
 
     def fit(self) -> None:
         "Run the epochs that are left; `last.pt` is written after each."
-        with SummaryWriter(self.folder.path) as writer:
+        # what a killed sitting wrote past its last state is not shown twice
+        purge = self.epoch + 1 if self.epoch else None
+        with SummaryWriter(self.folder.path, purge_step=purge) as writer:
             while self.epoch < self.epochs:
                 start = time.perf_counter()
                 means = self._run_epoch()
                 self.seconds += time.perf_counter() - start
                 self.epoch += 1
                 self._report(writer, means)
-                if self.validate and (self.epoch % self.val_interval == 0 or self.epoch == self.epochs):
-                    for name, value in self.validate(self.epoch).items():
-                        if value is not None:
-                            writer.add_scalar(name, value, self.epoch)
                 save_state(self.folder.path / "last.pt", self.state())
+                if self.validate and (self.epoch % self.val_interval == 0 or self.epoch == self.epochs):
+                    self.validate(self.epoch, writer)
 
     def _run_epoch(self) -> dict[str, float]:
         self.method.train()
