@@ -351,10 +351,10 @@ def test_state_to_resume_from(how, based, capsys):
     else:
         last.write_bytes(last.read_bytes()[:100_000] if how == "torn" else b"")
     message = refused(capsys, *quick(step=0), new_files=True)
-    says(message, "last.pt", "cannot be read", "resume=False")
+    says(message, "last.pt", "cannot be read", "resume=never")
     assert not (based / "harm").exists()
     assert folder.state in ("failed", "interrupted") and not list(folder.path.glob("*.part"))
-    assert run(*quick(step=0, resume="false")) == 0 and folder.state == "finished"
+    assert run(*quick(step=0, resume="never")) == 0 and folder.state == "finished"
 
 
 def test_loss_that_is_not_finite(root, capsys):

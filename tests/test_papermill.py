@@ -10,6 +10,7 @@ import threading
 from dataclasses import fields
 from pathlib import Path
 
+import nbclient
 import nbformat
 import pytest
 from conftest import QUICK, REPO, environment, need
@@ -200,3 +201,20 @@ def test_the_papermill_of_the_environment_is_the_front():
     command = Path(sys.executable).with_name("papermill")
     need(command.is_file(), "needs papermill beside this python")
     assert "wilson.training.papermill" in command.read_text(), f"{command} is not the one of `make setup`"
+
+
+def test_run_all_twice_in_one_kernel(root, notebook):
+    "JupyterLab's Run All, and again: the second time finds the run finished, and the cells' other names do no harm."
+    twice = nbformat.reads(notebook.decode(), as_version=4)
+    for cell in list(twice.cells):
+        if "parameters" in cell.metadata.get("tags", ()):
+            place = twice.cells.index(cell) + 1
+    twice.cells.insert(place, nbformat.v4.new_code_cell("\n".join(
+        f"{name} = {value!r}" for name, value in (("dataset", "shapes"), ("data_root", "data/few"), ("epochs", "1"),
+                                                  ("task", "striped disc|dotted square"), ("crop_size", 48),
+                                                  ("batch_size", 8), ("pseudo_epoch", 0), ("device", "cpu")))))
+    twice.cells += [nbformat.from_dict({**cell, "id": f"again-{i}"}) for i, cell in enumerate(twice.cells)]
+    done = nbclient.NotebookClient(twice, timeout=120, resources={"metadata": {"path": str(root)}}).execute()
+    printed = ["".join(o.text for o in c.get("outputs", ()) if o.output_type == "stream") for c in done.cells]
+    assert sum("used as it is" in text for text in printed) == 1
+    assert sum(text.startswith("step  scored") for text in printed) == 2

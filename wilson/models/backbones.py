@@ -13,13 +13,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models import mobilenet_v2
+from torchvision.models import MobileNet_V2_Weights, mobilenet_v2
 
 from .norms import make_abn
 from ..places import InputError
 
 # %% auto #0
-__all__ = ['BACKBONES', 'ResidualBlock', 'ResidualBody', 'MobileNetV2', 'make_backbone', 'load_pretrained']
+__all__ = ['BACKBONES', 'PRETRAINED_FILES', 'ResidualBlock', 'ResidualBody', 'MobileNetV2', 'make_backbone', 'load_pretrained',
+           'download_mobilenet']
 
 # %% ../../nbs/models/01_backbones.ipynb #45ff8089
 class ResidualBlock(nn.Module):
@@ -147,7 +148,12 @@ def make_backbone(
     stages = [(3, 64, 256, 1), (4, 128, 512, 2), (third, 256, 1024, 2), (3, 512, 2048, 2)]
     return ResidualBody((64, 7), stages, True, True, output_stride, norm)
 
-# %% ../../nbs/models/01_backbones.ipynb #e70f81bf
+# %% ../../nbs/models/01_backbones.ipynb #58c95972
+PRETRAINED_FILES = {
+    "resnet50": "resnet50_iabn_sync.pth.tar",
+    "resnet101": "resnet101_iabn_sync.pth.tar",
+    "mobilenet_v2": "mobilenet_v2.pth",
+}
 _SOURCES = {
     "mobilenet_v2": "torchvision's MobileNet_V2_Weights.IMAGENET1K_V1",
     "resnet50": "the in-place ABN model zoo (resnet50_iabn_sync.pth.tar)",
@@ -200,3 +206,16 @@ def load_pretrained(
             raise InputError(f"{path} {what} {', '.join(keys[:3])} ({len(keys)} in all) for "
                              f"backbone {name!r}; expected {_SOURCES[name]}")
     body.load_state_dict(state)
+
+# %% ../../nbs/models/01_backbones.ipynb #4bfa306c
+def download_mobilenet(
+    path: Path,                                              # where the file goes
+    url: str = MobileNet_V2_Weights.IMAGENET1K_V1.url,       # its name ends with the first digits of its hash
+) -> None:
+    "Fetch torchvision's ImageNet weights of mobilenet_v2; InputError with the manual way where there is no network."
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        torch.hub.download_url_to_file(url, str(path), hash_prefix=Path(url).stem.split("-")[-1])
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"{path.name} is missing in {path.parent.name}/ and could not be fetched ({error}). Bring {url} "
+                         f"there under that name; or pretrained=none starts from random weights.") from None

@@ -89,7 +89,7 @@ def read_state(path: Path) -> dict[str, Any]:
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as e:
         reason = (str(e) or type(e).__name__).splitlines()[0]
         raise InputError(f"{shown(path)} cannot be read ({reason}); remove it to train the step from its "
-                         f"start, or use resume=False.") from None
+                         f"start, or use resume=never.") from None
 
 # %% ../../nbs/training/05_checkpoints.ipynb #b1d29854
 @dataclass(frozen=True)

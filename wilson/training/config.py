@@ -70,7 +70,7 @@ class TrainConfig:
     num_workers: int | None = about(None, "processes that load data; 0: none beside the trainer")
     device: str = about("auto", "auto | cpu | cuda | cuda:1")
     nproc: int = about(1, "processes; more than one is not there yet")
-    resume: bool = about(True, "go on with an unfinished run of the same folder; false: start it anew")
+    resume: str = about("auto", "auto | never: go on with an unfinished run of the same folder, or start it anew")
     overwrite: bool = about(False, "replace a run of another configuration in the same folder")
     preset: str = about("auto", "auto | voc | shapes: where None is looked up")
 
@@ -89,6 +89,7 @@ CHOICES = {
     "backbone": BACKBONES,
     "dataset": ("auto", "voc", "shapes"),
     "preset": ("auto", "voc", "shapes"),
+    "resume": ("auto", "never"),
 }
 POLICIES = ("poly", "warmup", "onecycle")
 POSITIVE = ("epochs", "batch_size", "crop_size", "lr", "lr_head", "lr_localizer", "val_interval", "output_stride")

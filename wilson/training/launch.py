@@ -27,7 +27,7 @@ from ..data.tasks import Step, Task
 from ..data.voc import SegmentationFolder, open_folder
 from ..evaluation.quality import evaluate, localizer_maps, segmenter_maps, target_maps
 from ..evaluation.views import Views, panels, strip
-from ..models.backbones import load_pretrained
+from ..models.backbones import PRETRAINED_FILES, download_mobilenet, load_pretrained
 from ..models.norms import norm_for
 from ..models.segmenter import Segmenter, grow, make_segmenter, start_rare
 from ..places import InputError, at_root, project_root
@@ -38,8 +38,8 @@ from .runs import StepFolder, claim, emptied, file_hash, held, rebuild_results, 
 from .trainer import Trainer, make_optimizer
 
 # %% auto #0
-__all__ = ['PRETRAINED_FILES', 'chosen_dataset', 'open_data', 'chosen_device', 'fresh_segmenter', 'parent_folder',
-           'parent_segmenter', 'measured', 'validator', 'fixed_images', 'StepResult', 'train_step', 'prepared', 'train']
+__all__ = ['chosen_dataset', 'open_data', 'chosen_device', 'fresh_segmenter', 'parent_folder', 'parent_segmenter', 'measured',
+           'validator', 'fixed_images', 'StepResult', 'train_step', 'prepared', 'train']
 
 # %% ../../nbs/training/07_launch.ipynb #f5b4f783
 def chosen_dataset(config: TrainConfig) -> str:
@@ -73,14 +73,7 @@ def chosen_device(device: str) -> torch.device:
         raise InputError(f"device={device!r} is not on this machine ({str(e).splitlines()[0]}); use auto or cpu.") from None
     return torch.device(device)
 
-# %% ../../nbs/training/07_launch.ipynb #3913e470
-PRETRAINED_FILES = {
-    "resnet50": "resnet50_iabn_sync.pth.tar",
-    "resnet101": "resnet101_iabn_sync.pth.tar",
-    "mobilenet_v2": "mobilenet_v2.pth",
-}
-
-
+# %% ../../nbs/training/07_launch.ipynb #9fe4b15b
 def fresh_segmenter(
     config: TrainConfig,  # resolved
     step: Step,
@@ -96,6 +89,8 @@ def fresh_segmenter(
         path = at_root("pretrained") / PRETRAINED_FILES[config.backbone]
     else:
         path = at_root(config.pretrained)
+    if not path.is_file() and config.pretrained == "auto" and config.backbone == "mobilenet_v2":
+        download_mobilenet(path)
     if not path.is_file():
         raise InputError(f"{shown(path)} is missing: the ImageNet weights of {config.backbone}. pretrained/README.md says "
                          f"where from; or pretrained=none to start from random weights.")
@@ -225,10 +220,10 @@ def train_step(
     if name == "wilson" and config.pseudo_epoch >= int(of_step(config, "epochs", index)):
         raise InputError(f"pseudo_epoch={config.pseudo_epoch} of {of_step(config, 'epochs', index)} epochs: no pseudo-label would "
                          f"ever teach the segmenter; give a smaller pseudo_epoch or more epochs.")
-    if claim(folder, same, config.resume, config.overwrite) == "reuse":  # a finished step needs no lock
+    if claim(folder, same, config.resume == "auto", config.overwrite) == "reuse":  # a finished step needs no lock
         return _reused(folder, index)
     with held(folder):
-        action = claim(folder, same, config.resume, config.overwrite)
+        action = claim(folder, same, config.resume == "auto", config.overwrite)
         if action == "reuse":
             return _reused(folder, index)
         trainer, record = prepared(config, data, step, folder, name, parent)
