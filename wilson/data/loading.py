@@ -30,7 +30,8 @@ class EpochBatches(Sampler):
         seed: int | None = None,  # None: in order, the last batch kept
     ):
         if seed is not None and batch_size > n:
-            raise InputError(f"batch_size={batch_size} is larger than the step's {n} training images; choose at most {n}.")
+            raise InputError(f"batch_size={batch_size} is larger than the step's {n} training images; "
+                             f"choose at most {n}.")
         self.n, self.batch_size, self.seed, self.epoch = n, batch_size, seed, 0
 
     def __len__(self) -> int:

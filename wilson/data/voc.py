@@ -70,8 +70,8 @@ def labels_from_masks(
         digest.update(mask.tobytes())
         row[np.unique(mask)] = True
         if (row & ~legal).any():
-            raise InputError(f"{mask_path} holds the ids {np.flatnonzero(row & ~legal).tolist()}; {classes.dataset} has "
-                             f"0 (background), {min(classes.ids)} to {max(classes.ids)}, and 255 (void).")
+            raise InputError(f"{mask_path} holds the ids {np.flatnonzero(row & ~legal).tolist()}; "
+                             f"{classes.dataset} has 0 (background), {min(classes.ids)} to {max(classes.ids)}, and 255 (void).")
         with _opened(image_path) as image:
             if image.size != mask.shape[::-1]:
                 raise InputError(f"{mask_path} is {mask.shape[1]}×{mask.shape[0]} but {image_path.name} is "
@@ -101,7 +101,7 @@ def write_labels(
         f.write(f"# image-level labels of {classes.dataset}; {origin}\n")
         csv.writer(f).writerows([i, *(of[c] for c in np.flatnonzero(row))] for i, row in zip(ids, labels))
 
-
+# %% ../../nbs/data/02_voc.ipynb #d993c8f4
 def read_labels(
     path: Path,
     ids: Sequence[str],   # the images wanted
@@ -130,7 +130,7 @@ def read_labels(
         row[rows[i]] = True
     return labels
 
-
+# %% ../../nbs/data/02_voc.ipynb #29eff0b5
 def mask_fingerprint(
     masks: Sequence[Path],
 ) -> str:  # 16 hex digits
@@ -159,7 +159,7 @@ class SegmentationFolder:
         "Fingerprints of both splits."
         return {"train_data": self.train.fingerprint, "val_data": self.val.fingerprint}
 
-
+# %% ../../nbs/data/02_voc.ipynb #80d4f59a
 def open_folder(
     root: Path | str,                 # the folder that holds JPEGImages/
     classes: Classes = VOC,
@@ -176,12 +176,13 @@ def open_folder(
                          f"{MASK_FOLDERS[1]}/, and lists under {LIST_FOLDERS[0]}/ or {LIST_FOLDERS[1]}/.")
     mask_folder = next((root / f for f in MASK_FOLDERS if (root / f).is_dir()), None)
     if mask_folder is None and image_labels is None:
-        raise InputError(f"data_root={root} has no masks: expected {MASK_FOLDERS[0]}/ or {MASK_FOLDERS[1]}/. For a weak "
-                         f"step alone give image-level labels as a file (image_labels=…).")
+        raise InputError(f"data_root={root} has no masks: expected {MASK_FOLDERS[0]}/ or {MASK_FOLDERS[1]}/. "
+                         f"For a weak step alone give image-level labels as a file (image_labels=…).")
     train = _split(root, find_list(root, [train_list] if train_list else TRAIN_LISTS), mask_folder, classes,
                    image_labels, labels_dir)
     # masks of validation images say their labels; a file need only hold those of the training images
-    val = _split(root, find_list(root, [val_list or "val"]), mask_folder, classes, image_labels, labels_dir, prefer_masks=True)
+    val = _split(root, find_list(root, [val_list or "val"]), mask_folder, classes, image_labels, labels_dir,
+                 prefer_masks=True)
     return SegmentationFolder(root, classes, train, val)
 
 
@@ -197,17 +198,19 @@ def _split(root: Path, list_path: Path, mask_folder: Path | None, classes: Class
     labels, content = _kept_labels(root, at_root(labels_dir), list_path.stem, ids, images, masks, classes)
     return Split(list_path.stem, ids, images, labels, masks, content)
 
-
+# %% ../../nbs/data/02_voc.ipynb #288b1cd0
 def _files(folder: Path, ids: Sequence[str], suffixes: Sequence[str], list_path: Path) -> tuple[Path, ...]:
     there = {p.stem: p for p in folder.iterdir() if p.suffix.lower() in suffixes}
     missing = [i for i in ids if i not in there]
     if missing:
-        raise InputError(f"{list_path} names {len(missing)} of {len(ids)} images that {folder} does not hold, the first "
-                         f"{missing[0]}; restore them, or name a list of what is there (train_list, val_list).")
+        raise InputError(f"{list_path} names {len(missing)} of {len(ids)} images that {folder} does not hold, "
+                         f"the first {missing[0]}; restore them, or name a list of what is there (train_list, val_list).")
     return tuple(there[i] for i in ids)
 
 
-def _kept_labels(root: Path, labels_dir: Path, name: str, ids, images, masks, classes: Classes) -> tuple[np.ndarray, str]:
+def _kept_labels(
+    root: Path, labels_dir: Path, name: str, ids, images, masks, classes: Classes,
+) -> tuple[np.ndarray, str]:
     fingerprint = mask_fingerprint(masks)
     beside = root / f"image_labels-{name}.csv"
     # the same name may lie under several roots

@@ -55,5 +55,6 @@ def target_maps(
     "The targets that the segmenter learns from."
     def maps(batch: Batch) -> Tensor:
         logits = localizer(segmenter.body(batch.images))
-        return make_targets(logits, old(batch.images).logits, denormalised(batch.images), batch.image_labels, rule).target
+        pictures, logits_old = denormalised(batch.images), old(batch.images).logits
+        return make_targets(logits, logits_old, pictures, batch.image_labels, rule).target
     return maps

@@ -100,7 +100,7 @@ def coloured(
     "A class map as a picture."
     return colours[np.asarray(labels, dtype=np.int64)]
 
-
+# %% ../../nbs/evaluation/02_views.ipynb #03ac8808
 def heated(
     heat: Tensor,         # h, w in [0, 1]
     size: Sequence[int],  # H, W

@@ -130,7 +130,7 @@ def build_method(
                        loss_seg=config.loss_seg, loss_de=config.loss_de, pooling=config.pooling, prior=config.prior,
                        pseudo_epoch=config.pseudo_epoch, norm=norm)
 
-
+# %% ../../nbs/training/05_checkpoints.ipynb #44966ac7
 def open_step(
     path: Path | str,          # a step's folder
     device: str | torch.device = "cpu",

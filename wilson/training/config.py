@@ -107,7 +107,7 @@ def parsed(
             raise InputError(f"There is no parameter {name!r}.{did_you_mean(name, known)}")
     return TrainConfig(**parameters)
 
-
+# %% ../../nbs/training/02_config.ipynb #2fd5ee16
 def given_parameters(
     cells: Sequence[str],  # a notebook's cells so far: IPython's `In`
 ) -> dict[str, Any]:       # by name; the last assignment wins
@@ -127,7 +127,7 @@ def _literal(node: ast.expr) -> Any:
         return float(ast.literal_eval(node.args[0]))
     return ast.literal_eval(node)
 
-
+# %% ../../nbs/training/02_config.ipynb #08c763a6
 def _converted(name: str, value: Any) -> Any:
     hint = typing.get_type_hints(TrainConfig)[name]
     optional = isinstance(hint, types.UnionType)
@@ -162,7 +162,7 @@ def _as(kind: type, name: str, value: Any) -> Any:
     except (ValueError, KeyError, TypeError, OverflowError):
         raise InputError(f"{name}={value!r}: expected {_kind(kind)}.") from None
 
-
+# %% ../../nbs/training/02_config.ipynb #6dd5341d
 def _check(config: TrainConfig) -> None:
     for name, allowed in CHOICES.items():
         value = getattr(config, name)

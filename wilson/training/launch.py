@@ -97,7 +97,7 @@ def fresh_segmenter(
     load_pretrained(segmenter.body, config.backbone, path)
     return segmenter
 
-
+# %% ../../nbs/training/07_launch.ipynb #e47fc0b6
 def parent_folder(
     config: TrainConfig,  # resolved
     task: Task,
@@ -160,7 +160,7 @@ def measured(
             result["pseudo_labels"] = evaluate(maps, batches(samples), step)
     return result
 
-
+# %% ../../nbs/training/07_launch.ipynb #709be5ad
 def validator(
     method: Method, config: TrainConfig, data: SegmentationFolder, step: Step, folder: StepFolder, device: torch.device,
 ) -> Callable[[int, SummaryWriter], None]:
@@ -245,7 +245,7 @@ def train_step(
                                  f"same command then goes on.") from e
             raise
 
-
+# %% ../../nbs/training/07_launch.ipynb #020c1b1f
 def _reused(folder: StepFolder, index: int) -> StepResult:
     print(f"{shown(folder.path)} is finished with this configuration: used as it is.")
     return StepResult(folder.path, index, True, folder.read("metrics.json"))
@@ -300,7 +300,7 @@ def prepared(
     link = parent and {"path": os.path.relpath(parent, folder.path), "hash": file_hash(parent / "weights.safetensors")}
     return trainer, record | {"parent": link}
 
-
+# %% ../../nbs/training/07_launch.ipynb #fcd07790
 def _record(config: TrainConfig, data: SegmentationFolder, step: Step, name: str, images: int) -> dict:
     packages = ("wilson", "torch", "torchvision", "numpy")
     return {

@@ -37,7 +37,7 @@ def result_table(
             lines.append(f"{result.step:<6}{kind:20}" + "".join(f"{'–' if v is None else f'{v:.1f}':>8}" for v in values))
     return "\n".join(lines)
 
-
+# %% ../../nbs/training/09_results.ipynb #fa1f389e
 def result_figure(
     path: Path | str,  # a finished step's folder
     count: int = 4,
@@ -58,7 +58,7 @@ def result_figure(
     figure.tight_layout(pad=0.4)
     return figure
 
-
+# %% ../../nbs/training/09_results.ipynb #dd9c5ede
 def evaluate_step(
     path: Path | str,      # a finished step's folder
     device: str = "auto",

@@ -117,7 +117,7 @@ def claim(
         return "reuse"
     return "resume" if resume and (folder.path / "last.pt").is_file() else "new"
 
-
+# %% ../../nbs/training/04_runs.ipynb #a01ff520
 def emptied(folder: StepFolder) -> None:
     "Remove a step's own files so that nothing of an earlier run is left."
     for path in folder.path.glob("*"):
