@@ -11,7 +11,9 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 setup: $(VENV)/.ready  ## .venv with the pinned set, inplace-abn where it can be built
 
 $(VENV)/.ready: constraints.txt settings.ini setup.py .ci/inplace_abn.sh
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit(f"wilson is set up with Python 3.11 or newer; $(PYTHON) is {v[0]}.{v[1]}. Name another: make setup PYTHON=python3.11")'
+	@test -x $(BIN)/pip || { rm -rf $(VENV) && $(PYTHON) -m venv $(VENV); } || \
+	  { rm -rf $(VENV); echo "no virtual environment could be made; on Debian: apt-get install python3-venv"; exit 1; }
 	@echo "installing the pinned set into $(VENV) (about 5.5 GB, minutes) …"
 	@$(BIN)/pip install -q $(PIP_FLAGS) -c constraints.txt pip setuptools wheel setuptools-scm ninja
 	@$(BIN)/pip install -q $(PIP_FLAGS) -c constraints.txt --no-build-isolation -e '.[notebook,coco,dev]'

@@ -22,8 +22,8 @@ def train_parser(parser: argparse.ArgumentParser) -> None:
     from wilson.training.config import TrainConfig  # torch is slow to import; --help of others need not wait
     for field in fields(TrainConfig):
         about = field.metadata["about"] + ("" if field.default is None else f" (default: {field.default})")
-        parser.add_argument(f"--{field.name.replace('_', '-')}", f"--{field.name}", dest=field.name, metavar="VALUE",
-                            default=argparse.SUPPRESS, help=about.replace("%", "%%"))
+        parser.add_argument(f"--{field.name.replace('_', '-')}", f"--{field.name}", dest=field.name,
+                            metavar="VALUE", default=argparse.SUPPRESS, help=about.replace("%", "%%"))
 
 
 def run_train(options: argparse.Namespace) -> None:
@@ -50,7 +50,8 @@ def predict_parser(parser: argparse.ArgumentParser) -> None:
     "Options of `wilson predict`."
     parser.add_argument("step_folder", help="runs/<task>/<run>/step<k>")
     parser.add_argument("images", nargs="+", help="JPEG or PNG files")
-    parser.add_argument("--out", default="runs/predictions", help="folder of the masks (default: runs/predictions)")
+    parser.add_argument("--out", default="runs/predictions",
+                        help="folder of the masks (default: runs/predictions)")
     parser.add_argument("--device", default="auto", help="auto | cpu | cuda (default: auto)")
 
 
@@ -75,7 +76,8 @@ class Parser(argparse.ArgumentParser):
     def parse_args(self, args: Sequence[str]) -> argparse.Namespace:
         options, rest = self.parse_known_args(args)
         if rest:
-            known = [o for a in self._actions for o in a.option_strings if o.startswith("--") and "_" not in o]
+            known = [o for a in self._actions for o in a.option_strings
+                     if o.startswith("--") and "_" not in o]
             self.error(f"unrecognized argument {rest[0]}.{did_you_mean(rest[0].split('=')[0], known)}")
         return options
 

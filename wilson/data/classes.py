@@ -22,7 +22,8 @@ class Classes:
 
     def __post_init__(self) -> None:
         if len(self.names) != len(self.ids) or len(set(self.ids)) != len(self.ids):
-            raise ValueError(f"{self.dataset}: {len(self.names)} names for {len(self.ids)} ids, or an id twice")
+            raise ValueError(f"{self.dataset}: {len(self.names)} names for "
+                             f"{len(self.ids)} ids, or an id twice")
 
     def called(self, dataset: str) -> Classes:
         "The same classes under another data set's name."

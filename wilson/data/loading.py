@@ -95,7 +95,8 @@ class Batch:
 def collated(samples: Sequence[Sample]) -> Batch:
     "Samples of one size stacked into a batch, still bytes."
     images, masks, labels, ids = zip(*samples)
-    return Batch(torch.stack(images), None if masks[0] is None else torch.stack(masks), torch.stack(labels), list(ids))
+    return Batch(torch.stack(images), None if masks[0] is None else torch.stack(masks),
+                 torch.stack(labels), list(ids))
 
 # %% ../../nbs/data/05_loading.ipynb #c603f87f
 class Loader:
@@ -111,8 +112,9 @@ class Loader:
     ):
         self.batches = EpochBatches(len(samples), batch_size, shuffle_seed)
         self.device = torch.device(device)
-        self.loader = DataLoader(samples, batch_sampler=self.batches, collate_fn=collated, num_workers=num_workers,
-                                 pin_memory=self.device.type == "cuda", persistent_workers=num_workers > 0)
+        self.loader = DataLoader(samples, batch_sampler=self.batches, collate_fn=collated,
+                                 num_workers=num_workers, persistent_workers=num_workers > 0,
+                                 pin_memory=self.device.type == "cuda")
 
     def __len__(self) -> int:
         return len(self.batches)

@@ -86,10 +86,10 @@ def _groups_by_name(classes: Classes, task: str) -> tuple[tuple[int, ...], ...]:
         groups.append(tuple(ids[_plain(n)] for n in names))
     return tuple(groups)
 
-# %% ../../nbs/data/00_tasks.ipynb #95568256
+# %% ../../nbs/data/00_tasks.ipynb #ba394ea0
 @dataclass(frozen=True)
 class Step:
-    "One step of a task. Counts and ids are in training order; background is 0 and counts as a class of step 0."
+    "One step of a task. Counts and ids are in training order; background is 0, a class of step 0."
     index: int                              # 0 is the base step
     groups: tuple[tuple[int, ...], ...]     # dataset ids by step, of the whole task
     names: tuple[str, ...]                  # classes seen so far in training order, "background" first
@@ -172,7 +172,8 @@ class Task:
         known = {"voc": VOC, "shapes": SHAPES, "coco": COCO, "coco-voc": COCO.called("coco-voc")}
         classes = self.dataset if isinstance(self.dataset, Classes) else known.get(self.dataset)
         if classes is None:
-            raise InputError(f"dataset={self.dataset!r} is not known.{did_you_mean(str(self.dataset), known)}")
+            raise InputError(f"dataset={self.dataset!r} is not "
+                             f"known.{did_you_mean(str(self.dataset), known)}")
         # frozen: derived once, here
         object.__setattr__(self, "classes", classes)
         object.__setattr__(self, "groups", groups_of(classes, self.name))

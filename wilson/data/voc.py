@@ -71,7 +71,8 @@ def labels_from_masks(
         row[np.unique(mask)] = True
         if (row & ~legal).any():
             raise InputError(f"{mask_path} holds the ids {np.flatnonzero(row & ~legal).tolist()}; "
-                             f"{classes.dataset} has 0 (background), {min(classes.ids)} to {max(classes.ids)}, and 255 (void).")
+                             f"{classes.dataset} has 0 (background), {min(classes.ids)} to "
+                             f"{max(classes.ids)}, and 255 (void).")
         with _opened(image_path) as image:
             if image.size != mask.shape[::-1]:
                 raise InputError(f"{mask_path} is {mask.shape[1]}×{mask.shape[0]} but {image_path.name} is "
@@ -110,7 +111,8 @@ def read_labels(
     "Read image-level labels; every wanted image must be there, every class known."
     of = dict(zip(classes.names, classes.ids))
     if not Path(path).is_file():
-        raise InputError(f"image_labels={path}: there is no such file; expected lines of `image,class,class…`.")
+        raise InputError(f"image_labels={path}: there is no such file; expected "
+                         f"lines of `image,class,class…`.")
     rows = {}
     with open(path, newline="") as f:
         for n, row in enumerate(csv.reader(line for line in f if not line.startswith("#")), start=1):
@@ -123,8 +125,8 @@ def read_labels(
                 rows[Path(row[0].strip()).stem] = [of[name] for name in names]
     missing = [i for i in ids if i not in rows]
     if missing:
-        raise InputError(f"{path} has no line for {len(missing)} images of the list, the first {missing[0]}; add "
-                         f"`{missing[0]},class,…` for each.")
+        raise InputError(f"{path} has no line for {len(missing)} images of the list, the first "
+                         f"{missing[0]}; add `{missing[0]},class,…` for each.")
     labels = np.zeros((len(ids), 256), bool)
     for row, i in zip(labels, ids):
         row[rows[i]] = True
@@ -186,8 +188,8 @@ def open_folder(
     return SegmentationFolder(root, classes, train, val)
 
 
-def _split(root: Path, list_path: Path, mask_folder: Path | None, classes: Classes, image_labels: Path | str | None,
-           labels_dir: Path | str, prefer_masks: bool = False) -> Split:
+def _split(root: Path, list_path: Path, mask_folder: Path | None, classes: Classes,
+           image_labels: Path | str | None, labels_dir: Path | str, prefer_masks: bool = False) -> Split:
     ids = read_list(list_path)
     images = _files(root / IMAGE_FOLDER, ids, (".jpg", ".jpeg", ".png"), list_path)
     masks = tuple(mask_folder / f"{i}.png" for i in ids) if mask_folder else None
@@ -203,8 +205,9 @@ def _files(folder: Path, ids: Sequence[str], suffixes: Sequence[str], list_path:
     there = {p.stem: p for p in folder.iterdir() if p.suffix.lower() in suffixes}
     missing = [i for i in ids if i not in there]
     if missing:
-        raise InputError(f"{list_path} names {len(missing)} of {len(ids)} images that {folder} does not hold, "
-                         f"the first {missing[0]}; restore them, or name a list of what is there (train_list, val_list).")
+        raise InputError(f"{list_path} names {len(missing)} of {len(ids)} images that {folder} does "
+                         f"not hold, the first {missing[0]}; restore them, or name a list of what "
+                         f"is there (train_list, val_list).")
     return tuple(there[i] for i in ids)
 
 

@@ -212,10 +212,11 @@ def download_mobilenet(
     path: Path,                                              # where the file goes
     url: str = MobileNet_V2_Weights.IMAGENET1K_V1.url,       # its name ends with the first digits of its hash
 ) -> None:
-    "Fetch torchvision's ImageNet weights of mobilenet_v2; InputError with the manual way where there is no network."
+    "Fetch torchvision's ImageNet weights of mobilenet_v2; InputError with the manual way without network."
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         torch.hub.download_url_to_file(url, str(path), hash_prefix=Path(url).stem.split("-")[-1])
     except (OSError, RuntimeError) as error:
-        raise InputError(f"{path.name} is missing in {path.parent.name}/ and could not be fetched ({error}). Bring {url} "
-                         f"there under that name; or pretrained=none starts from random weights.") from None
+        raise InputError(f"{path.name} is missing in {path.parent.name}/ and could not be "
+                         f"fetched ({error}). Bring {url} there under that name; or "
+                         f"pretrained=none starts from random weights.") from None

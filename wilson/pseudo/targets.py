@@ -52,7 +52,8 @@ def make_targets(
     "Pseudo-labels and targets of a batch."
     n_old = logits_old.shape[1]
     if not rule.old_labels:
-        image_labels = torch.cat([torch.zeros_like(image_labels[:, : n_old - 1]), image_labels[:, n_old - 1:]], 1)
+        no_old = torch.zeros_like(image_labels[:, : n_old - 1])
+        image_labels = torch.cat([no_old, image_labels[:, n_old - 1:]], 1)
     prob = localizer_logits.float().softmax(1)
     masked = mask_by_labels(prob, image_labels)
     refined = masked

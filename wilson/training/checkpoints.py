@@ -40,7 +40,8 @@ def save_weights(
     "Write the weights of segmenter and, where there is one, localizer."
     parts = {"segmenter": method.segmenter, "localizer": method.localizer}
     tensors = {f"{part}.{name}": t.detach().cpu().contiguous()
-               for part, module in parts.items() if module is not None for name, t in module.state_dict().items()}
+               for part, module in parts.items() if module is not None
+               for name, t in module.state_dict().items()}
     with written_aside(path) as aside:
         save_file(tensors, aside, {"classes": "|".join(step.names), "step": str(step.index)})
 
@@ -83,7 +84,8 @@ def read_state(path: Path) -> dict[str, Any]:
     "Read a state; a torn or foreign file is named."
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        if not isinstance(state, dict) or not {"epoch", "seconds", "method", "optimizer", "schedule"} <= state.keys():
+        expected = {"epoch", "seconds", "method", "optimizer", "schedule"}
+        if not isinstance(state, dict) or not expected <= state.keys():
             raise pickle.UnpicklingError("it is no state of wilson")
         return state
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as e:
@@ -127,8 +129,8 @@ def build_method(
 ) -> Method:
     "The method of a configuration around a segmenter."
     return make_method(name, segmenter, old, base_loss=config.base_loss, rule=target_rule(config),
-                       loss_seg=config.loss_seg, loss_de=config.loss_de, pooling=config.pooling, prior=config.prior,
-                       pseudo_epoch=config.pseudo_epoch, norm=norm)
+                       loss_seg=config.loss_seg, loss_de=config.loss_de, pooling=config.pooling,
+                       prior=config.prior, pseudo_epoch=config.pseudo_epoch, norm=norm)
 
 # %% ../../nbs/training/05_checkpoints.ipynb #44966ac7
 def open_step(
@@ -141,7 +143,8 @@ def open_step(
     record = folder.read("config.json")
     if record is None:
         near = sorted(p.parent for p in folder.path.glob("**/step*/config.json"))
-        hint = f" Did you mean {shown(near[0])}?" if near else " A step's folder is runs/<task>/<run>/step<k>."
+        hint = (f" Did you mean {shown(near[0])}?" if near
+                else " A step's folder is runs/<task>/<run>/step<k>.")
         raise InputError(f"{shown(folder.path)} holds no config.json, so it is no trained step.{hint}")
     config = TrainConfig(**record["parameters"])
     task = Task(config.dataset, config.task, config.overlap)
@@ -149,9 +152,11 @@ def open_step(
     file = folder.path / "weights.safetensors"
     tensors, classes = read_weights(file)
     if classes != step.names:
-        raise InputError(f"{shown(file)} is of the classes {', '.join(classes)}; expected {', '.join(step.names)}.")
+        raise InputError(f"{shown(file)} is of the classes {', '.join(classes)}; "
+                         f"expected {', '.join(step.names)}.")
     norm = norm_for(str(device))
-    segmenter = make_segmenter(config.backbone, step.classes_per_step, config.output_stride, config.crop_size, norm=norm)
+    segmenter = make_segmenter(config.backbone, step.classes_per_step, config.output_stride,
+                               config.crop_size, norm=norm)
     fill(segmenter, tensors, "segmenter", file)
     old, name = None, record["method"]
     if name in ("wilson", "lwf-mc"):
@@ -166,6 +171,6 @@ def _parent(folder: StepFolder, parent: Mapping[str, str], device: str | torch.d
     path = Path(os.path.normpath(folder.path / parent["path"]))
     opened = open_step(path, device, with_old=False)
     if file_hash(path / "weights.safetensors") != parent["hash"]:
-        raise InputError(f"{shown(folder.path)} started from other weights than {shown(path)} holds now: that step was "
-                         f"trained again. Train this one again too (overwrite=True).")
+        raise InputError(f"{shown(folder.path)} started from other weights than {shown(path)} holds now: "
+                         f"that step was trained again. Train this one again too (overwrite=True).")
     return opened.method.segmenter

@@ -29,11 +29,13 @@ def about(default: Any, text: str) -> Any:
 @dataclass(frozen=True)
 class TrainConfig:
     "What to train. Published flags in brackets."
-    dataset: str = about("auto", "auto | voc | shapes: auto takes data/voc if it is there, else shapes [--dataset]")
+    dataset: str = about("auto", "auto | voc | shapes: auto takes data/voc if it is there, else shapes "
+                                 "[--dataset]")
     task: str = about("15-5", 'protocol, or class names by step: "cat,dog|cow,sheep" [--task]')
     step: str = about("all", "all, or the number of one step [--step]")
     overlap: bool = about(True, "base images may hold classes of later steps; false: disjoint [--overlap]")
-    method: str = about("wilson", "wilson | finetune | lwf-mc | joint: how a step after the base learns [--weakly …]")
+    method: str = about("wilson", "wilson | finetune | lwf-mc | joint: how a step after the base learns "
+                                  "[--weakly …]")
     base_loss: str = about("bce", "bce | ce: loss of pixel labels [--bce]")
     alpha: float | None = about(None, "share of the hard label in the soft pseudo-label, 0 to 1 [--alpha]")
     loss_de: float = about(1.0, "weight of the feature distillation [--loss_de]")
@@ -51,11 +53,13 @@ class TrainConfig:
     weight_decay: float | None = about(None, "of the optimizer")
     epochs: str | None = about(None, "passes over the step's images; base/later allowed [--epochs]")
     batch_size: int | None = about(None, "images per update of the optimizer [--batch_size]")
-    crop_size: int | None = about(None, "side of training crops and of the published evaluation, pixels [--crop_size]")
+    crop_size: int | None = about(None, "side of training crops and of the published evaluation, pixels "
+                                        "[--crop_size]")
     backbone: str | None = about(None, f"{' | '.join(BACKBONES)} [--backbone]")
     output_stride: int | None = about(None, "pixels of the image per cell of the logits [--output_stride]")
     pretrained: str | None = about(None, "auto | none | a file of ImageNet weights for the body")
-    initial_probability: float | None = about(None, "of a class before training; 0.5 keeps random biases, as published")
+    initial_probability: float | None = about(None, "of a class before training; 0.5 keeps random biases, "
+                                                    "as published")
     label_old_classes: bool = about(False, "image-level labels of old classes too (Table 5) [--no_mask]")
     parent: str = about("auto", "auto, or the folder of the step to start from [--step_ckpt]")
     data_root: str | None = about(None, "folder of the data set; data/<dataset> if not given [--data_root]")
@@ -70,7 +74,8 @@ class TrainConfig:
     num_workers: int | None = about(None, "processes that load data; 0: none beside the trainer")
     device: str = about("auto", "auto | cpu | cuda | cuda:1")
     nproc: int = about(1, "processes; more than one is not there yet")
-    resume: str = about("auto", "auto | never: go on with an unfinished run of the same folder, or start it anew")
+    resume: str = about("auto", "auto | never: go on with an unfinished run of the same folder, "
+                                "or start it anew")
     overwrite: bool = about(False, "replace a run of another configuration in the same folder")
     preset: str = about("auto", "auto | voc | shapes: where None is looked up")
 
@@ -92,9 +97,10 @@ CHOICES = {
     "resume": ("auto", "never"),
 }
 POLICIES = ("poly", "warmup", "onecycle")
-POSITIVE = ("epochs", "batch_size", "crop_size", "lr", "lr_head", "lr_localizer", "val_interval", "output_stride")
+POSITIVE = ("epochs", "batch_size", "crop_size", "lr", "lr_head", "lr_localizer", "val_interval",
+            "output_stride")
 NOT_NEGATIVE = ("seed", "num_workers", "momentum", "weight_decay", "loss_de", "loss_seg", "pseudo_epoch")
-BY_STEP = {"epochs": int, "lr": float, "lr_head": float, "lr_policy": str}  # fields that may read "base/later"
+BY_STEP = {"epochs": int, "lr": float, "lr_head": float, "lr_policy": str}  # may read "base/later"
 
 
 def parsed(
@@ -111,7 +117,7 @@ def parsed(
 def given_parameters(
     cells: Sequence[str],  # a notebook's cells so far: IPython's `In`
 ) -> dict[str, Any]:       # by name; the last assignment wins
-    "What the `parameters` cell and papermill's own assign: the cells that assign constants and do nothing else."
+    "What the `parameters` cell and papermill's own assign: the cells that only assign constants."
     given = {}
     for cell in cells:
         try:
@@ -132,7 +138,8 @@ def _converted(name: str, value: Any) -> Any:
     hint = typing.get_type_hints(TrainConfig)[name]
     optional = isinstance(hint, types.UnionType)
     kind = next(t for t in typing.get_args(hint) if t is not type(None)) if optional else hint
-    if value is None or (optional and isinstance(value, str) and value.lower() == "none" and name != "pretrained"):
+    if value is None or (
+            optional and isinstance(value, str) and value.lower() == "none" and name != "pretrained"):
         if not optional:
             raise InputError(f"{name}=None: expected {_kind(kind)}.")
         return None
@@ -151,7 +158,8 @@ def _kind(kind: type) -> str:
 def _as(kind: type, name: str, value: Any) -> Any:
     try:
         if kind is bool:
-            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[str(value).lower()]
+            said = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+            return said[str(value).lower()]
         if kind is int:
             if isinstance(value, bool) or float(value) != int(float(value)):
                 raise ValueError
@@ -179,12 +187,14 @@ def _check(config: TrainConfig) -> None:
     for name in ("name", "base_name"):
         value = getattr(config, name)
         if value is not None and (value in ("", ".", "..") or "/" in value):
-            raise InputError(f"{name}={value!r}: expected the name of one folder, without '/'; runs_dir says where it lies.")
+            raise InputError(f"{name}={value!r}: expected the name of one folder, without "
+                             f"'/'; runs_dir says where it lies.")
     for policy in (config.lr_policy or "poly").split("/"):
         if policy not in POLICIES:
             raise InputError(f"lr_policy={policy!r} is not known.{did_you_mean(policy, POLICIES)}")
     if config.initial_probability is not None and not 0 < config.initial_probability <= 0.5:
-        raise InputError(f"initial_probability={config.initial_probability}: expected more than 0, at most 0.5.")
+        raise InputError(f"initial_probability={config.initial_probability}: "
+                         f"expected more than 0, at most 0.5.")
     if config.batch_size == 1:
         raise InputError("batch_size=1: batch norm needs at least 2 images.")
     if config.alpha is not None and not 0 <= config.alpha <= 1:
@@ -192,19 +202,24 @@ def _check(config: TrainConfig) -> None:
     if config.step != "all" and not config.step.isdigit():
         raise InputError(f"step={config.step!r}: expected 'all' or the number of a step.")
     if config.nproc != 1:
-        raise InputError(f"nproc={config.nproc}: training in several processes is not there yet; leave it at 1.")
+        raise InputError(f"nproc={config.nproc}: training in several processes "
+                         f"is not there yet; leave it at 1.")
 
-# %% ../../nbs/training/02_config.ipynb #68f7722a
+# %% ../../nbs/training/02_config.ipynb #b4083c11
 PRESETS: dict[str, dict[str, Any]] = {
     "voc": dict(
-        alpha=0.5, lr_policy="poly/warmup", pseudo_epoch=5, lr="0.01/0.001", lr_head="1/10", lr_localizer=0.01,
-        optimizer="sgd", momentum=0.9, weight_decay=1e-4, epochs="30/40", batch_size=24, crop_size=512, backbone="resnet101",
-        output_stride=16, pretrained="auto", initial_probability=0.5, val_interval=1, num_workers=4,
+        alpha=0.5, lr_policy="poly/warmup", pseudo_epoch=5,
+        lr="0.01/0.001", lr_head="1/10", lr_localizer=0.01,
+        optimizer="sgd", momentum=0.9, weight_decay=1e-4, epochs="30/40", batch_size=24, crop_size=512,
+        backbone="resnet101", output_stride=16, pretrained="auto", initial_probability=0.5,
+        val_interval=1, num_workers=4,
     ),
     "shapes": dict(
-        alpha=0.5, lr_policy="onecycle/warmup", pseudo_epoch=4, lr="0.006/0.0003", lr_head="1/3", lr_localizer=0.003,
+        alpha=0.5, lr_policy="onecycle/warmup", pseudo_epoch=4,
+        lr="0.006/0.0003", lr_head="1/3", lr_localizer=0.003,
         optimizer="adamw", momentum=0.9, weight_decay=0.01, epochs="16/16", batch_size=16, crop_size=96,
-        backbone="shapes_net", output_stride=8, pretrained="none", initial_probability=0.02, val_interval=4, num_workers=0,
+        backbone="shapes_net", output_stride=8, pretrained="none", initial_probability=0.02,
+        val_interval=4, num_workers=0,
     ),
 }
 
@@ -235,17 +250,18 @@ def by_step(
     return parts[0] if step == 0 else parts[-1]
 
 def base_like(config: TrainConfig, step: int) -> bool:
-    "Does the base part of base/later values hold? In step 0, and in joint training, which is the base recipe on all classes."
+    "Does the base part of base/later values hold? In step 0, and in joint training (on all classes)."
     return step == 0 or config.method == "joint"
 
 
 def of_step(config: TrainConfig, name: str, step: int) -> str:
-    "The part of a base/later field that holds for `step`; steps with pixel labels follow the base's schedule."
+    "The part of a base/later field that holds for `step`; with pixel labels, the base's schedule."
     base = base_like(config, step) or (name == "lr_policy" and config.method != "wilson")
     return by_step(getattr(config, name), 0 if base else step)
 
-# %% ../../nbs/training/02_config.ipynb #b85b8543
-_WEAK = ("alpha", "loss_de", "loss_seg", "affinity", "pooling", "prior", "pseudo_epoch", "lr_localizer", "label_old_classes")
+# %% ../../nbs/training/02_config.ipynb #429eaa99
+_WEAK = ("alpha", "loss_de", "loss_seg", "affinity", "pooling", "prior", "pseudo_epoch", "lr_localizer",
+         "label_old_classes")
 _LATER = ("method", *_WEAK)
 _PLACE = ("step", "parent", "data_root", "runs_dir", "name", "base_name", "num_workers", "device", "nproc",
           "resume", "overwrite", "preset", "val_interval", "train_list", "val_list", "image_labels")

@@ -21,7 +21,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from ..data.classes import SHAPES, VOC
 from ..data.loading import Loader
-from ..data.samples import StepSamples, centre_crop, evaluation_samples, training_samples, training_transform
+from ..data.samples import StepSamples, centre_crop, evaluation_samples
+from ..data.samples import training_samples, training_transform
 from ..data.shapes import make_shapes
 from ..data.tasks import Step, Task
 from ..data.voc import SegmentationFolder, open_folder
@@ -34,7 +35,8 @@ from ..places import InputError, at_root, project_root
 from .checkpoints import build_method, open_step, save_weights, target_rule
 from .config import TrainConfig, identity, of_step, resolved
 from .methods import Method
-from .runs import StepFolder, claim, emptied, file_hash, held, rebuild_results, shown, step_path
+from .runs import StepFolder, claim, emptied, file_hash, held
+from .runs import rebuild_results, shown, step_path
 from .trainer import Trainer, make_optimizer
 
 # %% auto #0
@@ -70,7 +72,8 @@ def chosen_device(device: str) -> torch.device:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as e:
-        raise InputError(f"device={device!r} is not on this machine ({str(e).splitlines()[0]}); use auto or cpu.") from None
+        raise InputError(f"device={device!r} is not on this machine ({str(e).splitlines()[0]}); "
+                         f"use auto or cpu.") from None
     return torch.device(device)
 
 # %% ../../nbs/training/07_launch.ipynb #9fe4b15b
@@ -92,8 +95,9 @@ def fresh_segmenter(
     if not path.is_file() and config.pretrained == "auto" and config.backbone == "mobilenet_v2":
         download_mobilenet(path)
     if not path.is_file():
-        raise InputError(f"{shown(path)} is missing: the ImageNet weights of {config.backbone}. pretrained/README.md says "
-                         f"where from; or pretrained=none to start from random weights.")
+        raise InputError(f"{shown(path)} is missing: the ImageNet weights of "
+                         f"{config.backbone}. pretrained/README.md says where from; or "
+                         f"pretrained=none to start from random weights.")
     load_pretrained(segmenter.body, config.backbone, path)
     return segmenter
 
@@ -107,12 +111,12 @@ def parent_folder(
     auto = config.parent == "auto"
     path = step_path(config, task, step - 1) if auto else at_root(config.parent)
     if not (path / "weights.safetensors").is_file() and StepFolder(path).state == "finished":
-        raise InputError(f"{shown(path)} is finished but its weights.safetensors is missing; restore the file, or remove the "
-                         f"folder and train step {step - 1} again.")
+        raise InputError(f"{shown(path)} is finished but its weights.safetensors is missing; restore the "
+                         f"file, or remove the folder and train step {step - 1} again.")
     if StepFolder(path).state != "finished":
         state = StepFolder(path).state or "not there"
-        raise InputError(f"Step {step} starts from {shown(path)}, which is {state}. Train it first (step={step - 1}), or name "
-                         f"another folder with parent=….")
+        raise InputError(f"Step {step} starts from {shown(path)}, which is {state}. Train it first "
+                         f"(step={step - 1}), or name another folder with parent=….")
     return path
 
 
@@ -125,8 +129,8 @@ def parent_segmenter(path: Path, step: Step, config: TrainConfig) -> Segmenter:
             raise InputError(f"{name}={ours!r}, but {shown(path)} has {theirs!r}; a step keeps its parent's "
                              f"network, so give {name}={theirs}.")
     if parent.step.names != step.names[: step.n_old]:
-        raise InputError(f"{shown(path)} is of the classes {', '.join(parent.step.names)}; step {step.index} of this task "
-                         f"builds on {', '.join(step.names[: step.n_old])}.")
+        raise InputError(f"{shown(path)} is of the classes {', '.join(parent.step.names)}; step "
+                         f"{step.index} of this task builds on {', '.join(step.names[: step.n_old])}.")
     return parent.method.segmenter
 
 # %% ../../nbs/training/07_launch.ipynb #69222ed5
@@ -160,9 +164,10 @@ def measured(
             result["pseudo_labels"] = evaluate(maps, batches(samples), step)
     return result
 
-# %% ../../nbs/training/07_launch.ipynb #709be5ad
+# %% ../../nbs/training/07_launch.ipynb #515198cc
 def validator(
-    method: Method, config: TrainConfig, data: SegmentationFolder, step: Step, folder: StepFolder, device: torch.device,
+    method: Method, config: TrainConfig, data: SegmentationFolder, step: Step, folder: StepFolder,
+    device: torch.device,
 ) -> Callable[[int, SummaryWriter], None]:
     "What the trainer calls between epochs: scores for TensorBoard, and a fixed set of images."
     samples = evaluation_samples(data.val, step, centre_crop(config.crop_size))
@@ -180,7 +185,8 @@ def validator(
         batches = Loader(samples, config.batch_size, device, num_workers=config.num_workers).epoch()
         result = evaluate(segmenter_maps(method.segmenter), batches, step)
         names = ("old", "new", "all") if step.index else ("base", "all")
-        folder.log("    mIoU " + "  ".join(f"{n} {result['miou'][n]:.1f}" for n in names if result["miou"][n] is not None))
+        folder.log("    mIoU " + "  ".join(f"{n} {result['miou'][n]:.1f}" for n in names
+                                           if result["miou"][n] is not None))
         for kind in ("miou", "iou"):
             for name, value in result[kind].items():
                 if value is not None:
@@ -192,7 +198,9 @@ def validator(
 def fixed_images(samples: StepSamples, step: Step, count: int = 4) -> list[int]:
     "Validation images spread over the step's new classes, the same in every run."
     places = np.flatnonzero(samples.image_labels[:, max(step.n_old, 1) - 1:].any(1))
-    return places[np.linspace(0, len(places) - 1, min(count, len(places))).astype(int)].tolist() if len(places) else []
+    if not len(places):
+        return []
+    return places[np.linspace(0, len(places) - 1, min(count, len(places))).astype(int)].tolist()
 
 # %% ../../nbs/training/07_launch.ipynb #1f9fcf87
 @dataclass(frozen=True)
@@ -218,9 +226,11 @@ def train_step(
     if parent is not None:
         same["parent"] = file_hash(parent / "weights.safetensors")
     if name == "wilson" and config.pseudo_epoch >= int(of_step(config, "epochs", index)):
-        raise InputError(f"pseudo_epoch={config.pseudo_epoch} of {of_step(config, 'epochs', index)} epochs: no pseudo-label would "
-                         f"ever teach the segmenter; give a smaller pseudo_epoch or more epochs.")
-    if claim(folder, same, config.resume == "auto", config.overwrite) == "reuse":  # a finished step needs no lock
+        raise InputError(f"pseudo_epoch={config.pseudo_epoch} of "
+                         f"{of_step(config, 'epochs', index)} epochs: no pseudo-label would ever "
+                         f"teach the segmenter; give a smaller pseudo_epoch or more epochs.")
+    # a finished step needs no lock
+    if claim(folder, same, config.resume == "auto", config.overwrite) == "reuse":
         return _reused(folder, index)
     with held(folder):
         action = claim(folder, same, config.resume == "auto", config.overwrite)
@@ -235,14 +245,15 @@ def train_step(
             return _trained(trainer, config, data, step, action)
         except KeyboardInterrupt:
             folder.set_state("interrupted", f"by the user in epoch {trainer.epoch + 1}")
-            print(f"Interrupted; the same command goes on from epoch {trainer.epoch + 1}: {shown(folder.path)}")
+            print(f"Interrupted; the same command goes on from epoch {trainer.epoch + 1}: "
+                  f"{shown(folder.path)}")
             raise
         except BaseException as e:
             with suppress(OSError, InputError):
                 folder.set_state("failed", f"{type(e).__name__}: {e}")
             if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise InputError(f"{shown(folder.path)}: the disk is full. Make room there or choose another runs_dir; the "
-                                 f"same command then goes on.") from e
+                raise InputError(f"{shown(folder.path)}: the disk is full. Make room there or choose "
+                                 f"another runs_dir; the same command then goes on.") from e
             raise
 
 # %% ../../nbs/training/07_launch.ipynb #020c1b1f
@@ -251,25 +262,29 @@ def _reused(folder: StepFolder, index: int) -> StepResult:
     return StepResult(folder.path, index, True, folder.read("metrics.json"))
 
 
-def _trained(trainer: Trainer, config: TrainConfig, data: SegmentationFolder, step: Step, action: str) -> StepResult:
+def _trained(trainer: Trainer, config: TrainConfig, data: SegmentationFolder, step: Step,
+             action: str) -> StepResult:
     folder, method = trainer.folder, trainer.method
     if action == "resume":
         trainer.resume()
         folder.log(f"{shown(folder.path)}: going on from epoch {trainer.epoch + 1}")
     else:
-        folder.log(f"{shown(folder.path)}: {len(trainer.loader.loader.dataset)} images, {', '.join(step.new)}")
+        folder.log(f"{shown(folder.path)}: {len(trainer.loader.loader.dataset)} images, "
+                   f"{', '.join(step.new)}")
     trainer.fit()
     save_weights(folder.path / "weights.safetensors", method, step)
     device = trainer.loader.device
     metrics = {"step": step.index, "seconds": round(trainer.seconds, 1),
-               "images_per_second": round(trainer.images_per_second, 1), **measured(method, config, data, step, device)}
+               "images_per_second": round(trainer.images_per_second, 1),
+               **measured(method, config, data, step, device)}
     folder.write("metrics.json", metrics)
     folder.set_state("finished")
     return StepResult(folder.path, step.index, False, metrics)
 
-# %% ../../nbs/training/07_launch.ipynb #45458304
+# %% ../../nbs/training/07_launch.ipynb #7b2ff9be
 def prepared(
-    config: TrainConfig, data: SegmentationFolder, step: Step, folder: StepFolder, name: str, parent: Path | None,
+    config: TrainConfig, data: SegmentationFolder, step: Step, folder: StepFolder, name: str,
+    parent: Path | None,
 ) -> tuple[Trainer, dict]:
     "Trainer of a step and the record for config.json; writes nothing."
     device = chosen_device(config.device)
@@ -286,18 +301,22 @@ def prepared(
     if config.initial_probability < 0.5:
         start_rare(segmenter.cls, config.initial_probability)
     # channels last: the layout in which convolutions are fastest on CPU and GPU alike
-    method = build_method(config, step, name, segmenter, old, norm_for(str(device))).to(device, memory_format=torch.channels_last)
+    method = build_method(config, step, name, segmenter, old, norm_for(str(device)))
+    method = method.to(device, memory_format=torch.channels_last)
     if old is not None:
         old.to(device)
-    samples = training_samples(data.train, step, training_transform(config.crop_size), config.seed, method.reads_masks,
-                               seen=name == "joint", old_labels=config.label_old_classes)
+    samples = training_samples(data.train, step, training_transform(config.crop_size), config.seed,
+                               method.reads_masks, seen=name == "joint",
+                               old_labels=config.label_old_classes)
     loader = Loader(samples, config.batch_size, device, config.seed, config.num_workers)
     optimizer, schedule = make_optimizer(method, config, step.index, len(loader), epochs)
     trainer = Trainer(method, loader, optimizer, schedule, epochs, folder, title=f"step {step.index}",
-                      validate=validator(method, config, data, step, folder, device), val_interval=config.val_interval)
+                      validate=validator(method, config, data, step, folder, device),
+                      val_interval=config.val_interval)
     record = _record(config, data, step, name, len(samples))
     # relative to the step, so that a runs folder may be moved
-    link = parent and {"path": os.path.relpath(parent, folder.path), "hash": file_hash(parent / "weights.safetensors")}
+    link = parent and {"path": os.path.relpath(parent, folder.path),
+                       "hash": file_hash(parent / "weights.safetensors")}
     return trainer, record | {"parent": link}
 
 # %% ../../nbs/training/07_launch.ipynb #fcd07790
@@ -308,7 +327,8 @@ def _record(config: TrainConfig, data: SegmentationFolder, step: Step, name: str
         "classes": [{"name": n, "id": i} for n, i in zip(step.names, (0, *step.ids))],
         "classes_per_step": step.classes_per_step,
         "data": {"root": shown(data.root), **data.fingerprint, "images": images, "val_images": len(data.val)},
-        "versions": {p: _version(p) for p in packages} | {"python": platform.python_version()}, "commit": _commit(),
+        "versions": {p: _version(p) for p in packages} | {"python": platform.python_version()},
+        "commit": _commit(),
     }
 
 
@@ -335,8 +355,8 @@ def train(
     task = Task(config.dataset, config.task, config.overlap)
     chosen_device(config.device)
     if config.parent != "auto" and config.step in ("all", "0"):
-        raise InputError(f"parent={config.parent!r} with step={config.step}: a parent is where one later step starts from; name "
-                         f"that step (step=1 …).")
+        raise InputError(f"parent={config.parent!r} with step={config.step}: a parent is where one later "
+                         f"step starts from; name that step (step=1 …).")
     if config.step != "all":
         steps = [task.step(int(config.step)).index]
     else:

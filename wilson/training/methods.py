@@ -75,7 +75,8 @@ class LwfMc(Method):
             logits_old = self.old(batch.images).logits
         logits = self.segmenter(batch.images).logits
         size = batch.masks.shape[-2:]
-        logits, logits_old = (nn.functional.interpolate(t, size, mode="bilinear") for t in (logits, logits_old))
+        logits, logits_old = (nn.functional.interpolate(t, size, mode="bilinear")
+                              for t in (logits, logits_old))
         return {"segmentation": lwf_mc_loss(logits, logits_old, batch.masks, logits_old.shape[1])}
 
 # %% ../../nbs/training/03_methods.ipynb #def71523
@@ -115,7 +116,7 @@ class Wilson(Method):
         pseudo = self._targets(batch, out.features, old.logits) if epoch >= self.pseudo_epoch else None
         maps = self.local(out.features)
         scores = class_scores(maps, self.pooling)
-        first = 1 if self.rule.old_labels else self.n_old  # Table 5: image-level labels of old classes count too
+        first = 1 if self.rule.old_labels else self.n_old  # Table 5: labels of old classes count too
         terms = {"classification": classification_loss(scores, batch.image_labels[:, first - 1:], first)}
         if self.prior == "learned":
             terms["prior"] = prior_loss(maps, old.logits)

@@ -31,10 +31,12 @@ def result_table(
     lines = [f"{'step':6}{'scored':20}" + "".join(f"{g:>8}" for g in groups)]
     for result in results:
         kinds = {f"{p}": s for p, s in result.metrics["scores"].items()}
-        kinds |= {n.replace("_", " "): result.metrics[n] for n in ("localizer", "pseudo_labels") if n in result.metrics}
+        kinds |= {n.replace("_", " "): result.metrics[n] for n in ("localizer", "pseudo_labels")
+                  if n in result.metrics}
         for kind, score in kinds.items():
             values = (score["miou"][g] for g in groups)
-            lines.append(f"{result.step:<6}{kind:20}" + "".join(f"{'–' if v is None else f'{v:.1f}':>8}" for v in values))
+            lines.append(f"{result.step:<6}{kind:20}"
+                         + "".join(f"{'–' if v is None else f'{v:.1f}':>8}" for v in values))
     return "\n".join(lines)
 
 # %% ../../nbs/training/09_results.ipynb #fa1f389e
@@ -45,10 +47,12 @@ def result_figure(
     "Panels of a few validation images with classes of the step, under the titles of what they show."
     import matplotlib.pyplot as plt  # slow to import, and a training does not need it
     opened = open_step(path)
-    samples = evaluation_samples(open_data(opened.config).val, opened.step, centre_crop(opened.config.crop_size))
+    samples = evaluation_samples(open_data(opened.config).val, opened.step,
+                                 centre_crop(opened.config.crop_size))
     rows = [panels(opened.views(samples[0, i]), opened.step, opened.rule)
             for i in fixed_images(samples, opened.step, count)]
-    figure, axes = plt.subplots(len(rows), len(rows[0]), squeeze=False, figsize=(2 * len(rows[0]), 2.1 * len(rows)))
+    figure, axes = plt.subplots(len(rows), len(rows[0]), squeeze=False,
+                                figsize=(2 * len(rows[0]), 2.1 * len(rows)))
     for line, row in zip(axes, rows):
         for ax, panel in zip(line, row.values()):
             ax.imshow(panel)
@@ -66,8 +70,10 @@ def evaluate_step(
     "Score a finished step on its own validation images; nothing is written."
     opened = open_step(path, chosen_device(device))
     seconds = (opened.folder.read("metrics.json") or {}).get("seconds")
-    scored = measured(opened.method, opened.config, open_data(opened.config), opened.step, chosen_device(device))
-    return StepResult(opened.folder.path, opened.step.index, True, {"step": opened.step.index, "seconds": seconds, **scored})
+    scored = measured(opened.method, opened.config, open_data(opened.config), opened.step,
+                      chosen_device(device))
+    return StepResult(opened.folder.path, opened.step.index, True,
+                      {"step": opened.step.index, "seconds": seconds, **scored})
 
 
 @dataclass(frozen=True)
@@ -95,7 +101,8 @@ def predict(
     taken = {p.resolve() for p in written} & {Path(image).resolve() for image in images}
     if taken or len(set(written)) < len(written):
         which = min(taken) if taken else next(p for p in written if written.count(p) > 1)
-        raise InputError(f"{which} would be overwritten; choose another folder with out=…, or give the images different names.")
+        raise InputError(f"{which} would be overwritten; choose another folder with out=…, or "
+                         f"give the images different names.")
     pictures = [read_image(image) for image in images]  # all are readable before anything is written
     out.mkdir(parents=True, exist_ok=True)
     ids, predictions = np.array([0, *opened.step.ids], np.uint8), []
@@ -107,6 +114,7 @@ def predict(
         laid_over = classes_over(picture, classes, class_colours(opened.step))
         write_png(torch.from_numpy(laid_over).permute(2, 0, 1).contiguous(), str(overlay))
         share = torch.bincount(classes.flatten().long(), minlength=opened.step.n_classes) / classes.numel()
-        shares = {opened.step.names[c]: share[c].item() for c in share.argsort(descending=True).tolist() if c and share[c]}
+        shares = {opened.step.names[c]: share[c].item()
+                  for c in share.argsort(descending=True).tolist() if c and share[c]}
         predictions.append(Prediction(image, mask, overlay, shares))
     return predictions

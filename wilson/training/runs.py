@@ -64,8 +64,8 @@ class StepFolder:
         except FileNotFoundError:
             return None
         except ValueError:
-            raise InputError(f"{file} is not JSON; it was not written by wilson. Remove the folder or choose another "
-                             "name.") from None
+            raise InputError(f"{file} is not JSON; it was not written by wilson. Remove the "
+                             f"folder or choose another name.") from None
 
     def write(self, name: str, content: Mapping[str, Any]) -> None:
         "Write a JSON file of the folder, whole or not at all."
@@ -80,8 +80,8 @@ class StepFolder:
     def set_state(self, state: str, reason: str = "") -> None:
         "Record a state with time, host and process."
         now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-        self.write("status.json", {"state": state, "reason": reason, "host": socket.gethostname(), "pid": os.getpid(),
-                                   "time": now})
+        self.write("status.json", {"state": state, "reason": reason, "host": socket.gethostname(),
+                                   "pid": os.getpid(), "time": now})
 
     def log(self, message: str) -> None:
         "Say a line and keep it in log.txt."
@@ -100,8 +100,8 @@ def claim(
     found = folder.read("config.json")
     if found is None:
         if folder.path.is_dir() and any(folder.path.iterdir()) and not overwrite:
-            raise InputError(f"{shown(folder.path)} holds files but no config.json; it is no run of wilson. Choose another "
-                             "name, or overwrite=True.")
+            raise InputError(f"{shown(folder.path)} holds files but no config.json; it is no run of wilson. "
+                             f"Choose another name, or overwrite=True.")
         return "new"
     # through JSON: what was written is what is compared
     wanted = json.loads(json.dumps(same))
@@ -109,8 +109,8 @@ def claim(
                  for n in sorted({*wanted, *found["identity"]}) if found["identity"].get(n) != wanted.get(n)]
     if differing and not overwrite:
         kind = "base_name" if found["step"] == 0 else "name"
-        raise InputError(f"{shown(folder.path)} holds a step of another configuration: {'; '.join(differing)}. Choose "
-                         f"another {kind}, or overwrite=True to replace it.")
+        raise InputError(f"{shown(folder.path)} holds a step of another configuration: "
+                         f"{'; '.join(differing)}. Choose another {kind}, or overwrite=True to replace it.")
     if differing:
         return "new"
     if folder.state == "finished":
@@ -165,7 +165,8 @@ def rebuild_results(
 
 
 def _row(file: Path, metrics: Mapping[str, Any]) -> dict[str, Any]:
-    row = {"task": file.parents[2].name, "run": file.parents[1].name, "step": metrics["step"], "seconds": metrics["seconds"]}
+    row = {"task": file.parents[2].name, "run": file.parents[1].name,
+           "step": metrics["step"], "seconds": metrics["seconds"]}
     for protocol, score in metrics["scores"].items():
         row |= {f"{protocol}_{group}": value for group, value in score["miou"].items()}
     return {n: round(v, 3) if isinstance(v, float) else v for n, v in row.items()}

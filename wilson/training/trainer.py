@@ -41,7 +41,8 @@ def make_optimizer(
     if config.optimizer == "adamw":
         optimizer = AdamW(groups, weight_decay=config.weight_decay)
     else:
-        optimizer = SGD(groups, momentum=config.momentum, weight_decay=config.weight_decay, nesterov=config.momentum > 0)
+        optimizer = SGD(groups, momentum=config.momentum, weight_decay=config.weight_decay,
+                        nesterov=config.momentum > 0)
     policy, total = of_step(config, "lr_policy", step), updates * epochs
     curves = {"poly": lambda i: poly_factor(i, total),
               "warmup": lambda i: warmup_factor(i, total, config.pseudo_epoch * updates),
@@ -118,12 +119,15 @@ class Trainer:
     @property
     def images_per_second(self) -> float | None:
         "Training images per second so far, validation left out."
-        return self.epoch * len(self.loader) * self.loader.batches.batch_size / self.seconds if self.seconds else None
+        if not self.seconds:
+            return None
+        return self.epoch * len(self.loader) * self.loader.batches.batch_size / self.seconds
 
     def state(self) -> dict:
         "Everything needed to go on."
         return {"epoch": self.epoch, "seconds": self.seconds, "method": self.method.state_dict(),
-                "optimizer": self.optimizer.state_dict(), "schedule": {"last_epoch": self.schedule.last_epoch}}
+                "optimizer": self.optimizer.state_dict(),
+                "schedule": {"last_epoch": self.schedule.last_epoch}}
 
     def resume(self) -> None:
         "Go on from the folder's last.pt."

@@ -15,7 +15,8 @@ import numpy as np
 from ..evaluation.views import Logits, panels
 from ..places import InputError, at_root, did_you_mean
 from ..training.runs import shown
-from .step_images import StepImages, class_maps, described, finished_steps, image_iou, jpeg, legend, newest
+from .step_images import StepImages, class_maps, described, finished_steps
+from .step_images import image_iou, jpeg, legend, newest
 
 # %% auto #0
 __all__ = ['PANELS', 'NO_RUNS', 'ALL', 'NO_LOCALIZER', 'PanelGrid', 'Controls', 'Explorer']
@@ -31,7 +32,8 @@ class PanelGrid(widgets.GridBox):
         self.pictures, self.titles, self.cells = {}, {}, {}
         for name in PANELS:
             self.titles[name] = widgets.HTML(layout=widgets.Layout(margin="0", height="24px"))
-            self.pictures[name] = widgets.Image(format="jpeg", layout=widgets.Layout(width="100%", height="auto", margin="0"))
+            self.pictures[name] = widgets.Image(
+                format="jpeg", layout=widgets.Layout(width="100%", height="auto", margin="0"))
             self.cells[name] = widgets.VBox([self.titles[name], self.pictures[name]])
             self.cells[name].add_class(f"wilson-panel-{name.replace(' ', '-')}")
         self.legend = widgets.HTML(layout=widgets.Layout(margin="0", grid_column="span 2"))
@@ -55,8 +57,9 @@ class PanelGrid(widgets.GridBox):
         if children != self.children:
             self.children = children
 
-# %% ../../nbs/widgets/00_explorer.ipynb #17057786
-def _control(kind: type[widgets.Widget], name: str, label: str, width: str, **values: object) -> widgets.Widget:
+# %% ../../nbs/widgets/00_explorer.ipynb #f0ab622d
+def _control(kind: type[widgets.Widget], name: str, label: str, width: str,
+             **values: object) -> widgets.Widget:
     made = kind(description=label, style={"description_width": "initial"},
                 layout=widgets.Layout(width=width, margin="2px 10px 2px 0"), **values)
     made.add_class(f"wilson-{name}")
@@ -75,19 +78,20 @@ class Controls:
         self.back = _control(widgets.Button, "back", "◀", "36px", tooltip="previous image")
         self.forth = _control(widgets.Button, "forth", "▶", "36px", tooltip="next image")
         self.class_index = _control(widgets.Dropdown, "class", "Show", "215px")
-        self.alpha = _control(widgets.FloatSlider, "alpha", "Alpha", "270px", min=0, max=1, step=0.05, value=0.5,
-                              tooltip="share of the hard label in the soft label")
-        self.opacity = _control(widgets.FloatSlider, "opacity", "Opacity", "270px", min=0, max=1, step=0.05, value=0.7,
-                                tooltip="of the colours over the image")
+        self.alpha = _control(widgets.FloatSlider, "alpha", "Alpha", "270px", min=0, max=1, step=0.05,
+                              value=0.5, tooltip="share of the hard label in the soft label")
+        self.opacity = _control(widgets.FloatSlider, "opacity", "Opacity", "270px", min=0, max=1, step=0.05,
+                                value=0.7, tooltip="of the colours over the image")
         row = widgets.Layout(flex_flow="row wrap", align_items="center")
         self.rows = [widgets.HBox(part, layout=row) for part in (
             (self.run, self.step),
             (self.list, self.holding, self.image, self.back, self.forth),
             (self.class_index, self.alpha, self.opacity))]
 
-# %% ../../nbs/widgets/00_explorer.ipynb #c0102c10
-NO_RUNS = ("There is no finished run under {folder} yet. In a terminal, `make demo` trains one on demo images in minutes, or "
-           "`papermill nbs/train.ipynb -p task 15-5` the task of your choice; then run this cell again.")
+# %% ../../nbs/widgets/00_explorer.ipynb #f189c504
+NO_RUNS = ("There is no finished run under {folder} yet. In a terminal, `make demo` trains one on "
+           "demo images in minutes, or `papermill nbs/train.ipynb -p task 15-5` the task of your "
+           "choice; then run this cell again.")
 ALL = -1  # of the class picker; a Dropdown takes None for "nothing chosen"
 NO_LOCALIZER = "This step learned from masks: it has no localizer, hence no CAM and no soft label."
 
@@ -113,8 +117,9 @@ class Explorer(widgets.VBox):
         super().__init__([*self.controls.rows, self.status, self.grid])
         self.add_class("wilson-explorer")
         self._settling = False
-        answers = {"run": self._run, "step": self._step, "list": self._list, "holding": self._list, "image": self._image,
-                   "class_index": self._derive, "alpha": self._derive, "opacity": self._derive}
+        answers = {"run": self._run, "step": self._step, "list": self._list, "holding": self._list,
+                   "image": self._image, "class_index": self._derive, "alpha": self._derive,
+                   "opacity": self._derive}
         for name, answer in answers.items():
             getattr(self.controls, name).observe(lambda _, answer=answer: self._settle(answer), "value")
         for button, by in ((self.controls.back, -1), (self.controls.forth, 1)):
@@ -153,8 +158,11 @@ class Explorer(widgets.VBox):
         c.run.value = run or latest
         c.step.options, c.step.value = list(self.found[c.run.value]), None
         if step is not None and step not in c.step.options:
-            raise InputError(f"step={step}: {c.run.value} has finished {', '.join(map(str, c.step.options))}.")
-        c.step.value = last if step is None and c.run.value == latest else c.step.options[-1] if step is None else step
+            raise InputError(f"step={step}: {c.run.value} has finished "
+                             f"{', '.join(map(str, c.step.options))}.")
+        if step is None:
+            step = last if c.run.value == latest else c.step.options[-1]
+        c.step.value = step
         self._step(image)
 
     def _run(self) -> None:
@@ -189,7 +197,8 @@ class Explorer(widgets.VBox):
         choices = self.images.choices(c.list.value, c.holding.value)
         c.image.options = choices
         if not choices:
-            raise InputError(f"No {c.list.value} image holds {c.holding.label}; choose another class or list.")
+            raise InputError(f"No {c.list.value} image holds "
+                             f"{c.holding.label}; choose another class or list.")
         c.image.value = self.images.start(c.list.value, [n for _, n in choices], before)
         self._image()
 
@@ -211,11 +220,13 @@ class Explorer(widgets.VBox):
         c, step, logits = self.controls, self.images.step, self.logits
         maps = class_maps(logits, self.images.rule(c.alpha.value))
         scores = image_iou(maps, logits.image_labels)
-        one = {} if c.class_index.value == ALL else dict.fromkeys(("CAM", "soft label"), f"of {c.class_index.label}")
+        every = c.class_index.value == ALL
+        one = {} if every else dict.fromkeys(("CAM", "soft label"), f"of {c.class_index.label}")
         self.grid.show(self.row, legend(step, maps, scores, logits.image_labels), one)
         hint = "" if self.images.weak else NO_LOCALIZER
         place = f"{c.image.index + 1} of {len(c.image.options)} {c.list.value} images"
-        self._say(f"{c.run.value} · step {step.index} · {logits.id} ({place})", described(step, logits, scores), hint)
+        self._say(f"{c.run.value} · step {step.index} · {logits.id} ({place})",
+                  described(step, logits, scores), hint)
 
     def _say(self, *lines: str, wrong: bool = False) -> None:
         self.message = "\n".join(filter(None, lines))

@@ -62,8 +62,8 @@ def data_of(opened: OpenedStep) -> SegmentationFolder:
     "The data that a step was trained on; InputError where it is gone."
     root = at_root(opened.config.data_root)
     if not root.is_dir():
-        raise InputError(f"{shown(opened.folder.path)} was trained on the images in {shown(root)}, and there is no such "
-                         f"folder. Put it back to see them; the run itself is whole.")
+        raise InputError(f"{shown(opened.folder.path)} was trained on the images in {shown(root)}, and "
+                         f"there is no such folder. Put it back to see them; the run itself is whole.")
     return open_data(opened.config)
 
 
@@ -130,7 +130,8 @@ class StepImages:
             if i in known:
                 return known[i], i
         near = difflib.get_close_matches(str(image), known, n=1) or list(known)[:1]
-        raise InputError(f"image={image!r} is not an image of this step. There are {len(known)}, {near[0]!r} for one.")
+        raise InputError(f"image={image!r} is not an image of this step. There are "
+                         f"{len(known)}, {near[0]!r} for one.")
 
     def start(self, which: str, positions: Sequence[int], image: str | None = None) -> int:
         "Of some positions the one of `image`; else the first with a class that the step learned."
@@ -187,9 +188,10 @@ def legend(
     scores: Mapping[str, Tensor],  # of `image_iou`
     image_labels: Tensor,          # C-1 bool
 ) -> str:
-    "HTML table of the classes on at least 1 % of a map: colour, name, IoU in percent; bold: among the image-level labels."
+    "HTML table of the classes on at least 1 % of a map: colour, name, IoU in percent; bold: labelled."
     told = {0} | {c + 1 for c in image_labels.nonzero().flatten().tolist()}
-    shares = torch.stack([torch.bincount(m.flatten(), minlength=256)[: step.n_classes] / m.numel() for m in maps.values()])
+    shares = torch.stack([torch.bincount(m.flatten(), minlength=256)[: step.n_classes] / m.numel()
+                          for m in maps.values()])
     classes = sorted({*told, *(shares.amax(0) >= 0.01).nonzero().flatten().tolist()})
     right = "text-align:right;padding-left:12px;font-variant-numeric:tabular-nums"
     head = "".join(f"<th style='{right};font-weight:normal'>{t}</th>" for t in scores)
@@ -197,12 +199,15 @@ def legend(
     for c in classes:
         swatch = "#" + bytes(class_colours(step)[c]).hex()
         values = (scores[t][c].item() for t in scores)
-        cells = "".join(f"<td style='{right}'>{'–' if np.isnan(v) else f'{100 * v:.0f}'}</td>" for v in values)
+        cells = "".join(f"<td style='{right}'>{'–' if np.isnan(v) else f'{100 * v:.0f}'}</td>"
+                        for v in values)
         name = f"<b>{escape(step.names[c])}</b>" if c in told and c else escape(step.names[c])
         rows.append(f"<tr><td><span style='display:inline-block;width:12px;height:12px;background:{swatch};"
-                    f"border:1px solid #888;vertical-align:-2px;margin-right:6px'></span>{name}</td>{cells}</tr>")
+                    f"border:1px solid #888;vertical-align:-2px;margin-right:6px'></span>{name}</td>"
+                    f"{cells}</tr>")
     head = f"<tr><th style='text-align:left;font-weight:normal'>{'IoU, %' if scores else ''}</th>{head}</tr>"
-    return f"<table style='line-height:20px;border-spacing:0;white-space:nowrap'>{head}{''.join(rows)}</table>"
+    return ("<table style='line-height:20px;border-spacing:0;white-space:nowrap'>"
+            f"{head}{''.join(rows)}</table>")
 
 def described(
     step: Step,
@@ -212,7 +217,8 @@ def described(
     "One line: the image-level labels and the mean IoU of an image."
     labels = ", ".join(n for n, told in zip(step.names[1:], logits.image_labels) if told)
     means = ", ".join(f"{title} {100 * m:.1f}" for title, v in scores.items() if (m := v.nanmean()) == m)
-    return f"Image-level labels: {labels or 'none that this step teaches'}." + (f" Mean IoU: {means}." if means else "")
+    return (f"Image-level labels: {labels or 'none that this step teaches'}."
+            + (f" Mean IoU: {means}." if means else ""))
 
 # %% ../../nbs/widgets/00_step_images.ipynb #c64042cb
 def show_panels(
