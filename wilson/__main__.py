@@ -22,8 +22,9 @@ def train_parser(parser: argparse.ArgumentParser) -> None:
     from wilson.training.config import TrainConfig  # torch is slow to import; --help of others need not wait
     for field in fields(TrainConfig):
         about = field.metadata["about"] + ("" if field.default is None else f" (default: {field.default})")
-        parser.add_argument(f"--{field.name.replace('_', '-')}", f"--{field.name}", dest=field.name,
-                            metavar="VALUE", default=argparse.SUPPRESS, help=about.replace("%", "%%"))
+        names = dict.fromkeys((f"--{field.name.replace('_', '-')}", f"--{field.name}"))
+        parser.add_argument(*names, dest=field.name, metavar="VALUE", default=argparse.SUPPRESS,
+                            help=about.replace("%", "%%"))
 
 
 def run_train(options: argparse.Namespace) -> None:
@@ -97,6 +98,8 @@ def main(
         return 2
     about, options_of, run = COMMANDS[name]
     parser = Parser(prog=f"wilson {name}", description=about, allow_abbrev=False)
+    if name == "train":  # forty options are better read once, below
+        parser.usage = "wilson train [--OPTION VALUE …]"
     options_of(parser)
     try:
         run(parser.parse_args(rest))
