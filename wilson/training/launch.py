@@ -196,10 +196,10 @@ def validator(
 
 
 def fixed_images(samples: StepSamples, step: Step, count: int = 4) -> list[int]:
-    "Validation images spread over the step's new classes, the same in every run."
+    "Validation images spread over the step's new classes; any, where none shows one."
     places = np.flatnonzero(samples.image_labels[:, max(step.n_old, 1) - 1:].any(1))
     if not len(places):
-        return []
+        places = np.arange(len(samples))
     return places[np.linspace(0, len(places) - 1, min(count, len(places))).astype(int)].tolist()
 
 # %% ../../nbs/training/07_launch.ipynb #1f9fcf87
@@ -300,7 +300,7 @@ def prepared(
         segmenter.head.pool_size = max(1, config.crop_size // config.output_stride)
     if config.initial_probability < 0.5:
         start_rare(segmenter.cls, config.initial_probability)
-    # channels last: the layout in which convolutions are fastest on CPU and GPU alike
+    # channels last: the layout that torch's convolution libraries prefer
     method = build_method(config, step, name, segmenter, old, norm_for(str(device)))
     method = method.to(device, memory_format=torch.channels_last)
     if old is not None:

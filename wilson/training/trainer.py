@@ -107,7 +107,7 @@ class Trainer:
         return means
 
     def _report(self, writer: SummaryWriter, means: dict[str, float]) -> None:
-        rate = self.epoch * len(self.loader) * self.loader.batches.batch_size / self.seconds
+        rate = self.images_per_second
         terms = "  ".join(f"{name} {mean:.4f}" for name, mean in means.items())
         self.folder.log(f"{self.title}, epoch {self.epoch}/{self.epochs}: {terms}  ({rate:.0f} images/s)")
         for name, mean in means.items():
