@@ -26,6 +26,7 @@ setup(
         "notebook": facts["notebook_requirements"].split(),
         "inplace": facts["inplace_requirements"].split(),
         "coco": facts["coco_requirements"].split(),
+        "timm": facts["timm_requirements"].split(),
         "dev": facts["dev_requirements"].split(),
     },
     entry_points={"console_scripts": ["wilson=wilson.__main__:main"]},

@@ -11,9 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchvision
 from torch.nn import functional as F
 
-from wilson.models.backbones import BACKBONES, load_pretrained, make_backbone
+from wilson.models.backbones import (
+    BACKBONES,
+    PRETRAINED_FILES,
+    find_pretrained,
+    load_pretrained,
+    make_backbone,
+)
 from wilson.models.localizer import Localizer, class_scores
 from wilson.models.norms import ABN, inplace_available
 from wilson.models.segmenter import (
@@ -24,6 +31,7 @@ from wilson.models.segmenter import (
     parameter_groups,
     predict_logits,
 )
+from wilson.models.wider_resnet import WIDER_38, WiderResNet
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 FIXTURES = ["shared_model_resnet50", "shared_model_resnet50_small_pool"]
@@ -142,6 +150,45 @@ def test_resnet101_has_the_same_names():
     } | {"convs.conv1.weight", "convs.conv2.weight", "convs.conv3.weight", "proj_conv.weight"}
 
 
+def published_wider_states():
+    "Names and shapes of a published WiderResNet-38-A2, written down without our modules."
+    def abn(name, channels):
+        return {f"{name}.{part}": (channels,) for part in ("weight", "bias", "running_mean", "running_var")
+                } | {f"{name}.num_batches_tracked": ()}
+
+    states, before = {"mod1.conv1.weight": (64, 3, 3, 3)}, 64
+    for module, blocks, widths in [
+            (2, 3, [128, 128]), (3, 3, [256, 256]), (4, 6, [512, 512]), (5, 3, [512, 1024]),
+            (6, 1, [512, 1024, 2048]), (7, 1, [1024, 2048, 4096])]:
+        for block in range(1, blocks + 1):
+            name, kernels = f"mod{module}.block{block}", (3, 3) if len(widths) == 2 else (1, 3, 1)
+            states |= abn(f"{name}.bn1", before)
+            for i, (width, kernel, given) in enumerate(zip(widths, kernels, [before, *widths]), 1):
+                states |= {f"{name}.convs.conv{i}.weight": (width, given, kernel, kernel)}
+                states |= abn(f"{name}.convs.bn{i}", given) if i > 1 else {}
+            if block == 1:  # the width changes in the first block of every module
+                states |= {f"{name}.proj_conv.weight": (widths[-1], before, 1, 1)}
+            before = widths[-1]
+    return states | abn("bn_out", 4096)
+
+
+def test_wider_resnet_has_the_published_states():
+    with torch.device("meta"):  # 105 M parameters, none of them needed
+        state = make_backbone("wider_resnet38_a2", 8, "plain").state_dict()
+    assert {key: tuple(value.shape) for key, value in state.items()} == published_wider_states()
+
+
+def test_wider_resnet_in_a_segmenter():
+    with torch.device("meta"):
+        segmenter = make_segmenter("wider_resnet38_a2", [3, 2], 8, crop_size=64, norm="plain").eval()
+        localizer = Localizer(segmenter.body.channels, 5, norm="plain").eval()
+        out = segmenter(torch.empty(2, 3, 65, 97))
+        maps = localizer(out.features)
+    assert out.features.shape == (2, 4096, 9, 13) and out.logits.shape == maps.shape == (2, 5, 9, 13)
+    assert localizer[0].weight.shape == (256, 4096, 3, 3)
+    assert [conv.dilation[0] for conv in segmenter.head.map_convs] == [1, 12, 24, 32]
+
+
 # ---- bodies -------------------------------------------------------------------------------------
 
 
@@ -153,6 +200,62 @@ def test_resnet_dilations(name, stride, dilations):
         for block in getattr(body, f"mod{i + 2}"):
             assert block.convs.conv2.dilation == block.convs.conv2.padding == (dilation, dilation)
     assert (body.channels, body.output_stride) == (2048, stride)
+
+
+def test_wider_resnet_dilations():
+    with torch.device("meta"):
+        body = make_backbone("wider_resnet38_a2", 8, "plain")
+    for stage, stride, dilation, dropout in [
+            (2, 1, 1, 0), (3, 1, 1, 0), (4, 2, 1, 0), (5, 1, 2, 0), (6, 1, 4, 0.3), (7, 1, 4, 0.5)]:
+        for index, block in enumerate(getattr(body, f"mod{stage}")):
+            convs = [m for m in block.convs if isinstance(m, torch.nn.Conv2d)]
+            assert convs[0].stride[0] == (stride if index == 0 else 1)
+            assert all(c.stride == (1, 1) for c in convs[1:])
+            assert all(c.dilation[0] == c.padding[0] == dilation for c in convs if c.kernel_size == (3, 3))
+            layers = [name for name, _ in block.convs.named_children()]
+            assert (dropout > 0) == ("dropout" in layers)
+            if dropout:
+                assert layers.index("dropout") == len(layers) - 2 and block.convs.dropout.p == dropout
+
+
+@needs_inplace
+def test_wider_resnet_in_place_trains_alike():
+    "Shortcuts survive an ABN that overwrites its input: the same features and gradients as plain."
+    slim = [(n, tuple(c // 32 for c in widths), *rest) for n, widths, *rest in WIDER_38]
+    bodies = [WiderResNet(slim, 4, norm) for norm in ("plain", "inplace")]
+    mixed_signs(bodies[0])
+    bodies[1].load_state_dict(bodies[0].state_dict())
+    images, results = torch.randn(2, 3, 40, 40, dtype=torch.float64), []
+    for body in bodies:
+        torch.manual_seed(1)  # the same channels are dropped
+        features = body.double()(images)
+        features.square().mean().backward()
+        results.append([features.detach(), *(p.grad for p in body.parameters())])
+    for plain, inplace in zip(*results):
+        assert relative(inplace, plain) < 1e-6
+
+
+def test_timm_body_in_a_segmenter():
+    pytest.importorskip("timm", reason="timm does not import")
+    segmenter = make_segmenter("timm:resnet18", [3], 16, 64, 32, norm="plain")
+    out = segmenter(torch.randn(2, 3, 64, 96))
+    out.logits.square().mean().backward()
+    assert out.logits.shape == (2, 3, 4, 6) and out.features.shape == (2, 512, 4, 6)
+    assert all(p.grad is not None for p in segmenter.body.parameters())
+    grown, images = grow(freeze(segmenter), 2).eval(), torch.randn(1, 3, 33, 50)
+    torch.testing.assert_close(grown(images).logits[:, :3], segmenter(images).logits)
+
+
+def test_first_known_file_is_found_and_loaded(tmp_path):
+    "A torchvision file alone serves; beside an in-place ABN file the latter does."
+    torchvision_net, body = torchvision.models.resnet50(weights=None), make_backbone("resnet50", 16, "plain")
+    torch.save(torchvision_net.state_dict(), tmp_path / "resnet50-0676ba61.pth")
+    load_pretrained(body, "resnet50", find_pretrained("resnet50", tmp_path))
+    assert torch.equal(body.mod5.block3.convs.conv2.weight, torchvision_net.layer4[2].conv2.weight)
+    published = {f"module.{k}": v + 1 for k, v in body.state_dict().items() if v.is_floating_point()}
+    torch.save({"state_dict": published}, tmp_path / PRETRAINED_FILES["resnet50"])
+    load_pretrained(body, "resnet50", find_pretrained("resnet50", tmp_path))
+    assert torch.equal(body.mod1.conv1.weight, published["module.mod1.conv1.weight"])
 
 
 @pytest.mark.parametrize("name, stride", [
@@ -169,7 +272,7 @@ def test_map_sizes(name, stride):
 @pytest.mark.parametrize("name", BACKBONES)
 def test_images_and_states_survive(name):
     "The pass leaves its input alone, in training as well (layers work in place)."
-    body = make_backbone(name, 8 if name == "shapes_net" else 16, "plain")
+    body = make_backbone(name, {"shapes_net": 8, "wider_resnet38_a2": 8}.get(name, 16), "plain")
     images = torch.randn(2, 3, 64, 64)
     before = images.clone()
     body(images).sum().backward()

@@ -13,13 +13,14 @@ from dataclasses import fields
 from .places import InputError, did_you_mean
 
 # %% auto #0
-__all__ = ['COMMANDS', 'train_parser', 'run_train', 'evaluate_parser', 'run_evaluate', 'predict_parser', 'run_predict', 'Parser',
+__all__ = ['COMMANDS', 'train_parser', 'run_train', 'evaluate_parser', 'run_evaluate', 'predict_parser', 'run_predict',
+           'labels_parser', 'run_labels', 'import_parser', 'run_import', 'export_parser', 'run_export', 'Parser',
            'main']
 
 # %% ../nbs/command.ipynb #1fdeb8a5
 def train_parser(parser: argparse.ArgumentParser) -> None:
     "Options of `wilson train`."
-    from wilson.training.config import TrainConfig  # torch is slow to import; --help of others need not wait
+    from wilson.training.config import TrainConfig# torch is slow to import; --help of others need not wait
     for field in fields(TrainConfig):
         about = field.metadata["about"] + ("" if field.default is None else f" (default: {field.default})")
         names = dict.fromkeys((f"--{field.name.replace('_', '-')}", f"--{field.name}"))
@@ -63,11 +64,69 @@ def run_predict(options: argparse.Namespace) -> None:
         shares = ", ".join(f"{name} {share:.0%}" for name, share in prediction.shares.items())
         print(f"{prediction.mask}: {shares or 'background only'}")
 
+# %% ../nbs/command.ipynb #52785701
+def labels_parser(parser: argparse.ArgumentParser) -> None:
+    "Options of `wilson labels`."
+    parser.add_argument("step_folder", help="runs/<task>/<run>/step<k>, of method=wilson")
+    parser.add_argument("--out", default="runs/label_maps", help="folder of the PNGs (default: runs/label_maps)")
+    parser.add_argument("--kind", default="cam", help="cam | refined | hard (default: cam)")
+    parser.add_argument("--device", default="auto", help="auto | cpu | cuda (default: auto)")
+
+
+def run_labels(options: argparse.Namespace) -> None:
+    "Write the label maps and say how to train on them."
+    from wilson.training.results import write_label_maps
+    from wilson.training.runs import shown
+    out = shown(write_label_maps(options.step_folder, options.out, options.kind, options.device))
+    print(f"{out}: train on them with --method external --pseudo-dir {out}")
+
+# %% ../nbs/command.ipynb #c27f4a96
+def import_parser(parser: argparse.ArgumentParser) -> None:
+    "Options of `wilson import`."
+    parser.add_argument("file", help="checkpoint of the published trainer, or a bare state_dict")
+    parser.add_argument("--dataset", required=True, help="of the task it was trained on: voc | …")
+    parser.add_argument("--task", required=True, help='protocol, or class names by step: "cat,dog|cow,sheep"')
+    parser.add_argument("--step", required=True, type=int, help="number of the step; 0 is the base step")
+    parser.add_argument("--overlap", default="true", help="true | false: false is disjoint (default: true)")
+    parser.add_argument("--output-stride", help="of its body (default: 16; 8 for wider_resnet38_a2)")
+    parser.add_argument("--crop-size", help="of its training crops, in pixels (default: the preset's)")
+    parser.add_argument("--name", help="of the run (default: the file's)")
+    parser.add_argument("--runs-dir", default="runs", help="where run folders go (default: runs)")
+    parser.add_argument("--data-root", help="what evaluation reads (default: data/<dataset>)")
+    parser.add_argument("--parent", help="folder of the step before: the old model of its pseudo-labels")
+    parser.add_argument("--overwrite", action="store_true", help="replace a step in the same folder")
+
+
+def run_import(options: argparse.Namespace) -> None:
+    "Write the step's folder and say what may be done with it."
+    from wilson.training.published import import_published
+    from wilson.training.runs import shown
+    given = vars(options)
+    path = shown(import_published(given.pop("file"), **given))
+    print(f"{path} is a finished step now: wilson evaluate {path}")
+
+
+def export_parser(parser: argparse.ArgumentParser) -> None:
+    "Options of `wilson export`."
+    parser.add_argument("step_folder", help="runs/<task>/<run>/step<k>")
+    parser.add_argument("file", help="the checkpoint to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace the file")
+
+
+def run_export(options: argparse.Namespace) -> None:
+    "Write the checkpoint and say where it lies."
+    from wilson.training.published import export_published
+    from wilson.training.runs import shown
+    print(shown(export_published(options.step_folder, options.file, options.overwrite)))
+
 # %% ../nbs/command.ipynb #562629d7
 COMMANDS = {
     "train": ("train the steps of a task", train_parser, run_train),
     "evaluate": ("score a finished step", evaluate_parser, run_evaluate),
     "predict": ("segment images with a finished step", predict_parser, run_predict),
+    "labels": ("write a weak step's pseudo-labels as PNGs", labels_parser, run_labels),
+    "import": ("take in a checkpoint of the published trainer", import_parser, run_import),
+    "export": ("write a step as a checkpoint of the published trainer", export_parser, run_export),
 }
 
 
@@ -82,7 +141,7 @@ class Parser(argparse.ArgumentParser):
             self.error(f"unrecognized argument {rest[0]}.{did_you_mean(rest[0].split('=')[0], known)}")
         return options
 
-
+# %% ../nbs/command.ipynb #e81b06d4
 def main(
     arguments: Sequence[str] | None = None,  # without the program's name; None: of this process
 ) -> int:                                    # exit code

@@ -21,28 +21,37 @@ __all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'EpochBatches', 'normalised', 'denor
 
 # %% ../../nbs/data/05_loading.ipynb #f0a6ccda
 class EpochBatches(Sampler):
-    "Batches of keys `(epoch, index)`: shuffled by (seed, epoch) in training, in order otherwise."
+    "Batches of keys `(epoch, index, draw)`: shuffled by (seed, epoch) in training, in order otherwise."
 
     def __init__(
         self,
-        n: int,                # samples
-        batch_size: int,
+        n: int,                   # samples
+        batch_size: int,          # of all ranks together
         seed: int | None = None,  # None: in order, the last batch kept
+        ranks: int = 1,           # processes that share a batch; rank r takes places r, r + ranks, …
+        crops: str = "image",     # "image" | "place": what a crop is drawn by
+        padding: str = "none",    # "none" | "repeat": in order, repeat the first until all ranks have as many
     ):
         if seed is not None and batch_size > n:
             raise InputError(f"batch_size={batch_size} is larger than the step's {n} training images; "
                              f"choose at most {n}.")
-        self.n, self.batch_size, self.seed, self.epoch = n, batch_size, seed, 0
+        self.batch_size, self.seed, self.epoch, self.ranks, self.crops = batch_size, seed, 0, ranks, crops
+        padded = seed is None and padding == "repeat"
+        self.n, self.places = n, -(-n // ranks) * ranks if padded else n
 
     def __len__(self) -> int:
-        return self.n // self.batch_size if self.seed is not None else -(-self.n // self.batch_size)
+        whole, rest = divmod(self.places, self.batch_size)
+        return whole + (rest > 0 and self.seed is None)
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = np.arange(self.n)
+    def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
+        order = np.arange(self.places) % self.n
         if self.seed is not None:
             order = np.random.default_rng([self.seed, self.epoch]).permutation(self.n)
         for b in range(len(self)):
-            yield [(self.epoch, int(i)) for i in order[b * self.batch_size:(b + 1) * self.batch_size]]
+            places = range(b * self.batch_size, min((b + 1) * self.batch_size, self.places))
+            yield [(self.epoch, int(order[p]), p // self.ranks if self.crops == "place" else int(order[p]))
+                   for p in places]
+
 
 # %% ../../nbs/data/05_loading.ipynb #4d553b35
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -109,8 +118,11 @@ class Loader:
         device: torch.device | str = "cpu",
         shuffle_seed: int | None = None,  # None: in order, nothing dropped
         num_workers: int = 0,             # processes that decode and crop; 0: this one
+        ranks: int = 1,                   # of the order, see `EpochBatches`
+        crops: str = "image",
+        padding: str = "none",
     ):
-        self.batches = EpochBatches(len(samples), batch_size, shuffle_seed)
+        self.batches = EpochBatches(len(samples), batch_size, shuffle_seed, ranks, crops, padding)
         self.device = torch.device(device)
         self.loader = DataLoader(samples, batch_sampler=self.batches, collate_fn=collated,
                                  num_workers=num_workers, persistent_workers=num_workers > 0,

@@ -149,12 +149,15 @@ class Step:
         self,
         purpose: str = "train",  # "train": this step's classes; "seen": all seen so far (joint); "evaluate"
         void: int = 0,           # what 255 becomes in training: 0 as published, 255 to ignore it
+        later: int = 0,          # what classes of later steps become in evaluation: 0, or a mark of their own
     ) -> np.ndarray:             # 256 uint8: dataset id → training id
         "Look-up table for masks; classes of other steps or of no group are background."
         table = np.zeros(256, np.uint8)
         for place, i in enumerate(self.ids, start=1):
             if purpose != "train" or place >= max(self.n_old, 1):
                 table[i] = place
+        if purpose == "evaluate":
+            table[[i for g in self.groups[self.index + 1:] for i in g]] = later
         table[255] = 255 if purpose == "evaluate" else void
         return table
 

@@ -8,19 +8,21 @@ from __future__ import annotations
 import csv
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from tqdm.auto import tqdm
 
 from .classes import VOC, Classes
 from .samples import Split, read_mask
 from ..places import InputError, at_root, did_you_mean, written_aside
 
 # %% auto #0
-__all__ = ['IMAGE_FOLDER', 'MASK_FOLDERS', 'LIST_FOLDERS', 'TRAIN_LISTS', 'find_list', 'read_list', 'labels_from_masks',
-           'write_labels', 'read_labels', 'mask_fingerprint', 'SegmentationFolder', 'open_folder']
+__all__ = ['IMAGE_FOLDER', 'MASK_FOLDERS', 'LIST_FOLDERS', 'TRAIN_LISTS', 'IMAGE_SUFFIXES', 'find_list', 'read_list', 'spans',
+           'check_size', 'labels_from_masks', 'write_labels', 'read_labels', 'mask_fingerprint', 'SegmentationFolder',
+           'open_folder', 'image_files', 'labelled', 'made_for', 'kept_labels']
 
 # %% ../../nbs/data/02_voc.ipynb #bbe24edc
 IMAGE_FOLDER = "JPEGImages"
@@ -32,17 +34,18 @@ TRAIN_LISTS = ("train_aug", "train")  # in order of preference
 def find_list(
     root: Path,
     names: Sequence[str],  # list names without ".txt", in order of preference
+    folders: Sequence[str] = LIST_FOLDERS,
 ) -> Path:
     "The first of the lists that is there; the error shows those that are."
     for name in names:
-        for folder in LIST_FOLDERS:
+        for folder in folders:
             path = root / folder / f"{name.removesuffix('.txt')}.txt"
             if path.is_file():
                 return path
-    there = sorted({p.stem for f in LIST_FOLDERS for p in (root / f).glob("*.txt")})
+    there = sorted({p.stem for f in folders for p in (root / f).glob("*.txt")})
     if not there:
         raise InputError(f"{root} holds no list of images; expected {names[0]}.txt under "
-                         f"{' or '.join(f'{root.name}/{f}/' for f in LIST_FOLDERS)}.")
+                         f"{' or '.join(f'{root.name}/{f}/' for f in folders)}.")
     raise InputError(f"{root} has no list {names[0]!r}.{did_you_mean(names[0], there)}")
 
 
@@ -55,38 +58,61 @@ def read_list(
         raise InputError(f"{path} is empty; expected one image id a line.")
     return tuple(ids)
 
+# %% ../../nbs/data/02_voc.ipynb #665b11a7
+def spans(
+    ids: Sequence[int],  # ascending
+) -> str:
+    "Ids as a person writes them: `1 to 11, 13`."
+    groups: list[list[int]] = []
+    for i in ids:
+        if groups and i == groups[-1][-1] + 1:
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+    return ", ".join(f"{g[0]} to {g[-1]}" if len(g) > 1 else f"{g[0]}" for g in groups)
+
+
+def check_size(
+    mask: np.ndarray,   # H, W
+    mask_path: Path,
+    image_path: Path,
+) -> None:
+    "An image that cannot be read or has not the size of its mask is an error."
+    try:
+        with Image.open(image_path) as image:
+            size = image.size
+    except OSError as e:
+        raise InputError(f"{image_path} cannot be read as an image ({e}); replace the file or take its id "
+                         f"out of the list.") from None
+    if size != mask.shape[::-1]:
+        raise InputError(f"{mask_path} is {mask.shape[1]}×{mask.shape[0]} but {image_path.name} is "
+                         f"{size[0]}×{size[1]} pixels; they must be of one size.")
+
 # %% ../../nbs/data/02_voc.ipynb #47dcbd37
 def labels_from_masks(
     masks: Sequence[Path],
     images: Sequence[Path],   # checked against the masks: same size
     classes: Classes,
+    values: Sequence[int] | None = None,  # 256: number in a mask file → dataset id
 ) -> tuple[np.ndarray, str]:  # N, 256 bool by dataset id; hash of the masks' pixels
     "Image-level labels from masks; a foreign id or a size that differs is an error that names the file."
-    legal = np.zeros(256, bool)
-    legal[[0, 255, *classes.ids]] = True
+    ids = np.arange(256) if values is None else np.array(values)
+    legal = np.isin(ids, [0, 255, *classes.ids])  # by number in the file
     labels, digest = np.zeros((len(masks), 256), bool), hashlib.sha256()
-    for row, mask_path, image_path in zip(labels, masks, images):
+    pairs = tqdm(zip(masks, images), "reading masks", len(masks), leave=False, delay=2)
+    for row, (mask_path, image_path) in zip(labels, pairs):
         mask = read_mask(mask_path)
         digest.update(mask.tobytes())
-        row[np.unique(mask)] = True
-        if (row & ~legal).any():
-            raise InputError(f"{mask_path} holds the ids {np.flatnonzero(row & ~legal).tolist()}; "
-                             f"{classes.dataset} has 0 (background), {min(classes.ids)} to "
-                             f"{max(classes.ids)}, and 255 (void).")
-        with _opened(image_path) as image:
-            if image.size != mask.shape[::-1]:
-                raise InputError(f"{mask_path} is {mask.shape[1]}×{mask.shape[0]} but {image_path.name} is "
-                                 f"{image.size[0]}×{image.size[1]} pixels; they must be of one size.")
+        there = np.bincount(mask.ravel(), minlength=256) > 0
+        if (there & ~legal).any():
+            written = "" if values is None else f" In the files that is {spans(np.flatnonzero(legal))}."
+            raise InputError(f"{mask_path} holds the ids {np.flatnonzero(there & ~legal).tolist()}; "
+                             f"{classes.dataset} has 0 (background), {spans(classes.ids)}, and 255 "
+                             f"(void).{written}")
+        row[ids[there]] = True
+        check_size(mask, mask_path, image_path)
     labels[:, [0, 255]] = False
     return labels, digest.hexdigest()[:16]
-
-
-def _opened(path: Path) -> Image.Image:
-    try:
-        return Image.open(path)
-    except OSError as e:
-        raise InputError(f"{path} cannot be read as an image ({e}); replace the file or take its id out of "
-                         f"the list.") from None
 
 # %% ../../nbs/data/02_voc.ipynb #2bac37e0
 def write_labels(
@@ -135,8 +161,9 @@ def read_labels(
 # %% ../../nbs/data/02_voc.ipynb #29eff0b5
 def mask_fingerprint(
     masks: Sequence[Path],
+    values: Sequence[int] | None = None,  # number in a mask file → dataset id
 ) -> str:  # 16 hex digits
-    "Changes when a mask is added, removed, resized or rewritten."
+    "Changes when a mask is added, removed, resized, rewritten or its numbers get another meaning."
     digest = hashlib.sha256()
     for path in masks:
         try:
@@ -145,21 +172,36 @@ def mask_fingerprint(
             read_mask(path)  # says which mask is missing and what to do
             raise
         digest.update(f"{path.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    digest.update(bytes(values or ()))
     return digest.hexdigest()[:16]
 
 # %% ../../nbs/data/02_voc.ipynb #7c177bbe
 @dataclass(frozen=True)
 class SegmentationFolder:
-    "A data set in VOC's layout: two splits and the classes its ids stand for."
+    "The splits of a data set and the classes their ids stand for."
     root: Path
     classes: Classes
     train: Split
     val: Split
+    later: Split | None = None         # what steps 1 and on train on, where it is not `train`
+    more_val: dict[str, Split] = field(default_factory=dict)  # further validation splits by name
+
+    def train_of(self, step: int) -> Split:
+        "The split whose images a step trains on."
+        return self.later if step and self.later is not None else self.train
+
+    @property
+    def vals(self) -> dict[str, Split]:
+        "Every validation split by name, the main one, `val`, first."
+        return {"val": self.val, **self.more_val}
 
     @property
     def fingerprint(self) -> dict[str, str]:
-        "Fingerprints of both splits."
-        return {"train_data": self.train.fingerprint, "val_data": self.val.fingerprint}
+        "Fingerprints of all splits."
+        found = {"train_data": self.train.fingerprint, "val_data": self.val.fingerprint}
+        if self.later is not None:
+            found["later_data"] = self.later.fingerprint
+        return found | {f"{name}_val_data": s.fingerprint for name, s in self.more_val.items()}
 
 # %% ../../nbs/data/02_voc.ipynb #80d4f59a
 def open_folder(
@@ -191,42 +233,73 @@ def open_folder(
 def _split(root: Path, list_path: Path, mask_folder: Path | None, classes: Classes,
            image_labels: Path | str | None, labels_dir: Path | str, prefer_masks: bool = False) -> Split:
     ids = read_list(list_path)
-    images = _files(root / IMAGE_FOLDER, ids, (".jpg", ".jpeg", ".png"), list_path)
+    images = image_files(root / IMAGE_FOLDER, ids, list_path)
     masks = tuple(mask_folder / f"{i}.png" for i in ids) if mask_folder else None
-    if image_labels is not None and masks and not all(m.is_file() for m in masks):
-        masks = None
-    if image_labels is not None and not (masks and prefer_masks):
-        return Split(list_path.stem, ids, images, read_labels(at_root(image_labels), ids, classes), masks)
-    labels, content = _kept_labels(root, at_root(labels_dir), list_path.stem, ids, images, masks, classes)
-    return Split(list_path.stem, ids, images, labels, masks, content)
+    split = Split(list_path.stem, ids, images, np.zeros((len(ids), 256), bool), masks)
+    return labelled(split, root, classes, image_labels, labels_dir, prefer_masks)
 
 # %% ../../nbs/data/02_voc.ipynb #288b1cd0
-def _files(folder: Path, ids: Sequence[str], suffixes: Sequence[str], list_path: Path) -> tuple[Path, ...]:
-    there = {p.stem: p for p in folder.iterdir() if p.suffix.lower() in suffixes}
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+def image_files(
+    folder: Path,
+    ids: Sequence[str],
+    source: Path,             # where the ids come from, for the error
+) -> tuple[Path, ...]:        # in the order of `ids`
+    "The image of every id; one that is missing is an error."
+    there = {p.stem: p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES}
     missing = [i for i in ids if i not in there]
     if missing:
-        raise InputError(f"{list_path} names {len(missing)} of {len(ids)} images that {folder} does "
+        raise InputError(f"{source} names {len(missing)} of {len(ids)} images that {folder} does "
                          f"not hold, the first {missing[0]}; restore them, or name a list of what "
                          f"is there (train_list, val_list).")
     return tuple(there[i] for i in ids)
 
 
-def _kept_labels(
-    root: Path, labels_dir: Path, name: str, ids, images, masks, classes: Classes,
-) -> tuple[np.ndarray, str]:
-    fingerprint = mask_fingerprint(masks)
-    beside = root / f"image_labels-{name}.csv"
+def labelled(
+    split: Split,                      # its labels still empty
+    root: Path,
+    classes: Classes,
+    image_labels: Path | str | None,   # a file of image-level labels
+    labels_dir: Path | str,            # for labels of data that cannot be written to
+    prefer_masks: bool = False,        # over the file
+) -> Split:
+    "The split with its image-level labels, from the file or from the masks."
+    if image_labels is not None:
+        if split.masks and not all(m.is_file() for m in split.masks):
+            split = replace(split, masks=None)
+        if not (split.masks and prefer_masks):
+            return replace(split, labels=read_labels(at_root(image_labels), split.ids, classes))
+    labels, content = kept_labels(split, root, at_root(labels_dir), classes)
+    return replace(split, labels=labels, content=content)
+
+# %% ../../nbs/data/02_voc.ipynb #09bc1342
+def made_for(
+    root: Path,      # of data that cannot be written to
+    folder: Path,    # where things made for such data go
+) -> Path:
+    "A folder of `folder` for what is made from the data under `root`."
     # the same name may lie under several roots
-    aside = labels_dir / f"{root.name}-{hashlib.sha256(str(root).encode()).hexdigest()[:8]}" / beside.name
+    return folder / f"{root.name}-{hashlib.sha256(str(root).encode()).hexdigest()[:8]}"
+
+
+def kept_labels(
+    split: Split, root: Path, labels_dir: Path, classes: Classes,
+) -> tuple[np.ndarray, str]:  # N, 256 bool; hash of the masks' pixels
+    "Image-level labels of the masks: those kept from the last time, if the masks are still the same."
+    fingerprint = mask_fingerprint(split.masks, split.values)
+    beside = root / f"image_labels-{split.name}.csv"
+    aside = made_for(root, labels_dir) / beside.name
     for path in (beside, aside):
         if path.is_file():
             origin, _, content = path.open().readline().strip().partition(", content ")
             if origin.endswith(f"fingerprint {fingerprint}") and content:
-                return read_labels(path, ids, classes), content
-    labels, content = labels_from_masks(masks, images, classes)
+                return read_labels(path, split.ids, classes), content
+    labels, content = labels_from_masks(split.masks, split.images, classes, split.values)
     origin = f"fingerprint {fingerprint}, content {content}"
     try:
-        write_labels(beside, ids, labels, classes, origin)
+        write_labels(beside, split.ids, labels, classes, origin)
     except OSError:  # read-only or full: the data is not ours to write to
-        write_labels(aside, ids, labels, classes, origin)
+        write_labels(aside, split.ids, labels, classes, origin)
     return labels, content

@@ -15,25 +15,61 @@ from ..data.loading import Batch, denormalised
 from ..data.tasks import Step
 from .metrics import Confusion, scores
 from ..models.segmenter import Segmenter
-from ..pseudo.targets import TargetRule, make_targets
+from ..pseudo.labels import IGNORE, one_hot
+from ..pseudo.targets import TargetRule, Targets, make_targets
 
 # %% auto #0
-__all__ = ['evaluate', 'segmenter_maps', 'localizer_maps', 'target_maps']
+__all__ = ['LATER', 'evaluate', 'segmenter_maps', 'localizer_maps', 'batch_targets', 'target_maps', 'evaluate_labels',
+           'used_target_labels', 'hard_mask_labels', 'taught_labels', 'masks_of']
 
 # %% ../../nbs/evaluation/01_quality.ipynb #4de05684
+LATER = 254  # in a mask: a class of a later step, where the mask's table tells it from background
+
+
+def _with_extra(labels: Tensor, mark: int, n: int) -> Tensor:
+    "`labels` of classes 0 to n-1, with `mark` as an extra class n."
+    if (labels == n).any():
+        raise ValueError(f"a mask or label map holds class {n}, but the step has classes 0 to {n - 1}")
+    return labels.masked_fill(labels == mark, n)
+
+
+def _counted(
+    labels: Callable[[Batch], Tensor],  # batch → B, H, W
+    batches: Iterable[Batch],
+    step: Step,
+    later: int,
+) -> Tensor:                            # C+1, C+1: last row later classes, last column no label
+    n = step.n_classes
+    if n >= later:
+        raise ValueError(f"later={later} marks later classes, but the step itself has {n} classes")
+    counts = Confusion(n + 1)
+    for batch in batches:
+        counts.matrix = counts.matrix.to(batch.images.device)
+        counts.update(_with_extra(labels(batch), IGNORE, n), _with_extra(batch.masks, later, n))
+    return counts.matrix
+
+
+def _scored(matrix: Tensor, step: Step) -> dict:
+    "Scores with later classes as background, and under `later_ignored` without them."
+    seen = matrix[:-1, :-1]
+    later_as_background = seen.clone()
+    later_as_background[0] += matrix[-1, :-1]
+    counted, ignored = (scores(m, step.names, step.classes_per_step) for m in (later_as_background, seen))
+    return counted | {"later_ignored": ignored}
+
+# %% ../../nbs/evaluation/01_quality.ipynb #288d288a
 @torch.no_grad()
 def evaluate(
     maps: Callable[[Batch], Tensor],  # batch → B, C, h, w: logits or probabilities
     batches: Iterable[Batch],         # with masks in training order, 255 ignored
     step: Step,
-) -> dict:                            # see `wilson.evaluation.metrics.scores`
-    "Scores of arg-max maps over a split."
-    confusion = Confusion(step.n_classes)
-    for batch in batches:
-        confusion.matrix = confusion.matrix.to(batch.images.device)
+    later: int = LATER,               # in a mask: a class of a later step
+) -> dict:                            # see `wilson.evaluation.metrics.scores`; the same under `later_ignored`
+    "Scores of arg-max maps over a split, pixels of later classes as background and ignored."
+    def labels(batch: Batch) -> Tensor:
         full = F.interpolate(maps(batch), batch.masks.shape[-2:], mode="bilinear", align_corners=False)
-        confusion.update(full.argmax(1), batch.masks)
-    return scores(confusion.matrix, step.names, step.classes_per_step)
+        return full.argmax(1)
+    return _scored(_counted(labels, batches, step, later), step)
 
 # %% ../../nbs/evaluation/01_quality.ipynb #4bbffb2b
 def segmenter_maps(segmenter: Segmenter) -> Callable[[Batch], Tensor]:
@@ -41,9 +77,34 @@ def segmenter_maps(segmenter: Segmenter) -> Callable[[Batch], Tensor]:
     return lambda batch: segmenter(batch.images).logits
 
 
-def localizer_maps(segmenter: Segmenter, localizer: nn.Module) -> Callable[[Batch], Tensor]:
+def _localized(
+    segmenter: Segmenter, localizer: nn.Module, old: Segmenter | None, images: Tensor,
+) -> tuple[Tensor, Tensor | None]:
+    "Logits of the localizer and, where it is given, of the old model."
+    logits_old = old(images).logits if old is not None else None
+    return localizer(segmenter.body(images), logits_old), logits_old
+
+
+def localizer_maps(
+    segmenter: Segmenter,
+    localizer: nn.Module,
+    old: Segmenter | None = None,  # for a localizer that builds on the old model's logits
+) -> Callable[[Batch], Tensor]:
     "Class probabilities of the localizer on the segmenter's features."
-    return lambda batch: localizer(segmenter.body(batch.images)).softmax(1)
+    return lambda batch: _localized(segmenter, localizer, old, batch.images)[0].softmax(1)
+
+# %% ../../nbs/evaluation/01_quality.ipynb #a778d3ce
+def batch_targets(
+    segmenter: Segmenter,
+    localizer: nn.Module,
+    old: Segmenter,          # the model before the step
+    rule: TargetRule,
+) -> Callable[[Batch], Targets]:
+    "Everything that teaches the step, as the trained models would make it now."
+    def targets(batch: Batch) -> Targets:
+        logits, logits_old = _localized(segmenter, localizer, old, batch.images)
+        return make_targets(logits, logits_old, denormalised(batch.images), batch.image_labels, rule)
+    return targets
 
 
 def target_maps(
@@ -53,8 +114,88 @@ def target_maps(
     rule: TargetRule,
 ) -> Callable[[Batch], Tensor]:
     "The targets that the segmenter learns from."
-    def maps(batch: Batch) -> Tensor:
-        logits = localizer(segmenter.body(batch.images))
-        pictures, logits_old = denormalised(batch.images), old(batch.images).logits
-        return make_targets(logits, logits_old, pictures, batch.image_labels, rule).target
-    return maps
+    targets = batch_targets(segmenter, localizer, old, rule)
+    return lambda batch: targets(batch).target
+
+# %% ../../nbs/evaluation/01_quality.ipynb #705e1ba7
+@torch.no_grad()
+def evaluate_labels(
+    labels: Callable[[Batch], Tensor],  # batch → B, h, w int64: classes in training order, 255 = not used
+    batches: Iterable[Batch],           # with masks in training order, 255 ignored
+    step: Step,
+    later: int = LATER,                 # in a mask: a class of a later step
+) -> dict:                              # see `evaluate`; and coverage in percent, images, images_used
+    "Scores of label maps over the pixels that have both a label and a truth."
+    used: list[bool] = []
+
+    def full(batch: Batch) -> Tensor:
+        found = labels(batch)
+        used.extend((found != IGNORE).flatten(1).any(1).tolist())
+        size = batch.masks.shape[-2:]
+        return F.interpolate(found[:, None].float(), size, mode="nearest-exact")[:, 0].long()
+
+    matrix = _counted(full, batches, step, later)
+    pixels, covered = matrix.sum().item(), matrix[:, :-1].sum().item()
+    return _scored(matrix, step) | {"coverage": 100 * covered / pixels if pixels else None,
+                                    "images": len(used), "images_used": sum(used)}
+
+# %% ../../nbs/evaluation/01_quality.ipynb #d1e16670
+def used_target_labels(
+    segmenter: Segmenter,
+    localizer: nn.Module,
+    old: Segmenter,          # the model before the step
+    rule: TargetRule,
+) -> Callable[[Batch], Tensor]:  # batch → B, h, w int64; 255 in images that the gate keeps out
+    "Arg-max of the targets that the segmenter learns from."
+    targets = batch_targets(segmenter, localizer, old, rule)
+
+    def labels(batch: Batch) -> Tensor:
+        made = targets(batch)
+        return made.target.argmax(1).masked_fill(made.gate[:, None, None] == 0, IGNORE)
+    return labels
+
+
+def hard_mask_labels(
+    segmenter: Segmenter,
+    localizer: nn.Module,
+    old: Segmenter,          # the model before the step
+    rule: TargetRule,
+) -> Callable[[Batch], Tensor]:  # batch → B, h, w int64; 255 where nothing is taught
+    "The hard masks that the localizer learns from."
+    targets, n_old = batch_targets(segmenter, localizer, old, rule), sum(old.classes)
+
+    def labels(batch: Batch) -> Tensor:
+        hard = targets(batch).hard
+        expected = F.pad(batch.image_labels.bool(), (1, 0), value=True)  # background always is
+        if not rule.old_labels:
+            expected[:, 1:n_old] = False
+        shown = one_hot(hard, expected.shape[1]).flatten(2).any(2)
+        return hard.masked_fill((shown != expected).any(1)[:, None, None], IGNORE)
+    return labels
+
+
+def taught_labels(
+    segmenter: Segmenter,
+    localizer: nn.Module,
+    old: Segmenter,          # the model before the step
+    rule: TargetRule,
+) -> dict[str, Callable[[Batch], Tensor]]:
+    "By name, both kinds of labels that a weak step is taught."
+    return {"target": used_target_labels(segmenter, localizer, old, rule),
+            "hard_mask": hard_mask_labels(segmenter, localizer, old, rule)}
+
+
+# %% ../../nbs/evaluation/01_quality.ipynb #7671935b
+def masks_of(
+    batches: Iterable[Batch],  # the same images in the same order; later classes as background
+) -> Callable[[Batch], Tensor]:
+    "The masks of other batches as the labels of these."
+    others = iter(batches)
+
+    def labels(batch: Batch) -> Tensor:
+        other = next(others, None)
+        if other is None or other.ids != batch.ids:
+            raise ValueError(f"the labels are of images {other.ids if other else 'none'}, the masks of "
+                             f"{batch.ids}; load both in the same order and batch size")
+        return other.masks
+    return labels

@@ -77,13 +77,14 @@ class Views:
                 m.eval()
             images = normalised(sample.image[None].to(next(self.segmenter.parameters()).device))
             out = self.segmenter(images)
-            localizer = self.localizer(out.features)[0].cpu() if self.localizer else None
-            old = self.old(images).logits[0].cpu() if self.old else None
+            old = self.old(images).logits if self.old else None
+            localizer = self.localizer(out.features, old) if self.localizer else None
         finally:
             for m, mode in zip(models, modes):
                 m.train(mode)
-        return Logits(sample.image, sample.mask, sample.image_labels, out.logits[0].cpu(), localizer, old,
-                      sample.id)
+        return Logits(sample.image, sample.mask, sample.image_labels, out.logits[0].cpu(),
+                      localizer if localizer is None else localizer[0].cpu(),
+                      old if old is None else old[0].cpu(), sample.id)
 
 # %% ../../nbs/evaluation/02_views.ipynb #d2a3b0f6
 def class_colours(step: Step) -> np.ndarray:  # 256, 3 uint8

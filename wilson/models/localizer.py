@@ -5,12 +5,13 @@
 # %% ../../nbs/models/03_localizer.ipynb #9c2b5f1c
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from .norms import make_abn
 
 # %% auto #0
-__all__ = ['Localizer', 'weighted_pool', 'focal_penalty', 'class_scores']
+__all__ = ['Localizer', 'weighted_pool', 'focal_penalty', 'attention_pool', 'class_scores']
 
 # %% ../../nbs/models/03_localizer.ipynb #5cb19a28
 class Localizer(nn.Sequential):
@@ -18,10 +19,12 @@ class Localizer(nn.Sequential):
 
     def __init__(
         self,
-        in_channels: int,      # of the body's features
-        classes: int,          # all classes known in this step, background included
+        in_channels: int,        # of the body's features
+        classes: int,            # all classes known in this step, background included
         channels: int = 256,
-        norm: str = "auto",    # kind of ABN
+        norm: str = "auto",      # kind of ABN
+        prior: str = "learned",  # old channels: "learned", "none" (0) or "fixed" (the old model's)
+        n_old: int = 0,          # C_old, background included: how many channels `prior` is about
     ):
         super().__init__(
             nn.Conv2d(in_channels, channels, 3, padding=1, bias=False),
@@ -30,6 +33,21 @@ class Localizer(nn.Sequential):
             make_abn(channels, kind=norm),
             nn.Conv2d(channels, classes, 1),
         )
+        if prior not in ("learned", "none", "fixed"):
+            raise ValueError(f"prior={prior!r}: expected 'learned', 'none' or 'fixed'")
+        self.prior, self.n_old = prior, n_old
+
+    def forward(
+        self,
+        features: Tensor,                  # B, in_channels, h, w
+        logits_old: Tensor | None = None,  # B, C_old, h, w of the old model; the fixed prior needs them
+    ) -> Tensor:                           # B, classes, h, w
+        maps = super().forward(features)
+        if self.prior == "learned":
+            return maps
+        new = maps[:, self.n_old:]
+        old = maps.new_zeros(maps[:, : self.n_old].shape) if self.prior == "none" else logits_old.to(new)
+        return torch.cat([old, new], 1)
 
 # %% ../../nbs/models/03_localizer.ipynb #3941e4f5
 def weighted_pool(
@@ -51,13 +69,24 @@ def focal_penalty(
     return (1 - mean).pow(power) * (floor + mean).log()
 
 # %% ../../nbs/models/03_localizer.ipynb #80d80bfe
+def attention_pool(
+    logits: Tensor,       # B, C, h, w
+    floor: float = 0.01,  # weight of a pixel that does not believe in the class
+) -> Tensor:              # B, C: one score per class
+    "Mean of `logits` over the map, weighted by `floor` plus their softmax over classes."
+    weight = logits.softmax(1).flatten(2) + floor                           # B, C, N
+    return (weight * logits.flatten(2)).sum(-1) / weight.sum(-1)
+
+# %% ../../nbs/models/03_localizer.ipynb #66abeda5
 def class_scores(
     logits: Tensor,         # B, C, h, w
-    pooling: str = "ngwp",  # "ngwp" (with focal penalty) or "mean"
+    pooling: str = "ngwp",  # "ngwp" (with focal penalty), "mean" or "attention"
 ) -> Tensor:                # B, C: logits of "the class is in this image"
     "One score per class and image. Raises ValueError on an unknown pooling."
     if pooling == "ngwp":
         return weighted_pool(logits) + focal_penalty(logits)
+    if pooling == "attention":
+        return attention_pool(logits)
     if pooling == "mean":
         return logits.mean((-2, -1))
-    raise ValueError(f"pooling={pooling!r}: expected 'ngwp' or 'mean'")
+    raise ValueError(f"pooling={pooling!r}: expected 'ngwp', 'mean' or 'attention'")

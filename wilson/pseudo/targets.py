@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from .affinity import refine
 from .labels import hard_mask, image_gate, mask_by_labels, segmentation_target, soft_label
@@ -29,6 +30,8 @@ class TargetRule:
     background: float | str = "min"                 # "min", or λ: (1−λ)·old + λ·soft
     thresholds: tuple[float, float, float] = (0.7, 0.6, 0.2)  # hard mask: background, classes, floor
     old_labels: bool = False                        # image-level labels of old classes count too (Table 5)
+    gate: str = "soft"                              # what closes the image gate: "soft" labels or "hard" ones
+    affinity_scale: int = 1                         # cells of its grid per cell of the maps, each way
 
 
 class Targets(NamedTuple):
@@ -58,8 +61,19 @@ def make_targets(
     masked = mask_by_labels(prob, image_labels)
     refined = masked
     if rule.affinity:
-        refined = mask_by_labels(refine(pictures, prob, rule.iterations, rule.dilations), image_labels)
+        refined = mask_by_labels(_refined(pictures, prob, rule), image_labels)
     soft = soft_label(masked, rule.alpha)
     target = segmentation_target(logits_old.float().sigmoid(), soft, n_old, rule.background)
-    gate = image_gate(soft, image_labels[:, n_old - 1:], n_old)
+    found = soft if rule.gate == "soft" else soft_label(masked, 1.0)
+    gate = image_gate(found, image_labels[:, n_old - 1:], n_old)
     return Targets(prob, refined, hard_mask(refined, *rule.thresholds), soft, target, gate)
+
+
+def _refined(pictures: Tensor, prob: Tensor, rule: TargetRule) -> Tensor:
+    size, scale = prob.shape[-2:], rule.affinity_scale
+    if scale > 1:
+        finer = [scale * side for side in size]
+        prob = F.interpolate(prob, finer, mode="bilinear", align_corners=False)
+    refined = refine(pictures, prob, rule.iterations, rule.dilations)
+    return F.avg_pool2d(refined, scale) if scale > 1 else refined
+

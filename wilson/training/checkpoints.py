@@ -19,26 +19,31 @@ from torch import Tensor, nn
 
 from ..data.tasks import Step, Task
 from ..evaluation.views import Views
+from ..models.localizer import Localizer
 from ..models.norms import norm_for
-from ..models.segmenter import Segmenter, make_segmenter
+from ..models.segmenter import Segmenter, freeze, make_segmenter
 from ..places import InputError, at_root, written_aside
 from ..pseudo.targets import TargetRule
+from .baselines import Icarl, Lwf, LwfMc, Mib
 from .config import TrainConfig
-from .methods import Method, make_method
+from .methods import Method, PixelLabels
+from .plop import Plop
 from .runs import StepFolder, file_hash, shown
+from .weak import Wilson
 
 # %% auto #0
-__all__ = ['save_weights', 'read_weights', 'fill', 'save_state', 'read_state', 'OpenedStep', 'target_rule', 'build_method',
-           'open_step']
+__all__ = ['BALANCED', 'save_weights', 'read_weights', 'fill', 'save_state', 'read_state', 'OpenedStep', 'target_rule',
+           'build_method', 'open_step']
 
 # %% ../../nbs/training/05_checkpoints.ipynb #476d87b8
 def save_weights(
     path: Path,
-    method: Method,
+    segmenter: Segmenter,
+    localizer: Localizer | None,
     step: Step,     # its class names go into the file
 ) -> None:
     "Write the weights of segmenter and, where there is one, localizer."
-    parts = {"segmenter": method.segmenter, "localizer": method.localizer}
+    parts = {"segmenter": segmenter, "localizer": localizer}
     tensors = {f"{part}.{name}": t.detach().cpu().contiguous()
                for part, module in parts.items() if module is not None
                for name, t in module.state_dict().items()}
@@ -101,7 +106,9 @@ class OpenedStep:
     config: TrainConfig
     task: Task
     step: Step
-    method: Method
+    segmenter: Segmenter
+    localizer: Localizer | None = None  # where the step had one
+    old: Segmenter | None = None        # the parent's segmenter, where the method has one and it is there
 
     @property
     def rule(self) -> TargetRule:
@@ -111,26 +118,45 @@ class OpenedStep:
     @property
     def views(self) -> Views:
         "The models as a function from a sample to its maps."
-        return Views(self.step, self.method.segmenter, self.method.localizer, self.method.old)
+        return Views(self.step, self.segmenter, self.localizer, self.old)
 
 
 def target_rule(config: TrainConfig) -> TargetRule:
     "The target rule of a resolved configuration."
-    return TargetRule(alpha=config.alpha, affinity=config.affinity, old_labels=config.label_old_classes)
+    return TargetRule(alpha=config.alpha, affinity=config.affinity, affinity_scale=config.affinity_scale,
+                      background="min" if config.bkg_mix is None else config.bkg_mix,
+                      gate=config.gate or "soft", old_labels=config.label_old_classes)
+
+
+# %% ../../nbs/training/05_checkpoints.ipynb #a4662ac8
+BALANCED = ("mib", "plop")  # methods whose new classes start as equal shares of the background
 
 
 def build_method(
-    config: TrainConfig,       # resolved
-    step: Step,
     name: str,                 # "base" or the configuration's method
+    config: TrainConfig,       # resolved
     segmenter: Segmenter,
     old: Segmenter | None,
     norm: str = "auto",        # kind of ABN
 ) -> Method:
     "The method of a configuration around a segmenter."
-    return make_method(name, segmenter, old, base_loss=config.base_loss, rule=target_rule(config),
-                       loss_seg=config.loss_seg, loss_de=config.loss_de, pooling=config.pooling,
-                       prior=config.prior, pseudo_epoch=config.pseudo_epoch, norm=norm)
+    c = config
+    if name in ("base", "joint", "finetune"):
+        return PixelLabels(segmenter, c.base_loss)
+    if name in ("lwf", "ilt"):
+        return Lwf(segmenter, old, c.base_loss, c.loss_kd, c.temperature, c.loss_de or 0.0)
+    if name in ("lwf-mc", "external"):
+        return LwfMc(segmenter, old)
+    if name == "icarl":
+        return Icarl(segmenter, old, c.loss_kd)
+    if name == "mib":
+        return Mib(segmenter, old, c.loss_kd, c.temperature)
+    if name == "plop":
+        return Plop(segmenter, old, c.loss_pod)
+    if name == "wilson":
+        return Wilson(segmenter, old, target_rule(c), c.loss_seg, c.loss_de, c.pooling, c.prior,
+                      c.pseudo_epoch, segmenter.head.channels, norm)
+    raise ValueError(f"method={name!r} is unknown")
 
 # %% ../../nbs/training/05_checkpoints.ipynb #44966ac7
 def open_step(
@@ -158,13 +184,15 @@ def open_step(
     segmenter = make_segmenter(config.backbone, step.classes_per_step, config.output_stride,
                                config.crop_size, norm=norm)
     fill(segmenter, tensors, "segmenter", file)
-    old, name = None, record["method"]
-    if name in ("wilson", "lwf-mc"):
-        old, name = (_parent(folder, record["parent"], device), name) if with_old else (None, "base")
-    method = build_method(config, step, name, segmenter, old, norm)
-    if method.localizer is not None:
-        fill(method.localizer, tensors, "localizer", file)
-    return OpenedStep(folder, config, task, step, method.to(device).eval())
+    parent = record.get("parent")
+    old = _parent(folder, parent, device) if parent and with_old else None
+    localizer = None
+    if any(name.startswith("localizer.") for name in tensors):
+        localizer = Localizer(segmenter.body.channels, step.n_classes, segmenter.head.channels, norm,
+                              config.prior, step.n_old)
+        fill(localizer, tensors, "localizer", file)
+        localizer.to(device).eval()
+    return OpenedStep(folder, config, task, step, segmenter.to(device).eval(), localizer, old)
 
 
 def _parent(folder: StepFolder, parent: Mapping[str, str], device: str | torch.device) -> Segmenter:
@@ -173,4 +201,5 @@ def _parent(folder: StepFolder, parent: Mapping[str, str], device: str | torch.d
     if file_hash(path / "weights.safetensors") != parent["hash"]:
         raise InputError(f"{shown(folder.path)} started from other weights than {shown(path)} holds now: "
                          f"that step was trained again. Train this one again too (overwrite=True).")
-    return opened.method.segmenter
+    return freeze(opened.segmenter)
+

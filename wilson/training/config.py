@@ -10,15 +10,15 @@ import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import Any
 
-from ..models.backbones import BACKBONES
+from ..models.backbones import BACKBONES, check_backbone
 from ..places import InputError, did_you_mean
 
 # %% auto #0
-__all__ = ['CHOICES', 'POLICIES', 'POSITIVE', 'NOT_NEGATIVE', 'BY_STEP', 'PRESETS', 'about', 'TrainConfig', 'parsed',
-           'given_parameters', 'resolved', 'by_step', 'base_like', 'of_step', 'identity']
+__all__ = ['COMPAT', 'CHOICES', 'POLICIES', 'POSITIVE', 'NOT_NEGATIVE', 'BY_STEP', 'about', 'TrainConfig', 'parsed',
+           'given_parameters']
 
 # %% ../../nbs/training/02_config.ipynb #f678f205
 def about(default: Any, text: str) -> Any:
@@ -29,20 +29,37 @@ def about(default: Any, text: str) -> Any:
 @dataclass(frozen=True)
 class TrainConfig:
     "What to train. Published flags in brackets."
-    dataset: str = about("auto", "auto | voc | shapes: auto takes data/voc if it is there, else shapes "
-                                 "[--dataset]")
+    dataset: str = about("auto", "auto | voc | coco | coco-voc | shapes: auto takes data/voc if it is there, "
+                                 "else shapes [--dataset]")
     task: str = about("15-5", 'protocol, or class names by step: "cat,dog|cow,sheep" [--task]')
     step: str = about("all", "all, or the number of one step [--step]")
     overlap: bool = about(True, "base images may hold classes of later steps; false: disjoint [--overlap]")
-    method: str = about("wilson", "wilson | finetune | lwf-mc | joint: how a step after the base learns "
-                                  "[--weakly …]")
+    method: str = about("wilson", "wilson | external | finetune | lwf | lwf-mc | icarl | ilt | mib | plop | "
+                                  "joint: how a step after the base learns [--weakly, --icarl, --unce …]")
+    compat: str = about("published", "published | fixed: what void, decay, gate, crops, padding and later "
+                                     "are where they are not given")
     base_loss: str = about("bce", "bce | ce: loss of pixel labels [--bce]")
     alpha: float | None = about(None, "share of the hard label in the soft pseudo-label, 0 to 1 [--alpha]")
-    loss_de: float = about(1.0, "weight of the feature distillation [--loss_de]")
+    loss_de: float | None = about(None, "weight of the feature distillation: wilson 1, ilt 100 [--loss_de]")
+    loss_kd: float | None = about(None, "weight of the output distillation: lwf and ilt 100, mib 10, icarl 1 "
+                                        "[--loss_kd, --icarl_importance]")
+    loss_pod: float | None = about(None, "weight of the pooled distillation: plop 0.01")
+    temperature: float = about(1.0, "of the output distillation; divides both logits")
     loss_seg: float = about(1.0, "weight of the segmentation loss on pseudo-labels [--l_seg]")
     affinity: bool = about(True, "refine the localizer's maps by PAMR before they teach it [--affinity]")
-    pooling: str = about("ngwp", "ngwp | mean: the localizer's image scores [--cam]")
-    prior: str = about("learned", "learned | none: the old model as the localizer's prior (Table 4)")
+    affinity_scale: int = about(1, "cells of the refinement's grid per cell of the maps, each way")
+    pooling: str = about("ngwp", "ngwp | mean | attention: the localizer's image scores [--cam]")
+    prior: str = about("learned", "learned | fixed | none: the old model as the localizer's prior (Table 4)")
+    bkg_mix: float | None = about(None, "share of the pseudo-label in the target's background, 0 to 1; "
+                                        "None: the smaller of both [--icarl_bkg]")
+    pseudo_dir: str | None = about(None, "folder of label maps <image>.png made elsewhere, in place of the "
+                                         "masks of later steps [--pseudo]")
+    void: str | None = about(None, "background | ignore: the void pixels (255) of training masks")
+    decay: str | None = about(None, "jump | smooth: the rate when lr_policy=warmup ends its constant part")
+    gate: str | None = about(None, "soft | hard: the labels that close the image gate")
+    crops: str | None = about(None, "place | image: what a training crop is drawn by")
+    padding: str | None = about(None, "repeat | none: validation images that do not divide among ranks")
+    later: str | None = about(None, "background | ignore: classes of later steps in the headline scores")
     lr_policy: str | None = about(None, "poly | warmup | onecycle; base/later allowed [--lr_policy]")
     pseudo_epoch: int | None = about(None, "epoch from which pseudo-labels teach the segmenter [--pseudo_ep]")
     lr: str | None = about(None, "learning rate of the body; base/later allowed [--lr]")
@@ -53,9 +70,10 @@ class TrainConfig:
     weight_decay: float | None = about(None, "of the optimizer")
     epochs: str | None = about(None, "passes over the step's images; base/later allowed [--epochs]")
     batch_size: int | None = about(None, "images per update of the optimizer [--batch_size]")
-    crop_size: int | None = about(None, "side of training crops and of the published evaluation, pixels "
-                                        "[--crop_size]")
-    backbone: str | None = about(None, f"{' | '.join(BACKBONES)} [--backbone]")
+    crop_size: int | None = about(None, "side of training crops, pixels [--crop_size]")
+    crop_size_val: int | None = about(None, "side of the published evaluation; crop_size if not given "
+                                            "[--crop_size_val]")
+    backbone: str | None = about(None, f"{' | '.join(BACKBONES)} | timm:<model> [--backbone]")
     output_stride: int | None = about(None, "pixels of the image per cell of the logits [--output_stride]")
     pretrained: str | None = about(None, "auto | none | a file of ImageNet weights for the body")
     initial_probability: float | None = about(None, "of a class before training; 0.5 keeps random biases, "
@@ -63,6 +81,9 @@ class TrainConfig:
     label_old_classes: bool = about(False, "image-level labels of old classes too (Table 5) [--no_mask]")
     parent: str = about("auto", "auto, or the folder of the step to start from [--step_ckpt]")
     data_root: str | None = about(None, "folder of the data set; data/<dataset> if not given [--data_root]")
+    voc_root: str = about("data/voc", "folder of VOC, where dataset=coco-voc")
+    voc_train_list: str | None = about(None, "name of VOC's training list there")
+    voc_val_list: str | None = about(None, "name of VOC's validation list there")
     train_list: str | None = about(None, "name of the training list; train_aug, else train")
     val_list: str | None = about(None, "name of the validation list; val")
     image_labels: str | None = about(None, "file of image-level labels (image,class,…) in place of masks")
@@ -77,29 +98,41 @@ class TrainConfig:
     resume: str = about("auto", "auto | never: go on with an unfinished run of the same folder, "
                                 "or start it anew")
     overwrite: bool = about(False, "replace a run of another configuration in the same folder")
-    preset: str = about("auto", "auto | voc | shapes: where None is looked up")
+    preset: str = about("auto", "auto | voc | coco | shapes: where None is looked up")
 
     def __post_init__(self) -> None:
         for f in fields(self):
             object.__setattr__(self, f.name, _converted(f.name, getattr(self, f.name)))
         _check(self)
 
+# %% ../../nbs/training/02_config.ipynb #7f2a50a5
+COMPAT = {  # parameter: as published, fixed, what it is about
+    "void": ("background", "ignore", "void pixels of training masks"),
+    "decay": ("jump", "smooth", "learning rate after the constant part of a weak step"),
+    "gate": ("soft", "hard", "labels that close the image gate"),
+    "crops": ("place", "image", "what a training crop is drawn by"),
+    "padding": ("repeat", "none", "validation images that do not divide among the ranks"),
+    "later": ("background", "ignore", "classes of later steps in the headline scores"),
+}
+
 # %% ../../nbs/training/02_config.ipynb #92cfa919
 CHOICES = {
-    "method": ("wilson", "finetune", "lwf-mc", "joint"),
+    "method": ("wilson", "external", "finetune", "lwf", "lwf-mc", "icarl", "ilt", "mib", "plop", "joint"),
+    "compat": ("published", "fixed"),
     "base_loss": ("bce", "ce"),
-    "pooling": ("ngwp", "mean"),
-    "prior": ("learned", "none"),
+    "pooling": ("ngwp", "mean", "attention"),
+    "prior": ("learned", "fixed", "none"),
     "optimizer": ("sgd", "adamw"),
-    "backbone": BACKBONES,
-    "dataset": ("auto", "voc", "shapes"),
-    "preset": ("auto", "voc", "shapes"),
+    "dataset": ("auto", "voc", "coco", "coco-voc", "shapes"),
+    "preset": ("auto", "voc", "coco", "shapes"),
     "resume": ("auto", "never"),
+    **{name: choices for name, (*choices, _) in COMPAT.items()},
 }
 POLICIES = ("poly", "warmup", "onecycle")
 POSITIVE = ("epochs", "batch_size", "crop_size", "lr", "lr_head", "lr_localizer", "val_interval",
-            "output_stride")
-NOT_NEGATIVE = ("seed", "num_workers", "momentum", "weight_decay", "loss_de", "loss_seg", "pseudo_epoch")
+            "output_stride", "crop_size_val", "temperature", "affinity_scale")
+NOT_NEGATIVE = ("seed", "num_workers", "momentum", "weight_decay", "loss_de", "loss_kd", "loss_pod",
+                "loss_seg", "pseudo_epoch")
 BY_STEP = {"epochs": int, "lr": float, "lr_head": float, "lr_policy": str}  # may read "base/later"
 
 
@@ -195,88 +228,22 @@ def _check(config: TrainConfig) -> None:
     if config.initial_probability is not None and not 0 < config.initial_probability <= 0.5:
         raise InputError(f"initial_probability={config.initial_probability}: "
                          f"expected more than 0, at most 0.5.")
+    if config.backbone is not None:
+        check_backbone(config.backbone)
     if config.batch_size == 1:
         raise InputError("batch_size=1: batch norm needs at least 2 images.")
     if config.alpha is not None and not 0 <= config.alpha <= 1:
         raise InputError(f"alpha={config.alpha}: expected 0 (soft) to 1 (hard).")
+    if config.bkg_mix is not None and not 0 <= config.bkg_mix <= 1:
+        raise InputError(f"bkg_mix={config.bkg_mix}: expected 0 (old model) to 1 (pseudo-label), or none.")
+    if config.pseudo_dir is not None and config.method in ("wilson", "joint"):
+        raise InputError(f"pseudo_dir={config.pseudo_dir!r} with method={config.method}: this method reads no "
+                         f"label maps in later steps; use method=external, or one with pixel labels.")
+    if config.method == "external" and config.pseudo_dir is None:
+        raise InputError("method=external needs pseudo_dir=…: the folder of the label maps <image>.png; "
+                         "`wilson labels` writes such maps from a trained step.")
     if config.step != "all" and not config.step.isdigit():
         raise InputError(f"step={config.step!r}: expected 'all' or the number of a step.")
     if config.nproc != 1:
         raise InputError(f"nproc={config.nproc}: training in several processes "
                          f"is not there yet; leave it at 1.")
-
-# %% ../../nbs/training/02_config.ipynb #b4083c11
-PRESETS: dict[str, dict[str, Any]] = {
-    "voc": dict(
-        alpha=0.5, lr_policy="poly/warmup", pseudo_epoch=5,
-        lr="0.01/0.001", lr_head="1/10", lr_localizer=0.01,
-        optimizer="sgd", momentum=0.9, weight_decay=1e-4, epochs="30/40", batch_size=24, crop_size=512,
-        backbone="resnet101", output_stride=16, pretrained="auto", initial_probability=0.5,
-        val_interval=1, num_workers=4,
-    ),
-    "shapes": dict(
-        alpha=0.5, lr_policy="onecycle/warmup", pseudo_epoch=4,
-        lr="0.006/0.0003", lr_head="1/3", lr_localizer=0.003,
-        optimizer="adamw", momentum=0.9, weight_decay=0.01, epochs="16/16", batch_size=16, crop_size=96,
-        backbone="shapes_net", output_stride=8, pretrained="none", initial_probability=0.02,
-        val_interval=4, num_workers=0,
-    ),
-}
-
-
-def resolved(
-    config: TrainConfig,
-    dataset: str,  # "voc" or "shapes": what `auto` turned out to be
-) -> TrainConfig:
-    "The configuration with every None that a preset knows filled in."
-    preset = dataset if config.preset == "auto" else config.preset
-    known = PRESETS[preset]
-    given = {n: v for n in known if (v := getattr(config, n)) is not None}
-    filled = replace(config, dataset=dataset, preset=preset, **(known | given))
-    return replace(
-        filled,
-        data_root=filled.data_root or f"data/{dataset}",
-        name=filled.name or f"{filled.method}-s{filled.seed}",
-        base_name=filled.base_name or f"base-s{filled.seed}",
-    )
-
-
-def by_step(
-    value: str,   # "0.01/0.001" or one value
-    step: int,
-) -> str:
-    "The part of a base/later value that holds for `step`."
-    parts = value.split("/")
-    return parts[0] if step == 0 else parts[-1]
-
-def base_like(config: TrainConfig, step: int) -> bool:
-    "Does the base part of base/later values hold? In step 0, and in joint training (on all classes)."
-    return step == 0 or config.method == "joint"
-
-
-def of_step(config: TrainConfig, name: str, step: int) -> str:
-    "The part of a base/later field that holds for `step`; with pixel labels, the base's schedule."
-    base = base_like(config, step) or (name == "lr_policy" and config.method != "wilson")
-    return by_step(getattr(config, name), 0 if base else step)
-
-# %% ../../nbs/training/02_config.ipynb #429eaa99
-_WEAK = ("alpha", "loss_de", "loss_seg", "affinity", "pooling", "prior", "pseudo_epoch", "lr_localizer",
-         "label_old_classes")
-_LATER = ("method", *_WEAK)
-_PLACE = ("step", "parent", "data_root", "runs_dir", "name", "base_name", "num_workers", "device", "nproc",
-          "resume", "overwrite", "preset", "val_interval", "train_list", "val_list", "image_labels")
-
-
-def identity(
-    config: TrainConfig,  # resolved
-    step: int,
-    data: Mapping[str, str],  # fingerprints of the data
-) -> dict[str, Any]:
-    "The fields that shape a step's weights; two steps with the same identity are one."
-    weak = step > 0 and config.method == "wilson"
-    left_out = {*_PLACE, *(() if weak else _WEAK), *(_LATER if step == 0 else ())}
-    same = {n: v for n, v in asdict(config).items() if n not in left_out}
-    same |= {name: kind(of_step(config, name, step)) for name, kind in BY_STEP.items()}
-    if same["lr_policy"] == "warmup":
-        same["pseudo_epoch"] = config.pseudo_epoch
-    return same | dict(data)

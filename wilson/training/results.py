@@ -11,16 +11,25 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 from torchvision.io import write_png
+from tqdm.auto import tqdm
 
-from ..data.samples import Sample, centre_crop, evaluation_samples, read_image, write_mask
-from ..evaluation.views import class_colours, classes_over, panels
+from ..data.samples import Sample, centre_crop, evaluation_samples, read_image
+from ..data.samples import training_samples, write_mask
+from ..evaluation.quality import taught_labels
+from ..evaluation.views import Logits, class_colours, class_map, classes_over, panels
 from ..places import InputError, at_root
+from ..pseudo.targets import TargetRule
 from .checkpoints import open_step
-from .launch import StepResult, chosen_device, fixed_images, measured, open_data
+from .launch import StepResult
+from .measuring import fixed_images, measured
+from .starting import chosen_device, open_data
 
 # %% auto #0
-__all__ = ['result_table', 'result_figure', 'evaluate_step', 'Prediction', 'predict']
+__all__ = ['LABEL_MAPS', 'result_table', 'result_figure', 'evaluate_step', 'Prediction', 'predict', 'label_map',
+           'write_label_maps']
 
 # %% ../../nbs/training/09_results.ipynb #16b51551
 def result_table(
@@ -28,14 +37,16 @@ def result_table(
 ) -> str:
     "Mean IoU by step as aligned text; a dash where a group has no class."
     groups = ("old", "new", "base", "added", "all")
-    lines = [f"{'step':6}{'scored':20}" + "".join(f"{g:>8}" for g in groups)]
+    lines = [f"{'step':6}{'scored':22}" + "".join(f"{g:>8}" for g in groups)]
     for result in results:
         kinds = {f"{p}": s for p, s in result.metrics["scores"].items()}
-        kinds |= {n.replace("_", " "): result.metrics[n] for n in ("localizer", "pseudo_labels")
-                  if n in result.metrics}
+        if "localizer" in result.metrics:
+            kinds["localizer"] = result.metrics["localizer"]
+        taught = result.metrics.get("pseudo_labels", {})
+        kinds |= {f"taught: {name.replace('_', ' ')}": score for name, score in taught.items()}
         for kind, score in kinds.items():
             values = (score["miou"][g] for g in groups)
-            lines.append(f"{result.step:<6}{kind:20}"
+            lines.append(f"{result.step:<6}{kind:22}"
                          + "".join(f"{'–' if v is None else f'{v:.1f}':>8}" for v in values))
     return "\n".join(lines)
 
@@ -48,7 +59,7 @@ def result_figure(
     import matplotlib.pyplot as plt  # slow to import, and a training does not need it
     opened = open_step(path)
     samples = evaluation_samples(open_data(opened.config).val, opened.step,
-                                 centre_crop(opened.config.crop_size))
+                                 centre_crop(opened.config.crop_size_val or opened.config.crop_size))
     rows = [panels(opened.views(samples[0, i]), opened.step, opened.rule)
             for i in fixed_images(samples, opened.step, count)]
     figure, axes = plt.subplots(len(rows), len(rows[0]), squeeze=False,
@@ -70,8 +81,10 @@ def evaluate_step(
     "Score a finished step on its own validation images; nothing is written."
     opened = open_step(path, chosen_device(device))
     seconds = (opened.folder.read("metrics.json") or {}).get("seconds")
-    scored = measured(opened.method, opened.config, open_data(opened.config), opened.step,
-                      chosen_device(device))
+    taught = {}
+    if opened.localizer is not None and opened.old is not None:
+        taught = taught_labels(opened.segmenter, opened.localizer, opened.old, opened.rule)
+    scored = measured(opened.views, opened.config, open_data(opened.config), chosen_device(device), taught)
     return StepResult(opened.folder.path, opened.step.index, True,
                       {"step": opened.step.index, "seconds": seconds, **scored})
 
@@ -118,3 +131,44 @@ def predict(
                   for c in share.argsort(descending=True).tolist() if c and share[c]}
         predictions.append(Prediction(image, mask, overlay, shares))
     return predictions
+
+# %% ../../nbs/training/09_results.ipynb #7c0d3b8d
+LABEL_MAPS = ("cam", "refined", "hard")
+
+
+def label_map(
+    logits: Logits,
+    rule: TargetRule,
+    kind: str,     # "cam": arg-max of the localizer; "refined": after the affinity; "hard": 255 where unsure
+) -> Tensor:       # H, W uint8 in training order
+    "A pseudo-label of one image as classes."
+    targets, size = logits.targets(rule), logits.picture.shape[1:]
+    if kind == "hard":
+        return F.interpolate(targets.hard[None].float(), tuple(size), mode="nearest-exact")[0, 0].byte()
+    absent = targets.refined.amax((2, 3), keepdim=True) == 0  # by the image labels
+    return class_map(targets.refined if kind == "refined" else targets.prob.masked_fill(absent, 0), size)[0]
+
+
+def write_label_maps(
+    path: Path | str,   # a finished step's folder, with a localizer
+    out: Path | str,    # folder of the maps, made; maps that are there are replaced
+    kind: str = "cam",
+    device: str = "auto",
+) -> Path:              # `out`
+    "Write the label maps of a step's training images as `<image>.png`."
+    if kind not in LABEL_MAPS:
+        raise InputError(f"kind={kind!r}: expected one of {', '.join(LABEL_MAPS)}.")
+    opened, out = open_step(path, chosen_device(device)), at_root(out)
+    if opened.localizer is None or opened.old is None:
+        raise InputError(f"{path} has no localizer to make label maps with; name a later step of "
+                         f"method=wilson.")
+    data, ids = open_data(opened.config), np.zeros(256, np.uint8)
+    ids[opened.step.n_old: opened.step.n_classes] = opened.step.ids[opened.step.n_old - 1:]
+    ids[255] = 255
+    samples = training_samples(data.train_of(opened.step.index), opened.step, None, with_masks=False,
+                               old_labels=opened.rule.old_labels)
+    out.mkdir(parents=True, exist_ok=True)
+    for index in tqdm(range(len(samples)), desc=f"label maps ({kind})", leave=False):
+        logits = opened.views(samples[0, index])
+        write_mask(out / f"{logits.id}.png", ids[label_map(logits, opened.rule, kind)])
+    return out

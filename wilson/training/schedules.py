@@ -25,12 +25,17 @@ def poly_factor(
 # %% ../../nbs/training/01_schedules.ipynb #675764cf
 def warmup_factor(
     iteration: int,       # updates done so far, 0 for the first one
-    total: int,           # updates of the whole step, those before the jump included
+    total: int,           # updates of the whole step, the constant ones included
     constant_until: int,  # first iteration that follows the polynomial
     power: float = 0.9,   # of the polynomial
+    smooth: bool = False, # count the polynomial from `constant_until`, not from the start: no jump
 ) -> float:               # in [0, 1]
-    "1 before `constant_until`, then `poly_factor` counted from the start."
-    return 1.0 if iteration < constant_until else poly_factor(iteration, total, power)
+    "1 before `constant_until`, then `poly_factor`."
+    if iteration < constant_until:
+        return 1.0
+    start = constant_until if smooth else 0
+    return poly_factor(iteration - start, total - start, power)
+
 
 # %% ../../nbs/training/01_schedules.ipynb #4aa071f9
 def onecycle_factor(

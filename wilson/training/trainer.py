@@ -19,7 +19,8 @@ from tqdm.auto import tqdm
 from ..data.loading import Loader
 from ..places import InputError
 from .checkpoints import read_state, save_state
-from .config import TrainConfig, of_step
+from .config import TrainConfig
+from .recipes import of_step
 from .methods import Method
 from .runs import StepFolder
 from .schedules import onecycle_factor, poly_factor, warmup_factor
@@ -45,7 +46,8 @@ def make_optimizer(
                         nesterov=config.momentum > 0)
     policy, total = of_step(config, "lr_policy", step), updates * epochs
     curves = {"poly": lambda i: poly_factor(i, total),
-              "warmup": lambda i: warmup_factor(i, total, config.pseudo_epoch * updates),
+              "warmup": lambda i: warmup_factor(i, total, config.pseudo_epoch * updates,
+                                                  smooth=config.decay == "smooth"),
               "onecycle": lambda i: onecycle_factor(i, total)}
     return optimizer, LambdaLR(optimizer, curves[policy])
 
@@ -74,6 +76,8 @@ class Trainer:
         # what a killed sitting wrote past its last state is not shown twice
         purge = self.epoch + 1 if self.epoch else None
         with SummaryWriter(self.folder.path, purge_step=purge) as writer:
+            if not self.epoch:
+                self.method.prepare(self.loader.epoch())
             while self.epoch < self.epochs:
                 start = time.perf_counter()
                 means = self._run_epoch()

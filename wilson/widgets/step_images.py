@@ -26,7 +26,7 @@ from ..evaluation.views import Logits, class_colours, class_map
 from ..places import InputError, at_root
 from ..pseudo.targets import TargetRule
 from ..training.checkpoints import OpenedStep, open_step
-from ..training.launch import chosen_device, open_data
+from ..training.starting import chosen_device, open_data
 from ..training.runs import StepFolder, shown
 
 # %% auto #0
@@ -98,7 +98,7 @@ class StepImages:
     @property
     def weak(self) -> bool:
         "Has this step a localizer, hence CAM and soft label?"
-        return self.opened.method.localizer is not None
+        return self.opened.localizer is not None
 
     def rule(self, alpha: float) -> TargetRule:
         "The step's target rule with another alpha."
