@@ -68,7 +68,8 @@ def run_predict(options: argparse.Namespace) -> None:
 def labels_parser(parser: argparse.ArgumentParser) -> None:
     "Options of `wilson labels`."
     parser.add_argument("step_folder", help="runs/<task>/<run>/step<k>, of method=wilson")
-    parser.add_argument("--out", default="runs/label_maps", help="folder of the PNGs (default: runs/label_maps)")
+    parser.add_argument("--out", default="runs/label_maps",
+                        help="folder of the PNGs (default: runs/label_maps)")
     parser.add_argument("--kind", default="cam", help="cam | refined | hard (default: cam)")
     parser.add_argument("--device", default="auto", help="auto | cpu | cuda (default: auto)")
 

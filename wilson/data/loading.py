@@ -30,7 +30,7 @@ class EpochBatches(Sampler):
         seed: int | None = None,  # None: in order, the last batch kept
         ranks: int = 1,           # processes that share a batch; rank r takes places r, r + ranks, …
         crops: str = "image",     # "image" | "place": what a crop is drawn by
-        padding: str = "none",    # "none" | "repeat": in order, repeat the first until all ranks have as many
+        padding: str = "once",    # "once" | "repeat": in order, repeat the first until all ranks have as many
     ):
         if seed is not None and batch_size > n:
             raise InputError(f"batch_size={batch_size} is larger than the step's {n} training images; "
@@ -120,7 +120,7 @@ class Loader:
         num_workers: int = 0,             # processes that decode and crop; 0: this one
         ranks: int = 1,                   # of the order, see `EpochBatches`
         crops: str = "image",
-        padding: str = "none",
+        padding: str = "once",
     ):
         self.batches = EpochBatches(len(samples), batch_size, shuffle_seed, ranks, crops, padding)
         self.device = torch.device(device)

@@ -58,7 +58,7 @@ class TrainConfig:
     decay: str | None = about(None, "jump | smooth: the rate when lr_policy=warmup ends its constant part")
     gate: str | None = about(None, "soft | hard: the labels that close the image gate")
     crops: str | None = about(None, "place | image: what a training crop is drawn by")
-    padding: str | None = about(None, "repeat | none: validation images that do not divide among ranks")
+    padding: str | None = about(None, "repeat | once: validation images that do not divide among ranks")
     later: str | None = about(None, "background | ignore: classes of later steps in the headline scores")
     lr_policy: str | None = about(None, "poly | warmup | onecycle; base/later allowed [--lr_policy]")
     pseudo_epoch: int | None = about(None, "epoch from which pseudo-labels teach the segmenter [--pseudo_ep]")
@@ -111,7 +111,7 @@ COMPAT = {  # parameter: as published, fixed, what it is about
     "decay": ("jump", "smooth", "learning rate after the constant part of a weak step"),
     "gate": ("soft", "hard", "labels that close the image gate"),
     "crops": ("place", "image", "what a training crop is drawn by"),
-    "padding": ("repeat", "none", "validation images that do not divide among the ranks"),
+    "padding": ("repeat", "once", "validation images that do not divide among the ranks"),
     "later": ("background", "ignore", "classes of later steps in the headline scores"),
 }
 
@@ -237,8 +237,8 @@ def _check(config: TrainConfig) -> None:
     if config.bkg_mix is not None and not 0 <= config.bkg_mix <= 1:
         raise InputError(f"bkg_mix={config.bkg_mix}: expected 0 (old model) to 1 (pseudo-label), or none.")
     if config.pseudo_dir is not None and config.method in ("wilson", "joint"):
-        raise InputError(f"pseudo_dir={config.pseudo_dir!r} with method={config.method}: this method reads no "
-                         f"label maps in later steps; use method=external, or one with pixel labels.")
+        raise InputError(f"pseudo_dir={config.pseudo_dir!r} with method={config.method}: this method reads "
+                         f"no label maps in later steps; use method=external, or one with pixel labels.")
     if config.method == "external" and config.pseudo_dir is None:
         raise InputError("method=external needs pseudo_dir=…: the folder of the label maps <image>.png; "
                          "`wilson labels` writes such maps from a trained step.")

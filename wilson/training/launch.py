@@ -24,7 +24,7 @@ from ..evaluation.metrics import across_steps
 from ..evaluation.quality import masks_of
 from ..models.norms import norm_for
 from ..models.segmenter import grow, start_rare
-from ..places import InputError, at_root, project_root
+from ..places import InputError, project_root
 from .checkpoints import BALANCED, build_method, save_weights
 from .config import TrainConfig
 from .recipes import identity, of_step, resolved
@@ -217,8 +217,8 @@ def train(
         raise InputError(f"parent={config.parent!r} with step={config.step}: a parent is where one later "
                          f"step starts from; name that step (step=1 …).")
     if config.method == "joint" and config.dataset == "coco-voc":
-        raise InputError("method=joint with dataset=coco-voc: it would need the images of COCO and VOC in one "
-                         "list; dataset=coco with task=offline trains on all of COCO's classes.")
+        raise InputError("method=joint with dataset=coco-voc: it would need the images of COCO and VOC in "
+                         "one list; dataset=coco with task=offline trains on all of COCO's classes.")
     if config.step != "all":
         steps = [task.step(int(config.step)).index]
     else:
