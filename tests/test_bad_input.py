@@ -81,7 +81,7 @@ def quick(**options: object) -> list[str]:
     ("task", "striped disc|striped disc", ["names class 'striped disc' twice"]),
     ("task", "striped disc||ring", ["step 1 names no class"]),
     ("dataset", "shape", ["dataset='shape'", "Did you mean 'shapes'"]),
-    ("method", "lwf", ["method='lwf'", "Did you mean 'lwf-mc'"]),
+    ("method", "wilso", ["method='wilso'", "Did you mean 'wilson'"]),
     ("backbone", "resnet100", ["backbone='resnet100'", "'resnet101'"]),
     ("base_loss", "bse", ["base_loss='bse'", "'bce'"]),
     ("pooling", "gwp", ["pooling='gwp'", "'ngwp'"]),

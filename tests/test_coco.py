@@ -310,3 +310,52 @@ def test_pseudo_labels_in_vocs_numbers(mixed, tmp_path):
         pseudo_label_split(part, tmp_path, mixed.classes, VOC_IDS)
     with pytest.raises(InputError, match="Classes of other steps"):
         pseudo_label_split(part, mixed.later.masks[0].parent, mixed.classes, (1,))
+
+
+# ---------------------------------------------------------------------------------- trained
+
+
+@pytest.fixture
+def both(shared, tmp_path, monkeypatch) -> Path:
+    "A root with a part of real COCO and of real VOC, by links and lists of a few images."
+    for name, images in (("coco", "coco_mini"), ("voc", "voc_animals")):
+        folder = tmp_path / "data" / name
+        folder.mkdir(parents=True)
+        for part in (shared / images).iterdir():
+            if part.name != "ImageSets":
+                (folder / part.name).symlink_to(part)
+    base = {f"{i:012d}" for i in np.load(shared / "coco_meta/coco.npz")["coco_voc_step0_train_ids"]}
+    train = sorted(p.stem for p in (shared / "coco_mini/images/train2017").iterdir())
+    val = sorted(p.stem for p in (shared / "coco_mini/images/val2017").iterdir())
+    write_lists(tmp_path / "data/coco/split", train=[i for i in train if i in base], val=val[:6])
+    ids = (shared / "voc_animals/ImageSets/Segmentation/train_small.txt").read_text().split()
+    write_lists(tmp_path / "data/voc/splits", train=ids[::100], val=ids[50:60])
+    (tmp_path / "settings.ini").touch()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write_lists(folder: Path, **lists: list[str]) -> None:
+    folder.mkdir()
+    for name, ids in lists.items():
+        (folder / f"{name}.txt").write_text("".join(f"{i}\n" for i in ids))
+
+
+def test_coco_to_voc_end_to_end(both):
+    "60 classes on COCO with masks, then 20 on VOC from labels alone; scored on both; opened and scored again."
+    from wilson.training.config import parsed
+    from wilson.training.launch import train
+    from wilson.training.results import evaluate_step, result_table
+    small = dict(dataset="coco-voc", task="voc", preset="shapes", train_list="train", voc_train_list="train", batch_size=4,
+                 epochs="1", crop_size=48, pseudo_epoch=0, device="cpu")
+    base, later = train(parsed(small))
+    assert set(base.metrics["scores"]) == {"published", "whole"}  # VOC shows no class of the base step
+    assert set(later.metrics["scores"]) == {"published", "whole", "voc published", "voc whole"}
+    record = json.loads((later.path / "config.json").read_text())
+    assert record["classes_per_step"] == [61, 20] and "later_data" in record["data"] and "voc_val_data" in record["data"]
+    assert later.metrics["pseudo_labels"]["target"]["images"] == record["data"]["images"] == 17
+    assert later.metrics["scores"]["voc published"]["miou"]["new"] is not None
+    assert evaluate_step(later.path).metrics["scores"] == later.metrics["scores"]
+    assert "voc published" in result_table([base, later])
+    with pytest.raises(InputError, match="joint"):
+        train(parsed(small | {"method": "joint"}))

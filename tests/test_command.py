@@ -82,7 +82,7 @@ def test_underscores_and_hyphens_are_one(root):
 
 def test_train_prints_the_table_and_writes_results(trained):
     table = (trained / "trained.txt").read_text()
-    assert all(word in table for word in ("published", "whole", "localizer", "pseudo labels", "added")), table
+    assert all(word in table for word in ("published", "whole", "localizer", "taught: target", "taught: hard mask", "added")), table
     with open(trained / "runs/results.csv", newline="") as f:
         rows = list(csv.DictReader(f))
     assert [(r["task"], r["run"], r["step"]) for r in rows] == [(RUNS, "base-s42", "0"), (RUNS, "wilson-s42", "1")]

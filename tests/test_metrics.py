@@ -234,7 +234,7 @@ def test_used_labels_are_those_with_a_gradient(alpha, old_labels):
         taught[:, :2] = 0
 
     with torch.no_grad():
-        made, hard, target = (f(new, lambda features: blobs, old, rule)(batch)
+        made, hard, target = (f(new, lambda features, logits_old: blobs, old, rule)(batch)
                               for f in (batch_targets, hard_mask_labels, used_target_labels))
     maps = torch.randn(n, 5, 8, 8, requires_grad=True)
     learns, = torch.autograd.grad(self_loss(maps, made.hard, taught), maps)

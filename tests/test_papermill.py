@@ -61,7 +61,7 @@ def executed(root: Path) -> Path:
 def assert_trained(root: Path, notebook: Path) -> None:
     "Both steps are there and the notebook shows their table."
     text = outputs(notebook)
-    assert all(word in text for word in ("published", "whole", "pseudo labels")), text
+    assert all(word in text for word in ("published", "whole", "taught: target")), text
     assert StepFolder(root / FINISHED).state == "finished"
 
 

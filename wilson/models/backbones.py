@@ -161,11 +161,12 @@ def load_pretrained(
 ) -> None:
     """Load ImageNet weights into `body`, of in-place ABN or of torchvision: the file's names tell.
 
-    Raises FileNotFoundError with the file's origin, InputError where names or shapes do not fit.
+    Raises InputError with the file's origin where there is none, or where names or shapes do not fit.
     """
     check_backbone(name)
     if not Path(path).is_file():
-        raise FileNotFoundError(f"weights of {name!r} not found at {path}; get {_origin(name)}")
+        raise InputError(f"{path} is missing: the weights of {name}. Get {_origin(name)}; or "
+                         f"pretrained=none starts from random weights.")
     state, wanted = _under_our_names(_read_weights(path), body), body.state_dict()
     for key in wanted:
         if key.endswith("num_batches_tracked"):  # older files have no counters
