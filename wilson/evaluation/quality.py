@@ -19,8 +19,8 @@ from ..pseudo.labels import IGNORE, one_hot
 from ..pseudo.targets import TargetRule, Targets, make_targets
 
 # %% auto #0
-__all__ = ['LATER', 'evaluate', 'segmenter_maps', 'localizer_maps', 'batch_targets', 'target_maps', 'evaluate_labels',
-           'used_target_labels', 'hard_mask_labels', 'taught_labels', 'masks_of']
+__all__ = ['LATER', 'evaluate', 'segmenter_maps', 'localizer_maps', 'batch_targets', 'evaluate_labels', 'used_target_labels',
+           'hard_mask_labels', 'taught_labels', 'masks_of']
 
 # %% ../../nbs/evaluation/01_quality.ipynb #4de05684
 LATER = 254  # in a mask: a class of a later step, where the mask's table tells it from background
@@ -106,17 +106,6 @@ def batch_targets(
         return make_targets(logits, logits_old, denormalised(batch.images), batch.image_labels, rule)
     return targets
 
-
-def target_maps(
-    segmenter: Segmenter,
-    localizer: nn.Module,
-    old: Segmenter,          # the model before the step
-    rule: TargetRule,
-) -> Callable[[Batch], Tensor]:
-    "The targets that the segmenter learns from."
-    targets = batch_targets(segmenter, localizer, old, rule)
-    return lambda batch: targets(batch).target
-
 # %% ../../nbs/evaluation/01_quality.ipynb #705e1ba7
 @torch.no_grad()
 def evaluate_labels(
@@ -173,7 +162,7 @@ def hard_mask_labels(
         return hard.masked_fill((shown != expected).any(1)[:, None, None], IGNORE)
     return labels
 
-
+# %% ../../nbs/evaluation/01_quality.ipynb #ada2cb02
 def taught_labels(
     segmenter: Segmenter,
     localizer: nn.Module,
@@ -183,7 +172,6 @@ def taught_labels(
     "By name, both kinds of labels that a weak step is taught."
     return {"target": used_target_labels(segmenter, localizer, old, rule),
             "hard_mask": hard_mask_labels(segmenter, localizer, old, rule)}
-
 
 # %% ../../nbs/evaluation/01_quality.ipynb #7671935b
 def masks_of(

@@ -11,9 +11,12 @@ from torch import Tensor, nn
 from .norms import make_abn
 
 # %% auto #0
-__all__ = ['Localizer', 'weighted_pool', 'focal_penalty', 'attention_pool', 'class_scores']
+__all__ = ['NOWHERE', 'Localizer', 'weighted_pool', 'focal_penalty', 'attention_pool', 'class_scores']
 
 # %% ../../nbs/models/03_localizer.ipynb #5cb19a28
+NOWHERE = -20.0  # logit of a class that is out of question
+
+
 class Localizer(nn.Sequential):
     "Two 3×3 convolutions with ABN and a 1×1: B,in_channels,h,w → B,classes,h,w."
 
@@ -23,7 +26,7 @@ class Localizer(nn.Sequential):
         classes: int,            # all classes known in this step, background included
         channels: int = 256,
         norm: str = "auto",      # kind of ABN
-        prior: str = "learned",  # old channels: "learned", "none" (0) or "fixed" (the old model's)
+        prior: str = "learned",  # old channels: "learned", "none" or "fixed" (the old model's)
         n_old: int = 0,          # C_old, background included: how many channels `prior` is about
     ):
         super().__init__(
@@ -45,9 +48,10 @@ class Localizer(nn.Sequential):
         maps = super().forward(features)
         if self.prior == "learned":
             return maps
-        new = maps[:, self.n_old:]
-        old = maps.new_zeros(maps[:, : self.n_old].shape) if self.prior == "none" else logits_old.to(new)
-        return torch.cat([old, new], 1)
+        if self.prior == "fixed":
+            return torch.cat([logits_old.to(maps), maps[:, self.n_old:]], 1)
+        background, old = torch.zeros_like(maps[:, :1]), torch.full_like(maps[:, 1: self.n_old], NOWHERE)
+        return torch.cat([background, old, maps[:, self.n_old:]], 1)
 
 # %% ../../nbs/models/03_localizer.ipynb #3941e4f5
 def weighted_pool(

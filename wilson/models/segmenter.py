@@ -113,14 +113,15 @@ class Classifier(nn.ModuleList):
 # %% ../../nbs/models/02_segmenter.ipynb #02f59c19
 def start_rare(
     classifier: Classifier,
-    probability: float,   # of each class of the last group, at every pixel, before training
+    probability: float,   # of each class, at every pixel, before training
+    fresh: bool = False,  # every group; else the last one, which has just been added
 ) -> None:
-    "Set the last group's biases so that its classes start at `probability`; background starts at a half."
-    group = classifier[-1]
+    "Set biases so that classes start at `probability`; the background of a fresh classifier starts at a half."
     with torch.no_grad():
-        group.bias.fill_(math.log(probability / (1 - probability)))
-        if len(classifier) == 1:
-            group.bias[0] = 0
+        for group in classifier if fresh else classifier[-1:]:
+            group.bias.fill_(math.log(probability / (1 - probability)))
+        if fresh:
+            classifier[0].bias[0] = 0
 
 # %% ../../nbs/models/02_segmenter.ipynb #99496628
 class SegmenterOutput(NamedTuple):

@@ -47,7 +47,7 @@ class StepResult:
     reused: bool
     metrics: dict
 
-
+# %% ../../nbs/training/07_launch.ipynb #5a28d977
 def train_step(
     config: TrainConfig,       # resolved
     task: Task,
@@ -127,7 +127,7 @@ def _trained(trainer: Trainer, config: TrainConfig, data: SegmentationFolder, st
     folder.set_state("finished")
     return StepResult(folder.path, step.index, False, metrics)
 
-
+# %% ../../nbs/training/07_launch.ipynb #1d176172
 def earlier_scores(folder: StepFolder) -> list[dict] | None:
     "Scores of the steps before, base first; None where there is none, or one of them was not scored."
     parent = (folder.read("config.json") or {}).get("parent")
@@ -137,7 +137,6 @@ def earlier_scores(folder: StepFolder) -> list[dict] | None:
     metrics, record = before.read("metrics.json"), before.read("config.json") or {}
     earlier = earlier_scores(before) if record.get("parent") else []
     return None if metrics is None or earlier is None else [*earlier, metrics["scores"]]
-
 
 # %% ../../nbs/training/07_launch.ipynb #7b2ff9be
 def prepared(
@@ -157,7 +156,7 @@ def prepared(
         # the evaluation window follows this step's crops, as it will when the step is opened again
         segmenter.head.pool_size = max(1, config.crop_size // config.output_stride)
     if config.initial_probability < 0.5 and name not in BALANCED:
-        start_rare(segmenter.cls, config.initial_probability)
+        start_rare(segmenter.cls, config.initial_probability, fresh=parent is None)
     # channels last: the layout that torch's convolution libraries prefer
     method = build_method(name, config, segmenter, old, norm_for(str(device)))
     method = method.to(device, memory_format=torch.channels_last)

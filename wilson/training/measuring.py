@@ -58,7 +58,7 @@ def measured(
     taught = label_quality(labels, config, data, step, device) if labels else {}
     return result | ({"pseudo_labels": taught} if taught else {})
 
-
+# %% ../../nbs/training/06b_measuring.ipynb #3ff76de6
 def in_order(
     samples: StepSamples, config: TrainConfig, device: torch.device,
     one_by_one: bool = False,  # whole images differ in size
@@ -67,7 +67,7 @@ def in_order(
     return Loader(samples, 1 if one_by_one else config.batch_size, device, num_workers=config.num_workers,
                   padding=config.padding).epoch()
 
-
+# %% ../../nbs/training/06b_measuring.ipynb #f82dda2c
 def headline(
     score: dict,   # of `evaluate`: later classes as background, and under "later_ignored" without them
     later: str,    # "background" | "ignore"
@@ -77,7 +77,6 @@ def headline(
         return score
     background = {name: value for name, value in score.items() if name != "later_ignored"}
     return score["later_ignored"] | {"later_background": background}
-
 
 # %% ../../nbs/training/06b_measuring.ipynb #e879e621
 def label_quality(
@@ -135,7 +134,7 @@ def validator(
 
     return validate
 
-
+# %% ../../nbs/training/06b_measuring.ipynb #7dee70e9
 def views_of(method: Method, step: Step) -> Views:
     "The models of a method."
     return Views(step, method.segmenter, method.localizer, method.old)

@@ -39,7 +39,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     ),
 }
 
-
+# %% ../../nbs/training/02a_recipes.ipynb #591c5749
 WEIGHTS = {  # of the losses, as published, where they are not given
     "wilson": dict(loss_de=1.0),
     "lwf": dict(loss_kd=100.0),
@@ -70,7 +70,7 @@ def resolved(
         base_name=filled.base_name or f"base{suffix}",
     )
 
-
+# %% ../../nbs/training/02a_recipes.ipynb #a18558e6
 def by_step(
     value: str,   # "0.01/0.001" or one value
     step: int,
