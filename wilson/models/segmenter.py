@@ -118,7 +118,7 @@ def start_rare(
 ) -> None:
     "Set biases so that classes start at `probability`; the background of a fresh classifier starts at a half."
     with torch.no_grad():
-        for group in classifier if fresh else classifier[-1:]:
+        for group in list(classifier)[0 if fresh else -1:]:
             group.bias.fill_(math.log(probability / (1 - probability)))
         if fresh:
             classifier[0].bias[0] = 0
