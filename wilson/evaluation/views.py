@@ -164,7 +164,7 @@ def panels(
         return overlaid(logits.picture, heated(maps[0, class_index], size), opacity)
 
     row = {"image": np.asarray(logits.picture).transpose(1, 2, 0)}
-    if logits.localizer is not None:
+    if logits.localizer is not None and logits.old is not None:
         targets = logits.targets(rule)
         row |= {"CAM": shown(targets.prob), "soft label": shown(targets.soft)}
         if class_index is None:

@@ -116,7 +116,7 @@ def start_rare(
     probability: float,   # of each class, at every pixel, before training
     fresh: bool = False,  # every group; else the last one, which has just been added
 ) -> None:
-    "Set biases so that classes start at `probability`; the background of a fresh classifier starts at a half."
+    "Set biases so that classes start at `probability`; the background of a fresh one starts at a half."
     with torch.no_grad():
         for group in list(classifier)[0 if fresh else -1:]:
             group.bias.fill_(math.log(probability / (1 - probability)))

@@ -144,7 +144,7 @@ def build_method(
     if name in ("base", "joint", "finetune"):
         return PixelLabels(segmenter, c.base_loss)
     if name in ("lwf", "ilt"):
-        return Lwf(segmenter, old, c.base_loss, c.loss_kd, c.temperature, c.loss_de or 0.0)
+        return Lwf(segmenter, old, c.base_loss, c.loss_kd, c.temperature, c.loss_de if name == "ilt" else 0.0)
     if name in ("lwf-mc", "external"):
         return LwfMc(segmenter, old)
     if name == "icarl":

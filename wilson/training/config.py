@@ -52,8 +52,8 @@ class TrainConfig:
     prior: str = about("learned", "learned | fixed | none: the old model as the localizer's prior (Table 4)")
     bkg_mix: float | None = about(None, "share of the pseudo-label in the target's background, 0 to 1; "
                                         "None: the smaller of both [--icarl_bkg]")
-    pseudo_dir: str | None = about(None, "folder of label maps <image>.png made elsewhere, in place of the "
-                                         "masks of later steps [--pseudo]")
+    pseudo_dir: str | None = about(None, "folder of label maps <image>.png made elsewhere, in place of a "
+                                         "later step's masks; {step} in it is its number [--pseudo]")
     void: str | None = about(None, "background | ignore: the void pixels (255) of training masks")
     decay: str | None = about(None, "jump | smooth: the rate when lr_policy=warmup ends its constant part")
     gate: str | None = about(None, "soft | hard: the labels that close the image gate")
@@ -242,7 +242,7 @@ def _check(config: TrainConfig) -> None:
     if config.method == "external" and config.pseudo_dir is None:
         raise InputError("method=external needs pseudo_dir=…: the folder of the label maps <image>.png; "
                          "`wilson labels` writes such maps from a trained step.")
-    if config.step != "all" and not config.step.isdigit():
+    if config.step != "all" and not config.step.isdecimal():
         raise InputError(f"step={config.step!r}: expected 'all' or the number of a step.")
     if config.nproc != 1:
         raise InputError(f"nproc={config.nproc}: training in several processes "

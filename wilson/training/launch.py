@@ -28,7 +28,7 @@ from ..places import InputError, project_root
 from .checkpoints import BALANCED, build_method, save_weights
 from .config import TrainConfig
 from .recipes import identity, of_step, resolved
-from .measuring import measured, training_images, validator, views_of
+from .measuring import headline, measured, training_images, validator, views_of
 from .runs import StepFolder, claim, emptied, file_hash, held
 from .runs import rebuild_results, shown, step_path
 from .starting import chosen_dataset, chosen_device, fresh_segmenter, label_maps, open_data
@@ -65,17 +65,13 @@ def train_step(
         same["pseudo_labels"] = labelled.fingerprint
     if parent is not None:
         same["parent"] = file_hash(parent / "weights.safetensors")
-    if name == "wilson" and config.pseudo_epoch >= int(of_step(config, "epochs", index)):
-        raise InputError(f"pseudo_epoch={config.pseudo_epoch} of "
-                         f"{of_step(config, 'epochs', index)} epochs: no pseudo-label would ever "
-                         f"teach the segmenter; give a smaller pseudo_epoch or more epochs.")
     # a finished step needs no lock
     if claim(folder, same, config.resume == "auto", config.overwrite) == "reuse":
-        return _reused(folder, index)
+        return _reused(folder, index, config.later)
     with held(folder):
         action = claim(folder, same, config.resume == "auto", config.overwrite)
         if action == "reuse":
-            return _reused(folder, index)
+            return _reused(folder, index, config.later)
         trainer, record = prepared(config, data, step, folder, name, parent, labelled)
         if action == "new":
             emptied(folder)
@@ -97,9 +93,12 @@ def train_step(
             raise
 
 # %% ../../nbs/training/07_launch.ipynb #020c1b1f
-def _reused(folder: StepFolder, index: int) -> StepResult:
+def _reused(folder: StepFolder, index: int, later: str) -> StepResult:
     print(f"{shown(folder.path)} is finished with this configuration: used as it is.")
-    return StepResult(folder.path, index, True, folder.read("metrics.json"))
+    metrics = folder.read("metrics.json")
+    if metrics:  # the reading of later classes is this run's, whatever it was then
+        metrics["scores"] = {name: headline(score, later) for name, score in metrics["scores"].items()}
+    return StepResult(folder.path, index, True, metrics)
 
 
 def _trained(trainer: Trainer, config: TrainConfig, data: SegmentationFolder, step: Step, action: str,
@@ -121,7 +120,7 @@ def _trained(trainer: Trainer, config: TrainConfig, data: SegmentationFolder, st
                "images_per_second": round(trainer.images_per_second, 1),
                **measured(views_of(method, step), config, data, device, labels)}
     if (before := earlier_scores(folder)) is not None:
-        metrics["across_steps"] = {p: across_steps([*(s[p] for s in before), score])
+        metrics["across_steps"] = {p: across_steps([*(headline(s[p], config.later) for s in before), score])
                                    for p, score in metrics["scores"].items() if all(p in s for s in before)}
     folder.write("metrics.json", metrics)
     folder.set_state("finished")
@@ -223,8 +222,25 @@ def train(
     else:
         steps = [len(task) - 1] if config.method == "joint" else range(len(task))
     data = open_data(config)
+    for index in steps:
+        _checked(config, task, data, index)
     results = []
     for index in steps:
         results.append(train_step(config, task, data, index))
         rebuild_results(config.runs_dir)
     return results
+
+
+def _checked(config: TrainConfig, task: Task, data: SegmentationFolder, index: int) -> None:
+    "What can be known of a later step before the first is trained."
+    if index == 0 or config.method == "joint":
+        return
+    epochs = int(of_step(config, "epochs", index))
+    if config.method == "wilson" and config.pseudo_epoch >= epochs:
+        raise InputError(f"pseudo_epoch={config.pseudo_epoch} of {epochs} epochs: no pseudo-label would ever "
+                         f"teach the segmenter; give a smaller pseudo_epoch or more epochs.")
+    if config.pseudo_dir and config.step == "all" and len(task) > 2 and "{step}" not in config.pseudo_dir:
+        raise InputError(f"pseudo_dir={config.pseudo_dir!r}: task {task.name!r} has {len(task) - 1} later "
+                         f"steps, and label maps are of one; name a folder for each, such as maps/{{step}}.")
+    if config.pseudo_dir:
+        label_maps(config, task, data, task.step(index))

@@ -37,7 +37,8 @@ def measured(
 ) -> dict:                # the "scores", "localizer" and "pseudo_labels" of metrics.json
     "Scores of a trained step."
     step, crop = views.step, centre_crop(config.crop_size_val)
-    segmenter, scores, localizer = segmenter_maps(views.segmenter), {}, {}
+    segmenter, scores = segmenter_maps(views.segmenter), {}
+    result = {"scores": scores}
     for name, split in data.vals.items():
         shows = split.labels[:, list(step.ids)].any()  # VOC has no class of COCO→VOC's first step
         if split.masks is None or not (shows or name == "val"):
@@ -49,12 +50,9 @@ def measured(
         for protocol, images in samples.items():
             score = evaluate(segmenter, in_order(images, config, device, protocol == "whole"), step)
             scores[prefix + protocol] = headline(score, config.later)
-        if views.localizer is not None:
+        if views.localizer is not None and name == "val":
             maps = localizer_maps(views.segmenter, views.localizer, views.old)
-            localizer[name] = evaluate(maps, in_order(samples["published"], config, device), step)
-    result = {"scores": scores}
-    if "val" in localizer:
-        result["localizer"] = localizer["val"]
+            result["localizer"] = evaluate(maps, in_order(samples["published"], config, device), step)
     taught = label_quality(labels, config, data, step, device) if labels else {}
     return result | ({"pseudo_labels": taught} if taught else {})
 
@@ -69,14 +67,16 @@ def in_order(
 
 # %% ../../nbs/training/06b_measuring.ipynb #f82dda2c
 def headline(
-    score: dict,   # of `evaluate`: later classes as background, and under "later_ignored" without them
-    later: str,    # "background" | "ignore"
+    score: dict,   # of `evaluate`, or of this function
+    later: str,    # "background" | "ignore": how later classes are read
 ) -> dict:
     "The same scores with the chosen reading on top, the other under its name."
+    now, other = "later_ignored", "later_background"
     if later == "background":
+        now, other = other, now
+    if now not in score:  # it is on top
         return score
-    background = {name: value for name, value in score.items() if name != "later_ignored"}
-    return score["later_ignored"] | {"later_background": background}
+    return score[now] | {other: {name: value for name, value in score.items() if name != now}}
 
 # %% ../../nbs/training/06b_measuring.ipynb #e879e621
 def label_quality(

@@ -50,7 +50,7 @@ class StageOutputs:
 
     def __enter__(self) -> StageOutputs:
         def keep(part: nn.Module, inputs: tuple, output: Tensor) -> None:
-            self.maps[tuple(output.shape[1:])] = output
+            self.maps[tuple(output.shape[1:])] = output.clone()  # a later part may overwrite it in place
         self.hooks = [part.register_forward_hook(keep) for part in self.parts]
         return self
 

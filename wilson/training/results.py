@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -142,7 +142,8 @@ def label_map(
     kind: str,     # "cam": arg-max of the localizer; "refined": after the affinity; "hard": 255 where unsure
 ) -> Tensor:       # H, W uint8 in training order
     "A pseudo-label of one image as classes."
-    targets, size = logits.targets(rule), logits.picture.shape[1:]
+    size = logits.picture.shape[1:]
+    targets = logits.targets(replace(rule, affinity=False) if kind == "cam" else rule)
     if kind == "hard":
         return F.interpolate(targets.hard[None].float(), tuple(size), mode="nearest-exact")[0, 0].byte()
     absent = targets.refined.amax((2, 3), keepdim=True) == 0  # by the image labels
@@ -162,11 +163,12 @@ def write_label_maps(
     if opened.localizer is None or opened.old is None:
         raise InputError(f"{path} has no localizer to make label maps with; name a later step of "
                          f"method=wilson.")
-    data, ids = open_data(opened.config), np.zeros(256, np.uint8)
+    split, ids = open_data(opened.config).train_of(opened.step.index), np.zeros(256, np.uint8)
     ids[opened.step.n_old: opened.step.n_classes] = opened.step.ids[opened.step.n_old - 1:]
     ids[255] = 255
-    samples = training_samples(data.train_of(opened.step.index), opened.step, None, with_masks=False,
-                               old_labels=opened.rule.old_labels)
+    if split.values is not None:  # the masks' files use other numbers than ids; so will these
+        ids = np.array([split.values.index(i) for i in ids], np.uint8)
+    samples = training_samples(split, opened.step, None, with_masks=False, old_labels=opened.rule.old_labels)
     out.mkdir(parents=True, exist_ok=True)
     for index in tqdm(range(len(samples)), desc=f"label maps ({kind})", leave=False):
         logits = opened.views(samples[0, index])

@@ -31,9 +31,9 @@ def warmup_factor(
     smooth: bool = False, # count the polynomial from `constant_until`, not from the start: no jump
 ) -> float:               # in [0, 1]
     "1 before `constant_until`, then `poly_factor`."
-    if iteration < constant_until:
-        return 1.0
     start = constant_until if smooth else 0
+    if iteration < constant_until or start == total:
+        return 1.0
     return poly_factor(iteration - start, total - start, power)
 
 

@@ -141,5 +141,6 @@ def label_maps(
     "The label maps of a step, in place of its masks."
     split = data.train_of(step.index)
     part = split.at(step.images(split.labels))
-    checked, coverage = pseudo_label_split(part, config.pseudo_dir, task.classes, step.groups[step.index])
-    return checked, {"folder": shown(at_root(config.pseudo_dir)), **coverage._asdict()}
+    folder = at_root(config.pseudo_dir.replace("{step}", str(step.index)))
+    checked, coverage = pseudo_label_split(part, folder, task.classes, step.groups[step.index])
+    return checked, {"folder": shown(folder), **coverage._asdict()}

@@ -73,7 +73,8 @@ def step_images(
 ) -> dict[str, StepSamples]:  # "validation" and "training"
     "The images of a step, whole, with truth where there are masks."
     step, joint = opened.step, opened.config.method == "joint"
-    trained = data.train.at(step.images(data.train.labels, seen=joint))
+    split = data.train_of(step.index)
+    trained = split.at(step.images(split.labels, seen=joint))
     return {name: StepSamples(split, step.mask_table("evaluate"),
                               step.image_labels(split.labels, joint or opened.config.label_old_classes),
                               with_masks=split.masks is not None)
@@ -98,7 +99,7 @@ class StepImages:
     @property
     def weak(self) -> bool:
         "Has this step a localizer, hence CAM and soft label?"
-        return self.opened.localizer is not None
+        return self.opened.localizer is not None and self.opened.old is not None
 
     def rule(self, alpha: float) -> TargetRule:
         "The step's target rule with another alpha."
@@ -148,7 +149,7 @@ def class_maps(
 ) -> dict[str, Tensor]:  # title → H, W uint8
     "Arg-max maps of one image, by the title of their panel."
     maps, size = {}, logits.picture.shape[1:]
-    if logits.localizer is not None:
+    if logits.localizer is not None and logits.old is not None:
         targets = logits.targets(rule)
         maps = {"CAM": class_map(targets.prob, size)[0], "soft label": class_map(targets.soft, size)[0]}
     maps["prediction"] = logits.prediction()
