@@ -11,13 +11,16 @@ import pytest
 from conftest import need
 from PIL import Image
 
-from wilson.data.annotations import LABELS_FILE, annotated_labels, draw_masks, drawn_ids, painted, read_annotations
+from wilson.data.annotations import LABELS_FILE, annotated_labels, draw_masks, drawn_ids, painted
+from wilson.data.annotations import read_annotations
 from wilson.data.classes import COCO, VOC
 from wilson.data.coco import STUFFTHINGMAPS, VOC_AS_COCO, as_coco, coco_image_labels, open_coco, open_coco_voc
+from wilson.data.crops import TrainingCrop
+from wilson.data.image_labels import read_labels
 from wilson.data.pseudo_masks import pseudo_label_split
-from wilson.data.samples import Split, evaluation_samples, read_mask, training_samples, training_transform, write_mask
+from wilson.data.reading import read_mask, write_mask
+from wilson.data.samples import evaluation_samples, Split, training_samples
 from wilson.data.tasks import Task
-from wilson.data.voc import read_labels
 from wilson.places import InputError
 
 # pycocotools is older than numpy's present rules
@@ -266,7 +269,7 @@ def test_voc_step_takes_every_image(shared):
 
 def test_samples_of_both_steps(mixed):
     steps = [TASK.step(k) for k in (0, 1)]
-    base, new = (training_samples(mixed.train_of(k), steps[k], training_transform(64)) for k in (0, 1))
+    base, new = (training_samples(mixed.train_of(k), steps[k], TrainingCrop(64)) for k in (0, 1))
     seen = [{i for k in range(len(s)) for i in s[0, k].mask.unique().tolist()} for s in (base, new)]
     assert seen[0] <= {*range(61)} and len(seen[0]) > 8 and seen[1] <= {0, *range(61, 81)} and len(seen[1]) > 5
     assert len(new) == 40 and not new.image_labels[:, :60].any() and new.image_labels[:, 60:].any(1).all()
@@ -288,7 +291,7 @@ def test_masks_are_vocs_by_name(mixed):
 
 def test_both_validations(mixed):
     assert list(mixed.vals) == ["val", "voc"] and [len(s) for s in mixed.vals.values()] == [80, 25]
-    assert len(set(mixed.fingerprint.values())) == 4
+    assert len(set(mixed.fingerprint.values())) == 5
     step = TASK.step(1)
     seen = {name: {i for k in range(len(s)) for i in np.unique(evaluation_samples(s, step)[0, k].mask).tolist()} - {0, 255}
             for name, s in mixed.vals.items()}

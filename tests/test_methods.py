@@ -13,14 +13,14 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from wilson.data.classes import SHAPES
-from wilson.data.samples import read_mask
+from wilson.data.reading import read_mask
 from wilson.data.tasks import Task
 from wilson.data.voc import open_folder
 from wilson.places import InputError
 from wilson.training.config import CHOICES, COMPAT, TrainConfig, parsed
 from wilson.training.launch import train
 from wilson.training.recipes import resolved
-from wilson.training.results import evaluate_step, write_label_maps
+from wilson.training.results import evaluate_step
 
 PARAMETERS = {name.removeprefix("--").replace("-", "_"): value for name, value in zip(QUICK[::2], QUICK[1::2])}
 STEP = Task("shapes", PARAMETERS["task"]).step(1)
@@ -157,9 +157,10 @@ def test_one_choice_alone(root, name):
 
 
 def test_void_is_background_or_ignored(root):
-    from wilson.data.samples import training_samples, training_transform
+    from wilson.data.crops import TrainingCrop
+    from wilson.data.samples import training_samples
     data, step = open_folder("data/few", SHAPES), Task("shapes", PARAMETERS["task"]).step(0)
-    seen = [set(np.unique(training_samples(data.train, step, training_transform(96), void=void)[0, 0].mask)) for void in (0, 255)]
+    seen = [set(np.unique(training_samples(data.train, step, TrainingCrop(96), void=void)[0, 0].mask)) for void in (0, 255)]
     assert 255 not in seen[0] and 255 in seen[1]
 
 

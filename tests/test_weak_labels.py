@@ -8,7 +8,8 @@ import pytest
 from conftest import QUICK
 
 from wilson.data.classes import SHAPES
-from wilson.data.voc import open_folder, write_labels
+from wilson.data.image_labels import write_labels
+from wilson.data.voc import open_folder
 from wilson.training.config import parsed
 from wilson.training.launch import train
 from wilson.training.results import result_figure, result_table

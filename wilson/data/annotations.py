@@ -16,8 +16,8 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from .classes import COCO
-from .samples import read_mask, write_mask
-from .voc import check_size, read_labels, write_labels
+from .image_labels import read_labels, write_labels
+from .reading import read_mask, write_mask, check_size
 from ..places import InputError
 
 # %% auto #0

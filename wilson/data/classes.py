@@ -19,6 +19,8 @@ class Classes:
     dataset: str            # short name, used for folders
     names: tuple[str, ...]
     ids: tuple[int, ...]    # dataset id by name, within 1…254
+    colours: tuple[tuple[int, int, int], ...] | None = None  # RGB by name, 0 to 255; None: VOC's by id
+    tasks: tuple[tuple[str, str], ...] = ()  # protocols of its own: name, classes by step "cat,dog|cow"
 
     def __post_init__(self) -> None:
         if len(self.names) != len(self.ids) or len(set(self.ids)) != len(self.ids):
@@ -33,6 +35,13 @@ class Classes:
         "Ids of these classes in `other`, by name or by the name COCO has for it."
         place = dict(zip(other.names, other.ids))
         return tuple(place[_COCO_NAME_OF.get(n, n)] for n in self.names)
+
+    def palette(self) -> np.ndarray:  # 256, 3 uint8
+        "Colours by dataset id, background and void included."
+        colours = palette()
+        if self.colours is not None:
+            colours[list(self.ids)] = self.colours
+        return colours
 
 # %% ../../nbs/data/00_classes.ipynb #c8e97b33
 _COCO_NAME_OF = {

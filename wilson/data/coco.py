@@ -15,9 +15,11 @@ import numpy as np
 
 from .annotations import LABELS_FILE, annotated_labels, draw_masks, drawn_ids, read_annotations
 from .classes import COCO, VOC
-from .samples import Split, read_mask
-from .voc import IMAGE_SUFFIXES, SegmentationFolder, find_list, image_files, labelled, made_for
-from .voc import open_folder, read_labels, read_list
+from .image_labels import labelled, made_for, read_labels
+from .lists import files_by_id, find_list, image_files, read_list
+from .reading import read_mask
+from .samples import Split
+from .voc import SegmentationFolder, open_folder
 from ..places import InputError, at_root
 
 # %% auto #0
@@ -83,7 +85,7 @@ def _listed(root: Path, folder: Path, part: str, name: str | None) -> tuple[str,
     if name or any((root / f / f"{usual}.txt").is_file() for f in COCO_LIST_FOLDERS):
         path = find_list(root, [name or usual], COCO_LIST_FOLDERS)
         return path.stem, read_list(path), path
-    ids = tuple(sorted(p.stem for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES))
+    ids = tuple(sorted(files_by_id(folder)))
     if not ids:
         raise InputError(f"{folder} holds no image; expected COCO's {part} there.")
     return part, ids, folder
@@ -122,7 +124,7 @@ def _open_part(root: Path, part: str, list_name: str | None, image_labels: Path 
     elif image_labels in (None, "annotations"):
         raise InputError(f"COCO's root {root} has no masks of {part}: expected annotations/{path.name}, or "
                          f"PNGs under stuffthingmaps/{part}/ or masks/{part}/.")
-    return replace(split, labels=read_labels(at_root(image_labels), ids, COCO), content="")
+    return replace(split, labels=read_labels(at_root(image_labels), ids, COCO))
 
 # %% ../../nbs/data/03_coco.ipynb #d341fd23
 def _drawn(split: Split, source: Path, path: Path, folders: Sequence[Path]) -> Split:

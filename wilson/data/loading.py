@@ -52,7 +52,6 @@ class EpochBatches(Sampler):
             yield [(self.epoch, int(order[p]), p // self.ranks if self.crops == "place" else int(order[p]))
                    for p in places]
 
-
 # %% ../../nbs/data/05_loading.ipynb #4d553b35
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -64,7 +63,7 @@ def normalised(
     "Images as the networks take them."
     mean = torch.tensor(IMAGENET_MEAN, device=images.device).view(3, 1, 1)
     std = torch.tensor(IMAGENET_STD, device=images.device).view(3, 1, 1)
-    return (images.float() / 255 - mean) / std
+    return images.float().div_(255).sub_(mean).div_(std)
 
 
 def denormalised(
@@ -102,10 +101,12 @@ class Batch:
 
 
 def collated(samples: Sequence[Sample]) -> Batch:
-    "Samples of one size stacked into a batch, still bytes."
+    "Samples of one size stacked into a batch, still bytes, channels last in memory."
     images, masks, labels, ids = zip(*samples)
-    return Batch(torch.stack(images), None if masks[0] is None else torch.stack(masks),
-                 torch.stack(labels), list(ids))
+    batch = torch.empty(len(images), *images[0].shape, dtype=torch.uint8, memory_format=torch.channels_last)
+    for place, image in zip(batch, images):
+        place.copy_(image)
+    return Batch(batch, None if masks[0] is None else torch.stack(masks), torch.stack(labels), list(ids))
 
 # %% ../../nbs/data/05_loading.ipynb #c603f87f
 class Loader:
@@ -117,7 +118,7 @@ class Loader:
         batch_size: int,
         device: torch.device | str = "cpu",
         shuffle_seed: int | None = None,  # None: in order, nothing dropped
-        num_workers: int = 0,             # processes that decode and crop; 0: this one
+        num_workers: int = 0,             # processes that decode and crop, started once; 0: this one
         ranks: int = 1,                   # of the order, see `EpochBatches`
         crops: str = "image",
         padding: str = "once",

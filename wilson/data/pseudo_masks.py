@@ -15,8 +15,9 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from .classes import Classes
-from .samples import Split, read_mask
-from .voc import check_size, spans
+from .image_labels import spans
+from .reading import read_mask, check_size
+from .samples import Split
 from ..places import InputError, at_root
 
 # %% auto #0

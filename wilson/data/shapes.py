@@ -17,7 +17,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from .classes import FORMS, SHAPES, TEXTURES
-from .samples import write_mask
+from .reading import write_mask
 from ..places import InputError
 
 # %% auto #0

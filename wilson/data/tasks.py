@@ -46,9 +46,11 @@ def groups_of(
     task: str,         # protocol, or class names: `"cat,dog|cow,sheep"`
 ) -> tuple[tuple[int, ...], ...]:  # dataset ids by step
     "Dataset ids of a task's steps, by protocol name or written out by class names."
-    if "|" in task or "," in task:
-        return _groups_by_name(classes, task)
-    known = list(TWENTY_CLASS_PROTOCOLS) if len(classes.ids) == 20 else ["offline"]
+    own = dict(classes.tasks)
+    if task in own or "|" in task or "," in task:
+        return _groups_by_name(classes, own.get(task, task))
+    twenty = list(TWENTY_CLASS_PROTOCOLS) if len(classes.ids) == 20 else ["offline"]
+    known = [*own, "offline"] if own else twenty
     if classes.dataset == "coco-voc":
         known = ["voc"]
         voc = set(VOC.ids_in(COCO))
@@ -94,6 +96,7 @@ class Step:
     groups: tuple[tuple[int, ...], ...]     # dataset ids by step, of the whole task
     names: tuple[str, ...]                  # classes seen so far in training order, "background" first
     overlap: bool                           # may base images hold classes of later steps?
+    colours: tuple[tuple[int, int, int], ...] = ()  # RGB of the classes seen so far, by training order
 
     @property
     def classes_per_step(self) -> tuple[int, ...]:
@@ -212,4 +215,6 @@ class Task:
         names = ("background", *(of[i] for g in self.groups[: index + 1] for i in g))
         # the setting is resolved here once: COCO→VOC starts from images without VOC classes
         overlap = self.overlap and self.classes.dataset != "coco-voc"
-        return Step(index, self.groups, names, overlap)
+        ids = [0, *(i for g in self.groups[: index + 1] for i in g)]
+        colours = tuple(map(tuple, self.classes.palette()[ids].tolist()))
+        return Step(index, self.groups, names, overlap, colours)

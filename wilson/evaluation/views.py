@@ -90,7 +90,7 @@ class Views:
 def class_colours(step: Step) -> np.ndarray:  # 256, 3 uint8
     "Colours by training id: those of the data set's ids; void stays void."
     colours = np.zeros((256, 3), np.uint8)
-    colours[: step.n_classes] = palette()[[0, *step.ids]]
+    colours[: step.n_classes] = step.colours
     colours[255] = palette()[255]
     return colours
 

@@ -76,4 +76,3 @@ def _refined(pictures: Tensor, prob: Tensor, rule: TargetRule) -> Tensor:
         prob = F.interpolate(prob, finer, mode="bilinear", align_corners=False)
     refined = refine(pictures, prob, rule.iterations, rule.dilations)
     return F.avg_pool2d(refined, scale) if scale > 1 else refined
-

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ..data.classes import Classes
 from ..data.tasks import Step, Task
 from ..evaluation.views import Views
 from ..models.localizer import Localizer
@@ -28,6 +29,7 @@ from .baselines import Icarl, Lwf, LwfMc, Mib
 from .config import TrainConfig
 from .methods import Method, PixelLabels
 from .plop import Plop
+from .recipes import task_of
 from .runs import StepFolder, file_hash, shown
 from .weak import Wilson
 
@@ -127,7 +129,6 @@ def target_rule(config: TrainConfig) -> TargetRule:
                       background="min" if config.bkg_mix is None else config.bkg_mix,
                       gate=config.gate or "soft", old_labels=config.label_old_classes)
 
-
 # %% ../../nbs/training/05_checkpoints.ipynb #a4662ac8
 BALANCED = ("mib", "plop")  # methods whose new classes start as equal shares of the background
 
@@ -173,7 +174,7 @@ def open_step(
                 else " A step's folder is runs/<task>/<run>/step<k>.")
         raise InputError(f"{shown(folder.path)} holds no config.json, so it is no trained step.{hint}")
     config = TrainConfig(**record["parameters"])
-    task = Task(config.dataset, config.task, config.overlap)
+    task = _task(record, config)
     step = task.step(record["step"])
     file = folder.path / "weights.safetensors"
     tensors, classes = read_weights(file)
@@ -203,3 +204,10 @@ def _parent(folder: StepFolder, parent: Mapping[str, str], device: str | torch.d
                          f"that step was trained again. Train this one again too (overwrite=True).")
     return freeze(opened.segmenter)
 
+def _task(record: Mapping[str, Any], config: TrainConfig) -> Task:
+    if "dataset" not in record:
+        return task_of(config)
+    names, ids, colours, tasks = (record["dataset"][k] for k in ("names", "ids", "colours", "tasks"))
+    classes = Classes(record["dataset"]["dataset"], tuple(names), tuple(ids),
+                      colours and tuple(map(tuple, colours)), tuple(map(tuple, tasks)))
+    return Task(classes, config.task, config.overlap)

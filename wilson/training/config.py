@@ -29,8 +29,8 @@ def about(default: Any, text: str) -> Any:
 @dataclass(frozen=True)
 class TrainConfig:
     "What to train. Published flags in brackets."
-    dataset: str = about("auto", "auto | voc | coco | coco-voc | shapes: auto takes data/voc if it is there, "
-                                 "else shapes [--dataset]")
+    dataset: str = about("auto", "auto | voc | coco | coco-voc | shapes, or one of yours (data/<name>/"
+                                 "dataset.toml): auto takes data/voc if it is there, else shapes [--dataset]")
     task: str = about("15-5", 'protocol, or class names by step: "cat,dog|cow,sheep" [--task]')
     step: str = about("all", "all, or the number of one step [--step]")
     overlap: bool = about(True, "base images may hold classes of later steps; false: disjoint [--overlap]")
@@ -86,12 +86,16 @@ class TrainConfig:
     voc_val_list: str | None = about(None, "name of VOC's validation list there")
     train_list: str | None = about(None, "name of the training list; train_aug, else train")
     val_list: str | None = about(None, "name of the validation list; val")
-    image_labels: str | None = about(None, "file of image-level labels (image,class,…) in place of masks")
+    image_labels: str | None = about(None, "table of image-level labels (image,class,…), for images "
+                                           "without masks")
     runs_dir: str = about("runs", "where run folders go")
     name: str | None = about(None, "name of the run after the base; <method>-s<seed> [--name]")
     base_name: str | None = about(None, "name of the base run; base-s<seed>")
     seed: int = about(42, "seed of weights, order and crops")
     val_interval: int | None = about(None, "epochs between validations [--val_interval]")
+    image_side: int | None = about(None, "longest side to which training images are scaled down before "
+                                         "they are cropped, pixels; None: as they are")
+    cache_gb: float = about(0.0, "size of the cache of decoded images under runs_dir, in GB; 0: none")
     num_workers: int | None = about(None, "processes that load data; 0: none beside the trainer")
     device: str = about("auto", "auto | cpu | cuda | cuda:1")
     nproc: int = about(1, "processes; more than one is not there yet")
@@ -123,16 +127,15 @@ CHOICES = {
     "pooling": ("ngwp", "mean", "attention"),
     "prior": ("learned", "fixed", "none"),
     "optimizer": ("sgd", "adamw"),
-    "dataset": ("auto", "voc", "coco", "coco-voc", "shapes"),
     "preset": ("auto", "voc", "coco", "shapes"),
     "resume": ("auto", "never"),
     **{name: choices for name, (*choices, _) in COMPAT.items()},
 }
 POLICIES = ("poly", "warmup", "onecycle")
 POSITIVE = ("epochs", "batch_size", "crop_size", "lr", "lr_head", "lr_localizer", "val_interval",
-            "output_stride", "crop_size_val", "temperature", "affinity_scale")
+            "output_stride", "crop_size_val", "temperature", "affinity_scale", "image_side")
 NOT_NEGATIVE = ("seed", "num_workers", "momentum", "weight_decay", "loss_de", "loss_kd", "loss_pod",
-                "loss_seg", "pseudo_epoch")
+                "loss_seg", "pseudo_epoch", "cache_gb")
 BY_STEP = {"epochs": int, "lr": float, "lr_head": float, "lr_policy": str}  # may read "base/later"
 
 

@@ -16,18 +16,20 @@ from pathlib import Path
 
 import torch
 
+from ..data.cache import cached
+from ..data.crops import TrainingCrop
 from ..data.loading import Loader
-from ..data.samples import Split, training_samples, training_transform
+from ..data.samples import Split, training_samples
 from ..data.tasks import Step, Task
 from ..data.voc import SegmentationFolder
 from ..evaluation.metrics import across_steps
 from ..evaluation.quality import masks_of
 from ..models.norms import norm_for
 from ..models.segmenter import grow, start_rare
-from ..places import InputError, project_root
+from ..places import InputError, at_root, project_root
 from .checkpoints import BALANCED, build_method, save_weights
 from .config import TrainConfig
-from .recipes import identity, of_step, resolved
+from .recipes import identity, of_step, resolved, task_of
 from .measuring import headline, measured, training_images, validator, views_of
 from .runs import StepFolder, claim, emptied, file_hash, held
 from .runs import rebuild_results, shown, step_path
@@ -108,8 +110,9 @@ def _trained(trainer: Trainer, config: TrainConfig, data: SegmentationFolder, st
         trainer.resume()
         folder.log(f"{shown(folder.path)}: going on from epoch {trainer.epoch + 1}")
     else:
+        left_out = folder.read("config.json")["data"].get("without_masks")
         folder.log(f"{shown(folder.path)}: {len(trainer.loader.loader.dataset)} images, "
-                   f"{', '.join(step.new)}")
+                   f"{', '.join(step.new)}" + (f"; {left_out} without a mask left out" if left_out else ""))
     trainer.fit()
     save_weights(folder.path / "weights.safetensors", method.segmenter, method.localizer, step)
     device = trainer.loader.device
@@ -161,16 +164,19 @@ def prepared(
     method = method.to(device, memory_format=torch.channels_last)
     if old is not None:
         old.to(device)
+    split = labelled or data.train_of(step.index)
     samples = training_samples(
-        labelled or data.train_of(step.index), step, training_transform(config.crop_size), config.seed,
-        method.reads_masks, seen=name == "joint", old_labels=config.label_old_classes,
-        void=255 if config.void == "ignore" else 0)
+        split, step, TrainingCrop(config.crop_size), config.seed, method.reads_masks, seen=name == "joint",
+        old_labels=config.label_old_classes, void=255 if config.void == "ignore" else 0,
+        side=config.image_side)
+    record = _record(config, data, step, name, len(samples))
+    record["data"]["without_masks"] = len(step.images(split.labels, name == "joint")) - len(samples)
+    samples = cached(samples, at_root(config.runs_dir) / "cache", config.cache_gb)
     loader = Loader(samples, config.batch_size, device, config.seed, config.num_workers, crops=config.crops)
     optimizer, schedule = make_optimizer(method, config, step.index, len(loader), epochs)
     trainer = Trainer(method, loader, optimizer, schedule, epochs, folder, title=f"step {step.index}",
                       validate=validator(method, config, data, step, folder, device),
                       val_interval=config.val_interval)
-    record = _record(config, data, step, name, len(samples))
     # relative to the step, so that a runs folder may be moved
     link = parent and {"path": os.path.relpath(parent, folder.path),
                        "hash": file_hash(parent / "weights.safetensors")}
@@ -183,6 +189,7 @@ def _record(config: TrainConfig, data: SegmentationFolder, step: Step, name: str
         "step": step.index, "method": name, "parameters": asdict(config),
         "classes": [{"name": n, "id": i} for n, i in zip(step.names, (0, *step.ids))],
         "classes_per_step": step.classes_per_step,
+        "dataset": asdict(data.classes),
         "data": {"root": shown(data.root), **data.fingerprint, "images": images, "val_images": len(data.val)},
         "versions": {p: _version(p) for p in packages} | {"python": platform.python_version()},
         "commit": _commit(),
@@ -209,7 +216,7 @@ def train(
 ) -> list[StepResult]:
     "Train the steps that the configuration asks for; returns them in order."
     config = resolved(config, chosen_dataset(config))
-    task = Task(config.dataset, config.task, config.overlap)
+    task = task_of(config)
     chosen_device(config.device)
     if config.parent != "auto" and config.step in ("all", "0"):
         raise InputError(f"parent={config.parent!r} with step={config.step}: a parent is where one later "

@@ -6,26 +6,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from ..data.cache import cached
+from ..data.crops import CentreCrop
 from ..data.loading import Batch, Loader
-from ..data.samples import Split, StepSamples, centre_crop, evaluation_samples
+from ..data.samples import evaluation_samples, Split, StepSamples
 from ..data.tasks import Step
 from ..data.voc import SegmentationFolder
 from ..evaluation.quality import LATER, evaluate, evaluate_labels, localizer_maps, segmenter_maps
 from ..evaluation.views import Views, panels, strip
+from ..places import at_root
 from .checkpoints import target_rule
 from .config import TrainConfig
 from .methods import Method
 from .runs import StepFolder
 
 # %% auto #0
-__all__ = ['measured', 'in_order', 'headline', 'label_quality', 'training_images', 'validator', 'views_of', 'fixed_images']
+__all__ = ['measured', 'ordered', 'in_order', 'headline', 'label_quality', 'training_images', 'validator', 'views_of',
+           'fixed_images']
 
 # %% ../../nbs/training/06b_measuring.ipynb #69222ed5
 def measured(
@@ -36,12 +39,13 @@ def measured(
     labels: Mapping[str, Callable[[Batch], Tensor]],  # by name, what was taught without masks
 ) -> dict:                # the "scores", "localizer" and "pseudo_labels" of metrics.json
     "Scores of a trained step."
-    step, crop = views.step, centre_crop(config.crop_size_val)
+    step, crop = views.step, CentreCrop(config.crop_size_val)
     segmenter, scores = segmenter_maps(views.segmenter), {}
     result = {"scores": scores}
     for name, split in data.vals.items():
         shows = split.labels[:, list(step.ids)].any()  # VOC has no class of COCO→VOC's first step
-        if split.masks is None or not (shows or name == "val"):
+        split = split.with_masks
+        if not len(split) or not (shows or name == "val"):
             continue
         prefix = "" if name == "val" else f"{name} "  # the main list needs no name
 
@@ -57,13 +61,21 @@ def measured(
     return result | ({"pseudo_labels": taught} if taught else {})
 
 # %% ../../nbs/training/06b_measuring.ipynb #3ff76de6
-def in_order(
+def ordered(
     samples: StepSamples, config: TrainConfig, device: torch.device,
     one_by_one: bool = False,  # whole images differ in size
-) -> Iterator[Batch]:
-    "Batches for evaluation."
+) -> Loader:
+    "Batches for evaluation: every image once, in order."
+    samples = cached(samples, at_root(config.runs_dir) / "cache", config.cache_gb)
     return Loader(samples, 1 if one_by_one else config.batch_size, device, num_workers=config.num_workers,
-                  padding=config.padding).epoch()
+                  padding=config.padding)
+
+
+def in_order(
+    samples: StepSamples, config: TrainConfig, device: torch.device, one_by_one: bool = False,
+) -> Iterator[Batch]:
+    "The batches of `ordered`, once."
+    return ordered(samples, config, device, one_by_one).epoch()
 
 # %% ../../nbs/training/06b_measuring.ipynb #f82dda2c
 def headline(
@@ -87,8 +99,8 @@ def label_quality(
     device: torch.device,
 ) -> dict[str, dict]:     # by name; empty where the training images have no masks
     "The labels a step was taught, against the masks of its training images."
-    split = data.train_of(step.index)
-    if split.masks is None:
+    split = data.train_of(step.index).with_masks
+    if not len(step.images(split.labels)):
         return {}
     return {name: evaluate_labels(made, training_images(split, config, step, device, LATER), step)
             for name, made in labels.items()}
@@ -99,9 +111,8 @@ def training_images(
 ) -> Iterator[Batch]:
     "A step's training images in their order, cropped as in the published evaluation."
     part = split.at(step.images(split.labels))
-    samples = evaluation_samples(part, step, centre_crop(config.crop_size_val), later)
+    samples = evaluation_samples(part, step, CentreCrop(config.crop_size_val), later)
     return in_order(samples, config, device)
-
 
 # %% ../../nbs/training/06b_measuring.ipynb #515198cc
 def validator(
@@ -109,8 +120,10 @@ def validator(
     device: torch.device,
 ) -> Callable[[int, SummaryWriter], None]:
     "What the trainer calls between epochs: scores for TensorBoard, and a fixed set of images."
-    samples = evaluation_samples(data.val, step, centre_crop(config.crop_size_val))
-    scored = data.val.masks is not None
+    samples = evaluation_samples(data.val, step, CentreCrop(config.crop_size_val))
+    scored = data.val.with_masks
+    marked = evaluation_samples(scored, step, CentreCrop(config.crop_size_val), LATER)
+    loader = ordered(marked, config, device)  # its workers start once
     shown_images = fixed_images(samples, step)
     views = views_of(method, step)
 
@@ -119,10 +132,9 @@ def validator(
         for n, index in enumerate(shown_images):
             picture = strip(panels(views(samples[0, index]), step, target_rule(config)))
             writer.add_image(f"image/{n}", picture, epoch, dataformats="HWC")
-        if not scored:
+        if not len(scored):
             return
-        marked = replace(samples, table=step.mask_table("evaluate", later=LATER))
-        score = evaluate(segmenter_maps(method.segmenter), in_order(marked, config, device), step)
+        score = evaluate(segmenter_maps(method.segmenter), loader.epoch(), step)
         result = headline(score, config.later)
         names = ("old", "new", "all") if step.index else ("base", "all")
         folder.log("    mIoU " + "  ".join(f"{n} {result['miou'][n]:.1f}" for n in names

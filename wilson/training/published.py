@@ -25,7 +25,7 @@ from ..models.segmenter import Segmenter, make_segmenter
 from ..places import InputError, at_root, written_aside
 from .checkpoints import open_step, read_weights, save_weights
 from .config import TrainConfig
-from .recipes import of_step, resolved
+from .recipes import of_step, resolved, task_of
 from .runs import StepFolder, emptied, file_hash, held, shown, step_path
 
 # %% auto #0
@@ -163,7 +163,7 @@ def import_published(
         output_stride=output_stride or usual_stride(found.backbone), crop_size=crop_size, name=name,
         base_name=name, runs_dir=runs_dir, data_root=data_root,
         method="wilson" if step == 0 or found.localizer else "finetune")
-    of_task = Task(config.dataset, config.task, config.overlap)
+    of_task = task_of(config)
     _same_classes(path, found, of_task, step)
     config, step = resolved(config, dataset), of_task.step(step)
     folder = StepFolder(step_path(config, of_task, step.index))

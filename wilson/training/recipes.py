@@ -9,10 +9,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
+from ..data.opening import classes_of
+from ..data.tasks import Task
 from .config import BY_STEP, COMPAT, TrainConfig
 
 # %% auto #0
-__all__ = ['PRESETS', 'WEIGHTS', 'resolved', 'by_step', 'base_like', 'of_step', 'identity']
+__all__ = ['PRESETS', 'WEIGHTS', 'resolved', 'task_of', 'by_step', 'base_like', 'of_step', 'identity']
 
 # %% ../../nbs/training/02a_recipes.ipynb #b4083c11
 PRESETS: dict[str, dict[str, Any]] = {
@@ -52,10 +54,11 @@ WEIGHTS = {  # of the losses, as published, where they are not given
 
 def resolved(
     config: TrainConfig,
-    dataset: str,  # "voc", "coco", "coco-voc" or "shapes": what `auto` turned out to be
+    dataset: str,  # what `auto` turned out to be: "voc", …, or the name of one's own
 ) -> TrainConfig:
     "The configuration with every None that preset, method or compat knows filled in."
-    preset = {"coco-voc": "coco"}.get(dataset, dataset) if config.preset == "auto" else config.preset
+    usual = {"coco-voc": "coco", "coco": "coco", "shapes": "shapes"}.get(dataset, "voc")
+    preset = usual if config.preset == "auto" else config.preset
     as_published = config.compat == "published"
     compat = {name: choices[0 if as_published else 1] for name, choices in COMPAT.items()}
     known = PRESETS[preset] | WEIGHTS.get(config.method, {}) | compat
@@ -69,6 +72,11 @@ def resolved(
         name=filled.name or f"{filled.method}{suffix}",
         base_name=filled.base_name or f"base{suffix}",
     )
+
+
+def task_of(config: TrainConfig) -> Task:
+    "The task of a resolved configuration."
+    return Task(classes_of(config.dataset, config.data_root), config.task, config.overlap)
 
 # %% ../../nbs/training/02a_recipes.ipynb #a18558e6
 def by_step(
@@ -102,7 +110,7 @@ _USED = {  # by method, what shapes a later step beside the fields that shape ev
 _OWN = {name for names in _USED.values() for name in names}
 _PLACE = {"step", "parent", "data_root", "voc_root", "runs_dir", "name", "base_name", "num_workers",
           "device", "nproc", "resume", "overwrite", "preset", "val_interval", "train_list", "val_list",
-          "voc_train_list", "voc_val_list", "image_labels", "pseudo_dir",
+          "voc_train_list", "voc_val_list", "image_labels", "pseudo_dir", "cache_gb",
           "compat", "padding", "later", "decay"}
 
 

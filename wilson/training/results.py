@@ -16,8 +16,9 @@ from torch.nn import functional as F
 from torchvision.io import write_png
 from tqdm.auto import tqdm
 
-from ..data.samples import Sample, centre_crop, evaluation_samples, read_image
-from ..data.samples import training_samples, write_mask
+from ..data.crops import CentreCrop
+from ..data.reading import read_image, write_mask
+from ..data.samples import evaluation_samples, Sample, training_samples
 from ..evaluation.quality import taught_labels
 from ..evaluation.views import Logits, class_colours, class_map, classes_over, panels
 from ..places import InputError, at_root
@@ -59,7 +60,7 @@ def result_figure(
     import matplotlib.pyplot as plt  # slow to import, and a training does not need it
     opened = open_step(path)
     samples = evaluation_samples(open_data(opened.config).val, opened.step,
-                                 centre_crop(opened.config.crop_size_val or opened.config.crop_size))
+                                 CentreCrop(opened.config.crop_size_val or opened.config.crop_size))
     rows = [panels(opened.views(samples[0, i]), opened.step, opened.rule)
             for i in fixed_images(samples, opened.step, count)]
     figure, axes = plt.subplots(len(rows), len(rows[0]), squeeze=False,
@@ -168,7 +169,7 @@ def write_label_maps(
     ids[255] = 255
     if split.values is not None:  # the masks' files use other numbers than ids; so will these
         ids = np.array([split.values.index(i) for i in ids], np.uint8)
-    samples = training_samples(split, opened.step, None, with_masks=False, old_labels=opened.rule.old_labels)
+    samples = training_samples(split, opened.step, None, reads_masks=False, old_labels=opened.rule.old_labels)
     out.mkdir(parents=True, exist_ok=True)
     for index in tqdm(range(len(samples)), desc=f"label maps ({kind})", leave=False):
         logits = opened.views(samples[0, index])

@@ -36,7 +36,6 @@ def warmup_factor(
         return 1.0
     return poly_factor(iteration - start, total - start, power)
 
-
 # %% ../../nbs/training/01_schedules.ipynb #4aa071f9
 def onecycle_factor(
     iteration: int,      # updates done so far, 0 for the first one

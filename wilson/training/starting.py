@@ -10,13 +10,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..data.classes import SHAPES, VOC
-from ..data.coco import open_coco, open_coco_voc
+from ..data.dataset_file import DATASET_FILE, read_dataset_file
+from ..data.opening import classes_of, open_dataset
 from ..data.pseudo_masks import pseudo_label_split
 from ..data.samples import Split
-from ..data.shapes import make_shapes
 from ..data.tasks import Step, Task
-from ..data.voc import SegmentationFolder, open_folder
+from ..data.voc import SegmentationFolder
 from ..models.backbones import PRETRAINED_FILES, download_mobilenet, find_pretrained
 from ..models.backbones import load_pretrained, missing_pretrained, pretrained_files
 from ..models.norms import norm_for
@@ -32,9 +31,12 @@ __all__ = ['chosen_dataset', 'open_data', 'chosen_device', 'fresh_segmenter', 'l
 
 # %% ../../nbs/training/06a_starting.ipynb #f5b4f783
 def chosen_dataset(config: TrainConfig) -> str:
-    "voc or shapes: what `auto` means here."
+    "What `auto` means here: a data set of one's own by its folder, else voc, else shapes."
     if config.dataset != "auto":
+        classes_of(config.dataset, config.data_root or f"data/{config.dataset}")
         return config.dataset
+    if config.data_root is not None and (at_root(config.data_root) / DATASET_FILE).is_file():
+        return read_dataset_file(at_root(config.data_root) / DATASET_FILE).classes.dataset
     if config.data_root is not None or at_root("data/voc").exists():
         return "voc"
     print("dataset=auto: data/voc is not there, so this run uses the demo data `shapes`.")
@@ -43,20 +45,9 @@ def chosen_dataset(config: TrainConfig) -> str:
 
 def open_data(config: TrainConfig) -> SegmentationFolder:
     "The data of a resolved configuration; the demo data is made if it is not there."
-    root = at_root(config.data_root)
-    if config.dataset == "shapes" and root == at_root("data/shapes"):
-        if not root.exists():
-            print(f"Making the demo data in {shown(root)} …")
-        make_shapes(root)
-    lists = {"train_list": config.train_list, "val_list": config.val_list,
-             "image_labels": config.image_labels, "labels_dir": f"{config.runs_dir}/image_labels"}
-    if config.dataset == "coco":
-        return open_coco(config.data_root, masks_dir=f"{config.runs_dir}/masks", **lists)
-    if config.dataset == "coco-voc":
-        return open_coco_voc(config.data_root, config.voc_root, voc_train_list=config.voc_train_list,
-                             voc_val_list=config.voc_val_list, masks_dir=f"{config.runs_dir}/masks", **lists)
-    return open_folder(config.data_root, SHAPES if config.dataset == "shapes" else VOC, **lists)
-
+    return open_dataset(config.dataset, config.data_root, config.train_list, config.val_list,
+                        config.image_labels, config.voc_root, config.voc_train_list, config.voc_val_list,
+                        made_under=config.runs_dir)
 
 # %% ../../nbs/training/06a_starting.ipynb #9f8209ac
 def chosen_device(device: str) -> torch.device:
@@ -97,7 +88,6 @@ def load_published(body: nn.Module, backbone: str, folder: Path) -> None:
         load_pretrained(body, backbone, path)
     elif pretrained_files(backbone):
         raise missing_pretrained(backbone, folder)
-
 
 # %% ../../nbs/training/06a_starting.ipynb #e47fc0b6
 def parent_folder(

@@ -21,10 +21,9 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from ..data.tasks import Task
 from ..places import InputError, at_root, project_root
 from .config import TrainConfig, parsed
-from .recipes import identity, resolved
+from .recipes import identity, resolved, task_of
 from .launch import train
 from .starting import chosen_dataset
 from .runs import StepFolder, shown, step_path
@@ -52,7 +51,7 @@ def step_folders(
     config: TrainConfig,  # resolved
 ) -> list[Path]:          # in order; joint training has its last step alone
     "The folders of the steps that a member trains."
-    task = Task(config.dataset, config.task, config.overlap)
+    task = task_of(config)
     steps = [len(task) - 1] if config.method == "joint" else range(len(task))
     return [step_path(config, task, index) for index in steps]
 

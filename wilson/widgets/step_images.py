@@ -76,8 +76,7 @@ def step_images(
     split = data.train_of(step.index)
     trained = split.at(step.images(split.labels, seen=joint))
     return {name: StepSamples(split, step.mask_table("evaluate"),
-                              step.image_labels(split.labels, joint or opened.config.label_old_classes),
-                              with_masks=split.masks is not None)
+                              step.image_labels(split.labels, joint or opened.config.label_old_classes))
             for name, split in (("validation", data.val), ("training", trained))}
 
 # %% ../../nbs/widgets/00_step_images.ipynb #266b78ab
