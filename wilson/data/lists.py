@@ -14,7 +14,8 @@ from pathlib import Path, PurePosixPath
 from ..places import InputError, did_you_mean
 
 # %% auto #0
-__all__ = ['IMAGE_SUFFIXES', 'id_of', 'read_text', 'read_list', 'find_list', 'files_by_id', 'image_files', 'mask_files']
+__all__ = ['IMAGE_SUFFIXES', 'id_of', 'read_text', 'list_lines', 'read_list', 'find_list', 'files_by_id', 'image_files',
+           'mask_files']
 
 # %% ../../nbs/data/00_lists.ipynb #ca2ab6af
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -42,12 +43,19 @@ def read_text(
         raise InputError(f"{path} is not in UTF-8 (byte {e.start}); save it in that encoding.") from None
 
 
+def list_lines(
+    path: Path,
+) -> list[str]:
+    "What a list names, line by line: an id or an image's path; the mask's path beside it is left out."
+    lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    return [m[1] if (m := _TWO_PATHS.fullmatch(line)) else line for line in lines]
+
+
 def read_list(
     path: Path,
 ) -> tuple[str, ...]:  # image ids
-    "Ids of a list file, one a line: an id, an image's path, or the paths of image and mask."
-    lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
-    ids = [id_of(m[1] if (m := _TWO_PATHS.fullmatch(line)) else line) for line in lines]
+    "Ids of a list file; an empty list, and an id that is there twice, are errors."
+    ids = [id_of(line) for line in list_lines(path)]
     if not ids:
         raise InputError(f"{path} is empty; expected one image id a line.")
     twice = [i for i, count in Counter(ids).items() if count > 1]

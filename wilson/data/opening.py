@@ -5,19 +5,25 @@
 # %% ../../nbs/data/08_opening.ipynb #e8c32ea6
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
 
 from .classes import COCO, SHAPES, VOC, Classes
 from .coco import open_coco, open_coco_voc
 from .dataset_file import DATASET_FILE, read_dataset_file
 from .image_labels import label_table
-from .lists import files_by_id
+from .lists import files_by_id, find_list, id_of, list_lines, mask_files
+from .reading import read_mask
+from .samples import Split
 from .shapes import make_shapes
-from .voc import IMAGE_FOLDER, SegmentationFolder, open_folder
+from .voc import IMAGE_FOLDER, LIST_FOLDERS, TRAIN_LISTS, SegmentationFolder, mask_folder
+from .voc import open_folder
 from ..places import InputError, at_root, did_you_mean
 
 # %% auto #0
-__all__ = ['KNOWN', 'LABELS_TABLE', 'classes_of', 'open_dataset', 'check_images']
+__all__ = ['KNOWN', 'LABELS_TABLE', 'classes_of', 'open_dataset', 'check_images', 'unchecked']
 
 # %% ../../nbs/data/08_opening.ipynb #b9f524f0
 KNOWN = {"voc": VOC, "coco": COCO, "coco-voc": COCO.called("coco-voc"), "shapes": SHAPES}
@@ -81,3 +87,36 @@ def check_images(
         raise InputError(f"{table} names {len(missing)} images that {folder} does not hold, the first "
                          f"{missing[0]}; restore them, or take their lines out."
                          f"{near if 'mean' in near else ''}")
+
+# %% ../../nbs/data/08_opening.ipynb #4e6d9823
+def unchecked(
+    dataset: str,                 # voc | shapes, or one's own: what lies in VOC's layout
+    root: Path | str,
+    train_list: str | None = None,
+    val_list: str | None = None,
+    image_labels: Path | str | None = None,
+) -> dict[str, Split]:            # "train" and "val"; files may be missing or broken
+    "The splits of a folder with nothing looked at; labels are the table's, else those of masks that can be read."
+    root, classes = at_root(root), classes_of(dataset, root)
+    path = at_root(image_labels) if image_labels else root / LABELS_TABLE
+    table = label_table(path, classes) if path.is_file() and (image_labels or dataset not in KNOWN) else {}
+    images, found = files_by_id(root / IMAGE_FOLDER), {}
+    for name, wanted in (("train", [train_list] if train_list else TRAIN_LISTS), ("val", [val_list or "val"])):
+        listing = find_list(root, wanted, LIST_FOLDERS)
+        ids = [id_of(line) for line in list_lines(listing)]
+        folder = mask_folder(root)
+        masks = mask_files(folder, ids, bool(table)) if folder else None
+        labels = np.zeros((len(ids), 256), bool)
+        for n, i in enumerate(ids):
+            seen = table[i] if i in table else _seen(masks[n] if masks else None)
+            labels[n, [c for c in seen if c in classes.ids]] = True
+        paths = tuple(images[i][0] if i in images else root / IMAGE_FOLDER / f"{i}.jpg" for i in ids)
+        found[name] = Split(listing.stem, tuple(ids), paths, labels, masks)
+    return found
+
+
+def _seen(mask: Path | None) -> Sequence[int]:
+    try:
+        return [] if mask is None else np.unique(read_mask(mask)).tolist()
+    except InputError:
+        return []
