@@ -11,11 +11,12 @@ import pytest
 from PIL import Image
 
 from wilson.data.classes import SHAPES, VOC
-from wilson.data.samples import Split, read_mask, write_mask
+from wilson.data.reading import read_mask, write_mask
+from wilson.data.samples import Split
 from wilson.data.shapes import make_shapes
 from wilson.data.tasks import Task
 from wilson.data.verify import Report, verify
-from wilson.data.voc import SegmentationFolder, open_folder
+from wilson.data.voc import open_folder, SegmentationFolder
 
 TASKS = {"15-5": Task("shapes", "15-5"), "10-1": Task("shapes", "10-1", overlap=False)}
 EMPTY = 20  # the class that is taken from every training image
@@ -130,7 +131,7 @@ def test_clean_folder_is_ok(clean):
     (1, "E", "is empty (0 bytes)", "replace the file"),
     (2, "E", "no image, it begins with b'<html>404", "replace the file"),
     (3, "E", "is not there", "restore it, or take its id out of the list"),
-    (4, "E", "16 bits a channel", "save it with 8 bits"),
+    (4, "n", "16 bits a channel", "upper 8"),
     (5, "E", "is a BMP", "replace the file"),
     (6, "n", "is CMYK", "save it as RGB"),
     (7, "n", "is grey", "three channels alike"),

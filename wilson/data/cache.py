@@ -22,7 +22,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from .reading import image_size
-from .samples import StepSamples, image_of, mask_of, scaled_size
+from .samples import image_of, mask_of, scaled_size, StepSamples
 
 # %% auto #0
 __all__ = ['SPARED', 'Pack', 'pack_name', 'bytes_under', 'make_room', 'packed', 'cached']

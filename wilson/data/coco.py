@@ -19,7 +19,7 @@ from .image_labels import labelled, made_for, read_labels
 from .lists import files_by_id, find_list, image_files, read_list
 from .reading import read_mask
 from .samples import Split
-from .voc import SegmentationFolder, open_folder
+from .voc import open_folder, SegmentationFolder
 from ..places import InputError, at_root
 
 # %% auto #0

@@ -18,7 +18,7 @@ from .lists import files_by_id, find_list, id_of, list_lines, mask_files
 from .reading import read_mask
 from .samples import Split
 from .shapes import make_shapes
-from .voc import IMAGE_FOLDER, LIST_FOLDERS, TRAIN_LISTS, SegmentationFolder, mask_folder
+from .voc import IMAGE_FOLDER, LIST_FOLDERS, mask_folder, SegmentationFolder, TRAIN_LISTS
 from .voc import open_folder
 from ..places import InputError, at_root, did_you_mean
 
@@ -96,12 +96,13 @@ def unchecked(
     val_list: str | None = None,
     image_labels: Path | str | None = None,
 ) -> dict[str, Split]:            # "train" and "val"; files may be missing or broken
-    "The splits of a folder with nothing looked at; labels are the table's, else those of masks that can be read."
+    "The splits of a folder, nothing refused; labels are the table's, else those of masks that can be read."
     root, classes = at_root(root), classes_of(dataset, root)
     path = at_root(image_labels) if image_labels else root / LABELS_TABLE
     table = label_table(path, classes) if path.is_file() and (image_labels or dataset not in KNOWN) else {}
     images, found = files_by_id(root / IMAGE_FOLDER), {}
-    for name, wanted in (("train", [train_list] if train_list else TRAIN_LISTS), ("val", [val_list or "val"])):
+    wanted_lists = {"train": [train_list] if train_list else TRAIN_LISTS, "val": [val_list or "val"]}
+    for name, wanted in wanted_lists.items():
         listing = find_list(root, wanted, LIST_FOLDERS)
         ids = [id_of(line) for line in list_lines(listing)]
         folder = mask_folder(root)

@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from .classes import Classes, palette
-from .samples import Split, read_image
+from .reading import read_image
+from .samples import Split
 from .tasks import Task
 from .verify import TRAINING, Report
 from ..places import InputError

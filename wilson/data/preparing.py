@@ -313,7 +313,7 @@ def thumbnails(
     def make(pair: tuple[Path, Path]) -> None:
         try:
             with Image.open(pair[0]) as image:
-                image.draft("RGB", (2 * THUMBNAIL_SIDE, 2 * THUMBNAIL_SIDE))  # decoded at a fraction of its size
+                image.draft("RGB", (2 * THUMBNAIL_SIDE, 2 * THUMBNAIL_SIDE))  # decoded at a fraction
                 small = ImageOps.exif_transpose(image).convert("RGB")
         except (OSError, SyntaxError):  # a broken image is for `verify` to name
             return
@@ -364,8 +364,8 @@ def prepare(
     except OSError as e:
         if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
             raise
-        raise InputError(f"{root}: {e.strerror} ({e.filename or 'while preparing'}). Make room there, or name "
-                         f"another folder (root); the same command then goes on.") from None
+        raise InputError(f"{root}: {e.strerror} ({e.filename or 'while preparing'}). Make room there, or "
+                         f"name another folder (root); the same command then goes on.") from None
     return Prepared(root, data, tuple(done))
 
 

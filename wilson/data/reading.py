@@ -34,6 +34,8 @@ def read_image(
         reason = str(e).splitlines()[0].rpartition(", ")[2]
         raise InputError(f"{path} cannot be read as an image ({reason}); replace the file or take its id out "
                          f"of the list.") from None
+    if image.ndim != 3:
+        raise InputError(f"{path} has {len(image)} frames, expected one picture; save one of them.")
     return image if image.dtype == torch.uint8 else (image.int() >> 8).to(torch.uint8)
 
 
@@ -63,6 +65,9 @@ def read_mask(
                 raise InputError(f"{path} has mode {image.mode}, expected an 8-bit PNG of class ids (grey or "
                                  f"palette); save it so. Masks in colours are turned into ids by "
                                  f"`wilson prepare`, given the colours in dataset.toml.")
+            if image.tile and image.tile[0][3] in ("L;2", "L;4"):
+                raise InputError(f"{path} is a grey PNG of {image.tile[0][3][2]} bits, whose numbers readers "
+                                 f"stretch to 0…255; save it with 8 bits.")
             return np.array(image)
     except FileNotFoundError:
         raise InputError(f"{path} is missing: the list names an image without a mask; add the mask or take "

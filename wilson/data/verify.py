@@ -24,9 +24,9 @@ from torchvision.io import ImageReadMode, decode_image
 from tqdm.auto import tqdm
 
 from .classes import Classes
+from .image_labels import spans
 from .samples import Split
 from .tasks import Task
-from .voc import spans
 from ..places import project_root
 
 # %% auto #0
@@ -140,8 +140,8 @@ def _image_findings(path: Path, image: torch.Tensor, mode: str, stored: tuple[in
         yield Finding(typed(path), f"has {len(image)} frames, expected one picture",
                       "save one of them as JPEG or PNG", kind="image of several frames")
     elif image.dtype != torch.uint8:
-        yield Finding(typed(path), "has 16 bits a channel, expected 8: its values reach 65,535, not 255",
-                      "save it with 8 bits a channel", kind="image of 16 bits")
+        yield Finding(typed(path), "has 16 bits a channel", "it is read by the upper 8 of them",
+                      error=False, kind="unusual image")
     elif mode in _UNUSUAL:
         problem, remedy = _UNUSUAL[mode]
         yield Finding(typed(path), problem, remedy, error=False, kind="unusual image")
