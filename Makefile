@@ -16,7 +16,7 @@ $(VENV)/.ready: constraints.txt settings.ini setup.py .ci/inplace_abn.sh
 	  { rm -rf $(VENV); echo "no virtual environment could be made; on Debian: apt-get install python3-venv"; exit 1; }
 	@echo "installing the pinned set into $(VENV) (about 5.5 GB, minutes) …"
 	@$(BIN)/pip install -q $(PIP_FLAGS) -c constraints.txt pip setuptools wheel setuptools-scm ninja
-	@$(BIN)/pip install -q $(PIP_FLAGS) -c constraints.txt --no-build-isolation -e '.[notebook,coco,dev]'
+	@$(BIN)/pip install -q $(PIP_FLAGS) -c constraints.txt --no-build-isolation -e '.[notebook,coco,sbd,dev]'
 	@bash .ci/inplace_abn.sh $(BIN)/python $(PIP_FLAGS)
 	@printf '#!%s\nimport sys\nfrom wilson.training.papermill import main\nsys.exit(main())\n' \
 	  '$(CURDIR)/$(BIN)/python' > $(BIN)/papermill

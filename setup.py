@@ -27,6 +27,7 @@ setup(
         "inplace": facts["inplace_requirements"].split(),
         "coco": facts["coco_requirements"].split(),
         "timm": facts["timm_requirements"].split(),
+        "sbd": facts["sbd_requirements"].split(),
         "dev": facts["dev_requirements"].split(),
     },
     entry_points={"console_scripts": ["wilson=wilson.__main__:main"]},

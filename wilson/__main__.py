@@ -13,9 +13,9 @@ from dataclasses import fields
 from .places import InputError, did_you_mean
 
 # %% auto #0
-__all__ = ['COMMANDS', 'train_parser', 'run_train', 'evaluate_parser', 'run_evaluate', 'predict_parser', 'run_predict',
-           'labels_parser', 'run_labels', 'import_parser', 'run_import', 'export_parser', 'run_export', 'Parser',
-           'main']
+__all__ = ['COMMANDS', 'train_parser', 'run_train', 'prepare_parser', 'run_prepare', 'verify_parser', 'run_verify',
+           'evaluate_parser', 'run_evaluate', 'predict_parser', 'run_predict', 'labels_parser', 'run_labels',
+           'import_parser', 'run_import', 'export_parser', 'run_export', 'Parser', 'main']
 
 # %% ../nbs/command.ipynb #1fdeb8a5
 def train_parser(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +34,65 @@ def run_train(options: argparse.Namespace) -> None:
     from wilson.training.launch import train
     from wilson.training.results import result_table
     print(result_table(train(parsed(vars(options)))))
+
+# %% ../nbs/command.ipynb #2341e881
+def prepare_parser(parser: argparse.ArgumentParser) -> None:
+    "Options of `wilson prepare`."
+    parser.add_argument("dataset", help="voc | coco | coco-voc | shapes, or a name for data of yours")
+    parser.add_argument("--from", dest="source", metavar="FOLDER",
+                        help="where the data or its archives lie; linked, never written to (default: what is "
+                             "missing is downloaded)")
+    parser.add_argument("--root", help="where the data set goes (default: data/<dataset>)")
+    parser.add_argument("--masks", help="voc: aug | sbd, where SegmentationClassAug comes from; coco: "
+                                        "instances | stuffthingmaps (default: the first)")
+    parser.add_argument("--val-share", type=float, default=0.2,
+                        help="of your images with masks, where there are no lists (default: 0.2)")
+    parser.add_argument("--voc-root", default="data/voc", help="of coco-voc (default: data/voc)")
+    parser.add_argument("--verify", default="true", help="true | false: look at every file (default: true)")
+
+
+def run_prepare(options: argparse.Namespace) -> int:
+    "Prepare, say what was done, and verify."
+    from wilson.data.preparing import prepare
+    from wilson.data.verifying import verified
+    o = options
+    prepare(o.dataset, o.source, o.root, o.masks, o.val_share, o.voc_root)
+    if o.verify.lower() == "false":
+        return 0
+    report = verified(o.dataset, o.root, voc_root=o.voc_root)
+    print(report)
+    return 0 if report.ok else 1
+
+
+def verify_parser(parser: argparse.ArgumentParser) -> None:
+    "Options of `wilson verify`."
+    parser.add_argument("dataset", help="voc | coco | coco-voc | shapes, or the name of your data")
+    parser.add_argument("--data-root", help="its folder (default: data/<dataset>)")
+    parser.add_argument("--task", help="whose steps must all have images")
+    parser.add_argument("--overlap", default="true", help="true | false: false is disjoint (default: true)")
+    parser.add_argument("--train-list", help="name of the training list")
+    parser.add_argument("--val-list", help="name of the validation list")
+    parser.add_argument("--image-labels", help="table of image-level labels")
+    parser.add_argument("--voc-root", default="data/voc", help="of coco-voc (default: data/voc)")
+    parser.add_argument("--report", metavar="FILE", help="write everything that was found there")
+
+
+def run_verify(options: argparse.Namespace) -> int:
+    "Verify, print the report, and say by the exit code whether all is well."
+    from wilson.data.opening import classes_of
+    from wilson.data.tasks import Task
+    from wilson.data.verifying import verified
+    from wilson.places import at_root, written_aside
+    o = options
+    root = o.data_root or f"data/{o.dataset.removesuffix('-voc')}"
+    task = o.task and Task(classes_of(o.dataset, root), o.task, o.overlap.lower() != "false")
+    report = verified(o.dataset, root, (task,) if task else (), o.train_list, o.val_list, o.image_labels,
+                      o.voc_root)
+    print(report)
+    if o.report:
+        with written_aside(at_root(o.report)) as aside:
+            aside.write_text(report.text() + "\n", encoding="utf-8")
+    return 0 if report.ok else 1
 
 # %% ../nbs/command.ipynb #f2718e99
 def evaluate_parser(parser: argparse.ArgumentParser) -> None:
@@ -122,6 +181,8 @@ def run_export(options: argparse.Namespace) -> None:
 
 # %% ../nbs/command.ipynb #562629d7
 COMMANDS = {
+    "prepare": ("make a data set ready to train on", prepare_parser, run_prepare),
+    "verify": ("find what is wrong with a data set", verify_parser, run_verify),
     "train": ("train the steps of a task", train_parser, run_train),
     "evaluate": ("score a finished step", evaluate_parser, run_evaluate),
     "predict": ("segment images with a finished step", predict_parser, run_predict),
@@ -162,13 +223,12 @@ def main(
         parser.usage = "wilson train [--OPTION VALUE …]"
     options_of(parser)
     try:
-        run(parser.parse_args(rest))
+        return run(parser.parse_args(rest)) or 0
     except InputError as e:
         print(f"wilson: {e}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
-    return 0
 
 # %% ../nbs/command.ipynb #95d0a22d
 #| eval: false

@@ -359,7 +359,7 @@ def prepare(
     try:
         for line in _parts(dataset, root, source, masks, val_share):
             tell(line)
-        data = open_dataset(dataset, root, voc_root=voc_root)
+        data = _opened(dataset, root, voc_root)
         _finish(dataset, root, data, tell)
     except OSError as e:
         if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
@@ -367,6 +367,13 @@ def prepare(
         raise InputError(f"{root}: {e.strerror} ({e.filename or 'while preparing'}). Make room there, or "
                          f"name another folder (root); the same command then goes on.") from None
     return Prepared(root, data, tuple(done))
+
+
+def _opened(dataset: str, root: Path, voc_root: Path | str) -> SegmentationFolder:
+    try:
+        return open_dataset(dataset, root, voc_root=voc_root)
+    except InputError as e:
+        raise InputError(f"{e} (`wilson verify {dataset}` lists all that is wrong.)") from None
 
 
 def _finish(dataset: str, root: Path, data: SegmentationFolder, tell: Callable[[str], None]) -> None:
