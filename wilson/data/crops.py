@@ -70,11 +70,13 @@ class TrainingCrop:
         rng = np.random.default_rng(list(key))
         top, left, h, w = self.box(*image.shape[1:], rng)
         flip = rng.random() < 0.5
-        image = resized(image[:, top:top + h, left:left + w], self.size, self.size)
+        part = image[:, top:top + h, left:left + w]
+        image = resized(part.flip(-1) if flip else part, self.size, self.size)
         if mask is not None:
-            columns = nearest(left, w, self.size)
-            mask = mask[nearest(top, h, self.size)][:, columns[::-1] if flip else columns]
-        return image.flip(-1) if flip else image, mask
+            rows, columns = nearest(0, h, self.size), nearest(left, w, self.size)
+            # columns first: then whole rows are copied, and the result lies in memory row by row
+            mask = mask[top:top + h].take(columns[::-1] if flip else columns, 1).take(rows, 0)
+        return image, mask
 
 # %% ../../nbs/data/00_crops.ipynb #dfb153b1
 @dataclass(frozen=True)
@@ -91,5 +93,5 @@ class CentreCrop:
         image = resized(image, h, w)[:, top:top + self.size, left:left + self.size]
         if mask is not None:
             rows, columns = nearest(0, height, h), nearest(0, width, w)
-            mask = mask[rows[top:top + self.size]][:, columns[left:left + self.size]]
+            mask = mask.take(columns[left:left + self.size], 1).take(rows[top:top + self.size], 0)
         return image, mask

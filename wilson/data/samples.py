@@ -144,10 +144,11 @@ class StepSamples(Dataset):
         if mask is not None and mask.shape != image.shape[1:]:
             path = self.split.masks[index]
             check_size(read_mask(path), path, self.split.images[index])  # says what is wrong
+        if mask is not None:
+            mask = self.number_table.take(mask, mode="clip")  # bytes are never out of range
         if self.crop is not None:
             image, mask = self.crop(image, mask, (self.seed, epoch, *(draw or [index])))
-        if mask is not None:
-            mask = torch.from_numpy(self.number_table[mask])
+        mask = None if mask is None else torch.from_numpy(mask)
         return Sample(image, mask, torch.from_numpy(self.image_labels[index]), self.split.ids[index])
 
 # %% ../../nbs/data/01_samples.ipynb #17249888
