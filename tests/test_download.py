@@ -24,8 +24,10 @@ from pathlib import Path, PurePosixPath
 import pytest
 from conftest import environment, need
 
-from wilson.data import download as module
-from wilson.data.download import Archive, download, unpack
+from wilson.data import download as download_module
+from wilson.data import unpack as unpack_module
+from wilson.data.download import Archive, download
+from wilson.data.unpack import unpack
 from wilson.places import InputError
 
 IMAGES = {f"VOC/JPEGImages/{i:03}.jpg": random.Random(i).randbytes(20_000) for i in range(12)}
@@ -114,7 +116,7 @@ def server(monkeypatch):
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
-    monkeypatch.setattr(module, "_PAUSES", (0,))
+    monkeypatch.setattr(download_module, "_PAUSES", (0,))
     server = Server()
     yield server
     server.http.shutdown()
@@ -135,9 +137,9 @@ def names(folder: Path) -> list[str]:
 
 
 def script(text: str, *arguments: object) -> list[str]:
-    "A command that runs `text` with the module as `d`, and says an InputError as the command line does."
+    "A command that runs `text` with the modules as `d` and `u`, and says an InputError as the command line does."
     lines = ["import os, sys", "from pathlib import Path, PurePosixPath", "import wilson.data.download as d",
-             "from wilson.places import InputError", "try:", textwrap.indent(textwrap.dedent(text), "    "),
+             "import wilson.data.unpack as u", "from wilson.places import InputError", "try:", textwrap.indent(textwrap.dedent(text), "    "),
              "except InputError as e: sys.exit(str(e))"]
     return [sys.executable, "-c", "\n".join(lines), *map(str, arguments)]
 
@@ -384,8 +386,8 @@ def test_disk_too_small_to_unpack(checked, tmp_path):
     "Said before anything is unpacked; and where the disk fills up all the same, nothing stays."
     archive = _file(tmp_path / "images.zip", CONTENT)
     done = on_small_disk(tmp_path / "disk", "128k", f"""
-        if not {checked}: d._check_space = lambda *args: None
-        try: d.unpack(sys.argv[2], Path(sys.argv[1], "data"), lambda p: p)
+        if not {checked}: u.check_space = lambda *args: None
+        try: u.unpack(sys.argv[2], Path(sys.argv[1], "data"), lambda p: p)
         finally: print(os.listdir(sys.argv[1]))
     """, archive)
     assert done.returncode == 1 and done.stdout == "[]\n", done
@@ -498,8 +500,8 @@ KILLED = """
         move.n += 1
         if where == f"move {move.n}": os.kill(os.getpid(), 9)
         whole(staged, target)
-    where, move.n, whole, d._place, d._bar = sys.argv[3], 0, d._place, move, lambda **options: Bar()
-    d.unpack(sys.argv[1], sys.argv[2], lambda p: p.relative_to("VOC"))
+    where, move.n, whole, u._place, u.bytes_bar = sys.argv[3], 0, u._place, move, lambda **options: Bar()
+    u.unpack(sys.argv[1], sys.argv[2], lambda p: p.relative_to("VOC"))
 """
 
 
@@ -519,8 +521,8 @@ def test_killed_while_unpacking(where, there, tmp_path):
 def test_two_unpack_at_once(tmp_path, monkeypatch):
     "One does it, the other finds it done."
     path, results = _file(tmp_path / "x.zip", CONTENT), []
-    extract = module._extract
-    monkeypatch.setattr(module, "_extract", lambda *args: (time.sleep(0.2), extract(*args)))
+    extract = unpack_module._extract
+    monkeypatch.setattr(unpack_module, "_extract", lambda *args: (time.sleep(0.2), extract(*args)))
     both = [threading.Thread(target=lambda: results.append(unpack(path, tmp_path / "voc", place))) for _ in range(2)]
     for thread in both:
         thread.start()
@@ -542,6 +544,6 @@ def test_data_that_is_a_link_elsewhere(tmp_path):
 def test_error_of_the_disk_is_a_sentence(tmp_path, monkeypatch):
     def fail(*args):
         raise OSError(errno.EIO, "Input/output error")
-    monkeypatch.setattr(module, "_place", fail)
+    monkeypatch.setattr(unpack_module, "_place", fail)
     said = refused(unpack, _file(tmp_path / "x.zip", CONTENT), tmp_path / "voc", place)
     assert "voc cannot be written: Input/output error" in said and names(tmp_path) == ["x.zip"]

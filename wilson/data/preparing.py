@@ -22,11 +22,12 @@ from tqdm.auto import tqdm
 
 from .dataset_file import DATASET_FILE, mask_ids, read_dataset_file
 from .download import COCO_ANNOTATIONS, COCO_STUFFTHINGMAPS, COCO_TRAIN, COCO_VAL, SBD
-from .download import VOC_AUG_MASKS, VOC_TRAINVAL, Archive, download, unpack
+from .download import VOC_AUG_MASKS, VOC_TRAINVAL, Archive, download
 from .image_labels import label_table, made_for
 from .lists import files_by_id, find_list, id_of, read_list, read_text
 from .opening import KNOWN, LABELS_TABLE, check_images, open_dataset
 from .reading import write_mask
+from .unpack import unpack
 from .voc import IMAGE_FOLDER, LIST_FOLDERS, MASK_FOLDERS, SegmentationFolder
 from ..places import InputError, at_root, written_aside
 
