@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -24,7 +23,7 @@ def resized(
     width: int,
 ) -> Tensor:        # 3, height, width uint8, channels last in memory
     "The image at another size, bilinear with antialiasing."
-    together = image[None].contiguous(memory_format=torch.channels_last)
+    together = image.permute(1, 2, 0).contiguous()[None].permute(0, 3, 1, 2)
     return F.interpolate(together, (height, width), mode="bilinear", antialias=True)[0]
 
 

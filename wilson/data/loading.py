@@ -5,19 +5,20 @@
 # %% ../../nbs/data/05_loading.ipynb #c21e2fa8
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from .samples import Sample, StepSamples
 from ..places import InputError
 
 # %% auto #0
-__all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'EpochBatches', 'normalised', 'denormalised', 'Batch', 'collated', 'Loader']
+__all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'EpochBatches', 'normalised', 'denormalised', 'Batch', 'collated', 'BatchesOf',
+           'Loader']
 
 # %% ../../nbs/data/05_loading.ipynb #f0a6ccda
 class EpochBatches(Sampler):
@@ -100,13 +101,30 @@ class Batch:
         return Batch(images, masks, move(self.image_labels).float(), self.ids)
 
 
-def collated(samples: Sequence[Sample]) -> Batch:
-    "Samples of one size stacked into a batch, still bytes, channels last in memory."
-    images, masks, labels, ids = zip(*samples)
-    batch = torch.empty(len(images), *images[0].shape, dtype=torch.uint8, memory_format=torch.channels_last)
-    for place, image in zip(batch, images):
-        place.copy_(image)
-    return Batch(batch, None if masks[0] is None else torch.stack(masks), torch.stack(labels), list(ids))
+def collated(
+    samples: Iterable[Sample],  # of one size; each is let go before the next is drawn
+    count: int,
+) -> Batch:
+    "Samples stacked into a batch, still bytes, channels last in memory."
+    images, masks, labels, ids = None, [], [], []
+    for n, sample in enumerate(samples):
+        if images is None:
+            images = torch.empty(count, *sample.image.shape, dtype=torch.uint8,
+                                 memory_format=torch.channels_last)
+        images[n].copy_(sample.image)
+        masks.append(sample.mask)
+        labels.append(sample.image_labels)
+        ids.append(sample.id)
+    return Batch(images, None if masks[0] is None else torch.stack(masks), torch.stack(labels), ids)
+
+
+@dataclass(frozen=True)
+class BatchesOf(Dataset):
+    "Batches of `samples` by the keys of their samples."
+    samples: StepSamples
+
+    def __getitem__(self, keys: Sequence[tuple[int, ...]]) -> Batch:
+        return collated(map(self.samples.__getitem__, keys), len(keys))
 
 # %% ../../nbs/data/05_loading.ipynb #c603f87f
 class Loader:
@@ -125,7 +143,8 @@ class Loader:
     ):
         self.batches = EpochBatches(len(samples), batch_size, shuffle_seed, ranks, crops, padding)
         self.device = torch.device(device)
-        self.loader = DataLoader(samples, batch_sampler=self.batches, collate_fn=collated,
+        self.samples = samples
+        self.loader = DataLoader(BatchesOf(samples), batch_size=None, sampler=self.batches,
                                  num_workers=num_workers, persistent_workers=num_workers > 0,
                                  pin_memory=self.device.type == "cuda")
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from .file_checks import Finding, typed
 from .opening import KNOWN, classes_of, open_dataset, unchecked
 from .tasks import Task
-from .verify import Finding, Report, typed, verify
+from .verify import Report, verify
 from ..places import InputError, at_root
 
 # %% auto #0

@@ -111,7 +111,7 @@ def _trained(trainer: Trainer, config: TrainConfig, data: SegmentationFolder, st
         folder.log(f"{shown(folder.path)}: going on from epoch {trainer.epoch + 1}")
     else:
         left_out = folder.read("config.json")["data"].get("without_masks")
-        folder.log(f"{shown(folder.path)}: {len(trainer.loader.loader.dataset)} images, "
+        folder.log(f"{shown(folder.path)}: {len(trainer.loader.samples)} images, "
                    f"{', '.join(step.new)}" + (f"; {left_out} without a mask left out" if left_out else ""))
     trainer.fit()
     save_weights(folder.path / "weights.safetensors", method.segmenter, method.localizer, step)
