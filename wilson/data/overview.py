@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from .classes import Classes, palette
+from .classes import Classes
 from .list_checks import TRAINING
 from .reading import read_image
 from .samples import Split
@@ -188,10 +188,11 @@ def outlines(
 def over(
     image: np.ndarray,    # H, W, 3 uint8
     ids: np.ndarray,      # H, W uint8: dataset ids
+    palette: np.ndarray,  # 256, 3 uint8
     opacity: float = 0.4,
 ) -> np.ndarray:          # H, W, 3 uint8
     "A mask in the data set's colours over its image; outlined, and white around the outline; void is cream."
-    colours, thick = palette()[ids], max(1, max(ids.shape) // 160)
+    colours, thick = palette[ids], max(1, max(ids.shape) // 160)
     opaque = np.where(ids > 0, opacity, 0.0)
     edge = outlines(ids, thick)
     opaque[edge] = 1.0
@@ -224,7 +225,7 @@ def sample_grid(
 
 def _legend(figure: Figure, shown: set[int], classes: Classes) -> None:
     of = {**dict(zip(classes.ids, classes.names)), 255: "void"}
-    patches = [Patch(facecolor=palette()[i] / 255, edgecolor="0.4", label=of[i]) for i in of if i in shown]
+    patches = [Patch(facecolor=classes.palette()[i] / 255, edgecolor="0.4", label=of[i]) for i in of if i in shown]
     if patches:
         figure.legend(handles=patches, loc="outside lower center", ncols=min(len(patches), 7), fontsize=7.5,
                       frameon=False, handlelength=1, handleheight=1, columnspacing=1.2)
@@ -240,7 +241,7 @@ def _sample(ax: Axes, split: Split, k: int, classes: Classes) -> set[int]:  # id
         ax.text(0.5, 0.5, wrong, ha="center", va="center", fontsize=8, transform=ax.transAxes,
                 bbox={"facecolor": "white", "edgecolor": "none"})
     if picture is not None:
-        ax.imshow(picture if ids is None else over(picture, ids))
+        ax.imshow(picture if ids is None else over(picture, ids, classes.palette()))
     return set() if ids is None else set(np.unique(ids).tolist())
 
 
