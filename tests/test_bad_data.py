@@ -12,10 +12,10 @@ from PIL import Image
 from test_bad_input import files, mounted, refused, run, says
 
 from wilson.data.classes import Classes
-from wilson.data.opening import classes_of, open_dataset, unchecked
+from wilson.data.opening import classes_of, open_dataset
 from wilson.data.reading import read_image, read_mask, write_mask
 from wilson.data.shapes import draw_scene
-from wilson.data.verify import verify
+from wilson.data.verifying import verified
 from wilson.data.voc import SegmentationFolder
 from wilson.places import InputError
 from wilson.training.runs import StepFolder
@@ -29,7 +29,7 @@ BASE, LATER = (Path(f"runs/farm-2-1-overlap/{run}") for run in ("base-s42/step0"
 FIRST = "train00"  # shows a cow: step 0 trains on it
 
 
-def make_farm(folder: Path, n_train: int = 24, n_val: int = 6, side: int = 64) -> Path:
+def make_farm(folder: Path, n_train: int = 25, n_val: int = 6, side: int = 64) -> Path:
     "A data set of one's own, ready to train on."
     for name in ("JPEGImages", "SegmentationClass", "splits"):
         (folder / name).mkdir(parents=True)
@@ -63,10 +63,10 @@ def opened() -> SegmentationFolder:
     return open_dataset("farm", FARM)
 
 
-def verified() -> str:
+def listed() -> str:
     "What verify lists, a line a finding, E or n (note) in front; or the sentence with which it refuses."
     try:
-        report = verify(unchecked("farm", FARM), classes_of("farm", FARM), threads=1, progress=False)
+        report = verified("farm", progress=False)
     except InputError as e:
         return f"refused: {e}"
     return "\n".join(f"{'E' if f.error else 'n'} {f}" for f in report.findings)
@@ -99,8 +99,6 @@ def labels_in(encoding: str, text: str) -> Callable[[], int]:
     return lambda: (FARM / "labels.csv").write_bytes(text.encode(encoding))
 
 
-UNTOLD = pytest.mark.xfail(strict=True, reason="verify lists nothing and finds the data set right")
-
 BROKEN = {  # what is done to the data, what training says, what verify says
     "truncated JPEG": (lambda: rewritten(image(), lambda b: b[:-400]), [
         "JPEGImages/train00.jpg cannot be read as an image", "truncated", "replace the file"],
@@ -124,7 +122,7 @@ BROKEN = {  # what is done to the data, what training says, what verify says
         "SegmentationClass/train00.png holds the ids [4]", "farm has 0 (background), 1 to 3, and 255 (void)"],
         ["E data/farm/SegmentationClass/train00.png holds 4 (4,096 pixels), expected 0 to 3, 255"]),
     "mask without its image": (lambda: image().unlink(), [
-        "splits/train.txt names 1 of 24 images that", "JPEGImages does not hold, the first train00", "restore them"],
+        "splits/train.txt names 1 of 25 images that", "JPEGImages does not hold, the first train00", "restore them"],
         ["E data/farm/JPEGImages/train00.jpg is not there, but a list names it", "restore it"]),
     "image without its mask": (lambda: mask().unlink(), [
         "SegmentationClass/train00.png is missing", "add the mask"],
@@ -138,8 +136,8 @@ BROKEN = {  # what is done to the data, what training says, what verify says
         "splits/train.txt and in val.txt, the first val00", "Take them out of one"],
         ["E data/farm/JPEGImages/val00.jpg is in list train, to train on, and in list val; take val00 out"]),
     "list not in UTF-8": (lambda: rewritten(listing(), lambda b: b + "Kühe\n".encode("latin-1")), [
-        "splits/train.txt is not in UTF-8 (byte 193)", "save it in that encoding"],
-        ["refused", "splits/train.txt is not in UTF-8 (byte 193)"]),
+        "splits/train.txt is not in UTF-8 (byte 201)", "save it in that encoding"],
+        ["refused", "splits/train.txt is not in UTF-8 (byte 201)"]),
     "list in UTF-16": (lambda: rewritten(listing(), lambda b: b.decode().encode("utf-16")), [
         "splits/train.txt is not in UTF-8", "save it in that encoding"],
         ["refused", "splits/train.txt is not in UTF-8"]),
@@ -169,21 +167,27 @@ def test_training_names_it(case, root, capsys):
     assert message.count("\n") == 1
 
 
-@pytest.mark.parametrize("case", [pytest.param(c, marks=UNTOLD) if c in (
-    "empty list", "labels of an unknown image", "one id, two images") else c for c in BROKEN])
+@pytest.mark.parametrize("case", BROKEN)
 def test_verify_lists_it(case, root):
     spoil, _, said = BROKEN[case]
     spoil()
     before = files(root)
-    says(verified(), *said)
-    assert files(root) == before, "verify only looks"
+    says(listed(), *said)
+    assert {n: f for n, f in files(root).items() if "image_labels-" not in n} == before, "verify only looks"
+
+
+@pytest.mark.xfail(strict=True, reason="why a data set does not open is told only where nothing else is found")
+def test_verify_lists_it_beside_other_problems(root):
+    two_files()
+    image("train05").write_bytes(b"")
+    says(listed(), "train05.jpg is empty", "train00.png")
 
 
 def test_labels_against_the_masks_are_listed(root):
     "Training goes by the table, as it is told; only verify can know."
     (FARM / "labels.csv").write_text("train00,sheep\n")
     assert np.flatnonzero(opened().train.labels[0]).tolist() == [3]
-    says(verified(), "E data/farm/JPEGImages/train00.jpg is labelled sheep, which its mask does not show",
+    says(listed(), "E data/farm/JPEGImages/train00.jpg is labelled sheep, which its mask does not show",
          "E data/farm/JPEGImages/train00.jpg is not labelled cow, which its mask shows; correct the labels or the mask")
 
 
@@ -198,7 +202,7 @@ def test_colours_of_unusual_jpegs(mode, root):
     expected = np.array(scene.convert("L").convert("RGB") if mode == "L" else scene, int)
     assert abs(read_image(image()).permute(1, 2, 0).numpy() - expected).mean() < 3
     assert run(*TRAIN, "--step", 0) == 0 and StepFolder(root / BASE).state == "finished"
-    assert verified().startswith("n data/farm/JPEGImages/train00.jpg is " + {"L": "grey"}.get(mode, mode))
+    assert listed().startswith("n data/farm/JPEGImages/train00.jpg is " + {"L": "grey"}.get(mode, mode))
 
 
 AS_STORED = {  # EXIF orientation → what makes an upright picture the stored one
@@ -233,7 +237,7 @@ def upright_mask(root) -> np.ndarray:
 def test_turned_image_with_an_upright_mask(upright_mask, root):
     write_mask(mask(), upright_mask)
     assert run(*TRAIN, "--step", 0) == 0 and StepFolder(root / BASE).state == "finished"
-    said = verified()
+    said = listed()
     says(said, "n data/farm/JPEGImages/train00.jpg is stored 64×48 and turned upright by EXIF orientation 6")
     assert "E " not in said
 
@@ -241,7 +245,7 @@ def test_turned_image_with_an_upright_mask(upright_mask, root):
 def test_turned_image_with_a_mask_as_stored(upright_mask, root, capsys):
     write_mask(mask(), np.ascontiguousarray(np.rot90(upright_mask)))
     says(refused(capsys, *TRAIN), "train00.png is 64×48 but train00.jpg is 48×64", "EXIF", "turn the mask like it")
-    says(verified(), "E data/farm/SegmentationClass/train00.png is 64×48 like the stored pixels of train00.jpg",
+    says(listed(), "E data/farm/SegmentationClass/train00.png is 64×48 like the stored pixels of train00.jpg",
          "EXIF orientation 6", "turn the mask as viewers turn the image")
 
 
@@ -278,7 +282,7 @@ def test_unusual_names_train(root, capsys):
     labels = opened().train.labels
     assert [np.flatnonzero(row).tolist() for row in labels[:5]] == [*SHOWN]
     assert run(*TRAIN) == 0 and StepFolder(root / LATER).state == "finished"
-    assert np.array_equal(opened().train.labels, labels) and verified() == ""
+    assert np.array_equal(opened().train.labels, labels) and listed() == ""
     assert run(*TRAIN) == 0 and capsys.readouterr().out.count("used as it is") == 2
 
 
@@ -304,7 +308,7 @@ def test_list_of_any_system(change, root):
     rewritten(listing(), change)
     after = opened().train
     assert after.ids == before.ids and after.images == before.images and after.masks == before.masks
-    assert verified() == ""
+    assert listed() == ""
 
 
 @pytest.mark.parametrize("content", [
@@ -321,14 +325,14 @@ def test_labels_of_any_system(content, root):
     train = opened().train
     assert [np.flatnonzero(train.labels[n]).tolist() for n in range(5)] == [*SHOWN]
     assert train.masks[0] is None and train.masks[4] is None and train.masks[1] is not None
-    assert "E " not in verified() and "2 of 24 images without a mask" in verified()
+    assert "E " not in listed() and "2 of 25 images without a mask" in listed()
 
 
 def test_image_with_neither_mask_nor_label(root, capsys):
     (FARM / "labels.csv").write_text("train04,horse,sheep\n")
     mask().unlink()
     says(refused(capsys, *TRAIN), "labels.csv has no line for 1 images", "the first train00", "add `train00,class,…`")
-    says(verified(), "n data/farm/JPEGImages/train00.jpg has no class among its image-level labels")
+    says(listed(), "n data/farm/JPEGImages/train00.jpg has no class among its image-level labels")
 
 
 # ------------------------------------------------------------------------- the dataset file
@@ -367,7 +371,7 @@ def test_dataset_file(text, expected, root, capsys):
     says(message, *expected)
     if "is no protocol" not in message:
         says(message, "data/farm/dataset.toml")
-        says(verified(), "refused", *expected)
+        says(listed(), "refused", *expected)
 
 
 def test_dataset_file_not_in_utf_8(root, capsys):
