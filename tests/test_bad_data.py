@@ -176,7 +176,6 @@ def test_verify_lists_it(case, root):
     assert {n: f for n, f in files(root).items() if "image_labels-" not in n} == before, "verify only looks"
 
 
-@pytest.mark.xfail(strict=True, reason="why a data set does not open is told only where nothing else is found")
 def test_verify_lists_it_beside_other_problems(root):
     two_files()
     image("train05").write_bytes(b"")
@@ -286,7 +285,6 @@ def test_unusual_names_train(root, capsys):
     assert run(*TRAIN) == 0 and capsys.readouterr().out.count("used as it is") == 2
 
 
-@pytest.mark.xfail(strict=True, reason="the kept labels take these names for a comment or for a heading")
 @pytest.mark.parametrize("name", ["#1", "image", "id", "file"])
 def test_names_in_the_kept_labels(name, root):
     renamed(FIRST, f"{name}.jpg", name)
@@ -348,7 +346,7 @@ CLASSES = 'classes = ["cow", "horse", "sheep"]\n'
     ('classes = "cow"', ["lists no classes", 'classes = ["cow", "horse"]']),
     ("classes = []", ["lists no classes"]),
     ('classes = ["cow", "cow"]', ["a class is listed twice"]),
-    ('classes = ["cow", "background"]', ["a class 'background'", "which are there anyway"]),
+    ('classes = ["cow", "background"]', ["a class 'background'", "are there anyway"]),
     ('classes = ["cow|horse"]', ["a class 'cow|horse'", "without |"]),
     ("[classes]\ncow = 0", ["cow = 0", "1 to 254"]),
     ("[classes]\ncow = 255", ["cow = 255", "1 to 254"]),
@@ -384,7 +382,6 @@ def test_no_dataset_file(root, capsys):
     says(refused(capsys, *TRAIN), "dataset='farm' is not known", "there is no", "data/farm/dataset.toml", "Known: voc")
 
 
-@pytest.mark.xfail(strict=True, raises=(AttributeError, TypeError), reason="ends in a traceback, not in a sentence")
 @pytest.mark.parametrize("text", [
     'classes = [["cow"], "horse"]', CLASSES + 'colours = ["#ff0000"]', CLASSES + 'tasks = "2-1"',
     CLASSES + "[colours]\ncow = [[1], 2, 3]"])
@@ -393,7 +390,6 @@ def test_dataset_file_of_other_shapes(text, root, capsys):
     says(refused(capsys, *TRAIN), "data/farm/dataset.toml")
 
 
-@pytest.mark.xfail(strict=True, reason="the kept labels are written with the blank and read without")
 def test_class_with_a_blank_around(root):
     "Refused, or taken without the blank; but the same the second time."
     (FARM / "dataset.toml").write_text('classes = [" cow", "horse", "sheep"]\n')

@@ -53,6 +53,10 @@ def read_dataset_file(
     known = ("name", "classes", "colours", "tasks")
     if strange := [key for key in found if key not in known]:
         raise InputError(f"{path} has a part {strange[0]!r}.{did_you_mean(strange[0], known)}")
+    for key in ("colours", "tasks"):
+        if not isinstance(found.get(key, {}), dict):
+            raise InputError(f"{path}: {key} = {found[key]!r}; expected a part [{key}] with lines like "
+                             f"name = value.")
     name = str(found.get("name", path.absolute().parent.name))
     if not re.fullmatch(r"[\w.+-]+", name) or name in ("auto", "voc", "coco", "coco-voc", "shapes"):
         raise InputError(f"{path}: name = {name!r}; expected letters, digits and any of . + - _, and no name "
@@ -63,7 +67,8 @@ def read_dataset_file(
         raise InputError(f"{path}: a colour of {strange[0]!r}.{did_you_mean(strange[0], [*ids, *RESERVED])}")
     usual = {n: tuple(palette()[i].tolist()) for n, i in {**RESERVED, **ids}.items()}
     shown = usual | colours
-    tasks = tuple((str(n), str(steps)) for n, steps in found.get("tasks", {}).items())
+    tasks = tuple((n, "|".join(map(str, steps)) if isinstance(steps, list) else str(steps))
+                  for n, steps in found.get("tasks", {}).items())
     classes = Classes(name, tuple(ids), tuple(ids.values()), tuple(shown[n] for n in ids), tasks)
     for task, _ in tasks:
         try:
@@ -78,16 +83,18 @@ def read_dataset_file(
 # %% ../../nbs/data/02a_dataset_file.ipynb #de4d04c6
 def _ids(path: Path, classes: Any) -> dict[str, int]:
     if isinstance(classes, list):
-        if len({*map(str, classes)}) < len(classes):
-            raise InputError(f"{path}: a class is listed twice.")
+        if len({*map(str, classes)}) < len(classes) or not all(isinstance(name, str) for name in classes):
+            raise InputError(f"{path}: a class is listed twice, or is no text.")
         classes = {name: n for n, name in enumerate(classes, start=1)}
     if not isinstance(classes, dict) or not classes:
         raise InputError(f"{path} lists no classes; expected classes = [\"cow\", \"horse\"], or a part "
                          f"[classes] with lines like cow = 1.")
     for name, number in classes.items():
-        if not isinstance(name, str) or not name.strip() or set(name) & set("|,;/\\") or name in RESERVED:
-            raise InputError(f"{path}: a class {name!r}; expected a name without | , ; / and not background "
-                             f"or void, which are there anyway.")
+        if name != name.strip() or not name or not name.isprintable() or set(name) & set("|,;/\\"):
+            raise InputError(f"{path}: a class {name!r}; expected a name without | , ; / or blanks around "
+                             f"it.")
+        if name in RESERVED:
+            raise InputError(f"{path}: a class {name!r}; background and void are there anyway.")
         if type(number) is not int or not 1 <= number <= 254:
             raise InputError(f"{path}: {name} = {number!r}; expected its number in the masks, 1 to 254.")
     if len({*classes.values()}) < len(classes):
@@ -98,7 +105,7 @@ def _ids(path: Path, classes: Any) -> dict[str, int]:
 def _colour(path: Path, name: str, colour: Any) -> tuple[int, int, int]:
     if isinstance(colour, str) and re.fullmatch("#[0-9a-fA-F]{6}", colour):
         return tuple(bytes.fromhex(colour[1:]))
-    if isinstance(colour, list) and len(colour) == 3 and {*colour} <= {*range(256)}:
+    if isinstance(colour, list) and len(colour) == 3 and all(c in range(256) for c in colour):
         return tuple(map(int, colour))
     raise InputError(f"{path}: {name} = {colour!r}; expected a colour like \"#d55e00\" or [213, 94, 0].")
 

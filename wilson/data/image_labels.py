@@ -42,22 +42,25 @@ def write_labels(
 def label_table(
     path: Path,
     classes: Classes,
+    by_hand: bool = True,         # may hold comments and titles; else as `write_labels` writes it
 ) -> dict[str, tuple[int, ...]]:  # dataset ids by image id
     "Read a table of image-level labels; an unknown class or a second line of an image is an error."
     if not Path(path).is_file():
         raise InputError(f"image_labels={path}: there is no such file; expected lines of "
                          f"`image,class,class…`.")
-    lines = [line for line in read_text(path).splitlines() if line.strip() and not line.startswith("#")]
+    lines = [line for n, line in enumerate(read_text(path).splitlines())
+             if line.strip() and not (line.startswith("#") and (by_hand or n == 0))]
     delimiter = ";" if lines and "," not in "".join(lines) and ";" in "".join(lines) else ","
     of, table = dict(zip(classes.names, classes.ids)), {}
     for n, (image, *names) in enumerate(csv.reader(lines, delimiter=delimiter, skipinitialspace=True)):
         names = [name.strip() for name in names if name.strip()]
-        if n == 0 and image.strip().lower() in ("image", "id", "file"):
+        if by_hand and n == 0 and image.strip().lower() in ("image", "id", "file"):
             continue
         if unknown := [name for name in names if name not in of]:
             raise InputError(f"{path}, image {image}: {classes.dataset} has no class {unknown[0]!r}."
                              f"{did_you_mean(unknown[0], classes.names)}")
-        if (key := id_of(image.strip())) in table:
+        key = id_of(image.strip()) if by_hand else image
+        if key in table:
             raise InputError(f"{path} names the image {key} twice; keep one line with all its classes.")
         table[key] = tuple(of[name] for name in names)
     return table
@@ -67,9 +70,10 @@ def read_labels(
     path: Path,
     ids: Sequence[str],   # the images wanted
     classes: Classes,
+    by_hand: bool = True, # see `label_table`
 ) -> np.ndarray:          # N, 256 bool
     "Image-level labels of a table, in the order of `ids`; every wanted image must be there."
-    table = label_table(path, classes)
+    table = label_table(path, classes, by_hand)
     _check_lines(path, [i for i in ids if i not in table])
     return _rows(table.get(i, ()) for i in ids)
 
@@ -164,7 +168,7 @@ def kept_labels(
         if path.is_file():
             origin, _, content = _first_line(path).partition(", content ")
             if origin.endswith(f"fingerprint {fingerprint}") and content:
-                return read_labels(path, split.ids, classes), content
+                return read_labels(path, split.ids, classes, by_hand=False), content
     labels, content = labels_from_masks(split.masks, split.images, classes, split.values)
     origin = f"fingerprint {fingerprint}, content {content}"
     try:

@@ -30,7 +30,7 @@ def id_of(
     return last[: len(last) - len(suffix)]
 
 # %% ../../nbs/data/00_lists.ipynb #dd7c195c
-_TWO_PATHS = re.compile(r"(\S.*?\.(?:jpe?g|png|webp))\s+\S.*", re.IGNORECASE)
+_TWO_PATHS = re.compile(r"(\S.*?\.(?:jpe?g|png|webp))\s+\S.*\.png", re.IGNORECASE)
 
 
 def read_text(

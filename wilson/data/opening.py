@@ -42,7 +42,7 @@ def classes_of(
         raise InputError(f"dataset={dataset!r} is not known, and there is no {path}."
                          f"{did_you_mean(dataset, KNOWN)} A data set of your own is described by that file; "
                          f"nbs/your_data.ipynb shows how.")
-    return read_dataset_file(path).classes
+    return read_dataset_file(path).classes.called(dataset)
 
 
 def open_dataset(

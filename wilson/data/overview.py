@@ -225,7 +225,8 @@ def sample_grid(
 
 def _legend(figure: Figure, shown: set[int], classes: Classes) -> None:
     of = {**dict(zip(classes.ids, classes.names)), 255: "void"}
-    patches = [Patch(facecolor=classes.palette()[i] / 255, edgecolor="0.4", label=of[i]) for i in of if i in shown]
+    colours = classes.palette() / 255
+    patches = [Patch(facecolor=colours[i], edgecolor="0.4", label=of[i]) for i in of if i in shown]
     if patches:
         figure.legend(handles=patches, loc="outside lower center", ncols=min(len(patches), 7), fontsize=7.5,
                       frameon=False, handlelength=1, handleheight=1, columnspacing=1.2)

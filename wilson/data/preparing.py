@@ -11,7 +11,7 @@ import importlib.util
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -21,6 +21,7 @@ from PIL import Image, ImageOps
 from tqdm.auto import tqdm
 
 from .dataset_file import DATASET_FILE, mask_ids, read_dataset_file
+from .disk import held
 from .download import COCO_ANNOTATIONS, COCO_STUFFTHINGMAPS, COCO_TRAIN, COCO_VAL, SBD
 from .download import VOC_AUG_MASKS, VOC_TRAINVAL, Archive, download
 from .image_labels import label_table, made_for
@@ -32,8 +33,9 @@ from .voc import IMAGE_FOLDER, LIST_FOLDERS, MASK_FOLDERS, SegmentationFolder
 from ..places import InputError, at_root, written_aside
 
 # %% auto #0
-__all__ = ['THUMBNAIL_SIDE', 'link', 'first_folder', 'fetched', 'prepare_voc', 'train_aug_list', 'write_list', 'sbd_mask',
-           'made_files', 'prepare_coco', 'prepare_own', 'own_masks', 'own_lists', 'thumbnails', 'Prepared', 'prepare']
+__all__ = ['THUMBNAIL_SIDE', 'link', 'first_folder', 'fetched', 'prepare_voc', 'train_aug_list', 'list_text', 'replace_text',
+           'sbd_mask', 'made_files', 'prepare_coco', 'prepare_own', 'own_masks', 'own_lists', 'known_images',
+           'thumbnails', 'Prepared', 'prepare']
 
 # %% ../../nbs/data/09_preparing.ipynb #a456cb04
 def link(
@@ -97,7 +99,10 @@ def prepare_voc(
     for name in (IMAGE_FOLDER, *MASK_FOLDERS, "ImageSets", "splits"):
         if inside and (inside / name).exists():
             yield link(root / name, inside / name)
-    if not (root / IMAGE_FOLDER).exists() or not (root / "ImageSets").exists():
+    wanted = [IMAGE_FOLDER, "ImageSets"]
+    if not (root / MASK_FOLDERS[0]).exists() and (masks == "sbd" or not (root / IMAGE_FOLDER).is_symlink()):
+        wanted.append(MASK_FOLDERS[1])
+    if not all((root / name).exists() for name in wanted):
         yield fetched(VOC_TRAINVAL, root, source, _below(
             "VOCdevkit/VOC2012", IMAGE_FOLDER, "SegmentationClass", "ImageSets/Segmentation"))
     if not (root / MASK_FOLDERS[0]).exists():
@@ -117,14 +122,20 @@ def train_aug_list(root: Path) -> str:
     ids = sorted({*files_by_id(root / MASK_FOLDERS[0], (".png",))} - {*val})
     # a folder of lists that is a link belongs to somebody else
     path = next(p for p in lists if not (root / p.relative_to(root).parts[0]).is_symlink())
-    write_list(path, ids)
+    replace_text(path, list_text(ids))
     return f"{path.relative_to(root)}: {len(ids):,} images with a mask, without those of val"
 
 
-def write_list(path: Path, ids: Sequence[str]) -> None:
-    "Write a list whole or not at all."
-    with written_aside(path) as aside:
-        aside.write_text("".join(f"{i}\n" for i in ids), encoding="utf-8")
+def list_text(ids: Iterable[str]) -> str:
+    "A list as `read_list` reads it: an id that ends like a file's name is written with one suffix more."
+    return "".join(f"{i}\n" if id_of(i) == i else f"{i}.jpg\n" for i in ids)
+
+
+def replace_text(path: Path, text: str) -> None:
+    "Write a text file whole or not at all, and not where it says that already."
+    if not path.is_file() or path.read_bytes() != text.encode():
+        with written_aside(path) as aside:
+            aside.write_bytes(text.encode())
 
 # %% ../../nbs/data/09_preparing.ipynb #0c58f5b4
 def _masks_of_sbd(root: Path, source: Path | None) -> Iterator[str]:
@@ -158,29 +169,37 @@ def sbd_mask(path: Path) -> np.ndarray:  # H, W uint8
 def made_files(
     folder: Path,
     names: Sequence[str],
-    make: Callable[[int, Path], None],  # place in `names`, path to write
+    make: Callable[[int, Path], None],        # place in `names`, path to write
+    sources: Sequence[Sequence[Path]] | None = None,  # what each is made of
 ) -> None:
     "A folder of files that appears when all of them are made; a run that was killed is gone on with."
     aside = folder.with_name(f".{folder.name}.part")
-    aside.mkdir(parents=True, exist_ok=True)
 
     def one(n: int) -> None:
-        if not (aside / names[n]).is_file():
+        if not _newer(aside / names[n], *(sources[n] if sources else ())):
             half = aside / f".{os.getpid()}.{names[n]}"
             make(n, half)
             half.replace(aside / names[n])
 
-    try:
-        with ThreadPoolExecutor(os.cpu_count()) as threads:
-            for _ in tqdm(threads.map(one, range(len(names))), f"making {folder.name}", len(names),
-                          leave=False, delay=1):
-                pass
-    except OSError as e:
-        raise InputError(f"{folder} cannot be made ({e.strerror}); make room there and prepare again: it "
-                         f"goes on where it stopped.") from None
-    for half in aside.glob(".*"):  # of processes that were killed
-        half.unlink()
-    aside.rename(folder)
+    with held(folder.with_name(f".{folder.name}.lock")):
+        if folder.exists():  # made by who held it before
+            return
+        try:
+            aside.mkdir(parents=True, exist_ok=True)
+            with ThreadPoolExecutor(os.cpu_count()) as threads:
+                for _ in tqdm(threads.map(one, range(len(names))), f"making {folder.name}", len(names),
+                              leave=False, delay=1):
+                    pass
+        except OSError as e:
+            raise InputError(f"{folder} cannot be made ({e.strerror}); make room there and prepare again: it "
+                             f"goes on where it stopped.") from None
+        for half in aside.glob(".*"):  # of processes that were killed
+            half.unlink()
+        aside.rename(folder)
+
+
+def _newer(made: Path, *than: Path) -> bool:
+    return made.is_file() and all(made.stat().st_mtime_ns >= p.stat().st_mtime_ns for p in than)
 
 # %% ../../nbs/data/09_preparing.ipynb #1a8f5cfa
 def prepare_coco(
@@ -249,12 +268,16 @@ def own_masks(
     said, masks = read_dataset_file(file), [p for ps in files_by_id(source, (".png",)).values() for p in ps]
     if not masks:
         raise InputError(f"{source} holds no PNG; expected one mask an image, named like it.")
+    images = {*files_by_id(folder.parent / IMAGE_FOLDER)}
+    if not images & {id_of(p.name) for p in masks}:
+        raise InputError(f"no mask in {source} has the name of an image, the first is {masks[0].name}; "
+                         f"expected {min(images, default='image')}.png and so on.")
     if not folder.exists():
         with ThreadPoolExecutor(os.cpu_count()) as threads:
             if all(as_is for _, as_is in threads.map(lambda p: mask_ids(p, said), masks)):
                 return link(folder, source)
         made_files(folder, [f"{id_of(p.name)}.png" for p in masks],
-                   lambda n, path: write_mask(path, mask_ids(masks[n], said)[0]))
+                   lambda n, path: write_mask(path, mask_ids(masks[n], said)[0]), [(p, file) for p in masks])
         return f"{folder.name}: {len(masks):,} masks turned from colours into class numbers"
     stale = [p for p in masks if not _newer(folder / f"{id_of(p.name)}.png", p, file)]
     for path in stale:
@@ -262,36 +285,71 @@ def own_masks(
             write_mask(aside, mask_ids(path, said)[0])
     return f"{folder.name}: {len(stale):,} masks made anew" if stale else f"{folder.name}: there"
 
-
-def _newer(made: Path, *than: Path) -> bool:
-    return made.is_file() and all(made.stat().st_mtime_ns >= p.stat().st_mtime_ns for p in than)
-
 # %% ../../nbs/data/09_preparing.ipynb #f31e66b2
 def own_lists(root: Path, source: Path, val_share: float) -> str:
-    "The lists of the source, or lists made of all images that have a mask or labels."
-    given = {n: next((p for p in (source / f"{n}.txt", *(source / f / f"{n}.txt" for f in LIST_FOLDERS))
-                      if p.is_file()), None) for n in ("train", "val")}
-    splits = root / LIST_FOLDERS[0]
-    if all(given.values()):
-        if source.resolve() != root.resolve():
-            for name, path in given.items():
-                link(splits / f"{name}.txt", path)
-        return "lists: those of the source"
-    there, table = files_by_id(root / IMAGE_FOLDER), {}
+    "The lists of the data set or of its source; those that are not given are made of the other known images."
+    folder, said = root / LIST_FOLDERS[0], []
+    known, masked = known_images(root)
+    lists: dict[str, tuple[str, ...]] = {}
+    for name in ("train", "val"):
+        path, given = folder / f"{name}.txt", _given(source, name)
+        ours = _ours(path)
+        if path.is_file() and not ours and (given is None or not path.is_symlink()):
+            said.append(f"{name}.txt there")
+        elif given is not None:
+            if ours:
+                path.unlink()
+            link(path, given)
+            said.append(f"{name}.txt of the source")
+        else:
+            continue
+        lists[name] = read_list(path)
+    if "val" not in lists:
+        chosen = sorted(i for i in masked or known if _share(i) < val_share)
+        lists["val"] = _made(folder / "val.txt", {*chosen} - {*lists.get("train", ())}, root)
+    if "train" not in lists:
+        lists["train"] = _made(folder / "train.txt", known - {*lists["val"]}, root)
+    said += [f"{len(lists['train']):,} to train on", f"{len(lists['val']):,} to validate on"]
+    out = {*files_by_id(root / IMAGE_FOLDER)} - {*lists["train"], *lists["val"]}
+    left_out, kind = len(out), "images" if out & known else "images without mask and labels"
+    return f"lists: {', '.join(said)}" + (f"; {left_out:,} {kind} are in neither" if left_out else "")
+
+
+def known_images(root: Path) -> tuple[set[str], set[str]]:
+    "Ids of images that have a mask or a line of labels, and of those that have a mask."
+    there, table, folder = {*files_by_id(root / IMAGE_FOLDER)}, {}, root / MASK_FOLDERS[1]
     if (root / LABELS_TABLE).is_file():
         table = label_table(root / LABELS_TABLE, read_dataset_file(root / DATASET_FILE).classes)
-    folder = root / MASK_FOLDERS[1]
-    masked = {*there} & {*files_by_id(folder, (".png",))} if folder.is_dir() else set()
-    val = sorted(i for i in masked or table if _share(i) < val_share)
-    train = sorted(({*there} & {*table} | masked) - {*val})
-    for name, ids in (("train", train), ("val", val)):
-        if not ids:
-            raise InputError(f"{root}: no image is left for the list {name}; give more images, or lists of "
-                             f"your own beside {DATASET_FILE} (train.txt, val.txt).")
-        write_list(splits / f"{name}.txt", ids)
-    unknown = len(there) - len(train) - len(val)
-    left_out = f"; {unknown} without mask and labels are in neither" if unknown else ""
-    return f"lists: {len(train):,} to train on, {len(val):,} to validate on{left_out}"
+    masked = there & {*files_by_id(folder, (".png",))} if folder.is_dir() else set()
+    return there & {*table} | masked, masked
+
+# %% ../../nbs/data/09_preparing.ipynb #1fcc0766
+def _given(source: Path, name: str) -> Path | None:
+    places = [source / f"{name}.txt", *(source / f / f"{name}.txt" for f in LIST_FOLDERS)]
+    return next((p for p in places if p.is_file() and not _ours(p)), None)
+
+
+def _ours(path: Path) -> bool:
+    record = path.with_name(".made.json")
+    if path.is_symlink() or not path.is_file() or not record.is_file():
+        return False
+    made = json.loads(record.read_text()).get(path.name, [])
+    return hashlib.sha256(path.read_bytes()).hexdigest() in made
+
+
+def _made(path: Path, ids: Iterable[str], root: Path) -> tuple[str, ...]:
+    if not ids:
+        raise InputError(f"{root}: no image is left for the list {path.stem}; give more images, or lists of "
+                         f"your own beside {DATASET_FILE} (train.txt, val.txt).")
+    text = list_text(sorted(ids))
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        record = path.with_name(".made.json")
+        made = json.loads(record.read_text()) if record.is_file() else {}
+        # the hash of the list before it stays until this one is whole
+        made[path.name] = [*made.get(path.name, [])[-1:], hashlib.sha256(text.encode()).hexdigest()]
+        replace_text(record, json.dumps(made))
+        replace_text(path, text)
+    return tuple(sorted(ids))
 
 
 def _share(i: str) -> float:  # 0…1, the same for a name on every machine
@@ -350,7 +408,7 @@ def prepare(
     root = at_root(root or f"data/{dataset.removesuffix('-voc')}")
     source = None if source is None else at_root(source)
     if source is not None and not source.is_dir():
-        raise InputError(f"source={source}: there is no such folder.")
+        raise InputError(f"source (--from): there is no folder {source}.")
     done = []
 
     def tell(line: str) -> None:
@@ -365,8 +423,9 @@ def prepare(
     except OSError as e:
         if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
             raise
-        raise InputError(f"{root}: {e.strerror} ({e.filename or 'while preparing'}). Make room there, or "
-                         f"name another folder (root); the same command then goes on.") from None
+        remedy = "Make room there" if e.errno in (errno.ENOSPC, errno.EDQUOT) else "Make it writable"
+        raise InputError(f"{root}: {e.strerror} ({e.filename or 'while preparing'}). {remedy}, or name "
+                         f"another folder (root); the same command then goes on.") from None
     return Prepared(root, data, tuple(done))
 
 
@@ -381,13 +440,13 @@ def _finish(dataset: str, root: Path, data: SegmentationFolder, tell: Callable[[
     splits = [data.train, data.val, *([data.later] if data.later else []), *data.more_val.values()]
     tell(f"image-level labels: {sum(map(len, splits)):,} images")
     images = {i: path for s in splits for i, path in zip(s.ids, s.images)}
-    ours = os.access(root, os.W_OK)
-    folder = root / "thumbnails" if ours else made_for(root, at_root("runs/thumbnails"))
+    ours, folder = os.access(root, os.W_OK), root / "thumbnails"
+    if not ours and not folder.is_dir():
+        folder = made_for(root, at_root("runs/thumbnails"))
     tell(f"thumbnails: {thumbnails(list(images.values()), list(images), folder):,} made")
     if ours:
         record = {"dataset": dataset, **data.fingerprint, "images": {s.name: len(s) for s in splits}}
-        with written_aside(root / "prepared.json") as aside:
-            aside.write_text(json.dumps(record, indent=1) + "\n")
+        replace_text(root / "prepared.json", json.dumps(record, indent=1) + "\n")
 
 
 def _parts(dataset: str, root: Path, source: Path | None, masks: str | None,

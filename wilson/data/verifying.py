@@ -42,7 +42,7 @@ def verified(
         stopped = e
         splits = unchecked(dataset, root, train_list, val_list, image_labels)
     report = verify(splits, classes, tasks, progress=progress)
-    if stopped and report.ok:
+    if stopped:
         first = Finding(typed(root), f"does not open: {stopped}", "mend that first")
         report = replace(report, findings=(first, *report.findings))
     return report
