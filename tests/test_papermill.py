@@ -68,7 +68,7 @@ def assert_trained(root: Path, notebook: Path) -> None:
 # -------------------------------------------------------------------------------- the cells
 
 
-@pytest.mark.parametrize("name", ["train", "explore"])
+@pytest.mark.parametrize("name", ["train", "explore", "prepare", "your_data"])
 def test_parameters_cell_is_tagged(name):
     "Without the tag papermill injects at the top and the defaults win, with exit code 0."
     path = REPO / "nbs" / f"{name}.ipynb"
@@ -218,3 +218,38 @@ def test_run_all_twice_in_one_kernel(root, notebook):
     printed = ["".join(o.text for o in c.get("outputs", ()) if o.output_type == "stream") for c in done.cells]
     assert sum("used as it is" in text for text in printed) == 1
     assert sum(text.startswith("step  scored") for text in printed) == 2
+
+
+# ------------------------------------------------------------------------------ data
+
+
+def papermill(root: Path, name: str, *given: str) -> tuple[int, str]:
+    "Exit code of a workbench notebook, and all it shows."
+    done = subprocess.run([*PAPERMILL, f"nbs/{name}.ipynb", "out.ipynb", *given], cwd=root, env=environment(),
+                          capture_output=True, text=True, timeout=300)
+    return done.returncode, outputs(root / "out.ipynb") + done.stderr
+
+
+def test_prepare(root):
+    "A whole data set, then one with a broken file: the page shows it and ends with an error."
+    code, text = papermill(root, "prepare", "-p", "root", "data/few")
+    assert code == 0 and "image-level labels: 176 images" in text, text
+    shown = nbformat.read(root / "out.ipynb", 4)
+    pictures = [o for c in shown.cells for o in c.get("outputs", ()) if "image/png" in o.get("data", {})]
+    assert len(pictures) == 3
+    pages = [o.data["text/html"] for c in shown.cells for o in c.get("outputs", ()) if "text/html" in o.get("data", {})]
+    assert len(pages) == 1 and "no problem in 176 images" in pages[0] and "striped disc" in pages[0]
+    (root / "data/few/JPEGImages/train_00003.jpg").write_bytes(b"")
+    code, text = papermill(root, "prepare", "-p", "root", "data/few")
+    assert code != 0 and "1 problem in 1 file" in text
+    code, text = papermill(root, "prepare", "-p", "soruce", "data/few")
+    assert code != 0 and "Did you mean 'source'" in text
+
+
+def test_your_data(root):
+    "From the raw folder that the page makes to a finished incremental step, which learned from the table alone."
+    code, text = papermill(root, "your_data", "-p", "images", "80", "-p", "epochs", "1/2", "-p", "pseudo_epoch", "1",
+                           "-p", "crop_size", "48")
+    assert code == 0, text
+    assert "SegmentationClass: 48 masks turned from colours into class numbers" in text
+    assert "step  scored" in text and StepFolder(root / "runs/drawings-3-2-overlap/wilson-s42/step1").state == "finished"

@@ -18,7 +18,7 @@ from ..places import InputError, did_you_mean
 
 # %% auto #0
 __all__ = ['COMPAT', 'CHOICES', 'POLICIES', 'POSITIVE', 'NOT_NEGATIVE', 'BY_STEP', 'about', 'TrainConfig', 'parsed',
-           'given_parameters']
+           'given_parameters', 'check_names']
 
 # %% ../../nbs/training/02_config.ipynb #f678f205
 def about(default: Any, text: str) -> Any:
@@ -161,6 +161,14 @@ def given_parameters(
         except (SyntaxError, AttributeError, ValueError):  # a cell that does something
             continue
     return given
+
+
+def check_names(cells: Sequence[str]) -> None:
+    "Refuse what papermill injected under a name that the notebook's first cell has not."
+    known = given_parameters(cells[:2])  # `In` begins with an empty one
+    for name in given_parameters(cells[:3]):
+        if name not in known:
+            raise InputError(f"There is no parameter {name!r}.{did_you_mean(name, known)}")
 
 
 def _literal(node: ast.expr) -> Any:
