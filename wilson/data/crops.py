@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -48,14 +49,14 @@ class TrainingCrop:
     scale: tuple[float, float] = (0.5, 2.0)  # range of the part's area, share of the image
     ratio: tuple[float, float] = (3 / 4, 4 / 3)  # range of the part's width by height
 
-    def box(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
+    def box(self, height: int, width: int, rng: random.Random) -> tuple[int, int, int, int]:
         "Top, left, height and width of the part; after ten that do not fit, the largest at the centre."
         for _ in range(10):
             area = height * width * rng.uniform(*self.scale)
             ratio = math.exp(rng.uniform(*map(math.log, self.ratio)))
             w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
             if 0 < w <= width and 0 < h <= height:
-                return int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w
+                return rng.randrange(height - h + 1), rng.randrange(width - w + 1), h, w
         w = min(width, round(height * self.ratio[1]))
         h = min(height, round(width / self.ratio[0]))
         return (height - h) // 2, (width - w) // 2, h, w
@@ -66,7 +67,7 @@ class TrainingCrop:
         mask: np.ndarray | None,  # H, W uint8
         key: Sequence[int],       # the randomness: (seed, epoch, draw)
     ) -> tuple[Tensor, np.ndarray | None]:
-        rng = np.random.default_rng(list(key))
+        rng = random.Random(sum(k << 64 * n for n, k in enumerate(key)))  # numpy's take longer to seed
         top, left, h, w = self.box(*image.shape[1:], rng)
         flip = rng.random() < 0.5
         part = image[:, top:top + h, left:left + w]
