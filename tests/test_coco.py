@@ -136,13 +136,13 @@ def test_interrupted_drawing_goes_on(coco, monkeypatch):
     images = [coco / f"images/train2017/{i}.jpg" for i in ids]
     images[2].rename(aside := coco / "later.jpg")
     with pytest.raises(InputError, match="cannot be read"):
-        draw_masks(annotations, ids, images, coco / "made", "these")
-    assert not drawn_ids(coco / "made" / LABELS_FILE, "these")
+        draw_masks(annotations, ids, images, coco / "made", "drawn from these")
+    assert not drawn_ids(coco / "made", "drawn from these")
     aside.rename(images[2])
     drawn = []
     monkeypatch.setattr("wilson.data.annotations.painted", lambda a, i: drawn.append(i) or painted(a, i))
-    draw_masks(annotations, ids, images, coco / "made", "these")
-    assert drawn == ids[2:] and drawn_ids(coco / "made" / LABELS_FILE, "these") == {*ids}
+    draw_masks(annotations, ids, images, coco / "made", "drawn from these")
+    assert drawn == ids[2:] and drawn_ids(coco / "made", "drawn from these") == {*ids}
     assert [np.flatnonzero(row).tolist() for row in read_labels(coco / "made" / LABELS_FILE, ids, COCO)] == [[18], [15], [1]]
     assert sorted(p.name for p in (coco / "made").iterdir()) == sorted([*(f"{i}.png" for i in ids), LABELS_FILE])
 

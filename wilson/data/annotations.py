@@ -21,7 +21,7 @@ from .reading import read_mask, write_mask, check_size
 from ..places import InputError
 
 # %% auto #0
-__all__ = ['LABELS_FILE', 'Annotations', 'read_annotations', 'annotated_labels', 'painted', 'drawn_ids', 'draw_masks']
+__all__ = ['LABELS_FILE', 'Annotations', 'read_annotations', 'annotated_labels', 'painted', 'is_drawn', 'drawn_ids', 'draw_masks']
 
 # %% ../../nbs/data/03_annotations.ipynb #10ec89fe
 _USED = ("id", "category_id", "iscrowd", "segmentation")  # of an annotation
@@ -113,16 +113,28 @@ def painted(
 
 # %% ../../nbs/data/03_annotations.ipynb #d37b21ac
 LABELS_FILE = "image_labels.csv"
+_DRAWN = "drawn from "  # begins the origin of what was drawn here
+
+
+def is_drawn(
+    folder: Path,  # of masks
+) -> bool:
+    "Were the masks of a folder drawn here, and not put there by somebody?"
+    try:
+        with open(folder / LABELS_FILE, encoding="utf-8", errors="replace") as f:
+            return f"; {_DRAWN}" in f.readline()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def drawn_ids(
-    table: Path,
+    folder: Path,
     origin: str,
-) -> set[str]:  # empty if there is no table, or one of other annotations
+) -> set[str]:  # empty if nothing is drawn there, or from other annotations
     "Images whose masks are drawn, by the table beside them."
-    if not table.is_file():
+    if not is_drawn(folder):
         return set()
-    with table.open() as f:
+    with open(folder / LABELS_FILE, encoding="utf-8") as f:
         ours = f.readline().rstrip().endswith(f"; {origin}")
         return {line.split(",")[0].strip() for line in f} if ours else set()
 
@@ -132,12 +144,15 @@ def draw_masks(
     ids: Sequence[str],
     images: Sequence[Path],  # checked against the masks: same size
     folder: Path,            # <id>.png and the table go here
-    origin: str,             # says which annotations; masks of others are removed
+    origin: str,             # "drawn from …", says which annotations; masks drawn from others are removed
 ) -> None:
     "Draw the masks of `ids` that `folder` has not yet; the table of labels is written at the end."
     table = folder / LABELS_FILE
-    before = sorted(drawn_ids(table, origin) - {*ids})  # of another list
-    if table.is_file() and f"; {origin}\n" not in table.read_text():
+    before = sorted(drawn_ids(folder, origin) - {*ids})  # of another list
+    if table.is_file() and not is_drawn(folder):
+        raise InputError(f"{table} was not written with the masks that were to be drawn there; move it, or "
+                         f"put the masks it belongs to beside it.")
+    if table.is_file() and f"; {origin}\n" not in table.read_text(encoding="utf-8"):
         shutil.rmtree(folder)
     if not table.is_file():
         write_labels(table, (), np.zeros((0, 256), bool), COCO, origin)

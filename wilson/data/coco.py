@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .annotations import LABELS_FILE, annotated_labels, draw_masks, drawn_ids, read_annotations
+from .annotations import LABELS_FILE, annotated_labels, draw_masks, drawn_ids, is_drawn
+from .annotations import read_annotations
 from .classes import COCO, VOC
 from .image_labels import labelled, made_for, read_labels
 from .lists import files_by_id, find_list, image_files, read_list
@@ -60,7 +61,7 @@ def png_masks(
     for name in ("stuffthingmaps", "annotations", "annotations_my", "masks"):
         folder = root / name / part
         files = sorted(folder.glob("*.png"))
-        if files and not (folder / LABELS_FILE).is_file():
+        if files and not is_drawn(folder):
             sampled = files[:: len(files) // 32 + 1] if name == "annotations" else ()
             stuff = any(np.isin(read_mask(f), range(91, 255)).any() for f in sampled)
             return folder, STUFFTHINGMAPS if stuff or name == "stuffthingmaps" else None
@@ -130,7 +131,7 @@ def _open_part(root: Path, part: str, list_name: str | None, image_labels: Path 
 def _drawn(split: Split, source: Path, path: Path, folders: Sequence[Path]) -> Split:
     content = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     origin = f"drawn from {path.name}, content {content}"
-    drawn = {f: drawn_ids(f / LABELS_FILE, origin) for f in folders}
+    drawn = {f: drawn_ids(f, origin) for f in folders}
     folder = next((f for f in folders if drawn[f] >= {*split.ids}), None)
     if folder is None:
         annotations = read_annotations(path)
