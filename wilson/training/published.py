@@ -163,9 +163,10 @@ def import_published(
         output_stride=output_stride or usual_stride(found.backbone), crop_size=crop_size, name=name,
         base_name=name, runs_dir=runs_dir, data_root=data_root,
         method="wilson" if step == 0 or found.localizer else "finetune")
+    config = resolved(config, dataset)
     of_task = task_of(config)
     _same_classes(path, found, of_task, step)
-    config, step = resolved(config, dataset), of_task.step(step)
+    step = of_task.step(step)
     folder = StepFolder(step_path(config, of_task, step.index))
     record = _record(path, found, config, step) | {"parent": parent and _link(parent, folder, config, step)}
     models = _filled(found, config)
