@@ -186,7 +186,7 @@ def test_labels_against_the_masks_are_listed(root):
     "Training goes by the table, as it is told; only verify can know."
     (FARM / "labels.csv").write_text("train00,sheep\n")
     assert np.flatnonzero(opened().train.labels[0]).tolist() == [3]
-    says(listed(), "E data/farm/JPEGImages/train00.jpg is labelled sheep, which its mask does not show",
+    says(listed(), "n data/farm/JPEGImages/train00.jpg is labelled sheep, which its mask does not show",
          "E data/farm/JPEGImages/train00.jpg is not labelled cow, which its mask shows; correct the labels or the mask")
 
 

@@ -485,9 +485,12 @@ def test_images_added_where_it_lies(root):
 
 
 def test_no_lists_and_no_choice(own, root):
-    "All images on one side leave none for the other."
-    said(partial(quietly, "farm", own, val_share=0), "no image is left for the list val", "train.txt, val.txt")
-    said(partial(quietly, "farm", own, val_share=1), "no image is left for the list train", "train.txt, val.txt")
+    "All images on one side leave none for the other; one image cannot be on both."
+    for share in (0, 1, 20):
+        said(partial(quietly, "farm", own, val_share=share), f"val_share={share}", "more than 0 and less than 1")
+    for path in [*(own / "masks").iterdir()][1:]:
+        path.unlink()
+    said(partial(quietly, "farm", own), "no image is left for the list train", "train.txt, val.txt")
 
 
 def test_masks_that_are_repainted(own, root):
@@ -970,7 +973,7 @@ def test_read_only_root(own, voc_archives, root, monkeypatch):
         t.shown(lambda: t.quietly("farm", sys.argv[1]))
     """, own, voc_archives).splitlines()
     assert out[0] == f"ready: {root}/voc"
-    says(out[1], "refused:", f"{root}/farm", "Read-only", "name another folder (root)")
+    says(out[1], "refused:", f"{root}/farm", "Read-only", "name another folder (data_root)")
     assert files(root) == before and not (root / "farm").exists()
 
 
@@ -1032,7 +1035,7 @@ def kitchen(shared, root, tmp_path) -> Path:
 def test_photographs_to_a_trained_step(kitchen, root, capsys):
     "Prepared, verified and trained by the commands; a weak step then does without a single mask."
     before = files(kitchen)
-    assert run("prepare", "kitchen", "--from", kitchen, "--verify", "false") == 0
+    assert run("prepare", "kitchen", "--from", kitchen, "--no-verify") == 0
     says(capsys.readouterr().out, "masks turned from colours into class numbers")
     assert run("verify", "kitchen") == 0
     assert files(kitchen) == before and (root / "kitchen/JPEGImages").readlink() == kitchen / "images"

@@ -42,13 +42,13 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--from", dest="source", metavar="FOLDER",
                         help="where the data or its archives lie; linked, never written to (default: what is "
                              "missing is downloaded)")
-    parser.add_argument("--root", help="where the data set goes (default: data/<dataset>)")
+    parser.add_argument("--data-root", help="where the data set goes (default: data/<dataset>)")
     parser.add_argument("--masks", help="voc: aug | sbd, where SegmentationClassAug comes from; coco: "
                                         "instances | stuffthingmaps (default: the first)")
     parser.add_argument("--val-share", type=float, default=0.2,
                         help="of your images with masks, where there are no lists (default: 0.2)")
     parser.add_argument("--voc-root", default="data/voc", help="of coco-voc (default: data/voc)")
-    parser.add_argument("--verify", default="true", help="true | false: look at every file (default: true)")
+    parser.add_argument("--no-verify", action="store_true", help="do not look at every file afterwards")
 
 
 def run_prepare(options: argparse.Namespace) -> int:
@@ -56,10 +56,10 @@ def run_prepare(options: argparse.Namespace) -> int:
     from wilson.data.preparing import prepare
     from wilson.data.verifying import verified
     o = options
-    prepare(o.dataset, o.source, o.root, o.masks, o.val_share, o.voc_root)
-    if o.verify.lower() == "false":
+    prepare(o.dataset, o.source, o.data_root, o.masks, o.val_share, o.voc_root)
+    if o.no_verify:
         return 0
-    report = verified(o.dataset, o.root, voc_root=o.voc_root)
+    report = verified(o.dataset, o.data_root, voc_root=o.voc_root)
     print(report)
     return 0 if report.ok else 1
 
@@ -79,13 +79,14 @@ def verify_parser(parser: argparse.ArgumentParser) -> None:
 
 def run_verify(options: argparse.Namespace) -> int:
     "Verify, print the report, and say by the exit code whether all is well."
-    from wilson.data.opening import classes_of
+    from wilson.data.opening import classes_of, default_root
     from wilson.data.tasks import Task
     from wilson.data.verifying import verified
     from wilson.places import at_root, written_aside
+    from wilson.training.config import parsed
     o = options
-    root = o.data_root or f"data/{o.dataset.removesuffix('-voc')}"
-    task = o.task and Task(classes_of(o.dataset, root), o.task, o.overlap.lower() != "false")
+    root = o.data_root or default_root(o.dataset)
+    task = o.task and Task(classes_of(o.dataset, root), o.task, parsed({"overlap": o.overlap}).overlap)
     report = verified(o.dataset, root, (task,) if task else (), o.train_list, o.val_list, o.image_labels,
                       o.voc_root)
     print(report)

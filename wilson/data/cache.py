@@ -14,13 +14,13 @@ import shutil
 from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from tqdm.auto import tqdm
 
+from .disk import held
 from .reading import image_size
 from .samples import image_of, mask_of, scaled_size, StepSamples
 
@@ -101,14 +101,6 @@ def _in_use(pack: Path) -> bool:
     return False
 
 # %% ../../nbs/data/05_cache.ipynb #540489c7
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 def packed(
     files: Sequence[Path],
     kind: str,                                # "images" or "masks"
@@ -118,12 +110,23 @@ def packed(
     allowed: int,                             # bytes of all packs together
 ) -> Pack:
     "The pack of `files`, made if it is not there; of the first of them where not all fit."
-    with _locked(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    with held(folder / ".lock"):
         place = folder / pack_name(kind, files)
-        if place.is_dir():
+        there = Pack(place) if place.is_dir() else None
+        if there is not None:
             os.utime(place)
-            return Pack(place)
+        if there is not None and len(there) == len(files):
+            return there
         shapes = [size(path) for path in files]
+        if there is not None:  # of some of the files: there was no room for more
+            more = make_room(folder, sum(map(math.prod, shapes)) - bytes_under(place), allowed)
+            if more < math.prod(shapes[len(there)]):
+                return there
+            there = None
+            if _in_use(place):
+                return Pack(place)
+            shutil.rmtree(place)
         room, places, end = make_room(folder, sum(map(math.prod, shapes)), allowed), {}, 0
         for path, shape in zip(files, shapes):
             if end + math.prod(shape) > room:

@@ -24,8 +24,8 @@ from .voc import open_folder, SegmentationFolder
 from ..places import InputError, at_root
 
 # %% auto #0
-__all__ = ['STUFFTHINGMAPS', 'VOC_AS_COCO', 'COCO_LIST_FOLDERS', 'as_coco', 'coco_image_labels', 'png_masks', 'open_coco',
-           'open_coco_voc']
+__all__ = ['STUFFTHINGMAPS', 'VOC_AS_COCO', 'COCO_LIST_FOLDERS', 'as_coco', 'coco_image_labels', 'png_masks', 'image_folder',
+           'open_coco', 'open_coco_voc']
 
 # %% ../../nbs/data/03_coco.ipynb #ea7b0035
 STUFFTHINGMAPS = tuple(n + 1 if n < 91 else 0 if n < 255 else 255 for n in range(256))
@@ -71,7 +71,8 @@ def png_masks(
 COCO_LIST_FOLDERS = ("split", "splits")
 
 
-def _image_folder(root: Path, part: str) -> Path:
+def image_folder(root: Path, part: str) -> Path:
+    "The folder of the images of a part, train2017 or val2017."
     for folder in (root / "images" / part, root / part):
         if folder.is_dir():
             return folder
@@ -106,7 +107,7 @@ def _check_entries(ids: Sequence[str], source: Path, entries: Collection[str], w
 # %% ../../nbs/data/03_coco.ipynb #6c3e50b8
 def _open_part(root: Path, part: str, list_name: str | None, image_labels: Path | str | None,
                labels_dir: Path | str, masks_dir: Path, prefer_masks: bool) -> Split:
-    folder = _image_folder(root, part)
+    folder = image_folder(root, part)
     name, ids, source = _listed(root, folder, part, list_name)
     split = Split(name, ids, image_files(folder, ids, source), np.zeros((len(ids), 256), bool))
     if png := png_masks(root, part):

@@ -37,6 +37,7 @@ class DatasetFile:
     classes: Classes
     mask_colours: dict[tuple[int, int, int], int]  # RGB → dataset id, background and void included
     by_colour: bool                                # are colours given?
+    name: str | None                               # if it gives one
 
 
 def read_dataset_file(
@@ -78,7 +79,8 @@ def read_dataset_file(
     if len({*shown.values()}) < len(shown):
         twice = next(n for n, c in shown.items() if list(shown.values()).count(c) > 1)
         raise InputError(f"{path}: {twice!r} has the colour of another class; give each its own.")
-    return DatasetFile(classes, {c: {**RESERVED, **ids}[n] for n, c in shown.items()}, bool(colours))
+    return DatasetFile(classes, {c: {**RESERVED, **ids}[n] for n, c in shown.items()},
+                       bool(colours), name if "name" in found else None)
 
 # %% ../../nbs/data/02a_dataset_file.ipynb #de4d04c6
 def _ids(path: Path, classes: Any) -> dict[str, int]:

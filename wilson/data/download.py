@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 import time
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import BinaryIO
 from urllib.error import HTTPError
+from urllib.parse import urlsplit
 from urllib.request import Request, build_opener
 
 from .. import __version__
@@ -90,7 +92,7 @@ def _flaw(archive: Archive, path: Path) -> str:
         return f"it cannot be read ({reason_of(e)})"
 
 # %% ../../nbs/data/06_download.ipynb #1cc81ae9
-_TIMEOUT = 60  # seconds without a byte
+_TIMEOUT = 30  # seconds without a byte
 
 
 def _opened(url: str, offset: int) -> HTTPResponse:
@@ -134,6 +136,7 @@ def _receive(archive: Archive, url: str, part: BinaryIO) -> None:
     "Append to `part` what one connection gives; an error where that is less than it announced."
     if archive.size and part.tell() >= archive.size:
         return
+    print(f"fetching {archive.name} from {urlsplit(url).hostname} …", file=sys.stderr, flush=True)
     with _opened(url, part.tell()) as response:
         total = _announced(archive, response, part.tell())
         if total:

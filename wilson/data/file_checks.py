@@ -135,7 +135,7 @@ def look_at_image(path: Path) -> ImageLook:
 def _header(content: bytes) -> tuple[str, tuple[int, int] | None, int]:  # mode, W and H, EXIF orientation
     try:
         with Image.open(BytesIO(content)) as image:
-            turned = image.getexif().get(0x0112, 1) if "exif" in image.info else 1
+            turned = image.getexif().get(0x0112, 1) if image.format in ("JPEG", "PNG") else 1
             return image.mode, image.size, turned if turned in range(1, 9) else 1
     except Exception:  # the decoder of training read it, and that counts
         return "", None, 1

@@ -201,4 +201,7 @@ def labelled(
             if prefer_masks or split.ids[n] not in table:
                 labels[n] = row
     _check_lines(image_labels, sorted({*split.ids} - {*table} - {split.ids[n] for n in masked}))
-    return replace(split, labels=labels, content=content, masks=split.masks if masked else None)
+    shown = labels.copy() if table and masked else None
+    if shown is not None:
+        shown[masked] = seen
+    return replace(split, labels=labels, content=content, shown=shown, masks=split.masks if masked else None)

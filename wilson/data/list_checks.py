@@ -72,7 +72,8 @@ def label_findings(
         shown = set(ids[list(mask.pixels)].tolist()) & set(classes.ids)
         if unseen := sorted(told - shown):
             problem = f"is labelled {names_of(classes, unseen)}, which its mask does not show"
-            yield Finding(typed(image), problem, remedy, not classes.dataset.startswith("coco"),
+            left_out = f"{remedy}; steps that learn these classes from masks leave the image out"
+            yield Finding(typed(image), problem, left_out, classes.dataset in ("voc", "shapes"),
                           "label that the mask does not show")
         if untold := sorted(shown - told):
             problem = f"is not labelled {names_of(classes, untold)}, which its mask shows"

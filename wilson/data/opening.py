@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from .annotations import annotated_labels, read_annotations
 from .classes import COCO, SHAPES, VOC, Classes
-from .coco import open_coco, open_coco_voc
+from .coco import image_folder, open_coco, open_coco_voc
 from .dataset_file import DATASET_FILE, read_dataset_file
 from .image_labels import label_table
 from .lists import files_by_id, find_list, id_of, list_lines, mask_files
@@ -23,11 +24,16 @@ from .voc import open_folder
 from ..places import InputError, at_root, did_you_mean
 
 # %% auto #0
-__all__ = ['KNOWN', 'LABELS_TABLE', 'classes_of', 'open_dataset', 'check_images', 'unchecked']
+__all__ = ['KNOWN', 'LABELS_TABLE', 'default_root', 'classes_of', 'open_dataset', 'check_images', 'unchecked']
 
 # %% ../../nbs/data/08_opening.ipynb #b9f524f0
 KNOWN = {"voc": VOC, "coco": COCO, "coco-voc": COCO.called("coco-voc"), "shapes": SHAPES}
 LABELS_TABLE = "labels.csv"  # of images without masks, in a data set of one's own
+
+
+def default_root(dataset: str) -> str:
+    "Where a data set lies if nothing else is said: data/<its name>."
+    return "data/coco" if dataset == "coco-voc" else f"data/{dataset}"
 
 
 def classes_of(
@@ -90,7 +96,7 @@ def check_images(
 
 # %% ../../nbs/data/08_opening.ipynb #4e6d9823
 def unchecked(
-    dataset: str,                 # voc | shapes, or one's own: what lies in VOC's layout
+    dataset: str,
     root: Path | str,
     train_list: str | None = None,
     val_list: str | None = None,
@@ -98,6 +104,8 @@ def unchecked(
 ) -> dict[str, Split]:            # "train" and "val"; files may be missing or broken
     "The splits of a folder, nothing refused; labels are the table's, else those of masks that can be read."
     root, classes = at_root(root), classes_of(dataset, root)
+    if dataset in ("coco", "coco-voc"):
+        return {name: _unchecked_coco(root, f"{name}2017") for name in ("train", "val")}
     path = at_root(image_labels) if image_labels else root / LABELS_TABLE
     table = label_table(path, classes) if path.is_file() and (image_labels or dataset not in KNOWN) else {}
     images, found = files_by_id(root / IMAGE_FOLDER), {}
@@ -114,6 +122,18 @@ def unchecked(
         paths = tuple(images[i][0] if i in images else root / IMAGE_FOLDER / f"{i}.jpg" for i in ids)
         found[name] = Split(listing.stem, tuple(ids), paths, labels, masks)
     return found
+
+
+def _unchecked_coco(root: Path, part: str) -> Split:
+    folder = image_folder(root, part)
+    files = {i: paths[0] for i, paths in files_by_id(folder).items()}
+    try:
+        annotations = read_annotations(root / "annotations" / f"instances_{part}.json")
+        labels = annotated_labels(annotations, [i for i in files if i in annotations.regions])
+        files = {i: path for i, path in files.items() if i in annotations.regions}
+    except (InputError, OSError):
+        labels = np.zeros((len(files), 256), bool)
+    return Split(part, tuple(files), tuple(files.values()), labels)
 
 
 def _seen(mask: Path | None) -> Sequence[int]:

@@ -20,13 +20,13 @@ import numpy as np
 from PIL import Image, ImageOps
 from tqdm.auto import tqdm
 
-from .dataset_file import DATASET_FILE, mask_ids, read_dataset_file
+from .dataset_file import DATASET_FILE, DatasetFile, mask_ids, read_dataset_file
 from .disk import held
 from .download import COCO_ANNOTATIONS, COCO_STUFFTHINGMAPS, COCO_TRAIN, COCO_VAL, SBD
 from .download import VOC_AUG_MASKS, VOC_TRAINVAL, Archive, download
 from .image_labels import label_table, made_for
 from .lists import files_by_id, find_list, id_of, read_list, read_text
-from .opening import KNOWN, LABELS_TABLE, check_images, open_dataset
+from .opening import KNOWN, LABELS_TABLE, check_images, default_root, open_dataset
 from .reading import write_mask
 from .unpack import unpack
 from .voc import IMAGE_FOLDER, LIST_FOLDERS, MASK_FOLDERS, SegmentationFolder
@@ -55,7 +55,7 @@ def link(
         aside.rename(path)
     except OSError as e:
         raise InputError(f"{path} cannot be made ({e.strerror}); make room there, or name another folder for "
-                         f"the data set (root).") from None
+                         f"the data set (data_root).") from None
     return f"{path.name}: linked to {target}"
 
 
@@ -73,7 +73,12 @@ def fetched(
     "Unpack what is wanted of an archive, fetched where it does not lie in the source."
     here = source is not None and (source / archive.name).is_file()
     folder = source if here else root / "archives"
-    placed = unpack(download(archive, folder), root, member_path)
+    try:
+        path = download(archive, folder)
+    except InputError as e:
+        raise InputError(f"{e} Data that lies on this machine already is linked: name its folder "
+                         f"(source, --from).") from None
+    placed = unpack(path, root, member_path)
     names = ", ".join(str(p.relative_to(root)) for p in placed)
     return f"{archive.name}: unpacked {names or 'nothing new'}"
 
@@ -96,9 +101,11 @@ def prepare_voc(
     "VOC 2012 with the training masks of SBD."
     inside = source and first_folder([source / d for d in ("VOCdevkit/VOC2012", "VOC2012", ".")
                                       if (source / d / IMAGE_FOLDER).is_dir()])
-    for name in (IMAGE_FOLDER, *MASK_FOLDERS, "ImageSets", "splits"):
+    for name in (IMAGE_FOLDER, *MASK_FOLDERS, "ImageSets"):
         if inside and (inside / name).exists():
             yield link(root / name, inside / name)
+    for path in sorted((inside / "splits").glob("*.txt")) if inside else ():  # the folder is ours
+        yield f"splits/{link(root / 'splits' / path.name, path)}"
     wanted = [IMAGE_FOLDER, "ImageSets"]
     if not (root / MASK_FOLDERS[0]).exists() and (masks == "sbd" or not (root / IMAGE_FOLDER).is_symlink()):
         wanted.append(MASK_FOLDERS[1])
@@ -120,8 +127,7 @@ def train_aug_list(root: Path) -> str:
         return f"{there.relative_to(root)}: there"
     val = read_list(find_list(root, ["val"], LIST_FOLDERS))
     ids = sorted({*files_by_id(root / MASK_FOLDERS[0], (".png",))} - {*val})
-    # a folder of lists that is a link belongs to somebody else
-    path = next(p for p in lists if not (root / p.relative_to(root).parts[0]).is_symlink())
+    path = lists[0]
     replace_text(path, list_text(ids))
     return f"{path.relative_to(root)}: {len(ids):,} images with a mask, without those of val"
 
@@ -273,9 +279,8 @@ def own_masks(
         raise InputError(f"no mask in {source} has the name of an image, the first is {masks[0].name}; "
                          f"expected {min(images, default='image')}.png and so on.")
     if not folder.exists():
-        with ThreadPoolExecutor(os.cpu_count()) as threads:
-            if all(as_is for _, as_is in threads.map(lambda p: mask_ids(p, said), masks)):
-                return link(folder, source)
+        if _are_ids(masks, said):
+            return link(folder, source)
         made_files(folder, [f"{id_of(p.name)}.png" for p in masks],
                    lambda n, path: write_mask(path, mask_ids(masks[n], said)[0]), [(p, file) for p in masks])
         return f"{folder.name}: {len(masks):,} masks turned from colours into class numbers"
@@ -284,6 +289,22 @@ def own_masks(
         with written_aside(folder / f"{id_of(path.name)}.png") as aside:
             write_mask(aside, mask_ids(path, said)[0])
     return f"{folder.name}: {len(stale):,} masks made anew" if stale else f"{folder.name}: there"
+
+
+def _are_ids(masks: Sequence[Path], said: DatasetFile) -> bool:
+    # every mask is looked at, so that one message names all that are wrong
+    def look(path: Path) -> bool | InputError:
+        try:
+            return mask_ids(path, said)[1]
+        except InputError as e:
+            return e
+
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        looks = list(tqdm(threads.map(look, masks), "masks", len(masks), leave=False, delay=2))
+    if wrong := [str(e) for e in looks if isinstance(e, InputError)]:
+        more = f"\n… and {len(wrong) - 20} more" if len(wrong) > 20 else ""
+        raise InputError("\n".join(wrong[:20]) + more)
+    return all(looks)
 
 # %% ../../nbs/data/09_preparing.ipynb #f31e66b2
 def own_lists(root: Path, source: Path, val_share: float) -> str:
@@ -305,8 +326,10 @@ def own_lists(root: Path, source: Path, val_share: float) -> str:
             continue
         lists[name] = read_list(path)
     if "val" not in lists:
-        chosen = sorted(i for i in masked or known if _share(i) < val_share)
-        lists["val"] = _made(folder / "val.txt", {*chosen} - {*lists.get("train", ())}, root)
+        candidates = sorted({*(masked or known)} - {*lists.get("train", ())}, key=_share)
+        chosen = [n for n, i in enumerate(candidates) if n == 0 or _share(i) < val_share]
+        chosen = [candidates[n] for n in chosen]
+        lists["val"] = _made(folder / "val.txt", chosen, root)
     if "train" not in lists:
         lists["train"] = _made(folder / "train.txt", known - {*lists["val"]}, root)
     said += [f"{len(lists['train']):,} to train on", f"{len(lists['val']):,} to validate on"]
@@ -398,17 +421,20 @@ class Prepared:
 def prepare(
     dataset: str,                       # voc | coco | coco-voc | shapes, or a name of one's own
     source: Path | str | None = None,   # where the data or its archives lie; None: under root, or fetched
-    root: Path | str | None = None,     # where the data set goes; data/<dataset>
+    data_root: Path | str | None = None,  # where the data set goes; data/<dataset>
     masks: str | None = None,           # voc: aug | sbd; coco: instances | stuffthingmaps
     val_share: float = 0.2,             # of one's own images with masks, where there are no lists
     voc_root: Path | str = "data/voc",  # of coco-voc
     say: Callable[[str], None] = print,
 ) -> Prepared:
     "Make a data set ready to train on; what is there stays."
-    root = at_root(root or f"data/{dataset.removesuffix('-voc')}")
+    root = at_root(data_root or default_root(dataset))
     source = None if source is None else at_root(source)
     if source is not None and not source.is_dir():
         raise InputError(f"source (--from): there is no folder {source}.")
+    if not 0 < val_share < 1:
+        raise InputError(f"val_share={val_share}: expected a share of the images, more than 0 and less than "
+                         f"1.")
     done = []
 
     def tell(line: str) -> None:
@@ -425,7 +451,7 @@ def prepare(
             raise
         remedy = "Make room there" if e.errno in (errno.ENOSPC, errno.EDQUOT) else "Make it writable"
         raise InputError(f"{root}: {e.strerror} ({e.filename or 'while preparing'}). {remedy}, or name "
-                         f"another folder (root); the same command then goes on.") from None
+                         f"another folder (data_root); the same command then goes on.") from None
     return Prepared(root, data, tuple(done))
 
 
@@ -461,8 +487,8 @@ def _parts(dataset: str, root: Path, source: Path | None, masks: str | None,
     elif dataset in ("coco", "coco-voc"):
         yield from prepare_coco(root, source, masks or "instances")
     elif dataset not in KNOWN:
+        if (path := (source or root) / DATASET_FILE).is_file() and (name := read_dataset_file(path).name):
+            if name != dataset:
+                raise InputError(f"{path} says name = {name!r}; prepare it by that name, or leave the line "
+                                 f"out.")
         yield from prepare_own(root, source, val_share)
-        name = read_dataset_file(root / DATASET_FILE).classes.dataset
-        if name != dataset:
-            raise InputError(f"{root / DATASET_FILE} says name = {name!r}; prepare it by that name, or leave "
-                             f"the line out.")

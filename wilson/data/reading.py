@@ -52,7 +52,9 @@ def image_size(
     try:
         with Image.open(path) as image:
             width, height = image.size
-            return (width, height) if image.getexif().get(_ORIENTATION, 1) > 4 else (height, width)
+            # torchvision turns these two formats, no other
+            turned = image.format in ("JPEG", "PNG") and image.getexif().get(_ORIENTATION, 1) > 4
+            return (width, height) if turned else (height, width)
     except (OSError, SyntaxError) as e:
         raise InputError(f"{path} cannot be read as an image ({e}); replace the file or take its id out of "
                          f"the list.") from None

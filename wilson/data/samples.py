@@ -36,6 +36,7 @@ class Split:
     masks: tuple[Path | None, ...] | None = None  # None: no image has one
     content: str = ""              # hash of the masks' pixels
     values: tuple[int, ...] | None = None  # 256: number in a mask file → dataset id; None: the same
+    shown: np.ndarray | None = None  # N, 256 bool: classes in the masks, where labels are not all from them
 
     @property
     def fingerprint(self) -> str:
@@ -54,13 +55,22 @@ class Split:
             return tuple(items[p] for p in positions)
         return replace(self, ids=pick(self.ids), images=pick(self.images),
                        labels=self.labels[list(positions)],
-                       masks=pick(self.masks) if self.masks else None)
+                       masks=pick(self.masks) if self.masks else None,
+                       shown=None if self.shown is None else self.shown[list(positions)])
 
     @property
     def with_masks(self) -> Split:
         "The part of the split that has masks: all of it, some, or none."
         masks = self.masks or (None,) * len(self)
         return self if all(masks) else self.at([n for n, mask in enumerate(masks) if mask])
+
+    def painted(self, ids: Sequence[int]) -> Split:
+        "The part whose masks show all that the labels say of the classes `ids`: who painted cows, no horses."
+        part = self.with_masks
+        if part.shown is None:
+            return part
+        told, shown = part.labels[:, list(ids)], part.shown[:, list(ids)]
+        return part.at(np.flatnonzero((shown >= told).all(1)))
 
     def read(self, index: int) -> np.ndarray:  # H, W uint8
         "The mask at `index` in dataset ids."
@@ -166,11 +176,11 @@ def training_samples(
     "The training samples of a step."
     part = split.at(step.images(split.labels, seen))
     if reads_masks:
-        masked = part.with_masks
+        masked = part.painted(step.ids if seen else step.groups[step.index])
         if len(part) and not len(masked):
-            raise InputError(f"the split {split.name!r} has no masks, but step {step.index} trains on pixel "
-                             f"labels; add masks of {', '.join(step.new)}, or choose a weakly supervised "
-                             f"method (method=wilson).")
+            raise InputError(f"the split {split.name!r} has no masks that show {', '.join(step.new)}, but "
+                             f"step {step.index} trains on pixel labels; add such masks, or choose a weakly "
+                             f"supervised method (method=wilson).")
         part = masked
     return StepSamples(part, step.mask_table("seen" if seen else "train", void),
                        step.image_labels(part.labels, old_labels or seen), crop, seed, reads_masks, side)

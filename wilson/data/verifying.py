@@ -9,9 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from .file_checks import Finding, typed
-from .opening import KNOWN, classes_of, open_dataset, unchecked
+from .opening import classes_of, default_root, open_dataset, unchecked
 from .tasks import Task
 from .verify import Report, verify
+from .voc import IMAGE_FOLDER
 from ..places import InputError, at_root
 
 # %% auto #0
@@ -20,7 +21,7 @@ __all__ = ['verified']
 # %% ../../nbs/data/10_verifying.ipynb #7e1acc6a
 def verified(
     dataset: str,                       # voc | coco | coco-voc | shapes, or one's own
-    root: Path | str | None = None,     # data/<dataset>
+    data_root: Path | str | None = None,  # data/<dataset>
     tasks: tuple[Task, ...] = (),       # whose steps must have images; one's own: all of its
     train_list: str | None = None,
     val_list: str | None = None,
@@ -29,7 +30,7 @@ def verified(
     progress: bool = True,
 ) -> Report:
     "All that is wrong with a data set."
-    root = at_root(root or f"data/{dataset.removesuffix('-voc')}")
+    root = at_root(data_root or default_root(dataset))
     classes = classes_of(dataset, root)
     tasks = tasks or tuple(Task(classes, name) for name, _ in classes.tasks)
     stopped = None
@@ -37,7 +38,7 @@ def verified(
         data = open_dataset(dataset, root, train_list, val_list, image_labels, voc_root)
         splits = {"train": data.train, **({"later": data.later} if data.later else {}), **data.vals}
     except InputError as e:
-        if dataset in KNOWN and dataset not in ("voc", "shapes"):
+        if not root.is_dir() or (not dataset.startswith("coco") and not (root / IMAGE_FOLDER).is_dir()):
             raise
         stopped = e
         splits = unchecked(dataset, root, train_list, val_list, image_labels)

@@ -18,7 +18,7 @@ import torch
 
 from ..data.cache import cached
 from ..data.crops import TrainingCrop
-from ..data.loading import Loader
+from ..data.loading import EpochBatches, Loader
 from ..data.samples import Split, training_samples
 from ..data.tasks import Step, Task
 from ..data.voc import SegmentationFolder
@@ -62,7 +62,7 @@ def train_step(
     parent = parent_folder(config, task, index) if index and name != "joint" else None
     given = bool(index and config.pseudo_dir)
     labelled, coverage = label_maps(config, task, data, step) if given else (None, None)
-    same = identity(config, index, data.fingerprint)
+    same = identity(config, index, data.fingerprint) | {"groups": task.groups[: index + 1]}
     if labelled is not None:
         same["pseudo_labels"] = labelled.fingerprint
     if parent is not None:
@@ -117,8 +117,10 @@ def _trained(trainer: Trainer, config: TrainConfig, data: SegmentationFolder, st
     save_weights(folder.path / "weights.safetensors", method.segmenter, method.localizer, step)
     device = trainer.loader.device
     labels = method.eval().pseudo_labels()
-    if labelled is not None:
-        labels = {"given": masks_of(training_images(labelled, config, step, device))}
+    if labelled is not None:  # held against masks where there are some
+        masked = {*data.train_of(step.index).painted(step.groups[step.index]).ids}
+        given = labelled.at([n for n, i in enumerate(labelled.ids) if i in masked])
+        labels = {"given": masks_of(training_images(given, config, step, device))}
     metrics = {"step": step.index, "seconds": round(trainer.seconds, 1),
                "images_per_second": round(trainer.images_per_second, 1),
                **measured(views_of(method, step), config, data, device, labels)}
@@ -239,8 +241,16 @@ def train(
 
 
 def _checked(config: TrainConfig, task: Task, data: SegmentationFolder, index: int) -> None:
-    "What can be known of a later step before the first is trained."
-    if index == 0 or config.method == "joint":
+    "What can be known of a step before the first is trained."
+    later, joint = index > 0, config.method == "joint"
+    if not (later and config.pseudo_dir):
+        weak, step = later and config.method == "wilson", task.step(index)
+        samples = training_samples(data.train_of(index), step, None, reads_masks=not weak, seen=joint)
+        if not len(samples):
+            raise InputError(f"step {index} of task {task.name!r} has nothing to train on: no image of the "
+                             f"training list shows {', '.join(step.new)}.")
+        EpochBatches(len(samples), config.batch_size, config.seed)  # refuses a batch larger than the step
+    if not later or joint:
         return
     epochs = int(of_step(config, "epochs", index))
     if config.method == "wilson" and config.pseudo_epoch >= epochs:

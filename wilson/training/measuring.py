@@ -66,7 +66,6 @@ def ordered(
     one_by_one: bool = False,  # whole images differ in size
 ) -> Loader:
     "Batches for evaluation: every image once, in order."
-    samples = cached(samples, at_root(config.runs_dir) / "cache", config.cache_gb)
     return Loader(samples, 1 if one_by_one else config.batch_size, device, num_workers=config.num_workers,
                   padding=config.padding)
 
@@ -99,7 +98,7 @@ def label_quality(
     device: torch.device,
 ) -> dict[str, dict]:     # by name; empty where the training images have no masks
     "The labels a step was taught, against the masks of its training images."
-    split = data.train_of(step.index).with_masks
+    split = data.train_of(step.index).painted(step.groups[step.index])
     if not len(step.images(split.labels)):
         return {}
     return {name: evaluate_labels(made, training_images(split, config, step, device, LATER), step)
@@ -123,6 +122,7 @@ def validator(
     samples = evaluation_samples(data.val, step, CentreCrop(config.crop_size_val))
     scored = data.val.with_masks
     marked = evaluation_samples(scored, step, CentreCrop(config.crop_size_val), LATER)
+    marked = cached(marked, at_root(config.runs_dir) / "cache", config.cache_gb)
     loader = ordered(marked, config, device)  # its workers start once
     shown_images = fixed_images(samples, step)
     views = views_of(method, step)

@@ -168,7 +168,8 @@ def import_published(
     _same_classes(path, found, of_task, step)
     step = of_task.step(step)
     folder = StepFolder(step_path(config, of_task, step.index))
-    record = _record(path, found, config, step) | {"parent": parent and _link(parent, folder, config, step)}
+    record = _record(path, found, config, step)
+    record |= {"dataset": asdict(of_task.classes), "parent": parent and _link(parent, folder, config, step)}
     models = _filled(found, config)
     with held(folder):
         if any(folder.path.iterdir()) and not overwrite:

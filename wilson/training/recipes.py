@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from ..data.opening import classes_of
+from ..data.opening import classes_of, default_root
 from ..data.tasks import Task
 from .config import BY_STEP, COMPAT, TrainConfig
 
@@ -68,7 +68,7 @@ def resolved(
     return replace(
         filled,
         crop_size_val=filled.crop_size_val or filled.crop_size,
-        data_root=filled.data_root or f"data/{dataset.removesuffix('-voc')}",
+        data_root=filled.data_root or default_root(dataset),
         name=filled.name or f"{filled.method}{suffix}",
         base_name=filled.base_name or f"base{suffix}",
     )

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ..data.dataset_file import DATASET_FILE, read_dataset_file
-from ..data.opening import classes_of, open_dataset
+from ..data.opening import classes_of, default_root, open_dataset
 from ..data.pseudo_masks import pseudo_label_split
 from ..data.samples import Split
 from ..data.tasks import Step, Task
@@ -33,14 +33,19 @@ __all__ = ['chosen_dataset', 'open_data', 'chosen_device', 'fresh_segmenter', 'l
 def chosen_dataset(config: TrainConfig) -> str:
     "What `auto` means here: a data set of one's own by its folder, else voc, else shapes."
     if config.dataset != "auto":
-        classes_of(config.dataset, config.data_root or f"data/{config.dataset}")
+        classes_of(config.dataset, config.data_root or default_root(config.dataset))
         return config.dataset
     if config.data_root is not None and (at_root(config.data_root) / DATASET_FILE).is_file():
         return read_dataset_file(at_root(config.data_root) / DATASET_FILE).classes.dataset
-    if config.data_root is not None or at_root("data/voc").exists():
+    if config.data_root is not None or _begun(at_root("data/voc")):
         return "voc"
     print("dataset=auto: data/voc is not there, so this run uses the demo data `shapes`.")
     return "shapes"
+
+
+def _begun(root: Path) -> bool:
+    # archives alone are what a download that failed leaves
+    return root.is_dir() and any(p.name != "archives" for p in root.iterdir())
 
 
 def open_data(config: TrainConfig) -> SegmentationFolder:
