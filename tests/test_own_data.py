@@ -100,6 +100,8 @@ def test_a_finished_step_knows_its_classes_without_the_data(farm):
     opened = open_step(next(Path("runs").glob("farm-1-1*/base-s42/step0")))
     assert opened.step.names == ("background", "striped disc") and opened.task.classes.dataset == "farm"
     assert run("predict", opened.folder.path, "data/elsewhere/JPEGImages/val_00000.jpg") == 0
+    assert run("evaluate", opened.folder.path) == 2
+    assert run("evaluate", opened.folder.path, "--data-root", "data/elsewhere") == 0
 
 
 def test_verify_calls_it_in_order(farm, capsys):

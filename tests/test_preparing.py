@@ -30,7 +30,7 @@ from safetensors.torch import load_file
 from test_bad_input import files, refused, run, says
 from test_download import Server
 
-from wilson.data import preparing
+from wilson.data import own_data, public_data
 from wilson.data.annotations import painted, read_annotations
 from wilson.data.classes import COCO
 from wilson.data.download import Archive
@@ -124,7 +124,7 @@ def published(patch: pytest.MonkeyPatch, folder: Path, url: str = "http://127.0.
     for name, constant in ARCHIVES.items():
         known = archive(folder / name, f"{url}/{name}") if (folder / name).is_file() else (
             Archive(name, (f"{url}/{name}",), 10, "md5:0"))
-        patch.setattr(preparing, constant, known)
+        patch.setattr(public_data, constant, known)
 
 
 IDS = {name: [f"2007_{n:06}" for n in numbers] for name, numbers in {
@@ -703,8 +703,8 @@ def test_archive_that_is_not_the_published_one(how, words, voc_archives, root, t
 
 def test_what_comes_is_not_the_published_file(voc_archives, root, served, monkeypatch):
     published(monkeypatch, voc_archives, served(voc_archives))
-    known = preparing.VOC_TRAINVAL
-    monkeypatch.setattr(preparing, "VOC_TRAINVAL", Archive(known.name, known.mirrors, known.size, "md5:" + "0" * 32))
+    known = public_data.VOC_TRAINVAL
+    monkeypatch.setattr(public_data, "VOC_TRAINVAL", Archive(known.name, known.mirrors, known.size, "md5:" + "0" * 32))
     said(partial(quietly, "voc"), "could not be downloaded", "its md5 is", "expected " + "0" * 32)
     assert not (root / "voc/JPEGImages").exists() and not list((root / "voc/archives").glob("[!.]*"))
 
@@ -714,7 +714,7 @@ def test_without_a_network(voc_archives, root, served, monkeypatch):
     published(monkeypatch, voc_archives)
     mirrors = ("http://127.0.0.1:9/first.tar", "http://nowhere.invalid/second.tar")
     known = archive(voc_archives / "VOCtrainval_11-May-2012.tar", *mirrors)
-    monkeypatch.setattr(preparing, "VOC_TRAINVAL", known)
+    monkeypatch.setattr(public_data, "VOC_TRAINVAL", known)
     by_hand = root / "voc/archives/VOCtrainval_11-May-2012.tar"
     said(partial(quietly, "voc"), *mirrors, "By hand: fetch VOCtrainval_11-May-2012.tar", known.digest,
          f"{known.size:,}", f"put it as {by_hand}", "the same command again", "http_proxy")
@@ -843,12 +843,12 @@ def killed_when(process: subprocess.Popen, there) -> None:
 def test_killed_while_masks_are_made(own, root):
     "What is made by then is not made again."
     process = started("""
-        draw, one_at_a_time = t.preparing.write_mask, t.threading.Lock()
+        draw, one_at_a_time = t.own_data.write_mask, t.threading.Lock()
         def slowly(path, mask):
             with one_at_a_time:
                 time.sleep(0.05)
                 draw(path, mask)
-        t.preparing.write_mask = slowly
+        t.own_data.write_mask = slowly
         t.prepare("farm", sys.argv[1])
     """, own)
     half = root / "farm/.SegmentationClass.part"
@@ -901,9 +901,10 @@ def test_two_at_once(preparation, tmp_path, monkeypatch):
     "Both end well, and what is there is what one alone would have made."
     root, work = preparation
     assert forked(work, root) == 0
-    whole, draw = tree(root), preparing.write_mask
+    whole, draw = tree(root), own_data.write_mask
     shutil.rmtree(root)
-    monkeypatch.setattr(preparing, "write_mask", lambda path, mask: time.sleep(0.03) or draw(path, mask))
+    for module in (own_data, public_data):
+        monkeypatch.setattr(module, "write_mask", lambda path, mask: time.sleep(0.03) or draw(path, mask))
     codes = []
     other = threading.Thread(target=lambda: codes.append(forked(work, root)))
     other.start()

@@ -99,13 +99,14 @@ def run_verify(options: argparse.Namespace) -> int:
 def evaluate_parser(parser: argparse.ArgumentParser) -> None:
     "Options of `wilson evaluate`."
     parser.add_argument("step_folder", help="runs/<task>/<run>/step<k>")
+    parser.add_argument("--data-root", help="where its data lies now (default: where it was)")
     parser.add_argument("--device", default="auto", help="auto | cpu | cuda (default: auto)")
 
 
 def run_evaluate(options: argparse.Namespace) -> None:
     "Score a finished step on its own validation images."
     from wilson.training.results import evaluate_step, result_table
-    print(result_table([evaluate_step(options.step_folder, options.device)]))
+    print(result_table([evaluate_step(options.step_folder, options.device, options.data_root)]))
 
 
 def predict_parser(parser: argparse.ArgumentParser) -> None:
@@ -131,6 +132,7 @@ def labels_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", default="runs/label_maps",
                         help="folder of the PNGs (default: runs/label_maps)")
     parser.add_argument("--kind", default="cam", help="cam | refined | hard (default: cam)")
+    parser.add_argument("--data-root", help="where its data lies now (default: where it was)")
     parser.add_argument("--device", default="auto", help="auto | cpu | cuda (default: auto)")
 
 
@@ -138,7 +140,8 @@ def run_labels(options: argparse.Namespace) -> None:
     "Write the label maps and say how to train on them."
     from wilson.training.results import write_label_maps
     from wilson.training.runs import shown
-    out = shown(write_label_maps(options.step_folder, options.out, options.kind, options.device))
+    o = options
+    out = shown(write_label_maps(o.step_folder, o.out, o.kind, o.device, o.data_root))
     print(f"{out}: train on them with --method external --pseudo-dir {out}")
 
 # %% ../nbs/command.ipynb #c27f4a96

@@ -78,8 +78,8 @@ def find_list(
                 return path
     there = sorted({p.stem for f in folders for p in (root / f).glob("*.txt")})
     if not there:
-        raise InputError(f"{root} holds no list of images; expected {names[0]}.txt under "
-                         f"{' or '.join(f'{root.name}/{f}/' for f in folders)}.")
+        raise InputError(f"{root} holds no list of images; expected {' or '.join(f'{n}.txt' for n in names)} "
+                         f"under {' or '.join(f'{root.name}/{f}/' for f in folders)}.")
     raise InputError(f"{root} has no list {names[0]!r}.{did_you_mean(names[0], there)}")
 
 # %% ../../nbs/data/00_lists.ipynb #2f8c1955

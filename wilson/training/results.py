@@ -24,12 +24,13 @@ from ..evaluation.views import Logits, class_colours, class_map, classes_over, p
 from ..places import InputError, at_root
 from ..pseudo.targets import TargetRule
 from .checkpoints import open_step
+from .config import TrainConfig
 from .launch import StepResult
 from .measuring import fixed_images, measured
 from .starting import chosen_device, open_data
 
 # %% auto #0
-__all__ = ['LABEL_MAPS', 'result_table', 'result_figure', 'evaluate_step', 'Prediction', 'predict', 'label_map',
+__all__ = ['LABEL_MAPS', 'result_table', 'result_figure', 'evaluate_step', 'Prediction', 'predict', 'moved', 'label_map',
            'write_label_maps']
 
 # %% ../../nbs/training/09_results.ipynb #16b51551
@@ -63,13 +64,15 @@ def result_figure(
                                  CentreCrop(opened.config.crop_size_val or opened.config.crop_size))
     rows = [panels(opened.views(samples[0, i]), opened.step, opened.rule)
             for i in fixed_images(samples, opened.step, count)]
-    figure, axes = plt.subplots(len(rows), len(rows[0]), squeeze=False,
-                                figsize=(2 * len(rows[0]), 2.1 * len(rows)))
+    titles = [*max(rows, key=len)]  # an image without a mask has no truth
+    figure, axes = plt.subplots(len(rows), len(titles), squeeze=False,
+                                figsize=(2 * len(titles), 2.1 * len(rows)))
     for line, row in zip(axes, rows):
-        for ax, panel in zip(line, row.values()):
-            ax.imshow(panel)
-            ax.set(xticks=[], yticks=[])
-    for ax, title in zip(axes[0], rows[0]):
+        for ax, title in zip(line, titles):
+            ax.set(xticks=[], yticks=[], frame_on=title in row)
+            if title in row:
+                ax.imshow(row[title])
+    for ax, title in zip(axes[0], titles):
         ax.set_title(title)
     figure.tight_layout(pad=0.4)
     return figure
@@ -78,6 +81,7 @@ def result_figure(
 def evaluate_step(
     path: Path | str,      # a finished step's folder
     device: str = "auto",
+    data_root: Path | str | None = None,  # where its data lies now; None: where it was
 ) -> StepResult:
     "Score a finished step on its own validation images; nothing is written."
     opened = open_step(path, chosen_device(device))
@@ -85,7 +89,8 @@ def evaluate_step(
     taught = {}
     if opened.localizer is not None and opened.old is not None:
         taught = taught_labels(opened.segmenter, opened.localizer, opened.old, opened.rule)
-    scored = measured(opened.views, opened.config, open_data(opened.config), chosen_device(device), taught)
+    config = moved(opened.config, data_root)
+    scored = measured(opened.views, config, open_data(config), chosen_device(device), taught)
     return StepResult(opened.folder.path, opened.step.index, True,
                       {"step": opened.step.index, "seconds": seconds, **scored})
 
@@ -133,6 +138,11 @@ def predict(
         predictions.append(Prediction(image, mask, overlay, shares))
     return predictions
 
+
+def moved(config: TrainConfig, data_root: Path | str | None) -> TrainConfig:
+    "The configuration of a run whose data lies elsewhere now."
+    return config if data_root is None else replace(config, data_root=str(data_root))
+
 # %% ../../nbs/training/09_results.ipynb #7c0d3b8d
 LABEL_MAPS = ("cam", "refined", "hard")
 
@@ -156,6 +166,7 @@ def write_label_maps(
     out: Path | str,    # folder of the maps, made; maps that are there are replaced
     kind: str = "cam",
     device: str = "auto",
+    data_root: Path | str | None = None,  # where its data lies now; None: where it was
 ) -> Path:              # `out`
     "Write the label maps of a step's training images as `<image>.png`."
     if kind not in LABEL_MAPS:
@@ -164,7 +175,8 @@ def write_label_maps(
     if opened.localizer is None or opened.old is None:
         raise InputError(f"{path} has no localizer to make label maps with; name a later step of "
                          f"method=wilson.")
-    split, ids = open_data(opened.config).train_of(opened.step.index), np.zeros(256, np.uint8)
+    split = open_data(moved(opened.config, data_root)).train_of(opened.step.index)
+    ids = np.zeros(256, np.uint8)
     ids[opened.step.n_old: opened.step.n_classes] = opened.step.ids[opened.step.n_old - 1:]
     ids[255] = 255
     if split.values is not None:  # the masks' files use other numbers than ids; so will these
