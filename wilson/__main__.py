@@ -63,7 +63,7 @@ def run_prepare(options: argparse.Namespace) -> int:
     print(report)
     return 0 if report.ok else 1
 
-
+# %% ../nbs/command.ipynb #b551c166
 def verify_parser(parser: argparse.ArgumentParser) -> None:
     "Options of `wilson verify`."
     parser.add_argument("dataset", help="voc | coco | coco-voc | shapes, or the name of your data")

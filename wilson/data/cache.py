@@ -143,7 +143,7 @@ def packed(
             shutil.rmtree(aside, ignore_errors=True)
         return Pack(place)
 
-
+# %% ../../nbs/data/05_cache.ipynb #5788c4a1
 def _fill(aside: Path, places: Mapping[str, Sequence[int]], end: int,
           read: Callable[[Path], np.ndarray], kind: str) -> None:
     aside.mkdir()

@@ -67,7 +67,7 @@ class TrainingCrop:
         mask: np.ndarray | None,  # H, W uint8
         key: Sequence[int],       # the randomness: (seed, epoch, draw)
     ) -> tuple[Tensor, np.ndarray | None]:
-        rng = random.Random(sum(k << 64 * n for n, k in enumerate(key)))  # numpy's take longer to seed
+        rng = random.Random(sum(k << 64 * n for n, k in enumerate(key)))
         top, left, h, w = self.box(*image.shape[1:], rng)
         flip = rng.random() < 0.5
         part = image[:, top:top + h, left:left + w]

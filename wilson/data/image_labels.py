@@ -65,7 +65,7 @@ def label_table(
         table[key] = tuple(of[name] for name in names)
     return table
 
-
+# %% ../../nbs/data/01a_image_labels.ipynb #0b552d07
 def read_labels(
     path: Path,
     ids: Sequence[str],   # the images wanted

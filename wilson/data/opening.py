@@ -50,7 +50,7 @@ def classes_of(
                          f"nbs/your_data.ipynb shows how.")
     return read_dataset_file(path).classes.called(dataset)
 
-
+# %% ../../nbs/data/08_opening.ipynb #e966f9dd
 def open_dataset(
     dataset: str,                       # voc | coco | coco-voc | shapes, or one with a dataset file
     root: Path | str,
@@ -123,7 +123,7 @@ def unchecked(
         found[name] = Split(listing.stem, tuple(ids), paths, labels, masks)
     return found
 
-
+# %% ../../nbs/data/08_opening.ipynb #b2ab3470
 def _unchecked_coco(root: Path, part: str) -> Split:
     folder = image_folder(root, part)
     files = {i: paths[0] for i, paths in files_by_id(folder).items()}

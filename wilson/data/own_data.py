@@ -125,8 +125,7 @@ def own_lists(root: Path, source: Path, val_share: float) -> str:
         lists[name] = read_list(path)
     if "val" not in lists:
         candidates = sorted({*(masked or known)} - {*lists.get("train", ())}, key=_share)
-        chosen = [n for n, i in enumerate(candidates) if n == 0 or _share(i) < val_share]
-        chosen = [candidates[n] for n in chosen]
+        chosen = [i for n, i in enumerate(candidates) if n == 0 or _share(i) < val_share]
         lists["val"] = _made(folder / "val.txt", chosen, root)
     if "train" not in lists:
         lists["train"] = _made(folder / "train.txt", known - {*lists["val"]}, root)

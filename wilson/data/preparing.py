@@ -69,7 +69,7 @@ def prepare(
                          f"another folder (data_root); the same command then goes on.") from None
     return Prepared(root, data, tuple(done))
 
-
+# %% ../../nbs/data/09b_preparing.ipynb #08798bbf
 def _opened(dataset: str, root: Path, voc_root: Path | str) -> SegmentationFolder:
     try:
         return open_dataset(dataset, root, voc_root=voc_root)
@@ -89,7 +89,7 @@ def _finish(dataset: str, root: Path, data: SegmentationFolder, tell: Callable[[
         record = {"dataset": dataset, **data.fingerprint, "images": {s.name: len(s) for s in splits}}
         replace_text(root / "prepared.json", json.dumps(record, indent=1) + "\n")
 
-
+# %% ../../nbs/data/09b_preparing.ipynb #ea46198d
 def _parts(dataset: str, root: Path, source: Path | None, masks: str | None,
            val_share: float) -> Iterator[str]:
     choices = {"voc": ("aug", "sbd"), "coco": ("instances", "stuffthingmaps")}

@@ -81,7 +81,7 @@ def open_folder(
     val = labelled(val, root, classes, image_labels, labels_dir, prefer_masks=True)
     return SegmentationFolder(root, classes, train, val)
 
-
+# %% ../../nbs/data/02_voc.ipynb #7630eb19
 def mask_folder(root: Path) -> Path | None:
     "The folder of masks, if there is one."
     return next((root / f for f in MASK_FOLDERS if (root / f).is_dir()), None)
