@@ -32,11 +32,13 @@ class EpochBatches(Sampler):
         ranks: int = 1,           # processes that share a batch; rank r takes places r, r + ranks, …
         crops: str = "image",     # "image" | "place": what a crop is drawn by
         padding: str = "once",    # "once" | "repeat": in order, repeat the first until all ranks have as many
+        rank: int | None = None,  # whose places; None: those of all ranks
     ):
         if seed is not None and batch_size > n:
             raise InputError(f"batch_size={batch_size} is larger than the step's {n} training images; "
                              f"choose at most {n}.")
-        self.batch_size, self.seed, self.epoch, self.ranks, self.crops = batch_size, seed, 0, ranks, crops
+        self.batch_size, self.seed, self.ranks, self.crops, self.rank = batch_size, seed, ranks, crops, rank
+        self.epoch, self.start = 0, 0  # which epoch the next iteration gives, from which batch on
         padded = seed is None and padding == "repeat"
         self.n, self.places = n, -(-n // ranks) * ranks if padded else n
 
@@ -48,10 +50,12 @@ class EpochBatches(Sampler):
         order = np.arange(self.places) % self.n
         if self.seed is not None:
             order = np.random.default_rng([self.seed, self.epoch]).permutation(self.n)
-        for b in range(len(self)):
+        for b in range(self.start, len(self)):
             places = range(b * self.batch_size, min((b + 1) * self.batch_size, self.places))
-            yield [(self.epoch, int(order[p]), p // self.ranks if self.crops == "place" else int(order[p]))
-                   for p in places]
+            own = [p for p in places if self.rank in (None, p % self.ranks)]
+            if own:  # a rank may have no part in the last one of a validation
+                yield [(self.epoch, int(order[p]), p // self.ranks if self.crops == "place" else int(order[p]))
+                       for p in own]
 
 # %% ../../nbs/data/05_loading.ipynb #4d553b35
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -140,27 +144,35 @@ class Loader:
         ranks: int = 1,                   # of the order, see `EpochBatches`
         crops: str = "image",
         padding: str = "once",
+        rank: int | None = None,
     ):
-        self.batches = EpochBatches(len(samples), batch_size, shuffle_seed, ranks, crops, padding)
+        self.batches = EpochBatches(len(samples), batch_size, shuffle_seed, ranks, crops, padding, rank)
         self.device = torch.device(device)
         self.samples = samples
         self.loader = DataLoader(BatchesOf(samples), batch_size=None, sampler=self.batches,
                                  num_workers=num_workers, persistent_workers=num_workers > 0,
                                  pin_memory=self.device.type == "cuda")
+        self._fewer = num_workers // 2
 
     def __len__(self) -> int:
         return len(self.batches)
 
-    def epoch(self, epoch: int = 0) -> Iterator[Batch]:
-        "The batches of one epoch."
-        self.batches.epoch = epoch
-        batches = iter(self.loader)
+    def epoch(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
+        "The batches of one epoch, from number `start` on."
+        self.batches.epoch, self.batches.start = epoch, start
+        batches = None
         while True:
             try:
+                batches = iter(self.loader) if batches is None else batches
                 batch = next(batches)
             except StopIteration:
                 return
             except InputError as e:
                 # a worker's error arrives as the text of its traceback, the sentence last
                 raise InputError(str(e).rstrip().rpartition("InputError: ")[2]) from None
+            except RuntimeError as e:
+                if "DataLoader worker" not in str(e):
+                    raise
+                raise InputError(f"A process that loads data was killed ({str(e).splitlines()[0]}): most often "
+                                 f"memory ran out. Fewer of them need less: num_workers={self._fewer}.") from None
             yield batch.to(self.device)
