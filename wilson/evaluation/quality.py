@@ -17,10 +17,11 @@ from .metrics import Confusion, scores
 from ..models.segmenter import Segmenter
 from ..pseudo.labels import IGNORE, one_hot
 from ..pseudo.targets import TargetRule, Targets, make_targets
+from ..ranks import summed
 
 # %% auto #0
-__all__ = ['LATER', 'evaluate', 'segmenter_maps', 'localizer_maps', 'batch_targets', 'evaluate_labels', 'used_target_labels',
-           'hard_mask_labels', 'taught_labels', 'masks_of']
+__all__ = ['LATER', 'evaluate', 'segmenter_maps', 'localizer_maps', 'batch_targets', 'evaluate_labels', 'used_labels',
+           'used_target_labels', 'hard_mask_labels', 'taught_labels', 'masks_of']
 
 # %% ../../nbs/evaluation/01_quality.ipynb #4de05684
 LATER = 254  # in a mask: a class of a later step, where the mask's table tells it from background
@@ -46,7 +47,7 @@ def _counted(
     for batch in batches:
         counts.matrix = counts.matrix.to(batch.images.device)
         counts.update(_with_extra(labels(batch), IGNORE, n), _with_extra(batch.masks, later, n))
-    return counts.matrix
+    return summed(counts.matrix.cpu())
 
 
 def _scored(matrix: Tensor, step: Step) -> dict:
@@ -124,24 +125,28 @@ def evaluate_labels(
         return F.interpolate(found[:, None].float(), size, mode="nearest-exact")[:, 0].long()
 
     matrix = _counted(full, batches, step, later)
+    images, images_used = summed(torch.tensor([len(used), sum(used)])).tolist()
     pixels, covered = matrix.sum().item(), matrix[:, :-1].sum().item()
     return _scored(matrix, step) | {"coverage": 100 * covered / pixels if pixels else None,
-                                    "images": len(used), "images_used": sum(used)}
+                                    "images": images, "images_used": images_used}
 
 # %% ../../nbs/evaluation/01_quality.ipynb #d1e16670
+def used_labels(
+    made: Targets,
+) -> Tensor:  # B, h, w int64; 255 in images that the gate keeps out
+    "Arg-max of the targets that the segmenter learns from."
+    return made.target.argmax(1).masked_fill(made.gate[:, None, None] == 0, IGNORE)
+
+
 def used_target_labels(
     segmenter: Segmenter,
     localizer: nn.Module,
     old: Segmenter,          # the model before the step
     rule: TargetRule,
 ) -> Callable[[Batch], Tensor]:  # batch → B, h, w int64; 255 in images that the gate keeps out
-    "Arg-max of the targets that the segmenter learns from."
+    "`used_labels` of the targets, as the trained models would make them now."
     targets = batch_targets(segmenter, localizer, old, rule)
-
-    def labels(batch: Batch) -> Tensor:
-        made = targets(batch)
-        return made.target.argmax(1).masked_fill(made.gate[:, None, None] == 0, IGNORE)
-    return labels
+    return lambda batch: used_labels(targets(batch))
 
 
 def hard_mask_labels(

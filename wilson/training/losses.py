@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..pseudo.labels import IGNORE, one_hot
+from ..ranks import summed
 
 # %% auto #0
 __all__ = ['bce_loss', 'ce_loss', 'base_loss', 'unbiased_ce_loss', 'kd_loss', 'unbiased_kd_loss', 'lwf_mc_loss',
-           'classification_loss', 'prior_loss', 'feature_loss', 'segmentation_loss', 'self_loss']
+           'classification_loss', 'prior_loss', 'feature_loss', 'segmentation_loss', 'open_share', 'self_loss']
 
 # %% ../../nbs/training/00_losses.ipynb #16e7f07e
 def bce_loss(
@@ -128,10 +129,22 @@ def segmentation_loss(
     logits: Tensor,  # B, C, h, w of the segmenter
     target: Tensor,  # B, C, h, w in [0, 1], from `segmentation_target`
     gate: Tensor,    # B in {0, 1}, from `image_gate`
+    share: Tensor | None = None,  # of open gates, from `open_share`; None: that of this batch
 ) -> Tensor:         # scalar
     "`L_seg`: BCE summed over classes, mean over pixels, then over the images with an open gate."
     per_pixel = F.binary_cross_entropy_with_logits(logits.float(), target, reduction="none").sum(1)
-    return (per_pixel.mean((1, 2)) * gate).sum() / (gate.sum() + 1e-5)
+    return (per_pixel.mean((1, 2)) * gate).mean() / (_share(gate.sum(), len(gate)) if share is None else share)
+
+
+def _share(count: Tensor, images: int | Tensor) -> Tensor:
+    return (count + 1e-5) / images
+
+
+def open_share(
+    gate: Tensor,  # B in {0, 1}: of this rank's images
+) -> Tensor:       # scalar, above 0
+    "Share of open gates among the images of all ranks."
+    return _share(*summed(torch.stack([gate.sum(), gate.new_tensor(len(gate))])))
 
 # %% ../../nbs/training/00_losses.ipynb #251381cd
 def self_loss(

@@ -23,6 +23,7 @@ __all__ = ['Method', 'PixelLabels', 'upsampled']
 class Method(nn.Module):
     "What a trainer needs of a method: `losses`, the modules that learn, and whether it reads masks."
     reads_masks = True
+    idle = False  # whether some of what learns has no part in the losses of some epochs
 
     def __init__(
         self,
@@ -57,6 +58,10 @@ class Method(nn.Module):
     def pseudo_labels(self) -> dict[str, Callable[[Batch], Tensor]]:
         "By name, functions from a batch to the labels (B,h,w; 255: none) that it teaches without masks."
         return {}
+
+    def taught(self, batch: Batch) -> Tensor | None:
+        "The labels (B,h,w; 255: none) that the last losses of `batch` taught; None where none were."
+        return batch.masks
 
     def parameter_groups(self, lr: float, head_factor: float, lr_localizer: float) -> list[dict]:
         "Groups of an optimizer: name, params, lr."

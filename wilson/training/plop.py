@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from ..data.loading import Batch
 from ..models.segmenter import Segmenter
 from ..pseudo.labels import IGNORE
+from ..ranks import summed
 from .methods import Method, upsampled
 
 # %% auto #0
@@ -114,6 +115,7 @@ class Plop(Method):
             logits = self.old_output(batch.images).logits
             place = (entropy(logits) * bins).long().clamp(0, bins - 1) + logits.argmax(1) * bins
             counts += torch.bincount(place.flatten(), minlength=n * bins)
+        counts = summed(counts)  # over the images of all ranks
         total = counts.view(n, bins).cumsum(1)
         middle = (2 * total < total[:, -1:]).sum(1)
         self.medians.copy_((middle + 0.5) / bins * (total[:, -1] > 0))
@@ -125,12 +127,16 @@ class Plop(Method):
             now = self.segmenter(batch.images)
         logits, logits_old = upsampled(now.logits, batch.masks), upsampled(before.logits, batch.masks)
         labels, share = believed_labels(batch.masks, logits_old, self.medians)
+        self._taught = labels
         n_old, weight = logits_old.shape[1], self.factor * self.loss_pod
         distance = pod_loss(list(stages.maps.values()), list(stages_old.maps.values()))
         distance_logits = pod_loss([now.logits[:, :n_old]], [before.logits])
         return {"segmentation": plop_loss(logits, labels, share),
                 "features": weight * distance,
                 "distillation": weight * self.logits_share * distance_logits}
+
+    def taught(self, batch: Batch) -> Tensor:
+        return self._taught
 
     def pseudo_labels(self) -> dict[str, Callable[[Batch], Tensor]]:
         "What the old model is believed to see in each image."

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from ..data.loading import Batch, denormalised
-from ..evaluation.quality import taught_labels
+from ..evaluation.quality import taught_labels, used_labels
 from ..models.localizer import Localizer, class_scores
 from ..models.segmenter import Segmenter
 from ..pseudo.targets import TargetRule, Targets, make_targets
 from wilson.training.losses import (
-    classification_loss, feature_loss, prior_loss, segmentation_loss, self_loss,
+    classification_loss, feature_loss, open_share, prior_loss, segmentation_loss, self_loss,
 )
 from .methods import Method
 
@@ -27,6 +27,7 @@ __all__ = ['Wilson']
 class Wilson(Method):
     "WILSON (CVPR 2022): localizer from image-level labels, segmenter from its soft pseudo-labels."
     reads_masks = False
+    idle = True  # the classifier, before `pseudo_epoch`
 
     def __init__(
         self,
@@ -56,6 +57,7 @@ class Wilson(Method):
         before, now = self.old_output(batch.images), self.segmenter(batch.images)
         teaches = epoch >= self.pseudo_epoch
         pseudo = self.targets(batch, now.features.detach(), before.logits) if teaches else None
+        self._taught = None if pseudo is None else used_labels(pseudo)
         maps = self.local(now.features, before.logits)
         scores = class_scores(maps, self.pooling)
         first = 1 if self.rule.old_labels else self.n_old  # Table 5: labels of old classes count too
@@ -64,7 +66,9 @@ class Wilson(Method):
             terms["prior"] = prior_loss(maps, before.logits)
         terms["features"] = self.loss_de * feature_loss(now.features, before.features)
         if pseudo is not None:
-            terms["segmentation"] = self.loss_seg * segmentation_loss(now.logits, pseudo.target, pseudo.gate)
+            share = open_share(pseudo.gate)
+            terms["segmentation"] = self.loss_seg * segmentation_loss(now.logits, pseudo.target, pseudo.gate,
+                                                                      share)
             terms["self"] = self_loss(maps, pseudo.hard, batch.image_labels)
         return terms
 
@@ -80,6 +84,9 @@ class Wilson(Method):
         maps = self.local.eval()(features, logits_old)
         self.local.train(training)
         return make_targets(maps, logits_old, denormalised(batch.images), batch.image_labels, self.rule)
+
+    def taught(self, batch: Batch) -> Tensor | None:
+        return self._taught
 
     def pseudo_labels(self) -> dict[str, Callable[[Batch], Tensor]]:
         "Arg-max of the segmenter's target where the gate is open, and the localizer's hard mask."
