@@ -50,6 +50,7 @@ def written_aside(
         # mkstemp makes private files; a run folder is read by others of the group
         aside.chmod(0o666 & ~_umask())
         os.replace(aside, path)
+        _flush(path.parent)
     except Exception as e:
         # torch and safetensors raise errors of their own when the disk is full
         full = "No space left" in str(e) or shutil.disk_usage(path.parent).free < 1 << 16
@@ -58,6 +59,15 @@ def written_aside(
         raise
     finally:
         aside.unlink(missing_ok=True)
+
+
+def _flush(folder: Path) -> None:
+    "Have the folder's own entries on the disk: after a power cut a rename would else be undone."
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _umask() -> int:

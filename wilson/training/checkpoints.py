@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,14 +29,17 @@ from .config import TrainConfig
 from .methods import Method, PixelLabels
 from .plop import Plop
 from .recipes import task_of
-from .runs import StepFolder, file_hash, shown
+from .runs import StepFolder, file_hash, recorded_config, shown
 from .weak import Wilson
 
 # %% auto #0
-__all__ = ['BALANCED', 'save_weights', 'read_weights', 'fill', 'save_state', 'read_state', 'OpenedStep', 'target_rule',
-           'build_method', 'open_step']
+__all__ = ['WEIGHTS_FILES', 'BALANCED', 'save_weights', 'read_weights', 'fill', 'OpenedStep', 'target_rule', 'build_method',
+           'open_step']
 
 # %% ../../nbs/training/05_checkpoints.ipynb #476d87b8
+WEIGHTS_FILES = {"last": "weights.safetensors", "best": "best.safetensors"}
+
+
 def save_weights(
     path: Path,
     segmenter: Segmenter,
@@ -79,26 +81,6 @@ def fill(
     except RuntimeError as e:
         first = "; ".join(line.strip() for line in str(e).splitlines()[1:3])
         raise InputError(f"{shown(path)} does not fit the {part} of this configuration: {first}") from None
-
-# %% ../../nbs/training/05_checkpoints.ipynb #c85cc231
-def save_state(path: Path, state: Mapping[str, Any]) -> None:
-    "Write a state of tensors and plain types."
-    with written_aside(path) as aside:
-        torch.save(dict(state), aside)
-
-
-def read_state(path: Path) -> dict[str, Any]:
-    "Read a state; a torn or foreign file is named."
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        expected = {"epoch", "seconds", "method", "optimizer", "schedule"}
-        if not isinstance(state, dict) or not expected <= state.keys():
-            raise pickle.UnpicklingError("it is no state of wilson")
-        return state
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as e:
-        reason = (str(e) or type(e).__name__).splitlines()[0]
-        raise InputError(f"{shown(path)} cannot be read ({reason}); remove it to train the step from its "
-                         f"start, or use resume=never.") from None
 
 # %% ../../nbs/training/05_checkpoints.ipynb #b1d29854
 @dataclass(frozen=True)
@@ -164,6 +146,7 @@ def open_step(
     path: Path | str,          # a step's folder
     device: str | torch.device = "cpu",
     with_old: bool = True,     # open the parent too, where the method needs it
+    weights: str = "last",     # "last", or "best": those of the epoch with the best validation
 ) -> OpenedStep:
     "Open a finished step; InputError where the folder is not one."
     folder = StepFolder(at_root(path))
@@ -173,10 +156,10 @@ def open_step(
         hint = (f" Did you mean {shown(near[0])}?" if near
                 else " A step's folder is runs/<task>/<run>/step<k>.")
         raise InputError(f"{shown(folder.path)} holds no config.json, so it is no trained step.{hint}")
-    config = TrainConfig(**record["parameters"])
+    config = recorded_config(record)
     task = _task(record, config)
     step = task.step(record["step"])
-    file = folder.path / "weights.safetensors"
+    file = folder.path / WEIGHTS_FILES[weights]
     tensors, classes = read_weights(file)
     if classes != step.names:
         raise InputError(f"{shown(file)} is of the classes {', '.join(classes)}; "

@@ -36,8 +36,8 @@ class TrainConfig:
     overlap: bool = about(True, "base images may hold classes of later steps; false: disjoint [--overlap]")
     method: str = about("wilson", "wilson | external | finetune | lwf | lwf-mc | icarl | ilt | mib | plop | "
                                   "joint: how a step after the base learns [--weakly, --icarl, --unce …]")
-    compat: str = about("published", "published | fixed: what void, decay, gate, crops, padding and later "
-                                     "are where they are not given")
+    compat: str = about("published", "published | fixed: what void, decay, gate and later are where "
+                                     "they are not given")
     base_loss: str = about("bce", "bce | ce: loss of pixel labels [--bce]")
     alpha: float | None = about(None, "share of the hard label in the soft pseudo-label, 0 to 1 [--alpha]")
     loss_de: float | None = about(None, "weight of the feature distillation: wilson 1, ilt 100 [--loss_de]")
@@ -57,9 +57,11 @@ class TrainConfig:
     void: str | None = about(None, "background | ignore: the void pixels (255) of training masks")
     decay: str | None = about(None, "jump | smooth: the rate when lr_policy=warmup ends its constant part")
     gate: str | None = about(None, "soft | hard: the labels that close the image gate")
-    crops: str | None = about(None, "place | image: what a training crop is drawn by")
-    padding: str | None = about(None, "repeat | once: validation images that do not divide among ranks")
     later: str | None = about(None, "background | ignore: classes of later steps in the headline scores")
+    crops: str = about("image", "image | place: what a training crop is drawn by; place, as published, "
+                                "depends on the number of processes")
+    padding: str = about("once", "once | repeat: repeat, as published, counts some validation images twice "
+                                 "where they do not divide among the processes")
     lr_policy: str | None = about(None, "poly | warmup | onecycle; base/later allowed [--lr_policy]")
     pseudo_epoch: int | None = about(None, "epoch from which pseudo-labels teach the segmenter [--pseudo_ep]")
     lr: str | None = about(None, "learning rate of the body; base/later allowed [--lr]")
@@ -93,12 +95,19 @@ class TrainConfig:
     base_name: str | None = about(None, "name of the base run; base-s<seed>")
     seed: int = about(42, "seed of weights, order and crops")
     val_interval: int | None = about(None, "epochs between validations [--val_interval]")
+    accumulate: int = about(1, "passes that make one update: each sees batch_size / accumulate images")
+    precision: str = about("auto", "auto | float32 | bf16 | fp16: of the networks in training; auto: bf16 on a "
+                                   "GPU that has it, else fp16; float32 on the CPU")
+    compile: bool = about(False, "compile the networks by torch.compile before they train")
+    max_skips: int = about(5, "updates with a loss that is not finite, skipped in a row, before the run stops")
+    save_minutes: float = about(10.0, "between two saved states within an epoch; one follows every epoch")
+    histograms: bool = about(False, "weights and gradients as histograms in TensorBoard, once per validation")
     image_side: int | None = about(None, "longest side to which training images are scaled down before "
                                          "they are cropped, pixels; None: as they are")
     cache_gb: float = about(0.0, "size of the cache of decoded images under runs_dir, in GB; 0: none")
     num_workers: int | None = about(None, "processes that load data; 0: none beside the trainer")
     device: str = about("auto", "auto | cpu | cuda | cuda:1")
-    nproc: int = about(1, "processes; more than one is not there yet")
+    nproc: int | None = about(None, "processes, each on a GPU of its own; None: all GPUs, else one process")
     resume: str = about("auto", "auto | never: go on with an unfinished run of the same folder, "
                                 "or start it anew")
     overwrite: bool = about(False, "replace a run of another configuration in the same folder")
@@ -114,8 +123,6 @@ COMPAT = {  # parameter: as published, fixed, what it is about
     "void": ("background", "ignore", "void pixels of training masks"),
     "decay": ("jump", "smooth", "learning rate after the constant part of a weak step"),
     "gate": ("soft", "hard", "labels that close the image gate"),
-    "crops": ("place", "image", "what a training crop is drawn by"),
-    "padding": ("repeat", "once", "validation images that do not divide among the ranks"),
     "later": ("background", "ignore", "classes of later steps in the headline scores"),
 }
 
@@ -129,13 +136,16 @@ CHOICES = {
     "optimizer": ("sgd", "adamw"),
     "preset": ("auto", "voc", "coco", "shapes"),
     "resume": ("auto", "never"),
+    "crops": ("image", "place"),
+    "padding": ("once", "repeat"),
+    "precision": ("auto", "float32", "bf16", "fp16"),
     **{name: choices for name, (*choices, _) in COMPAT.items()},
 }
 POLICIES = ("poly", "warmup", "onecycle")
 POSITIVE = ("epochs", "batch_size", "crop_size", "lr", "lr_head", "lr_localizer", "val_interval",
-            "output_stride", "crop_size_val", "temperature", "affinity_scale", "image_side")
+            "output_stride", "crop_size_val", "temperature", "affinity_scale", "image_side", "accumulate", "max_skips", "nproc")
 NOT_NEGATIVE = ("seed", "num_workers", "momentum", "weight_decay", "loss_de", "loss_kd", "loss_pod",
-                "loss_seg", "pseudo_epoch", "cache_gb")
+                "loss_seg", "pseudo_epoch", "cache_gb", "save_minutes")
 BY_STEP = {"epochs": int, "lr": float, "lr_head": float, "lr_policy": str}  # may read "base/later"
 
 
@@ -255,6 +265,9 @@ def _check(config: TrainConfig) -> None:
                          "`wilson labels` writes such maps from a trained step.")
     if config.step != "all" and not config.step.isdecimal():
         raise InputError(f"step={config.step!r}: expected 'all' or the number of a step.")
-    if config.nproc != 1:
-        raise InputError(f"nproc={config.nproc}: training in several processes "
-                         f"is not there yet; leave it at 1.")
+    if config.batch_size is not None and config.batch_size % config.accumulate:
+        raise InputError(f"accumulate={config.accumulate}: batch_size={config.batch_size} does not divide into so "
+                         f"many equal passes.")
+    if config.batch_size is not None and config.batch_size // config.accumulate < 2:
+        raise InputError(f"accumulate={config.accumulate}: a pass of one image; batch norm needs at least 2, so "
+                         f"give at most accumulate={config.batch_size // 2}.")

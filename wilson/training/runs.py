@@ -12,18 +12,20 @@ import hashlib
 import json
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from ..data.tasks import Task
 from ..places import InputError, at_root, project_root, written_aside
+from ..ranks import first
 from .config import TrainConfig
 
 # %% auto #0
-__all__ = ['STATES', 'step_path', 'shown', 'StepFolder', 'claim', 'emptied', 'held', 'rebuild_results', 'file_hash']
+__all__ = ['STATES', 'STATE_FILES', 'step_path', 'shown', 'StepFolder', 'claim', 'as_now', 'recorded_config', 'emptied', 'held',
+           'rebuild_results', 'file_hash']
 
 # %% ../../nbs/training/04_runs.ipynb #bd7168d4
 def step_path(
@@ -43,6 +45,7 @@ def shown(path: Path) -> str:
 
 # %% ../../nbs/training/04_runs.ipynb #cc43cd0d
 STATES = ("running", "interrupted", "finished", "failed")
+STATE_FILES = ("next.pt", "last.pt", "previous.pt")  # what a step goes on from, the newest first
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,9 @@ class StepFolder:
                              f"folder or choose another name.") from None
 
     def write(self, name: str, content: Mapping[str, Any]) -> None:
-        "Write a JSON file of the folder, whole or not at all."
+        "Write a JSON file of the folder, whole or not at all; of several ranks the first does."
+        if not first():
+            return
         with written_aside(self.path / name) as aside:
             aside.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
@@ -84,7 +89,9 @@ class StepFolder:
                                    "pid": os.getpid(), "time": now})
 
     def log(self, message: str) -> None:
-        "Say a line and keep it in log.txt."
+        "Say a line and keep it in log.txt; of several ranks the first does."
+        if not first():
+            return
         print(message, flush=True)
         with open(self.path / "log.txt", "a") as f:
             f.write(message + "\n")
@@ -105,8 +112,9 @@ def claim(
         return "new"
     # through JSON: what was written is what is compared
     wanted = json.loads(json.dumps(same))
-    differing = [f"{n} is {found['identity'].get(n)!r}, wanted {wanted.get(n)!r}"
-                 for n in sorted({*wanted, *found["identity"]}) if found["identity"].get(n) != wanted.get(n)]
+    there = as_now(found["identity"], wanted)
+    differing = [f"{n} is {there.get(n)!r}, wanted {wanted.get(n)!r}"
+                 for n in sorted({*wanted, *there}) if there.get(n) != wanted.get(n)]
     if differing and not overwrite:
         kind = "base_name" if found["step"] == 0 else "name"
         raise InputError(f"{shown(folder.path)} holds a step of another configuration: "
@@ -115,7 +123,23 @@ def claim(
         return "new"
     if folder.state == "finished":
         return "reuse"
-    return "resume" if resume and (folder.path / "last.pt").is_file() else "new"
+    started = any((folder.path / name).is_file() for name in STATE_FILES)
+    return "resume" if resume and started else "new"
+
+# %% ../../nbs/training/04_runs.ipynb #2bed14df
+def as_now(
+    recorded: Mapping[str, Any],  # parameters or an identity, as some version of wilson wrote them
+    wanted: Iterable[str],        # the names that are known now
+) -> dict[str, Any]:
+    "What was recorded, in the parameters of this version."
+    defaults = {f.name: f.default for f in fields(TrainConfig) if f.default is not None}
+    return {n: defaults[n] for n in wanted if n in defaults} | dict(recorded)
+
+
+def recorded_config(record: Mapping[str, Any]) -> TrainConfig:
+    "The configuration in a config.json, of this version or another."
+    known = {f.name for f in fields(TrainConfig)}
+    return TrainConfig(**{n: v for n, v in record["parameters"].items() if n in known})
 
 # %% ../../nbs/training/04_runs.ipynb #a01ff520
 def emptied(folder: StepFolder) -> None:
