@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from ..data.cache import cached
 from ..data.crops import CentreCrop
@@ -21,13 +20,15 @@ from ..data.voc import SegmentationFolder
 from ..evaluation.quality import LATER, evaluate, evaluate_labels, localizer_maps, segmenter_maps
 from ..evaluation.views import Views, panels, strip
 from ..places import at_root
+from ..ranks import first, n_ranks, rank
 from .checkpoints import target_rule
 from .config import TrainConfig
 from .methods import Method
 from .runs import StepFolder
+from .trainer import Board
 
 # %% auto #0
-__all__ = ['measured', 'ordered', 'in_order', 'headline', 'label_quality', 'training_images', 'validator', 'views_of',
+__all__ = ['WATCHED', 'measured', 'ordered', 'in_order', 'headline', 'label_quality', 'training_images', 'validator', 'views_of',
            'fixed_images']
 
 # %% ../../nbs/training/06b_measuring.ipynb #69222ed5
@@ -65,9 +66,9 @@ def ordered(
     samples: StepSamples, config: TrainConfig, device: torch.device,
     one_by_one: bool = False,  # whole images differ in size
 ) -> Loader:
-    "Batches for evaluation: every image once, in order."
+    "Batches for evaluation: every image once, in order; of several ranks each has its share."
     return Loader(samples, 1 if one_by_one else config.batch_size, device, num_workers=config.num_workers,
-                  padding=config.padding)
+                  ranks=n_ranks(), padding=config.padding, rank=rank())
 
 
 def in_order(
@@ -96,11 +97,15 @@ def label_quality(
     data: SegmentationFolder,
     step: Step,
     device: torch.device,
+    most: int | None = None,  # images, spread over all; None: all
 ) -> dict[str, dict]:     # by name; empty where the training images have no masks
     "The labels a step was taught, against the masks of its training images."
     split = data.train_of(step.index).painted(step.groups[step.index])
-    if not len(step.images(split.labels)):
+    places = step.images(split.labels)
+    if not len(places):
         return {}
+    if most is not None and len(places) > most:
+        split = split.at(places[np.linspace(0, len(places) - 1, most).astype(int)])
     return {name: evaluate_labels(made, training_images(split, config, step, device, LATER), step)
             for name, made in labels.items()}
 
@@ -114,11 +119,14 @@ def training_images(
     return in_order(samples, config, device)
 
 # %% ../../nbs/training/06b_measuring.ipynb #515198cc
+WATCHED = 100  # training images whose pseudo-labels are scored between epochs
+
+
 def validator(
     method: Method, config: TrainConfig, data: SegmentationFolder, step: Step, folder: StepFolder,
     device: torch.device,
-) -> Callable[[int, SummaryWriter], None]:
-    "What the trainer calls between epochs: scores for TensorBoard, and a fixed set of images."
+) -> Callable[[int, Board], float | None]:
+    "What the trainer calls between epochs; it gives back the mean IoU of all classes."
     samples = evaluation_samples(data.val, step, CentreCrop(config.crop_size_val))
     scored = data.val.with_masks
     marked = evaluation_samples(scored, step, CentreCrop(config.crop_size_val), LATER)
@@ -127,22 +135,25 @@ def validator(
     shown_images = fixed_images(samples, step)
     views = views_of(method, step)
 
-    def validate(epoch: int, writer: SummaryWriter) -> None:
+    def validate(epoch: int, board: Board) -> float | None:
         method.eval()
-        for n, index in enumerate(shown_images):
+        for n, index in enumerate(shown_images if first() else ()):
             picture = strip(panels(views(samples[0, index]), step, target_rule(config)))
-            writer.add_image(f"image/{n}", picture, epoch, dataformats="HWC")
+            board.picture(f"image/{n}", picture, epoch)
+        if config.histograms:
+            board.histograms(method, epoch)
+        for name, quality in label_quality(method.pseudo_labels(), config, data, step, device, WATCHED).items():
+            board.scalars(f"pseudo_labels_{name}", quality["miou"] | {"coverage": quality["coverage"]}, epoch)
         if not len(scored):
-            return
+            return None
         score = evaluate(segmenter_maps(method.segmenter), loader.epoch(), step)
         result = headline(score, config.later)
         names = ("old", "new", "all") if step.index else ("base", "all")
         folder.log("    mIoU " + "  ".join(f"{n} {result['miou'][n]:.1f}" for n in names
                                            if result["miou"][n] is not None))
         for kind in ("miou", "iou"):
-            for name, value in result[kind].items():
-                if value is not None:
-                    writer.add_scalar(f"{kind}/{name}", value, epoch)
+            board.scalars(kind, result[kind], epoch)
+        return result["miou"]["all"]
 
     return validate
 
