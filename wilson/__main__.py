@@ -33,7 +33,7 @@ def run_train(options: argparse.Namespace) -> None:
     from wilson.training.config import parsed
     from wilson.training.launch import train
     from wilson.training.results import result_table
-    print(result_table(train(parsed(vars(options)))))
+    print(result_table(train(parsed(vars(options)))), flush=True)
 
 # %% ../nbs/command.ipynb #2341e881
 def prepare_parser(parser: argparse.ArgumentParser) -> None:
@@ -231,8 +231,8 @@ def main(
     except InputError as e:
         print(f"wilson: {e}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        return 130
+    except KeyboardInterrupt as e:
+        return getattr(e, "exit_code", 130)
 
 # %% ../nbs/command.ipynb #95d0a22d
 #| eval: false

@@ -5,14 +5,23 @@
 # %% ../../nbs/training/07_launch.ipynb #a2e858aa
 from __future__ import annotations
 
+import datetime
 import errno
+import hashlib
 import importlib.metadata
+import json
 import os
 import platform
+import signal
+import socket
 import subprocess
-from contextlib import suppress
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -28,17 +37,22 @@ from ..models.norms import norm_for
 from ..models.segmenter import grow, start_rare
 from ..places import InputError, at_root, project_root
 from .checkpoints import BALANCED, build_method, save_weights
+from ..ranks import agreed, first, in_turn, joined, n_ranks, placed, rank
 from .config import TrainConfig
 from .recipes import identity, of_step, resolved, task_of
 from .measuring import headline, measured, training_images, validator, views_of
 from .runs import StepFolder, claim, emptied, file_hash, held
 from .runs import rebuild_results, shown, step_path
-from .starting import chosen_dataset, chosen_device, fresh_segmenter, label_maps, open_data
-from .starting import parent_folder, parent_segmenter
+from .processes import RankFailed, in_processes
+from .starting import chosen_dataset, chosen_device, fresh_segmenter, label_maps, n_processes
+from .starting import open_data, parent_folder, parent_segmenter
+from .states import remove_states
+from .stopping import Interrupted, Stop, asked_to_stop, ended_in_time
 from .trainer import Trainer, make_optimizer
+from .updates import Updates, precision_on
 
 # %% auto #0
-__all__ = ['StepResult', 'train_step', 'earlier_scores', 'prepared', 'train']
+__all__ = ['StepResult', 'train_step', 'run_of', 'reported', 'earlier_scores', 'prepared', 'ready', 'train', 'train_steps']
 
 # %% ../../nbs/training/07_launch.ipynb #1f9fcf87
 @dataclass(frozen=True)
@@ -55,8 +69,9 @@ def train_step(
     task: Task,
     data: SegmentationFolder,
     index: int,                # of the step
+    stop: Stop | None = None,  # looked at between updates
 ) -> StepResult:
-    "Train one step, or take the finished one that is there."
+    "Train one step, or take the finished one that is there. Of several ranks, all call it."
     step, folder = task.step(index), StepFolder(step_path(config, task, index))
     name = "base" if index == 0 and config.method != "joint" else config.method
     parent = parent_folder(config, task, index) if index and name != "joint" else None
@@ -67,36 +82,62 @@ def train_step(
         same["pseudo_labels"] = labelled.fingerprint
     if parent is not None:
         same["parent"] = file_hash(parent / "weights.safetensors")
+
+    def claimed() -> str:
+        return claim(folder, same, config.resume == "auto", config.overwrite)
     # a finished step needs no lock
-    if claim(folder, same, config.resume == "auto", config.overwrite) == "reuse":
+    if agreed(claimed) == "reuse":
         return _reused(folder, index, config.later)
-    with held(folder):
-        action = claim(folder, same, config.resume == "auto", config.overwrite)
+    with ExitStack() as stack:
+        agreed(lambda: stack.enter_context(held(folder)))
+        action = agreed(claimed)
         if action == "reuse":
             return _reused(folder, index, config.later)
         trainer, record = prepared(config, data, step, folder, name, parent, labelled)
-        if action == "new":
-            emptied(folder)
-        try:
-            folder.write("config.json", record | {"identity": same, "pseudo_labels": coverage})
-            folder.set_state("running")
+        trainer.run, trainer.stop = run_of(same), stop or trainer.stop
+        record |= {"identity": same, "pseudo_labels": coverage}
+        agreed(lambda: _begun(folder, record, anew=action == "new"))
+        with reported(trainer):
             return _trained(trainer, config, data, step, action, labelled)
-        except KeyboardInterrupt:
-            folder.set_state("interrupted", f"by the user in epoch {trainer.epoch + 1}")
-            print(f"Interrupted; the same command goes on from epoch {trainer.epoch + 1}: "
-                  f"{shown(folder.path)}")
-            raise
-        except BaseException as e:
-            with suppress(OSError, InputError):
-                folder.set_state("failed", f"{type(e).__name__}: {e}")
-            if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise InputError(f"{shown(folder.path)}: the disk is full. Make room there or choose "
-                                 f"another runs_dir; the same command then goes on.") from e
-            raise
+
+
+def run_of(same: Mapping[str, Any]) -> str:
+    "What marks the states of a step as its own: 16 hex digits of its identity."
+    return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _begun(folder: StepFolder, record: dict, anew: bool) -> None:
+    if anew:
+        emptied(folder)
+    folder.write("config.json", record)
+    folder.set_state("running")
+
+
+# %% ../../nbs/training/07_launch.ipynb #40208493
+@contextmanager
+def reported(trainer: Trainer) -> Iterator[None]:
+    "Within it, an end that is none of success is recorded in the step's folder."
+    folder = trainer.folder
+    try:
+        yield
+    except KeyboardInterrupt as e:
+        how = f"by {signal.Signals(e.signal).name}" if isinstance(e, Interrupted) else "at once"
+        folder.set_state("interrupted", f"{how} in epoch {trainer.epoch + 1}, after update {trainer.done}")
+        if first():
+            print(f"Interrupted in epoch {trainer.epoch + 1}; the same command goes on: {shown(folder.path)}", flush=True)
+        raise
+    except BaseException as e:
+        with suppress(OSError, InputError):
+            folder.set_state("failed", f"{type(e).__name__}: {e}")
+        if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise InputError(f"{shown(folder.path)}: the disk is full. Make room there or choose another runs_dir; the "
+                             f"same command then goes on.") from e
+        raise
 
 # %% ../../nbs/training/07_launch.ipynb #020c1b1f
 def _reused(folder: StepFolder, index: int, later: str) -> StepResult:
-    print(f"{shown(folder.path)} is finished with this configuration: used as it is.")
+    if first():
+        print(f"{shown(folder.path)} is finished with this configuration: used as it is.", flush=True)
     metrics = folder.read("metrics.json")
     if metrics:  # the reading of later classes is this run's, whatever it was then
         metrics["scores"] = {name: headline(score, later) for name, score in metrics["scores"].items()}
@@ -108,27 +149,31 @@ def _trained(trainer: Trainer, config: TrainConfig, data: SegmentationFolder, st
     folder, method = trainer.folder, trainer.method
     if action == "resume":
         trainer.resume()
-        folder.log(f"{shown(folder.path)}: going on from epoch {trainer.epoch + 1}")
+        within = f", update {trainer.done + 1}" if trainer.done else ""
+        folder.log(f"{shown(folder.path)}: going on from epoch {trainer.epoch + 1}{within}")
     else:
         left_out = folder.read("config.json")["data"].get("without_masks")
         folder.log(f"{shown(folder.path)}: {len(trainer.loader.samples)} images, "
                    f"{', '.join(step.new)}" + (f"; {left_out} without a mask left out" if left_out else ""))
     trainer.fit()
-    save_weights(folder.path / "weights.safetensors", method.segmenter, method.localizer, step)
+    folder.log(f"    {trainer.cost}")
+    agreed(lambda: save_weights(folder.path / "weights.safetensors", method.segmenter, method.localizer, step))
     device = trainer.loader.device
     labels = method.eval().pseudo_labels()
     if labelled is not None:  # held against masks where there are some
         masked = {*data.train_of(step.index).painted(step.groups[step.index]).ids}
         given = labelled.at([n for n, i in enumerate(labelled.ids) if i in masked])
         labels = {"given": masks_of(training_images(given, config, step, device))}
-    metrics = {"step": step.index, "seconds": round(trainer.seconds, 1),
-               "images_per_second": round(trainer.images_per_second, 1),
+    metrics = {"step": step.index, "seconds": round(trainer.cost.seconds, 1),
+               "images_per_second": round(trainer.images_per_second, 1), "cost": trainer.cost.record(),
                **measured(views_of(method, step), config, data, device, labels)}
     if (before := earlier_scores(folder)) is not None:
         metrics["across_steps"] = {p: across_steps([*(headline(s[p], config.later) for s in before), score])
                                    for p, score in metrics["scores"].items() if all(p in s for s in before)}
     folder.write("metrics.json", metrics)
     folder.set_state("finished")
+    if first():
+        remove_states(folder.path)
     return StepResult(folder.path, step.index, False, metrics)
 
 # %% ../../nbs/training/07_launch.ipynb #1d176172
@@ -174,11 +219,16 @@ def prepared(
     record = _record(config, data, step, name, len(samples))
     record["data"]["without_masks"] = len(step.images(split.labels, name == "joint")) - len(samples)
     samples = cached(samples, at_root(config.runs_dir) / "cache", config.cache_gb)
-    loader = Loader(samples, config.batch_size, device, config.seed, config.num_workers, crops=config.crops)
-    optimizer, schedule = make_optimizer(method, config, step.index, len(loader), epochs)
-    trainer = Trainer(method, loader, optimizer, schedule, epochs, folder, title=f"step {step.index}",
-                      validate=validator(method, config, data, step, folder, device),
-                      val_interval=config.val_interval)
+    images = config.batch_size // config.accumulate
+    loader = Loader(samples, images, device, config.seed, config.num_workers, n_ranks(), config.crops, rank=rank())
+    optimizer, schedule = make_optimizer(method, config, step.index, len(loader) // config.accumulate, epochs)
+    for network in (method.segmenter, method.localizer):
+        if config.compile and network is not None:
+            network.compile()
+    updates = Updates(method, optimizer, schedule, images, device, config.accumulate,
+                      precision_on(device, config.precision))
+    trainer = Trainer(loader, updates, epochs, folder, step, validator(method, config, data, step, folder, device),
+                      config.val_interval, config.save_minutes, config.max_skips)
     # relative to the step, so that a runs folder may be moved
     link = parent and {"path": os.path.relpath(parent, folder.path),
                        "hash": file_hash(parent / "weights.safetensors")}
@@ -195,7 +245,15 @@ def _record(config: TrainConfig, data: SegmentationFolder, step: Step, name: str
         "data": {"root": shown(data.root), **data.fingerprint, "images": images, "val_images": len(data.val)},
         "versions": {p: _version(p) for p in packages} | {"python": platform.python_version()},
         "commit": _commit(),
+        "machine": {"host": socket.gethostname(), "processes": n_ranks(), "device": _device(config),
+                    "threads": torch.get_num_threads(),
+                    "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")},
     }
+
+
+def _device(config: TrainConfig) -> str:
+    device = chosen_device(config.device)
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
 
 def _version(package: str) -> str:
@@ -212,11 +270,11 @@ def _commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
 
-# %% ../../nbs/training/07_launch.ipynb #90aa699a
-def train(
+# %% ../../nbs/training/07_launch.ipynb #cd94bd0f
+def ready(
     config: TrainConfig,
-) -> list[StepResult]:
-    "Train the steps that the configuration asks for; returns them in order."
+) -> tuple[TrainConfig, list[int]]:
+    "The configuration resolved, and the steps to train; InputError where one of them cannot be."
     config = resolved(config, chosen_dataset(config))
     task = task_of(config)
     chosen_device(config.device)
@@ -229,16 +287,11 @@ def train(
     if config.step != "all":
         steps = [task.step(int(config.step)).index]
     else:
-        steps = [len(task) - 1] if config.method == "joint" else range(len(task))
+        steps = [len(task) - 1] if config.method == "joint" else list(range(len(task)))
     data = open_data(config)
     for index in steps:
         _checked(config, task, data, index)
-    results = []
-    for index in steps:
-        results.append(train_step(config, task, data, index))
-        rebuild_results(config.runs_dir)
-    return results
-
+    return config, steps
 
 def _checked(config: TrainConfig, task: Task, data: SegmentationFolder, index: int) -> None:
     "What can be known of a step before the first is trained."
@@ -261,3 +314,62 @@ def _checked(config: TrainConfig, task: Task, data: SegmentationFolder, index: i
                          f"steps, and label maps are of one; name a folder for each, such as maps/{{step}}.")
     if config.pseudo_dir:
         label_maps(config, task, data, task.step(index))
+
+# %% ../../nbs/training/07_launch.ipynb #90aa699a
+def train(
+    config: TrainConfig,
+) -> list[StepResult]:
+    "Train the steps that the configuration asks for; returns them in order."
+    if placed():  # by torchrun
+        return _among_others(config)
+    config, steps = ready(config)
+    n = n_processes(config)
+    if n == 1:
+        with asked_to_stop() as stop:
+            return train_steps(config, steps, stop)
+    task, began = task_of(config), time.time()
+    logs = at_root(config.runs_dir) / task.folder / config.name / "logs"
+    print(f"{n} processes; what each says is in {shown(logs)}", flush=True)
+    try:
+        return in_processes(train_steps, (config, steps), n, logs, config.device)
+    except (InputError, RankFailed, KeyboardInterrupt) as e:
+        _recorded_for_ranks(e, [StepFolder(step_path(config, task, index)) for index in steps], began)
+        raise
+
+
+def train_steps(
+    config: TrainConfig,   # resolved
+    steps: Sequence[int],
+    stop: Stop,
+) -> list[StepResult]:
+    "Train steps in this process, one of several or alone."
+    task, data, results = task_of(config), in_turn(lambda: open_data(config)), []
+    for index in steps:
+        results.append(train_step(config, task, data, index, stop))
+        agreed(lambda: rebuild_results(config.runs_dir))
+    return results
+
+
+# %% ../../nbs/training/07_launch.ipynb #8a7e8238
+def _among_others(config: TrainConfig) -> list[StepResult]:
+    "Train as one of the ranks that torchrun started."
+    if os.environ["RANK"] != "0":
+        sys.stdout = open(os.devnull, "w")  # the first speaks for all
+    ended_in_time(20.0, lambda number: None)
+    with asked_to_stop(grace=None) as stop, joined(chosen_device(config.device)):
+        config, steps = in_turn(lambda: ready(config))
+        return train_steps(config, steps, stop)
+
+
+def _recorded_for_ranks(error: BaseException, folders: Sequence[StepFolder], since: float) -> None:
+    "The end of ranks that could not record it."
+    for folder in folders:
+        with suppress(OSError, InputError):
+            status = folder.read("status.json") or {}
+            written = datetime.datetime.fromisoformat(status.get("time", "1970-01-01T00:00:00+00:00")).timestamp()
+            if written < int(since) or status["state"] not in ("running", "failed"):
+                continue
+            if isinstance(error, KeyboardInterrupt):
+                folder.set_state("interrupted", "its processes were ended; the last saved state is what it goes on from")
+            else:
+                folder.set_state("failed", str(error))

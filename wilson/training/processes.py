@@ -130,6 +130,8 @@ def _launch(outcome: list, n: int, folder: Path, arguments: tuple) -> None:
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # it tells each failure once more
+    # and C++ warns of weights without a part in the losses, which a weak step has on purpose
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     config = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=n, run_id=uuid.uuid4().hex, max_restarts=0,
                           rdzv_backend="c10d", rdzv_endpoint=str(folder / "rendezvous"),
                           rdzv_configs={"store_type": "file"}, start_method="spawn", monitor_interval=0.1,

@@ -22,11 +22,13 @@ from ..models.norms import norm_for
 from ..models.segmenter import Segmenter, make_segmenter
 from ..places import InputError, at_root
 from .checkpoints import open_step
+from ..ranks import placed
 from .config import TrainConfig
+from .processes import place_of_rank
 from .runs import StepFolder, shown, step_path
 
 # %% auto #0
-__all__ = ['chosen_dataset', 'open_data', 'chosen_device', 'fresh_segmenter', 'load_published', 'parent_folder',
+__all__ = ['chosen_dataset', 'open_data', 'chosen_device', 'n_processes', 'fresh_segmenter', 'load_published', 'parent_folder',
            'parent_segmenter', 'label_maps']
 
 # %% ../../nbs/training/06a_starting.ipynb #f5b4f783
@@ -56,7 +58,9 @@ def open_data(config: TrainConfig) -> SegmentationFolder:
 
 # %% ../../nbs/training/06a_starting.ipynb #9f8209ac
 def chosen_device(device: str) -> torch.device:
-    "auto: a GPU where there is one."
+    "auto: a GPU where there is one; among several ranks each its own."
+    if placed() and device in ("auto", "cuda", "cpu"):
+        return place_of_rank(device)
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -65,6 +69,25 @@ def chosen_device(device: str) -> torch.device:
         raise InputError(f"device={device!r} is not on this machine ({str(e).splitlines()[0]}); "
                          f"use auto or cpu.") from None
     return torch.device(device)
+
+# %% ../../nbs/training/06a_starting.ipynb #dcece46b
+def n_processes(
+    config: TrainConfig,  # resolved
+) -> int:
+    "How many processes of this machine train together."
+    gpus = torch.cuda.device_count() if config.device in ("auto", "cuda") else 0
+    images = config.batch_size // config.accumulate
+    n = config.nproc or max(1, min(gpus, images))
+    if n > images:
+        raise InputError(f"nproc={n}: a pass has {images} images (batch_size={config.batch_size}, "
+                         f"accumulate={config.accumulate}), and each process needs one; give at most nproc={images}.")
+    if n > 1 and gpus and n > gpus:
+        raise InputError(f"nproc={n}: each process needs a GPU of its own, and there are {gpus}; give at most "
+                         f"nproc={gpus}, or device=cpu.")
+    if n > 1 and config.device not in ("auto", "cuda", "cpu"):
+        raise InputError(f"nproc={n} with device={config.device!r}: several processes take the GPUs in their order; "
+                         f"give device=cuda and name the GPUs by CUDA_VISIBLE_DEVICES.")
+    return n
 
 # %% ../../nbs/training/06a_starting.ipynb #9fe4b15b
 def fresh_segmenter(

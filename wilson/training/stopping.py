@@ -22,8 +22,11 @@ class Interrupted(KeyboardInterrupt):
     "Training was asked to stop and has saved its state."
 
     def __init__(self, number: int):
-        super().__init__(f"stopped by {signal.Signals(number).name}; its state is saved")
+        super().__init__(number)  # what a copy in another process is made from
         self.signal = number
+
+    def __str__(self) -> str:
+        return f"stopped by {signal.Signals(self.signal).name}; its state is saved"
 
     @property
     def exit_code(self) -> int:

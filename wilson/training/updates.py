@@ -5,6 +5,7 @@
 # %% ../../nbs/training/05c_updates.ipynb #8d77b869
 from __future__ import annotations
 
+import inspect
 import math
 import time
 import warnings
@@ -118,9 +119,11 @@ def on_all_ranks(method: Method, device: torch.device) -> nn.Module:
     "The method, its norms synchronised and its gradients averaged where there are other ranks."
     if n_ranks() == 1:
         return method
-    # statistics are equal on all ranks: there is no buffer to hand round
+    # statistics are equal on all ranks: there is no buffer to hand round (the option has had two names)
+    names = inspect.signature(DistributedDataParallel).parameters
+    buffers = {"forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers": False}
     return DistributedDataParallel(synchronise(method), [device] if device.type == "cuda" else None,
-                                   broadcast_buffers=False, find_unused_parameters=method.idle)
+                                   find_unused_parameters=method.idle, **buffers)
 
 # %% ../../nbs/training/05c_updates.ipynb #f599cde4
 def what_fits(
