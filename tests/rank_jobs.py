@@ -1,0 +1,77 @@
+"""What the ranks of tests/test_ranks.py do: a module of its own, because processes import what they run."""
+from __future__ import annotations
+
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from wilson.data import loading
+from wilson.evaluation.quality import LATER
+from wilson.ranks import rank
+from wilson.training.config import TrainConfig
+from wilson.training.launch import prepared, ready
+from wilson.training.measuring import measured, views_of
+from wilson.training.recipes import task_of
+from wilson.training.runs import StepFolder
+from wilson.training.starting import open_data, parent_folder
+
+
+@contextmanager
+def doubled():
+    "Networks and images in float64, so that a leaky ReLU near 0 does not fall to the other side by rounding."
+    normalised = loading.normalised
+    loading.normalised = lambda images: normalised(images).double()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        loading.normalised = normalised
+        torch.set_default_dtype(torch.float32)
+
+
+def a_trainer(parameters: dict, index: int):
+    config, _ = ready(TrainConfig(**parameters))
+    task, data = task_of(config), open_data(config)
+    name = config.method if index else "base"
+    parent = parent_folder(config, task, index) if index else None
+    trainer, _ = prepared(config, data, task.step(index), StepFolder(Path("nowhere")), name, parent)
+    return trainer, config, data
+
+
+def updated(parameters: dict, index: int, epochs: int, stop=None) -> tuple[list[dict], dict]:
+    "Losses of every update of some epochs, and the weights after them."
+    torch.set_num_threads(1)
+    with doubled():
+        trainer, *_ = a_trainer(parameters, index)
+        trainer.method.prepare(trainer.loader.epoch())
+        losses = []
+        for epoch in range(epochs):
+            trainer.method.train()
+            batches = trainer.loader.epoch(epoch)
+            losses += [trainer.updates(batches, epoch).terms for _ in range(trainer.per_epoch)]
+    return losses, {name: tensor.clone() for name, tensor in trainer.method.state_dict().items()}
+
+
+def scored(parameters: dict, index: int, stop=None) -> dict:
+    "All scores of an untrained step."
+    torch.set_num_threads(1)
+    trainer, config, data = a_trainer(parameters, index)
+    method = trainer.method.eval()
+    assert LATER == 254
+    return measured(views_of(method, trainer.step), config, data, trainer.loader.device, method.pseudo_labels())
+
+
+def seen(parameters: dict, index: int, stop=None) -> list[list[str]]:
+    "The images of each batch of this rank."
+    from wilson.ranks import gathered
+    trainer, *_ = a_trainer(parameters, index)
+    return gathered([batch.ids for batch in trainer.loader.epoch(0)])
+
+
+def out_of_step(stop=None) -> None:
+    "One rank fails where the other waits."
+    from wilson.ranks import summed
+    if rank():
+        raise ZeroDivisionError("on purpose")
+    summed(torch.zeros(1))
