@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
@@ -15,7 +16,7 @@ from .places import InputError, did_you_mean
 # %% auto #0
 __all__ = ['COMMANDS', 'train_parser', 'run_train', 'prepare_parser', 'run_prepare', 'verify_parser', 'run_verify',
            'evaluate_parser', 'run_evaluate', 'predict_parser', 'run_predict', 'labels_parser', 'run_labels',
-           'import_parser', 'run_import', 'export_parser', 'run_export', 'Parser', 'main']
+           'import_parser', 'run_import', 'export_parser', 'run_export', 'slurm_parser', 'run_slurm', 'Parser', 'main']
 
 # %% ../nbs/command.ipynb #1fdeb8a5
 def train_parser(parser: argparse.ArgumentParser) -> None:
@@ -183,11 +184,47 @@ def run_export(options: argparse.Namespace) -> None:
     from wilson.training.runs import shown
     print(shown(export_published(options.step_folder, options.file, options.overwrite)))
 
+# %% ../nbs/command.ipynb #92a6fcfb
+def slurm_parser(parser: argparse.ArgumentParser) -> None:
+    "Options of `wilson slurm`."
+    from wilson.training.slurm import Resources
+    for field in fields(Resources):
+        repeated = isinstance(field.default, tuple)
+        about = field.metadata["about"] + (f" (default: {field.default})" if field.default else "")
+        parser.add_argument(f"--{field.name.replace('_', '-')}", metavar="VALUE", default=argparse.SUPPRESS,
+                            action="append" if repeated else "store", help=about)
+    parser.add_argument("--members", metavar="FILE",
+                        help="a sweep: JSON list of parameters, one mapping per run; options of train hold "
+                             "for all")
+    parser.add_argument("--jobs", type=int, help="of a sweep: at a time (default: as many as Slurm lets)")
+    parser.add_argument("--out", required=True,
+                        help="the script to write; of a sweep, the folder of its scripts")
+    train_parser(parser)
+
+
+def run_slurm(options: argparse.Namespace) -> None:
+    "Write the script or scripts and say how to submit them."
+    from wilson.training.runs import shown
+    from wilson.training.slurm import Resources, read_members, write_script, write_sweep
+    given = vars(options)
+    members, jobs, out = (given.pop(name) for name in ("members", "jobs", "out"))
+    resources = Resources(**{f.name: given.pop(f.name) for f in fields(Resources) if f.name in given})
+    if members:
+        runs_dir = given.pop("runs_dir", "runs")
+        submit, *_ = write_sweep(read_members(members, given), out, resources, runs_dir, jobs)
+        print(f"{shown(submit.parent)}: submit the sweep with: {shlex.quote(str(submit))}")
+    elif jobs is not None:
+        raise InputError(f"jobs={jobs}: only a sweep has several jobs; give --members, or leave --jobs out.")
+    else:
+        path = write_script(given, out, resources)
+        print(f"{shown(path)}: submit it with: sbatch {shlex.quote(str(path))}")
+
 # %% ../nbs/command.ipynb #562629d7
 COMMANDS = {
     "prepare": ("make a data set ready to train on", prepare_parser, run_prepare),
     "verify": ("find what is wrong with a data set", verify_parser, run_verify),
     "train": ("train the steps of a task", train_parser, run_train),
+    "slurm": ("write a batch script that trains on a cluster", slurm_parser, run_slurm),
     "evaluate": ("score a finished step", evaluate_parser, run_evaluate),
     "predict": ("segment images with a finished step", predict_parser, run_predict),
     "labels": ("write a weak step's pseudo-labels as PNGs", labels_parser, run_labels),
@@ -223,8 +260,8 @@ def main(
         return 2
     about, options_of, run = COMMANDS[name]
     parser = Parser(prog=f"wilson {name}", description=about, allow_abbrev=False)
-    if name == "train":  # forty options are better read once, below
-        parser.usage = "wilson train [--OPTION VALUE …]"
+    if name in ("train", "slurm"):  # forty options are better read once, below
+        parser.usage = f"wilson {name} [--OPTION VALUE …]"
     options_of(parser)
     try:
         return run(parser.parse_args(rest)) or 0
