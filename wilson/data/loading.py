@@ -5,6 +5,7 @@
 # %% ../../nbs/data/05_loading.ipynb #c21e2fa8
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -131,6 +132,12 @@ class BatchesOf(Dataset):
         return collated(map(self.samples.__getitem__, keys), len(keys))
 
 # %% ../../nbs/data/05_loading.ipynb #c603f87f
+def _deaf(worker: int) -> None:
+    "Signals are for the trainer: it still needs batches while it comes to a stop."
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+
+
 class Loader:
     "Batches of `samples` on `device`; iterate it once an epoch."
 
@@ -151,7 +158,7 @@ class Loader:
         self.samples = samples
         self.loader = DataLoader(BatchesOf(samples), batch_size=None, sampler=self.batches,
                                  num_workers=num_workers, persistent_workers=num_workers > 0,
-                                 pin_memory=self.device.type == "cuda")
+                                 pin_memory=self.device.type == "cuda", worker_init_fn=_deaf)
         self._fewer = num_workers // 2
 
     def __len__(self) -> int:

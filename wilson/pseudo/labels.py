@@ -47,7 +47,7 @@ def one_hot(
     valid = (labels != ignore).unsqueeze(1)
     index = labels.unsqueeze(1).masked_fill(~valid, 0)
     shape = (labels.shape[0], n_classes, *labels.shape[1:])
-    return torch.zeros(shape, device=labels.device).scatter_(1, index, valid.float())
+    return torch.zeros(shape, dtype=torch.float32, device=labels.device).scatter_(1, index, valid.float())
 
 # %% ../../nbs/pseudo/01_labels.ipynb #d1754d4d
 def soft_label(
