@@ -43,8 +43,12 @@ class ABN(nn.Module):
         if self.training:
             _check_batch(x)
             self.num_batches_tracked += 1
-        x = F.batch_norm(x, self.running_mean, self.running_var, self.weight.abs() + self.eps,
-                         self.bias, self.training, self.momentum, self.eps)
+        return self.activated(F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight.abs() + self.eps,
+            self.bias, self.training, self.momentum, self.eps))
+
+    def activated(self, x: Tensor) -> Tensor:
+        "`x`, overwritten by its activation."
         return x if self.activation == "identity" else F.leaky_relu(x, self.slope, inplace=True)
 
     def extra_repr(self) -> str:
