@@ -218,7 +218,7 @@ def _synchronised_kind(
         if kind.__name__ in ("InPlaceABN", "BatchNormAct2d"):    # of packages that may be missing
             return _synchronised_inplace() if kind.__name__ == "InPlaceABN" else _synchronised_timm()
     raise TypeError(f"{name or 'module'}: {layer} has no form that is synchronised over processes; "
-                    "expected ABN, InPlaceABN, BatchNorm2d or timm's BatchNormAct2d, with weight and statistics")
+                    "expected ABN, InPlaceABN, BatchNorm2d or timm's BatchNormAct2d, with a weight")
 
 # %% ../../nbs/models/00_synchronised.ipynb #83a3d19c
 def synchronise(
