@@ -43,8 +43,9 @@ class ABN(nn.Module):
         if self.training:
             _check_batch(x)
             self.num_batches_tracked += 1
-        return self.activated(F.batch_norm(x, self.running_mean, self.running_var, self.weight.abs() + self.eps,
-                                           self.bias, self.training, self.momentum, self.eps))
+        return self.activated(F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight.abs() + self.eps,
+            self.bias, self.training, self.momentum, self.eps))
 
     def activated(self, x: Tensor) -> Tensor:
         "`x`, overwritten by its activation."
