@@ -5,7 +5,9 @@
 # %% ../../nbs/data/05_loading.ipynb #c21e2fa8
 from __future__ import annotations
 
+import os
 import signal
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -134,8 +136,17 @@ class BatchesOf(Dataset):
 # %% ../../nbs/data/05_loading.ipynb #c603f87f
 def _deaf(worker: int) -> None:
     "Signals are for the trainer: it still needs batches while it comes to a stop."
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_until_told, args=(os.getppid(),), daemon=True).start()
+
+
+def _until_told(trainer: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != trainer:  # a scheduler tells every process
+        pass
+    os._exit(0)
 
 
 class Loader:
@@ -180,6 +191,6 @@ class Loader:
             except RuntimeError as e:
                 if "DataLoader worker" not in str(e):
                     raise
-                raise InputError(f"A process that loads data was killed ({str(e).splitlines()[0]}): most often "
-                                 f"memory ran out. Fewer of them need less: num_workers={self._fewer}.") from None
+                raise InputError(f"A process that loads data was killed ({str(e).splitlines()[0]}): most "
+                                 f"often memory ran out. Fewer need less: num_workers={self._fewer}.") from None
             yield batch.to(self.device)
