@@ -57,8 +57,8 @@ class EpochBatches(Sampler):
             places = range(b * self.batch_size, min((b + 1) * self.batch_size, self.places))
             own = [p for p in places if self.rank in (None, p % self.ranks)]
             if own:  # a rank may have no part in the last one of a validation
-                yield [(self.epoch, int(order[p]), p // self.ranks if self.crops == "place" else int(order[p]))
-                       for p in own]
+                draws = [p // self.ranks if self.crops == "place" else int(order[p]) for p in own]
+                yield [(self.epoch, int(order[p]), draw) for p, draw in zip(own, draws)]
 
 # %% ../../nbs/data/05_loading.ipynb #4d553b35
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -191,6 +191,7 @@ class Loader:
             except RuntimeError as e:
                 if "DataLoader worker" not in str(e):
                     raise
-                raise InputError(f"A process that loads data was killed ({str(e).splitlines()[0]}): most "
-                                 f"often memory ran out. Fewer need less: num_workers={self._fewer}.") from None
+                raise InputError(
+                    f"A process that loads data was killed ({str(e).splitlines()[0]}): most often memory ran "
+                    f"out. Fewer of them need less: num_workers={self._fewer}.") from None
             yield batch.to(self.device)

@@ -83,7 +83,8 @@ class DeepLabHead(nn.Module):
         size = features.shape[-2:]
         maps = self.map_bn(torch.cat([conv(features) for conv in self.map_convs], 1))
         pool = sliding_pool(features, max(size) if self.training else self.pool_size)
-        if self.global_pooling_bn.training and pool.numel() == pool.shape[1]:
+        alone = getattr(self.global_pooling_bn, "group", None) is None
+        if alone and self.global_pooling_bn.training and pool.numel() == pool.shape[1]:
             raise ValueError("the head's pooled branch got one value per channel in training: "
                              "use a batch size of at least 2 on every device")
         pool = self.pool_red_conv(self.global_pooling_bn(self.global_pooling_conv(pool)))

@@ -147,6 +147,7 @@ def open_step(
     device: str | torch.device = "cpu",
     with_old: bool = True,     # open the parent too, where the method needs it
     weights: str = "last",     # "last", or "best": those of the epoch with the best validation
+    norm: str | None = None,   # kind of ABN; None: what suits the device
 ) -> OpenedStep:
     "Open a finished step; InputError where the folder is not one."
     folder = StepFolder(at_root(path))
@@ -164,7 +165,7 @@ def open_step(
     if classes != step.names:
         raise InputError(f"{shown(file)} is of the classes {', '.join(classes)}; "
                          f"expected {', '.join(step.names)}.")
-    norm = norm_for(str(device))
+    norm = norm or norm_for(str(device))
     segmenter = make_segmenter(config.backbone, step.classes_per_step, config.output_stride,
                                config.crop_size, norm=norm)
     fill(segmenter, tensors, "segmenter", file)

@@ -96,10 +96,12 @@ class TrainConfig:
     seed: int = about(42, "seed of weights, order and crops")
     val_interval: int | None = about(None, "epochs between validations [--val_interval]")
     accumulate: int = about(1, "passes that make one update: each sees batch_size / accumulate images")
-    precision: str = about("auto", "auto | float32 | bf16 | fp16: of the networks in training; auto: bf16 on a "
-                                   "GPU that has it, else fp16; float32 on the CPU")
+    precision: str = about("auto", "auto | float32 | bf16 | fp16: of the networks in training; auto: bf16 "
+                                   "on a GPU that has it, else fp16; float32 on the CPU")
+    norm: str = about("auto", "auto | plain | inplace: the activated batch norm in training; auto: in place on "
+                              "a GPU where it can be, which bf16 is not")
     compile: bool = about(False, "compile the networks by torch.compile before they train")
-    max_skips: int = about(5, "updates with a loss that is not finite, skipped in a row, before the run stops")
+    max_skips: int = about(5, "updates whose loss is not finite, skipped in a row, before the run stops")
     save_minutes: float = about(10.0, "between two saved states within an epoch; one follows every epoch")
     histograms: bool = about(False, "weights and gradients as histograms in TensorBoard, once per validation")
     image_side: int | None = about(None, "longest side to which training images are scaled down before "
@@ -139,11 +141,13 @@ CHOICES = {
     "crops": ("image", "place"),
     "padding": ("once", "repeat"),
     "precision": ("auto", "float32", "bf16", "fp16"),
+    "norm": ("auto", "plain", "inplace"),
     **{name: choices for name, (*choices, _) in COMPAT.items()},
 }
 POLICIES = ("poly", "warmup", "onecycle")
 POSITIVE = ("epochs", "batch_size", "crop_size", "lr", "lr_head", "lr_localizer", "val_interval",
-            "output_stride", "crop_size_val", "temperature", "affinity_scale", "image_side", "accumulate", "max_skips", "nproc")
+            "output_stride", "crop_size_val", "temperature", "affinity_scale", "image_side", "accumulate",
+            "max_skips", "nproc")
 NOT_NEGATIVE = ("seed", "num_workers", "momentum", "weight_decay", "loss_de", "loss_kd", "loss_pod",
                 "loss_seg", "pseudo_epoch", "cache_gb", "save_minutes")
 BY_STEP = {"epochs": int, "lr": float, "lr_head": float, "lr_policy": str}  # may read "base/later"
@@ -253,6 +257,9 @@ def _check(config: TrainConfig) -> None:
         check_backbone(config.backbone)
     if config.batch_size == 1:
         raise InputError("batch_size=1: batch norm needs at least 2 images.")
+    if config.norm == "inplace" and config.precision == "bf16":
+        raise InputError("norm=inplace with precision=bf16: the in-place kernels know no bfloat16; give "
+                         "precision=fp16, or norm=plain.")
     if config.alpha is not None and not 0 <= config.alpha <= 1:
         raise InputError(f"alpha={config.alpha}: expected 0 (soft) to 1 (hard).")
     if config.bkg_mix is not None and not 0 <= config.bkg_mix <= 1:
@@ -266,8 +273,8 @@ def _check(config: TrainConfig) -> None:
     if config.step != "all" and not config.step.isdecimal():
         raise InputError(f"step={config.step!r}: expected 'all' or the number of a step.")
     if config.batch_size is not None and config.batch_size % config.accumulate:
-        raise InputError(f"accumulate={config.accumulate}: batch_size={config.batch_size} does not divide into so "
-                         f"many equal passes.")
+        raise InputError(f"accumulate={config.accumulate}: batch_size={config.batch_size} does not divide into "
+                         f"so many equal passes.")
     if config.batch_size is not None and config.batch_size // config.accumulate < 2:
-        raise InputError(f"accumulate={config.accumulate}: a pass of one image; batch norm needs at least 2, so "
-                         f"give at most accumulate={config.batch_size // 2}.")
+        raise InputError(f"accumulate={config.accumulate}: a pass of one image; batch norm needs at least 2, "
+                         f"so give at most accumulate={config.batch_size // 2}.")

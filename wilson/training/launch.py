@@ -33,10 +33,9 @@ from ..data.tasks import Step, Task
 from ..data.voc import SegmentationFolder
 from ..evaluation.metrics import across_steps
 from ..evaluation.quality import masks_of
-from ..models.norms import norm_for
 from ..models.segmenter import grow, start_rare
 from ..places import InputError, at_root, project_root
-from .checkpoints import BALANCED, build_method, save_weights
+from .checkpoints import BALANCED, WEIGHTS_FILES, build_method, save_weights
 from ..ranks import agreed, first, in_turn, joined, n_ranks, placed, rank
 from .config import TrainConfig
 from .recipes import identity, of_step, resolved, task_of
@@ -45,7 +44,7 @@ from .runs import StepFolder, claim, emptied, file_hash, held
 from .runs import rebuild_results, shown, step_path
 from .processes import RankFailed, in_processes
 from .starting import chosen_dataset, chosen_device, fresh_segmenter, label_maps, n_processes
-from .starting import open_data, parent_folder, parent_segmenter
+from .starting import norm_of, open_data, parent_folder, parent_segmenter
 from .states import remove_states
 from .stopping import Interrupted, Stop, asked_to_stop, ended_in_time
 from .trainer import Trainer, make_optimizer
@@ -124,14 +123,15 @@ def reported(trainer: Trainer) -> Iterator[None]:
         how = f"by {signal.Signals(e.signal).name}" if isinstance(e, Interrupted) else "at once"
         folder.set_state("interrupted", f"{how} in epoch {trainer.epoch + 1}, after update {trainer.done}")
         if first():
-            print(f"Interrupted in epoch {trainer.epoch + 1}; the same command goes on: {shown(folder.path)}", flush=True)
+            print(f"Interrupted in epoch {trainer.epoch + 1}; the same command goes on: {shown(folder.path)}",
+                  flush=True)
         raise
     except BaseException as e:
         with suppress(OSError, InputError):
             folder.set_state("failed", f"{type(e).__name__}: {e}")
         if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise InputError(f"{shown(folder.path)}: the disk is full. Make room there or choose another runs_dir; the "
-                             f"same command then goes on.") from e
+            raise InputError(f"{shown(folder.path)}: the disk is full. Make room there or choose another "
+                             f"runs_dir; the same command then goes on.") from e
         raise
 
 # %% ../../nbs/training/07_launch.ipynb #020c1b1f
@@ -157,7 +157,8 @@ def _trained(trainer: Trainer, config: TrainConfig, data: SegmentationFolder, st
                    f"{', '.join(step.new)}" + (f"; {left_out} without a mask left out" if left_out else ""))
     trainer.fit()
     folder.log(f"    {trainer.cost}")
-    agreed(lambda: save_weights(folder.path / "weights.safetensors", method.segmenter, method.localizer, step))
+    file = folder.path / WEIGHTS_FILES["last"]
+    agreed(lambda: save_weights(file, method.segmenter, method.localizer, step))
     device = trainer.loader.device
     labels = method.eval().pseudo_labels()
     if labelled is not None:  # held against masks where there are some
@@ -207,7 +208,7 @@ def prepared(
     if config.initial_probability < 0.5 and name not in BALANCED:
         start_rare(segmenter.cls, config.initial_probability, fresh=parent is None)
     # channels last: the layout that torch's convolution libraries prefer
-    method = build_method(name, config, segmenter, old, norm_for(str(device)))
+    method = build_method(name, config, segmenter, old, norm_of(config))
     method = method.to(device, memory_format=torch.channels_last)
     if old is not None:
         old.to(device)
@@ -220,15 +221,17 @@ def prepared(
     record["data"]["without_masks"] = len(step.images(split.labels, name == "joint")) - len(samples)
     samples = cached(samples, at_root(config.runs_dir) / "cache", config.cache_gb)
     images = config.batch_size // config.accumulate
-    loader = Loader(samples, images, device, config.seed, config.num_workers, n_ranks(), config.crops, rank=rank())
+    loader = Loader(samples, images, device, config.seed, config.num_workers, n_ranks(), config.crops,
+                    rank=rank())
     optimizer, schedule = make_optimizer(method, config, step.index, len(loader) // config.accumulate, epochs)
     for network in (method.segmenter, method.localizer):
         if config.compile and network is not None:
             network.compile()
     updates = Updates(method, optimizer, schedule, images, device, config.accumulate,
-                      precision_on(device, config.precision))
-    trainer = Trainer(loader, updates, epochs, folder, step, validator(method, config, data, step, folder, device),
-                      config.val_interval, config.save_minutes, config.max_skips)
+                      precision_on(device, config.precision, config.norm))
+    validate = validator(method, config, data, step, folder, device)
+    trainer = Trainer(loader, updates, epochs, folder, step, validate, config.val_interval,
+                      config.save_minutes, config.max_skips)
     # relative to the step, so that a runs folder may be moved
     link = parent and {"path": os.path.relpath(parent, folder.path),
                        "hash": file_hash(parent / "weights.safetensors")}
@@ -366,10 +369,11 @@ def _recorded_for_ranks(error: BaseException, folders: Sequence[StepFolder], sin
     for folder in folders:
         with suppress(OSError, InputError):
             status = folder.read("status.json") or {}
-            written = datetime.datetime.fromisoformat(status.get("time", "1970-01-01T00:00:00+00:00")).timestamp()
-            if written < int(since) or status["state"] not in ("running", "failed"):
+            if status.get("state") not in ("running", "failed"):
+                continue
+            if datetime.datetime.fromisoformat(status["time"]).timestamp() < int(since):
                 continue
             if isinstance(error, KeyboardInterrupt):
-                folder.set_state("interrupted", "its processes were ended; the last saved state is what it goes on from")
+                folder.set_state("interrupted", "its processes were ended; it goes on from the last saved state")
             else:
                 folder.set_state("failed", str(error))

@@ -133,7 +133,8 @@ def segmentation_loss(
 ) -> Tensor:         # scalar
     "`L_seg`: BCE summed over classes, mean over pixels, then over the images with an open gate."
     per_pixel = F.binary_cross_entropy_with_logits(logits.float(), target, reduction="none").sum(1)
-    return (per_pixel.mean((1, 2)) * gate).mean() / (_share(gate.sum(), len(gate)) if share is None else share)
+    share = _share(gate.sum(), len(gate)) if share is None else share
+    return (per_pixel.mean((1, 2)) * gate).mean() / share
 
 
 def _share(count: Tensor, images: int | Tensor) -> Tensor:

@@ -142,7 +142,8 @@ def validator(
             board.picture(f"image/{n}", picture, epoch)
         if config.histograms:
             board.histograms(method, epoch)
-        for name, quality in label_quality(method.pseudo_labels(), config, data, step, device, WATCHED).items():
+        qualities = label_quality(method.pseudo_labels(), config, data, step, device, WATCHED)
+        for name, quality in qualities.items():
             board.scalars(f"pseudo_labels_{name}", quality["miou"] | {"coverage": quality["coverage"]}, epoch)
         if not len(scored):
             return None

@@ -66,7 +66,9 @@ def place_of_rank(device: str) -> torch.device:
     return torch.device("cuda", int(os.environ["LOCAL_RANK"])) if gpu else torch.device("cpu")
 
 
-def _as_rank(work: Callable[..., T], arguments: tuple, device: str, logs: Path, meeting: Path) -> T | Interrupted | None:
+def _as_rank(
+    work: Callable[..., T], arguments: tuple, device: str, logs: Path, meeting: Path,
+) -> T | Interrupted | None:
     "What each process does."
     diary = Diary(logs, int(os.environ["RANK"]))
     _into(diary.log)
@@ -82,7 +84,8 @@ def _as_rank(work: Callable[..., T], arguments: tuple, device: str, logs: Path, 
         return e
     except BaseException as e:
         sentence = str(e) if isinstance(e, InputError) else None
-        diary.write("failed", error=f"{type(e).__name__}: {e}", sentence=sentence, traceback=traceback.format_exc())
+        diary.write("failed", error=f"{type(e).__name__}: {e}", sentence=sentence,
+                    traceback=traceback.format_exc())
         raise
     diary.write("done")
     return result if diary.log.name == "rank0.log" else None
@@ -129,7 +132,8 @@ def _launch(outcome: list, n: int, folder: Path, arguments: tuple) -> None:
     "torch elastic, in a thread: the main thread keeps its own handling of signals."
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # it tells each failure once more
+    # its logger tells each failure once more
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     # and C++ warns of weights without a part in the losses, which a weak step has on purpose
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     config = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=n, run_id=uuid.uuid4().hex, max_restarts=0,
@@ -142,7 +146,9 @@ def _launch(outcome: list, n: int, folder: Path, arguments: tuple) -> None:
         outcome.append(e)
 
 
-def _wait(thread: threading.Thread, stop: Stop, copy: Callable[[], None], processes: Callable[[], set]) -> None:
+def _wait(
+    thread: threading.Thread, stop: Stop, copy: Callable[[], None], processes: Callable[[], set],
+) -> None:
     told = None
     while thread.is_alive():
         thread.join(0.1)
@@ -198,9 +204,9 @@ def failure(diaries: list[Diary], outcome: BaseException) -> Exception:
     killed = [rank for rank, end in enumerate(ends) if end.get("state") == "running"]
     if killed and not own:
         return InputError(
-            f"Rank {killed[0]} of {len(ends)} (process {ends[killed[0]]['pid']}) was killed from outside: most often by the "
-            f"kernel, when memory runs out. Fewer num_workers, a smaller batch_size or fewer processes (nproc) need less. "
-            f"The same command goes on from the last state. Its last words: {shown(diaries[killed[0]].log)}")
+            f"Rank {killed[0]} of {len(ends)} (process {ends[killed[0]]['pid']}) was killed from outside: most "
+            f"often by the kernel, when memory runs out. Fewer num_workers, a smaller batch_size or fewer "
+            f"processes (nproc) need less. The same command goes on from the last state. Its last words: {shown(diaries[killed[0]].log)}")
     if not failed:
         return RankFailed(f"{type(outcome).__name__}: {outcome}\n(logs: {shown(diaries[0].log.parent)})")
     rank = own[0] if own else failed[0][1]

@@ -111,7 +111,7 @@ _OWN = {name for names in _USED.values() for name in names}
 _PLACE = {"step", "parent", "data_root", "voc_root", "runs_dir", "name", "base_name", "num_workers",
           "device", "nproc", "resume", "overwrite", "preset", "val_interval", "train_list", "val_list",
           "voc_train_list", "voc_val_list", "image_labels", "pseudo_dir", "cache_gb",
-          "compat", "padding", "later", "decay", "compile", "save_minutes", "max_skips", "histograms"}
+          "compat", "padding", "later", "decay", "compile", "norm", "save_minutes", "max_skips", "histograms"}
 
 
 def identity(

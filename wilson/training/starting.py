@@ -18,7 +18,6 @@ from ..data.tasks import Step, Task
 from ..data.voc import SegmentationFolder
 from ..models.backbones import PRETRAINED_FILES, download_mobilenet, find_pretrained
 from ..models.backbones import load_pretrained, missing_pretrained, pretrained_files
-from ..models.norms import norm_for
 from ..models.segmenter import Segmenter, make_segmenter
 from ..places import InputError, at_root
 from .checkpoints import open_step
@@ -26,10 +25,11 @@ from ..ranks import placed
 from .config import TrainConfig
 from .processes import place_of_rank
 from .runs import StepFolder, shown, step_path
+from .updates import norm_on
 
 # %% auto #0
-__all__ = ['chosen_dataset', 'open_data', 'chosen_device', 'n_processes', 'fresh_segmenter', 'load_published', 'parent_folder',
-           'parent_segmenter', 'label_maps']
+__all__ = ['chosen_dataset', 'open_data', 'chosen_device', 'n_processes', 'norm_of', 'fresh_segmenter', 'load_published',
+           'parent_folder', 'parent_segmenter', 'label_maps']
 
 # %% ../../nbs/training/06a_starting.ipynb #f5b4f783
 def chosen_dataset(config: TrainConfig) -> str:
@@ -79,24 +79,29 @@ def n_processes(
     images = config.batch_size // config.accumulate
     n = config.nproc or max(1, min(gpus, images))
     if n > images:
-        raise InputError(f"nproc={n}: a pass has {images} images (batch_size={config.batch_size}, "
-                         f"accumulate={config.accumulate}), and each process needs one; give at most nproc={images}.")
+        raise InputError(f"nproc={n}: a pass has {images} images (batch_size={config.batch_size}, accumulate="
+                         f"{config.accumulate}), and each process needs one; give at most nproc={images}.")
     if n > 1 and gpus and n > gpus:
-        raise InputError(f"nproc={n}: each process needs a GPU of its own, and there are {gpus}; give at most "
-                         f"nproc={gpus}, or device=cpu.")
+        raise InputError(f"nproc={n}: each process needs a GPU of its own, and there are {gpus}; give at "
+                         f"most nproc={gpus}, or device=cpu.")
     if n > 1 and config.device not in ("auto", "cuda", "cpu"):
-        raise InputError(f"nproc={n} with device={config.device!r}: several processes take the GPUs in their order; "
-                         f"give device=cuda and name the GPUs by CUDA_VISIBLE_DEVICES.")
+        raise InputError(f"nproc={n} with device={config.device!r}: several processes take the GPUs in their "
+                         f"order; give device=cuda and name the GPUs by CUDA_VISIBLE_DEVICES.")
     return n
 
 # %% ../../nbs/training/06a_starting.ipynb #9fe4b15b
+def norm_of(config: TrainConfig) -> str:
+    "The kind of ABN that a run trains with."
+    return norm_on(chosen_device(config.device), config.precision, config.norm)
+
+
 def fresh_segmenter(
     config: TrainConfig,  # resolved
     step: Step,
 ) -> Segmenter:
     "A segmenter of all classes up to `step`, its body pretrained as the configuration says."
     segmenter = make_segmenter(config.backbone, step.classes_per_step, config.output_stride, config.crop_size,
-                               norm=norm_for(str(chosen_device(config.device))))
+                               norm=norm_of(config))
     if config.pretrained == "none":
         return segmenter
     if config.pretrained == "auto":
@@ -138,7 +143,7 @@ def parent_folder(
 
 def parent_segmenter(path: Path, step: Step, config: TrainConfig) -> Segmenter:
     "The parent's segmenter, of exactly the classes that `step` calls old."
-    parent = open_step(path, chosen_device(config.device), with_old=False)
+    parent = open_step(path, chosen_device(config.device), with_old=False, norm=norm_of(config))
     for name in ("backbone", "output_stride"):
         ours, theirs = getattr(config, name), getattr(parent.config, name)
         if ours != theirs:

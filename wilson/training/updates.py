@@ -21,13 +21,14 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from ..data.loading import Batch
+from ..models.norms import norm_for
 from ..models.synchronised import synchronise, unsynchronised
 from ..places import InputError
 from ..ranks import n_ranks, summed
 from .methods import Method
 
 # %% auto #0
-__all__ = ['PRECISIONS', 'precision_on', 'Report', 'gradient_norms', 'pixel_kinds', 'Pass', 'reported', 'losses_in',
+__all__ = ['PRECISIONS', 'precision_on', 'norm_on', 'Report', 'gradient_norms', 'pixel_kinds', 'Pass', 'reported', 'losses_in',
            'on_all_ranks', 'what_fits', 'first_images', 'Updates']
 
 # %% ../../nbs/training/05c_updates.ipynb #1e8fde8e
@@ -37,13 +38,26 @@ PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.fl
 def precision_on(
     device: torch.device,
     name: str = "auto",  # auto | float32 | bf16 | fp16
+    norm: str = "auto",  # auto | plain | inplace
 ) -> torch.dtype:
     "The type that the networks compute in."
     if name != "auto":
         return PRECISIONS[name]
     if device.type != "cuda":
         return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    known = norm != "inplace" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if known else torch.float16
+
+
+def norm_on(
+    device: torch.device,
+    precision: str = "auto",
+    norm: str = "auto",
+) -> str:  # "plain" | "inplace"
+    "The kind of ABN that trains there: the kernels of the in-place one know no bfloat16."
+    if norm != "auto":
+        return norm
+    return "plain" if precision_on(device, precision) == torch.bfloat16 else norm_for(str(device))
 
 # %% ../../nbs/training/05c_updates.ipynb #1d938068
 class Report(NamedTuple):
@@ -96,7 +110,8 @@ def reported(
     "An update in numbers: one exchange, one reading."
     names = list(passes[0].terms)
     terms = torch.stack([sum(p.terms[name] for p in passes) for name in names])
-    counts = torch.cat([sum(p.pixels for p in passes), terms.new_tensor([sum(p.waited for p in passes), *asked])])
+    others = terms.new_tensor([sum(p.waited for p in passes), *asked])
+    counts = torch.cat([sum(p.pixels for p in passes), others])
     ours = summed(torch.cat([terms, counts]).double())
     read = torch.cat([ours, torch.stack([n.to(ours) for n in norms.values()])]).tolist()
     n, ranks = len(names), n_ranks()
@@ -148,8 +163,8 @@ def what_fits(
                 sum(losses_in(method, part, epoch, dtype).values()).backward()
             except torch.OutOfMemoryError:
                 continue
-            return (f"{told}. A pass of {len(part)} fits: accumulate={passes} (batch_size={total} stays, and with it "
-                    f"the update; batch norm sees {len(part)} images). A smaller crop_size needs less too.")
+            return (f"{told}. A pass of {len(part)} fits: accumulate={passes} (batch_size={total} stays, and "
+                    f"with it the update; batch norm sees {len(part)} images). A smaller crop_size needs less too.")
     return f"{told}, and for one of 2 as well: give a smaller crop_size or another backbone."
 
 
@@ -184,7 +199,8 @@ class Updates:
         "One update."
         buffers = [(b, b.clone()) for b in self.method.buffers()]
         self.optimizer.zero_grad(set_to_none=True)
-        passes = [self._passed(batches, epoch, exchanged=n == self.accumulate - 1) for n in range(self.accumulate)]
+        passes = [self._passed(batches, epoch, exchanged=n == self.accumulate - 1)
+                  for n in range(self.accumulate)]
         self.scaler.unscale_(self.optimizer)
         report = reported(passes, gradient_norms(self.optimizer), asked, self.scaler.is_enabled())
         if report.bad:
@@ -210,7 +226,8 @@ class Updates:
                 terms = losses_in(self.wrapped, batch, epoch, self.dtype)
                 self.scaler.scale(sum(terms.values()) * share).backward()
         except torch.OutOfMemoryError as e:
-            raise InputError(what_fits(self.method, batch, epoch, self.dtype, self.images, self.accumulate)) from e
-        return Pass({name: term.detach() * share for name, term in terms.items()},
-                    pixel_kinds(self.method.taught(batch), self.n_old, batch.images.device), waited, batch.ids)
+            fits = what_fits(self.method, batch, epoch, self.dtype, self.images, self.accumulate)
+            raise InputError(fits) from e
+        pixels = pixel_kinds(self.method.taught(batch), self.n_old, batch.images.device)
+        return Pass({name: term.detach() * share for name, term in terms.items()}, pixels, waited, batch.ids)
 
