@@ -48,7 +48,7 @@ from .starting import norm_of, open_data, parent_folder, parent_segmenter
 from .states import remove_states
 from .stopping import Interrupted, Stop, asked_to_stop, ended_in_time
 from .trainer import Trainer, make_optimizer
-from .updates import Updates, precision_on
+from .updates import Updates, eagerly, precision_on
 
 # %% auto #0
 __all__ = ['StepResult', 'train_step', 'run_of', 'reported', 'earlier_scores', 'prepared', 'ready', 'train', 'train_steps']
@@ -165,9 +165,11 @@ def _trained(trainer: Trainer, config: TrainConfig, data: SegmentationFolder, st
         masked = {*data.train_of(step.index).painted(step.groups[step.index]).ids}
         given = labelled.at([n for n, i in enumerate(labelled.ids) if i in masked])
         labels = {"given": masks_of(training_images(given, config, step, device))}
+    with eagerly():
+        scores = measured(views_of(method, step), config, data, device, labels)
     metrics = {"step": step.index, "seconds": round(trainer.cost.seconds, 1),
                "images_per_second": round(trainer.images_per_second, 1), "cost": trainer.cost.record(),
-               **measured(views_of(method, step), config, data, device, labels)}
+               **scores}
     if (before := earlier_scores(folder)) is not None:
         metrics["across_steps"] = {p: across_steps([*(headline(s[p], config.later) for s in before), score])
                                    for p, score in metrics["scores"].items() if all(p in s for s in before)}
@@ -224,7 +226,7 @@ def prepared(
     loader = Loader(samples, images, device, config.seed, config.num_workers, n_ranks(), config.crops,
                     rank=rank())
     optimizer, schedule = make_optimizer(method, config, step.index, len(loader) // config.accumulate, epochs)
-    for network in (method.segmenter, method.localizer):
+    for network in (method.segmenter, method.localizer, old):
         if config.compile and network is not None:
             network.compile()
     updates = Updates(method, optimizer, schedule, images, device, config.accumulate,

@@ -31,7 +31,7 @@ from .runs import StepFolder, shown
 from .schedules import onecycle_factor, poly_factor, warmup_factor
 from .states import newest_state, random_states, save_state, set_random_states
 from .stopping import Interrupted, Stop
-from .updates import Report, Updates
+from .updates import Report, Updates, eagerly
 
 # %% auto #0
 __all__ = ['make_optimizer', 'Board', 'Tally', 'NotFinite', 'Trainer']
@@ -183,8 +183,8 @@ class Trainer:
             saved = time.monotonic()
             while self.done < self.per_epoch:
                 began = time.monotonic()
-                due = first() and self.save_minutes and began - saved > 60 * self.save_minutes
-                report = self.updates(batches, self.epoch, (self.stop.signal is not None, bool(due)))
+                due = bool(first() and self.save_minutes and began - saved > 60 * self.save_minutes)
+                report = self.updates(batches, self.epoch, lambda: (self.stop.signal is not None, due))
                 self.done += 1
                 self.tally.add(report, time.monotonic() - began)
                 self._guard(report)
@@ -236,7 +236,8 @@ class Trainer:
         due = self.epoch and (self.epoch % self.val_interval == 0 or self.epoch == self.epochs)
         if self.validate is None or not due or self.validated == self.epoch:
             return
-        score = self.validate(self.epoch, board)
+        with eagerly():
+            score = self.validate(self.epoch, board)
         self.validated = self.epoch
         if score is None or self.best is not None and score <= self.best[1]:
             return

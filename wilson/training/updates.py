@@ -9,8 +9,8 @@ import inspect
 import math
 import time
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -28,8 +28,8 @@ from ..ranks import n_ranks, summed
 from .methods import Method
 
 # %% auto #0
-__all__ = ['PRECISIONS', 'precision_on', 'norm_on', 'Report', 'gradient_norms', 'pixel_kinds', 'Pass', 'reported', 'losses_in',
-           'on_all_ranks', 'what_fits', 'first_images', 'Updates']
+__all__ = ['PRECISIONS', 'precision_on', 'norm_on', 'Report', 'gradient_norms', 'pixel_kinds', 'Pass', 'reported', 'eagerly',
+           'losses_in', 'on_all_ranks', 'what_fits', 'first_images', 'Updates']
 
 # %% ../../nbs/training/05c_updates.ipynb #1e8fde8e
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -124,6 +124,12 @@ def reported(
                   tuple(read[n + 4:len(ours)]), [i for p in passes for i in p.ids])
 
 # %% ../../nbs/training/05c_updates.ipynb #f9cc8439
+def eagerly() -> AbstractContextManager:
+    "Within it compiled networks run as they are written: whole images are of a hundred sizes."
+    stance = getattr(torch.compiler, "set_stance", None)  # of torch 2.6
+    return stance("force_eager") if stance else nullcontext()
+
+
 def losses_in(module: nn.Module, batch: Batch, epoch: int, dtype: torch.dtype) -> dict[str, Tensor]:
     "The losses of a batch, networks in `dtype`."
     with torch.autocast(batch.images.device.type, dtype, enabled=dtype != torch.float32):
@@ -194,7 +200,7 @@ class Updates:
         self,
         batches: Iterator[Batch],
         epoch: int,
-        asked: Sequence[float] = (),  # summed over the ranks
+        asked: Callable[[], Sequence[float]] = tuple,  # called late in the update; summed over the ranks
     ) -> Report:
         "One update."
         buffers = [(b, b.clone()) for b in self.method.buffers()]
@@ -202,7 +208,7 @@ class Updates:
         passes = [self._passed(batches, epoch, exchanged=n == self.accumulate - 1)
                   for n in range(self.accumulate)]
         self.scaler.unscale_(self.optimizer)
-        report = reported(passes, gradient_norms(self.optimizer), asked, self.scaler.is_enabled())
+        report = reported(passes, gradient_norms(self.optimizer), asked(), self.scaler.is_enabled())
         if report.bad:
             self.optimizer.zero_grad(set_to_none=True)
             for buffer, before in buffers:
