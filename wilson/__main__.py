@@ -101,13 +101,15 @@ def evaluate_parser(parser: argparse.ArgumentParser) -> None:
     "Options of `wilson evaluate`."
     parser.add_argument("step_folder", help="runs/<task>/<run>/step<k>")
     parser.add_argument("--data-root", help="where its data lies now (default: where it was)")
+    parser.add_argument("--weights", default="last", help="last | best: of the best validation (default: last)")
     parser.add_argument("--device", default="auto", help="auto | cpu | cuda (default: auto)")
 
 
 def run_evaluate(options: argparse.Namespace) -> None:
     "Score a finished step on its own validation images."
     from wilson.training.results import evaluate_step, result_table
-    print(result_table([evaluate_step(options.step_folder, options.device, options.data_root)]))
+    o = options
+    print(result_table([evaluate_step(o.step_folder, o.device, o.data_root, o.weights)]))
 
 
 def predict_parser(parser: argparse.ArgumentParser) -> None:

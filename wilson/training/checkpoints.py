@@ -22,7 +22,7 @@ from ..evaluation.views import Views
 from ..models.localizer import Localizer
 from ..models.norms import norm_for
 from ..models.segmenter import Segmenter, freeze, make_segmenter
-from ..places import InputError, at_root, written_aside
+from ..places import InputError, at_root, did_you_mean, written_aside
 from ..pseudo.targets import TargetRule
 from .baselines import Icarl, Lwf, LwfMc, Mib
 from .config import TrainConfig
@@ -160,6 +160,8 @@ def open_step(
     config = recorded_config(record)
     task = _task(record, config)
     step = task.step(record["step"])
+    if weights not in WEIGHTS_FILES:
+        raise InputError(f"weights={weights!r} is not known.{did_you_mean(weights, WEIGHTS_FILES)}")
     file = folder.path / WEIGHTS_FILES[weights]
     tensors, classes = read_weights(file)
     if classes != step.names:

@@ -82,9 +82,10 @@ def evaluate_step(
     path: Path | str,      # a finished step's folder
     device: str = "auto",
     data_root: Path | str | None = None,  # where its data lies now; None: where it was
+    weights: str = "last",                # "last", or "best": of the epoch with the best validation
 ) -> StepResult:
     "Score a finished step on its own validation images; nothing is written."
-    opened = open_step(path, chosen_device(device))
+    opened = open_step(path, chosen_device(device), weights=weights)
     seconds = (opened.folder.read("metrics.json") or {}).get("seconds")
     taught = {}
     if opened.localizer is not None and opened.old is not None:
