@@ -101,7 +101,7 @@ def evaluate_parser(parser: argparse.ArgumentParser) -> None:
     "Options of `wilson evaluate`."
     parser.add_argument("step_folder", help="runs/<task>/<run>/step<k>")
     parser.add_argument("--data-root", help="where its data lies now (default: where it was)")
-    parser.add_argument("--weights", default="last", help="last | best: of the best validation (default: last)")
+    parser.add_argument("--weights", default="last", help="last | best: of the best epoch (default: last)")
     parser.add_argument("--device", default="auto", help="auto | cpu | cuda (default: auto)")
 
 

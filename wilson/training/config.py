@@ -98,8 +98,8 @@ class TrainConfig:
     accumulate: int = about(1, "passes that make one update: each sees batch_size / accumulate images")
     precision: str = about("auto", "auto | float32 | bf16 | fp16: of the networks in training; auto: bf16 "
                                    "on a GPU that has it, else fp16; float32 on the CPU")
-    norm: str = about("auto", "auto | plain | inplace: the activated batch norm in training; auto: in place on "
-                              "a GPU where it can be, which bf16 is not")
+    norm: str = about("auto", "auto | plain | inplace: the activated batch norm in training; auto: in place "
+                              "on a GPU where it can be, which bf16 is not")
     compile: bool = about(False, "compile the networks by torch.compile before they train")
     max_skips: int = about(5, "updates whose loss is not finite, skipped in a row, before the run stops")
     save_minutes: float = about(10.0, "between two saved states within an epoch; one follows every epoch")
@@ -273,8 +273,8 @@ def _check(config: TrainConfig) -> None:
     if config.step != "all" and not config.step.isdecimal():
         raise InputError(f"step={config.step!r}: expected 'all' or the number of a step.")
     if config.batch_size is not None and config.batch_size % config.accumulate:
-        raise InputError(f"accumulate={config.accumulate}: batch_size={config.batch_size} does not divide into "
-                         f"so many equal passes.")
+        raise InputError(f"accumulate={config.accumulate}: batch_size={config.batch_size} does not divide "
+                         f"into so many equal passes.")
     if config.batch_size is not None and config.batch_size // config.accumulate < 2:
         raise InputError(f"accumulate={config.accumulate}: a pass of one image; batch norm needs at least 2, "
                          f"so give at most accumulate={config.batch_size // 2}.")

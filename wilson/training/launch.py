@@ -376,6 +376,6 @@ def _recorded_for_ranks(error: BaseException, folders: Sequence[StepFolder], sin
             if datetime.datetime.fromisoformat(status["time"]).timestamp() < int(since):
                 continue
             if isinstance(error, KeyboardInterrupt):
-                folder.set_state("interrupted", "its processes were ended; it goes on from the last saved state")
+                folder.set_state("interrupted", "its processes were ended; it goes on from its last state")
             else:
                 folder.set_state("failed", str(error))

@@ -203,10 +203,12 @@ def failure(diaries: list[Diary], outcome: BaseException) -> Exception:
             return InputError(ends[rank]["sentence"])
     killed = [rank for rank, end in enumerate(ends) if end.get("state") == "running"]
     if killed and not own:
+        one = killed[0]
         return InputError(
-            f"Rank {killed[0]} of {len(ends)} (process {ends[killed[0]]['pid']}) was killed from outside: most "
-            f"often by the kernel, when memory runs out. Fewer num_workers, a smaller batch_size or fewer "
-            f"processes (nproc) need less. The same command goes on from the last state. Its last words: {shown(diaries[killed[0]].log)}")
+            f"Rank {one} of {len(ends)} (process {ends[one]['pid']}) was killed from outside: most often by "
+            f"the kernel, when memory runs out. Fewer num_workers, a smaller batch_size or fewer processes "
+            f"(nproc) need less. The same command goes on from the last state. Its last words: "
+            f"{shown(diaries[one].log)}")
     if not failed:
         return RankFailed(f"{type(outcome).__name__}: {outcome}\n(logs: {shown(diaries[0].log.parent)})")
     rank = own[0] if own else failed[0][1]

@@ -219,7 +219,7 @@ class Trainer:
                         f"finite; left out, its images are in {shown(file)}")
         if self.skips >= self.max_skips:
             raise NotFinite(f"epoch {self.epoch + 1}: {report.bad} was not finite {self.skips} times in a "
-                            f"row; try a smaller lr. {shown(file)} names the images; the last state is before them.")
+                            f"row; try a smaller lr. {shown(file)} names the images.")
 
     def _report(self, board: Board) -> None:
         "The epoch in a line and in curves."
@@ -268,7 +268,8 @@ class Trainer:
         "What the ranks have in common."
         u = self.updates
         return {"run": self.run, "epoch": self.epoch, "done": self.done, "validated": self.validated,
-                "best": self.best, "skips": self.skips, "tally": asdict(self.tally), "cost": self.cost.record(),
+                "best": self.best, "skips": self.skips, "tally": asdict(self.tally),
+                "cost": self.cost.record(),
                 "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
                 "method": self.method.state_dict(), "optimizer": u.optimizer.state_dict(),
                 "schedule": {"last_epoch": u.schedule.last_epoch}, "scaler": u.scaler.state_dict()}
