@@ -170,7 +170,7 @@ def what_fits(
             except torch.OutOfMemoryError:
                 continue
             return (f"{told}. A pass of {len(part)} fits: accumulate={passes} (batch_size={total} stays, and "
-                    f"with it the update; batch norm sees {len(part)} images). A smaller crop_size helps too.")
+                    f"with it the update; batch norm sees {len(part)} images). A smaller crop_size helps.")
     return f"{told}, and for one of 2 as well: give a smaller crop_size or another backbone."
 
 
