@@ -158,7 +158,7 @@ def draw_masks(
         write_labels(table, (), np.zeros((0, 256), bool), COCO, origin)
     labels = np.zeros((len(ids), 256), bool)
     bar = tqdm(zip(ids, images), f"masks of {folder.name}", len(ids), leave=False, delay=1)
-    for row, (i, image) in zip(labels, bar):
+    for (i, image), row in zip(bar, labels):  # the bar first: it has to see its end
         path = folder / f"{i}.png"
         mask = read_mask(path) if path.is_file() else painted(annotations, i)
         check_size(mask, path, image)

@@ -230,6 +230,6 @@ def look_at_all(
     try:
         looks = pool.map(look_at_pair, *zip(*pairs)) if pairs else ()
         bar = tqdm(looks, "verifying", len(pairs), disable=not progress, leave=False, delay=1)
-        return dict(zip(pairs, bar))
+        return dict(zip(pairs, list(bar)))  # to its end: a bar left before it stays, and red
     finally:
         pool.shutdown(cancel_futures=True)  # whoever interrupts need not wait for the rest

@@ -116,7 +116,7 @@ def labels_from_masks(
     legal = np.isin(ids, [0, 255, *classes.ids])  # by number in the file
     labels, digest = np.zeros((len(masks), 256), bool), hashlib.sha256()
     pairs = tqdm(zip(masks, images), "reading masks", len(masks), leave=False, delay=2)
-    for row, (mask_path, image_path) in zip(labels, pairs):
+    for (mask_path, image_path), row in zip(pairs, labels):  # the bar first: it has to see its end
         mask = read_mask(mask_path)
         digest.update(mask.tobytes())
         there = np.bincount(mask.ravel(), minlength=256) > 0
