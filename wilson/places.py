@@ -79,6 +79,10 @@ def _umask() -> int:
 class InputError(ValueError):
     "The user's input is at fault; the message is a whole sentence with the remedy."
 
+    def _render_traceback_(self) -> list[str]:
+        "What a notebook shows: the sentence, as the command line does."
+        return [f"{type(self).__name__}: {self}"]
+
 
 def did_you_mean(
     word: str,             # what was given

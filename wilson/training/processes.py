@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import codecs
+import gc
 import json
 import logging
 import multiprocessing
@@ -87,6 +88,8 @@ def _as_rank(
         diary.write("failed", error=f"{type(e).__name__}: {e}", sentence=sentence,
                     traceback=traceback.format_exc())
         raise
+    finally:
+        gc.freeze()  # the interpreter's last collection goes through all of torch: seconds of seeming alive
     diary.write("done")
     return result if diary.log.name == "rank0.log" else None
 
@@ -132,8 +135,8 @@ def _launch(outcome: list, n: int, folder: Path, arguments: tuple) -> None:
     "torch elastic, in a thread: the main thread keeps its own handling of signals."
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-    # its logger tells each failure once more
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    for name in ("torch.distributed.elastic", "torch.multiprocessing"):  # they tell each failure once more
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     # and C++ warns of weights without a part in the losses, which a weak step has on purpose
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     config = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=n, run_id=uuid.uuid4().hex, max_restarts=0,
@@ -188,6 +191,10 @@ def _copied(log: Path) -> Iterator[Callable[[], None]]:
 # %% ../../nbs/training/06c_processes.ipynb #66bf0ee6
 class RankFailed(RuntimeError):
     "A rank ended with an error, which is this one's text."
+
+    def _render_traceback_(self) -> list[str]:
+        "What a notebook shows: the rank's traceback, without that of the process that waited."
+        return [f"RankFailed: {self}"]
 
 
 _LOST = ("connection", "closed by peer", "peer closed", "nccl", "gloo", "timed out", "broken pipe")

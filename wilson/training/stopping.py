@@ -28,6 +28,10 @@ class Interrupted(KeyboardInterrupt):
     def __str__(self) -> str:
         return f"stopped by {signal.Signals(self.signal).name}; its state is saved"
 
+    def _render_traceback_(self) -> list[str]:
+        "What a notebook shows: nobody asks where in the code they pressed stop."
+        return [f"Interrupted: {self}. Run it again to go on."]
+
     @property
     def exit_code(self) -> int:
         "128 and the signal, as shells have it: 130 SIGINT, 138 SIGUSR1, 143 SIGTERM."
