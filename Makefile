@@ -1,6 +1,7 @@
 # Two commands matter: `make demo` and `make test`. Both set up what they need.
 PYTHON ?= python3
 PIP_FLAGS ?=
+LAB_FLAGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 export TORCH_CUDA_ARCH_LIST ?= 8.0;9.0
@@ -30,8 +31,8 @@ demo: setup  ## trains base and incremental step on the demo data, and says how 
 test: setup  ## exports, tests every page and everything else
 	bash tests/run.sh
 
-lab: setup  ## JupyterLab on localhost, at the explorer
-	$(BIN)/jupyter lab --ip=127.0.0.1 --LabApp.default_url=/lab/tree/nbs/explore.ipynb
+lab: setup  ## JupyterLab at the explorer and TensorBoard beside it, on localhost
+	@$(BIN)/python .ci/lab.py $(LAB_FLAGS)
 
 bench: setup  ## what each stage of a training step costs
 	$(BIN)/papermill nbs/bench.ipynb

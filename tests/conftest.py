@@ -1,12 +1,16 @@
 """A small root with data to train on, and skips that count as failures under WILSON_STRICT=1."""
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -121,3 +125,37 @@ def wilson(arguments, cwd: Path, timeout: float = 120) -> subprocess.CompletedPr
     finally:
         process.kill()
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def waited(condition: Callable[[], object], what: str, seconds: float):
+    "What the condition gives as soon as it gives something."
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := condition():
+            return found
+        time.sleep(0.05)
+    pytest.fail(f"{what}: not within {seconds:.0f} s")
+
+
+def descendants(process: subprocess.Popen) -> list[psutil.Process]:
+    "The processes that a process has started, and those that they have."
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def ranks(process: subprocess.Popen) -> list[psutil.Process]:
+    "Those of them that train."
+    found = []
+    for child in descendants(process):
+        with contextlib.suppress(psutil.Error):  # it has ended meanwhile
+            if any("spawn_main" in part for part in child.cmdline()):
+                found.append(child)
+    return found
+
+
+def gone(processes: list[psutil.Process]) -> bool:
+    "Whether all have ended."
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                return False
+    return True

@@ -2,18 +2,22 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+import fcntl
 import os
 import pty
 import subprocess
 import sys
+import termios
 import threading
+import time
 from dataclasses import fields
 from pathlib import Path
 
 import nbclient
 import nbformat
 import pytest
-from conftest import QUICK, REPO, environment, need
+from conftest import QUICK, REPO, environment, gone, need, ranks, waited
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
@@ -73,7 +77,10 @@ def test_parameters_cell_is_tagged(name):
     "Without the tag papermill injects at the top and the defaults win, with exit code 0."
     path = REPO / "nbs" / f"{name}.ipynb"
     assert path.is_file()
-    assert assigned(parameters_cell(path))
+    source = parameters_cell(path)
+    assert assigned(source)
+    # papermill does not know a parameter in whose line it sees two of them
+    assert not [line for line in source.splitlines() if line.count("=") > 1]
 
 
 def test_parameters_of_train_are_the_configuration():
@@ -117,33 +124,112 @@ def notebook(root) -> bytes:
     return (root / "nbs/train.ipynb").read_bytes()
 
 
+class Terminal:
+    "A process whose standard input, output and error are a terminal of its own."
+
+    def __init__(self, command, cwd: Path, **variables: str):
+        self.ours, theirs = pty.openpty()
+        self.said = b""
+        self.process = subprocess.Popen(
+            command, cwd=cwd, env=environment(**variables), stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))  # what makes a typed Ctrl-C a signal
+        os.close(theirs)
+        self.listener = threading.Thread(target=self._listen, daemon=True)
+        self.listener.start()
+
+    def _listen(self) -> None:
+        with contextlib.suppress(OSError):  # the other end is closed
+            while said := os.read(self.ours, 4096):
+                self.said += said
+
+    @property
+    def text(self) -> str:
+        return self.said.decode(errors="replace")
+
+    def type(self, keys: bytes) -> None:
+        os.write(self.ours, keys)
+
+    def ended(self, timeout: float = 120) -> int:
+        "The exit code."
+        code = self.process.wait(timeout)
+        self.listener.join(10)
+        return code
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.process.kill()
+        self.listener.join(10)
+        os.close(self.ours)
+
+
 def test_in_a_terminal(root, notebook):
-    "Standard input, output and error are a terminal."
-    ours, theirs = pty.openpty()
-    said = []
-
-    def listen():
-        while True:
-            try:
-                said.append(os.read(ours, 4096))
-            except OSError:  # the other end is closed
-                return
-
-    process = subprocess.Popen([*PAPERMILL, "nbs/train.ipynb", *GIVEN], cwd=root, env=environment(), stdin=theirs, stdout=theirs, stderr=theirs)
-    os.close(theirs)
-    listener = threading.Thread(target=listen, daemon=True)
-    listener.start()
-    try:
-        code = process.wait(timeout=120)
-    finally:
-        process.kill()
-    listener.join(10)
-    os.close(ours)
-    text = b"".join(said).decode()
+    with Terminal([*PAPERMILL, "nbs/train.ipynb", *GIVEN], root) as terminal:
+        code, text = terminal.ended(), terminal.text
     assert code == 0, text
     assert f"executed notebook: {executed(root).relative_to(root)}" in text
+    assert "Unable to parse" not in text and "unknown parameter" not in text
     assert (root / "nbs/train.ipynb").read_bytes() == notebook
     assert_trained(root, executed(root))
+
+
+# epochs long enough to be stopped in
+TWO = [part for name, value in dict(dataset="shapes", data_root="data/few", task="15-5", epochs="2/1", crop_size=64,
+                                    batch_size=6, pseudo_epoch=0, val_interval=2, device="cpu", nproc=2).items()
+       for part in ("-p", name, str(value))]
+
+
+def test_two_processes_stopped_and_gone_on_with(root, notebook):
+    "Ctrl-C in the terminal: both ranks save and end, what is said is short, and the same command goes on."
+    step = StepFolder(root / "runs/shapes-15-5-overlap/base-s42/step0")
+    with Terminal([*PAPERMILL, "nbs/train.ipynb", *TWO], root) as terminal:
+        waited(lambda: "epoch 2/2:" in terminal.text or terminal.process.poll() is not None, "a bar in the terminal", 120)
+        both = ranks(terminal.process)
+        assert len(both) == 2, terminal.text
+        terminal.type(b"\x03")
+        asked = time.monotonic()
+        waited(lambda: gone(both), "the end of both ranks", 20)
+        took = time.monotonic() - asked
+        code, text = terminal.ended(60), terminal.text
+    assert took < 5, took
+    assert code == 130 and "Interrupted in epoch 2; the same command goes on" in text, text
+    assert "Traceback" not in text and len(text.split("^C")[-1].splitlines()) < 12, text
+    assert step.state == "interrupted" and "Interrupted in epoch 2" in outputs(executed(root))
+    updates = int(step.read("status.json")["reason"].rpartition(" ")[2])
+    done = subprocess.run([*PAPERMILL, "nbs/train.ipynb", "again.ipynb", *TWO], cwd=root, env=environment(),
+                          stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert f"going on from epoch 2, update {updates + 1}" in outputs(root / "again.ipynb")
+    assert StepFolder(root / "runs/shapes-15-5-overlap/wilson-s42/step1").state == "finished"
+
+
+FAULTY = """
+import sys
+if any("spawn_main" in part for part in sys.orig_argv):  # a rank
+    from wilson.ranks import rank
+    from wilson.training.trainer import Trainer
+    guard = Trainer._guard
+    def faulty(self, report):
+        if rank() == 1 and self.done == 2:
+            raise KeyError("lost")
+        guard(self, report)
+    Trainer._guard = faulty
+"""
+
+
+def test_a_failing_rank(root, notebook, tmp_path):
+    "The error is that of the rank which failed, without the frames of papermill."
+    (tmp_path / "faulty").mkdir()
+    (tmp_path / "faulty/sitecustomize.py").write_text(FAULTY)
+    done = subprocess.run([*PAPERMILL, "nbs/train.ipynb", *GIVEN, "-p", "nproc", "2"], cwd=root, timeout=120,
+                          env=environment(PYTHONPATH=f"{tmp_path / 'faulty'}{os.pathsep}{REPO}"), capture_output=True, text=True,
+                          stdin=subprocess.DEVNULL)
+    assert done.returncode == 1
+    assert "rank 1 of 2 failed" in done.stderr and "KeyError: 'lost'" in done.stderr, done.stderr
+    assert done.stderr.count("Traceback") == 1 and "click" not in done.stderr, done.stderr
+    assert "in faulty" in outputs(executed(root))
+    assert StepFolder(root / FINISHED.replace("wilson-s42/step1", "base-s42/step0")).state == "failed"
 
 
 def test_redirected(root, notebook, tmp_path):
