@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import datetime
+import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,9 +43,23 @@ def with_output(
 
 def main() -> int:
     "`papermill`, with an output path supplied where there is none."
+    import click
     from papermill.__main__ import papermill
+    from papermill.exceptions import PapermillExecutionError
     arguments = with_output(sys.argv[1:])
     if len(arguments) > len(sys.argv[1:]):
         place = next(Path(a) for a in arguments if a not in sys.argv[1:])
         print(f"executed notebook: {place.relative_to(project_root())}", file=sys.stderr)
-    return papermill(arguments, prog_name="papermill")
+    os.environ.setdefault("TQDM_MININTERVAL", "30")
+    try:
+        return papermill(arguments, prog_name="papermill", standalone_mode=False) or 0
+    except click.ClickException as e:
+        e.show()
+        return e.exit_code
+    except PapermillExecutionError as e:
+        print(e, file=sys.stderr)
+        return 1
+    except click.Abort:  # Ctrl-C; papermill has ended the kernel
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # else the cell's error is told once more
+        print("papermill: interrupted", file=sys.stderr)
+        return 130

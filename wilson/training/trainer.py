@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -177,9 +178,10 @@ class Trainer:
         self.method.train()
         batches = self.loader.epoch(self.epoch, self.done * self.updates.accumulate)
         silent = {} if first() else {"disable": True}  # on the first, the environment has a say
+        every = float(os.environ.get("TQDM_MININTERVAL", 0.5))  # seconds
         self.cost.begin()
-        with tqdm(total=self.per_epoch, initial=self.done, leave=False, mininterval=0.5,
-                  desc=f"{self.title}, epoch {self.epoch + 1}/{self.epochs}", **silent) as bar:
+        with tqdm(total=self.per_epoch, initial=self.done, leave=False, mininterval=every,
+                  maxinterval=max(10.0, every), desc=f"{self.title}, epoch {self.epoch + 1}/{self.epochs}", **silent) as bar:
             saved = time.monotonic()
             while self.done < self.per_epoch:
                 began = time.monotonic()
@@ -190,7 +192,8 @@ class Trainer:
                 self._guard(report)
                 bar.update()
                 if self.done % 20 == 0:
-                    bar.set_postfix({name: f"{mean:.3f}" for name, mean in self.tally.means().items()})
+                    means = {name: f"{mean:.3f}" for name, mean in self.tally.means().items()}
+                    bar.set_postfix(means, refresh=False)  # seen when the bar moves
                 told, save = report.asked
                 if told or save:
                     self._pause(stopping=bool(told))
