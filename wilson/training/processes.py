@@ -139,6 +139,8 @@ def _launch(outcome: list, n: int, folder: Path, arguments: tuple) -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     # and C++ warns of weights without a part in the losses, which a weak step has on purpose
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    # else it listens on every interface, for ranks of other machines
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     config = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=n, run_id=uuid.uuid4().hex, max_restarts=0,
                           rdzv_backend="c10d", rdzv_endpoint=str(folder / "rendezvous"),
                           rdzv_configs={"store_type": "file"}, start_method="spawn", monitor_interval=0.1,
