@@ -138,6 +138,8 @@ def reported(trainer: Trainer) -> Iterator[None]:
 def _reused(folder: StepFolder, index: int, later: str) -> StepResult:
     if first():
         print(f"{shown(folder.path)} is finished with this configuration: used as it is.", flush=True)
+        with suppress(OSError):
+            remove_states(folder.path)  # where a kill came between the last lines of `_trained`
     metrics = folder.read("metrics.json")
     if metrics:  # the reading of later classes is this run's, whatever it was then
         metrics["scores"] = {name: headline(score, later) for name, score in metrics["scores"].items()}

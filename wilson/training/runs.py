@@ -144,7 +144,9 @@ def recorded_config(record: Mapping[str, Any]) -> TrainConfig:
 # %% ../../nbs/training/04_runs.ipynb #a01ff520
 def emptied(folder: StepFolder) -> None:
     "Remove a step's own files so that nothing of an earlier run is left."
-    for path in folder.path.glob("*"):
+    # a kill in between must leave neither a step that says it is finished nor a folder that nobody knows
+    order = {"status.json": 0, "config.json": 2}
+    for path in sorted(folder.path.glob("*"), key=lambda p: order.get(p.name, 1)):
         if path.is_file():
             path.unlink()
 
@@ -160,6 +162,8 @@ def held(folder: StepFolder) -> Iterator[None]:
             who = folder.read("status.json") or {}
             raise InputError(f"{shown(folder.path)} is being trained by process {who.get('pid', '?')} on "
                              f"{who.get('host', '?')}; wait for it, or choose another name.") from None
+        for aside in folder.path.glob(".*.part"):  # a holder that was killed was writing it
+            aside.unlink()
         try:
             yield
         finally:
