@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -121,3 +122,12 @@ def wilson(arguments, cwd: Path, timeout: float = 120) -> subprocess.CompletedPr
     finally:
         process.kill()
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def wait_for(condition, process, seconds: float = 60) -> None:
+    "Wait until `condition()`; the process must go on meanwhile."
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.005)

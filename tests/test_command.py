@@ -7,13 +7,12 @@ import multiprocessing
 import os
 import shutil
 import signal
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import QUICK, started, wilson
+from conftest import QUICK, started, wait_for, wilson
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -167,15 +166,6 @@ def uninterrupted(small_root, tmp_path_factory) -> Path:
     done = wilson(long(), root)
     assert done.returncode == 0, done.stderr
     return root
-
-
-def wait_for(condition, process, seconds: float = 60) -> None:
-    "Wait until `condition()`; the process must go on meanwhile."
-    end = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.005)
 
 
 def stopped_after_an_epoch(root: Path):

@@ -115,7 +115,9 @@ def claim(
     there = as_now(found["identity"], wanted)
     differing = [f"{n} is {there.get(n)!r}, wanted {wanted.get(n)!r}"
                  for n in sorted({*wanted, *there}) if there.get(n) != wanted.get(n)]
-    if differing and not overwrite:
+    started = any((folder.path / name).is_file() for name in STATE_FILES)
+    # what failed before its first state, for want of memory or by a wrong value, may be tried with another
+    if differing and not overwrite and (started or folder.state != "failed"):
         kind = "base_name" if found["step"] == 0 else "name"
         raise InputError(f"{shown(folder.path)} holds a step of another configuration: "
                          f"{'; '.join(differing)}. Choose another {kind}, or overwrite=True to replace it.")
@@ -123,7 +125,6 @@ def claim(
         return "new"
     if folder.state == "finished":
         return "reuse"
-    started = any((folder.path / name).is_file() for name in STATE_FILES)
     return "resume" if resume and started else "new"
 
 # %% ../../nbs/training/04_runs.ipynb #2bed14df
