@@ -52,7 +52,8 @@ from .trainer import Trainer, make_optimizer
 from .updates import Updates, precision_on
 
 # %% auto #0
-__all__ = ['StepResult', 'train_step', 'run_of', 'reported', 'earlier_scores', 'prepared', 'ready', 'train', 'train_steps']
+__all__ = ['StepResult', 'train_step', 'run_of', 'reported', 'roomy', 'earlier_scores', 'prepared', 'ready', 'train',
+           'train_steps']
 
 # %% ../../nbs/training/07_launch.ipynb #1f9fcf87
 @dataclass(frozen=True)
@@ -96,9 +97,10 @@ def train_step(
         trainer, record = prepared(config, data, step, folder, name, parent, labelled)
         trainer.run, trainer.stop = run_of(same), stop or trainer.stop
         record |= {"identity": same, "pseudo_labels": coverage}
-        agreed(lambda: _begun(folder, record, anew=action == "new"))
-        with reported(trainer):
-            return _trained(trainer, config, data, step, action, labelled)
+        with roomy(folder):
+            agreed(lambda: _begun(folder, record, anew=action == "new"))
+            with reported(trainer):
+                return _trained(trainer, config, data, step, action, labelled)
 
 
 def run_of(same: Mapping[str, Any]) -> str:
@@ -129,10 +131,19 @@ def reported(trainer: Trainer) -> Iterator[None]:
     except BaseException as e:
         with suppress(OSError, InputError):
             folder.set_state("failed", f"{type(e).__name__}: {e}")
-        if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise InputError(f"{shown(folder.path)}: the disk is full. Make room there or choose another runs_dir; the "
-                             f"same command then goes on.") from e
         raise
+
+
+@contextmanager
+def roomy(folder: StepFolder) -> Iterator[None]:
+    "Within it, a full disk is a sentence, from the first file on."
+    try:
+        yield
+    except OSError as e:
+        if e.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise InputError(f"{shown(folder.path)}: the disk is full. Make room there or choose another runs_dir; the "
+                         f"same command then goes on.") from e
 
 # %% ../../nbs/training/07_launch.ipynb #020c1b1f
 def _reused(folder: StepFolder, index: int, later: str) -> StepResult:
@@ -369,6 +380,10 @@ def _recorded_for_ranks(error: BaseException, folders: Sequence[StepFolder], sin
         with suppress(OSError, InputError):
             status = folder.read("status.json") or {}
             written = datetime.datetime.fromisoformat(status.get("time", "1970-01-01T00:00:00+00:00")).timestamp()
+            if written >= int(since) and status["state"] == "interrupted" and isinstance(error, Interrupted):
+                # ranks are told by SIGUSR1, whoever told their starter by what
+                said = status["reason"].replace("by SIGUSR1", f"by {signal.Signals(error.signal).name}")
+                folder.set_state("interrupted", said)
             if written < int(since) or status["state"] not in ("running", "failed"):
                 continue
             if isinstance(error, KeyboardInterrupt):
