@@ -196,6 +196,9 @@ def failure(diaries: list[Diary], outcome: BaseException) -> Exception:
         if ends[rank]["sentence"]:
             return InputError(ends[rank]["sentence"])
     killed = [rank for rank, end in enumerate(ends) if end.get("state") == "running"]
+    # torch ends the others at once, some before they can write so: it knows who was the first
+    signalled = {rank for rank, end in getattr(outcome, "failures", {}).items() if end.exitcode < 0}
+    killed.sort(key=lambda rank: rank not in signalled)
     if killed and not own:
         return InputError(
             f"Rank {killed[0]} of {len(ends)} (process {ends[killed[0]]['pid']}) was killed from outside: most often by the "
