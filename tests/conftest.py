@@ -159,3 +159,12 @@ def gone(processes: list[psutil.Process]) -> bool:
             if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
                 return False
     return True
+
+
+def wait_for(condition, process, seconds: float = 60) -> None:
+    "Wait until `condition()`; the process must go on meanwhile."
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.005)

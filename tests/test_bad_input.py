@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import re
 import shutil
@@ -91,7 +92,17 @@ def quick(**options: object) -> list[str]:
     ("alpha", "nan", ["alpha=nan", "0 (soft) to 1 (hard)"]),
     ("overlap", "maybe", ["overlap='maybe'", "true or false"]),
     ("affinity", "2", ["affinity='2'", "true or false"]),
-    ("nproc", "4", ["nproc=4"]),
+    ("nproc", "9", ["nproc=9", "a pass has 8 images", "at most nproc=8"]),
+    ("nproc", "0", ["nproc=0", "more than 0"]),
+    ("nproc", "two", ["nproc='two'", "a whole number"]),
+    ("accumulate", "3", ["accumulate=3", "batch_size=8 does not divide"]),
+    ("accumulate", "8", ["accumulate=8", "a pass of one image", "at most accumulate=4"]),
+    ("precision", "fp8", ["precision='fp8'", "'fp16'"]),
+    ("compile", "maybe", ["compile='maybe'", "true or false"]),
+    ("max_skips", "0", ["max_skips=0", "more than 0"]),
+    ("save_minutes", "-1", ["save_minutes=-1", "0 or more"]),
+    ("save_minutes", "nan", ["save_minutes=nan", "0 or more"]),
+    ("histograms", "2", ["histograms='2'", "true or false"]),
     ("step", "7", ["step=7", "steps 0 to 1"]),
     ("step", "first", ["step='first'", "'all' or the number"]),
     ("epochs", "0", ["epochs=0", "more than 0"]),
@@ -342,29 +353,33 @@ def test_pretrained_file_missing_or_of_another_body(root, capsys):
 
 @pytest.mark.parametrize("how", ["hostile", "empty", "torn", "other"])
 def test_state_to_resume_from(how, based, capsys):
-    "last.pt is read without running anything in it; the remedy in the sentence works."
+    "A state is read without running anything in it; the remedy in the sentence works. See test_faults for more."
     last, folder = based / BASE / "last.pt", StepFolder(based / BASE)
     folder.set_state("interrupted")
     if how == "hostile":
-        torch.save({"epoch": 1, "method": Hostile(based / "harm")}, last)
+        torch.save({"run": "", "epoch": 1, "done": 0, "optimizer": {}, "method": Hostile(based / "harm")}, last)
     elif how == "other":
         torch.save({"weights": torch.zeros(2)}, last)
     else:
+        torch.save({"run": "", "epoch": 1, "done": 0, "optimizer": {}, "method": torch.zeros(100_000)}, last)
         last.write_bytes(last.read_bytes()[:100_000] if how == "torn" else b"")
     message = refused(capsys, *quick(step=0), new_files=True)
     says(message, "last.pt", "cannot be read", "resume=never")
     assert not (based / "harm").exists()
     assert folder.state in ("failed", "interrupted") and not list(folder.path.glob("*.part"))
     assert run(*quick(step=0, resume="never")) == 0 and folder.state == "finished"
+    assert not list(folder.path.glob("*.pt"))
 
 
 def test_loss_that_is_not_finite(root, capsys):
-    "Not the input's shape but its values: said in a sentence, recorded as failed."
-    assert run(*quick(step=0, optimizer="sgd", lr="1e30")) == 2
+    "Not the input's shape but its values: what is bad is left out and written down, and too much of it is a sentence."
+    assert run(*quick(step=0, optimizer="sgd", lr="1e30", epochs=5, max_skips=3)) == 2
     message = capsys.readouterr().err
-    says(message, "not finite", "smaller lr")
+    says(message, "not finite", "3 times in a row", "smaller lr", "skipped.jsonl")
     assert "Traceback" not in message
     assert StepFolder(root / BASE).state == "failed"
+    lines = [json.loads(line) for line in (root / BASE / "skipped.jsonl").read_text().splitlines()]
+    assert len(lines) == 3 and all(len(line["images"]) == 8 and "not_finite" in line for line in lines)
 
 
 # --------------------------------------------------------------------------- full, read-only
@@ -390,26 +405,42 @@ def test_read_only_data(root):
     assert kept == ["image_labels-train.csv", "image_labels-val.csv"]
 
 
-@pytest.mark.parametrize("full_at", ["first file", "first checkpoint", "second checkpoint", "weights"])
-def test_disk_full(full_at, root, based_root):
-    "What is on the disk stays whole, and the message says what to do."
-    checkpoint, weights = ((based_root / BASE / n).stat().st_size for n in ("last.pt", "weights.safetensors"))
-    size = {"first file": 4096, "first checkpoint": checkpoint // 3, "second checkpoint": checkpoint * 3 // 2,
-            "weights": checkpoint + weights // 2}[full_at]
+@pytest.fixture(scope="module")
+def state_size(small_root, tmp_path_factory) -> int:
+    "Bytes of a state, which a finished step keeps none of."
+    root = tmp_path_factory.mktemp("state") / "root"
+    shutil.copytree(small_root, root)
+    sizes = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        patch.setattr("wilson.training.launch.remove_states", lambda folder: sizes.append((folder / "last.pt").stat().st_size))
+        assert run(*quick(step=0)) == 0
+    return sizes[0]
+
+
+@pytest.mark.parametrize("full_at", ["first file", "first state", "second state", "third state", "weights"])
+def test_disk_full(full_at, root, based_root, state_size):
+    "What is on the disk stays whole, the message says what to do, and with room the same command ends well."
+    weights = (based_root / BASE / "weights.safetensors").stat().st_size
+    size = {"first file": 4096, "first state": state_size // 3, "second state": state_size * 3 // 2,
+            "third state": state_size * 5 // 2, "weights": state_size + weights // 2}[full_at]
+    command = quick(step=0, epochs=1 if full_at == "weights" else 4, val_interval=4)
     (root / "runs").mkdir()
-    done = mounted(root, f"mount -t tmpfs -o size={size} none runs", "cp -a runs kept",
-                   *quick(step=0, epochs=2 if full_at == "second checkpoint" else 1))
+    done = mounted(root, f"mount -t tmpfs -o size={size} none runs", "cp -a runs kept", *command)
     last_line = done.stderr.strip().splitlines()[-1].rpartition("\r")[2]
-    assert done.returncode != 0 and "Traceback" not in done.stderr, done.stderr[-1500:]
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr[-1500:]
     assert "full" in last_line or "No space left" in last_line, last_line
     assert "runs/" in last_line, last_line
     step = root / "kept" / BASE.relative_to("runs")
-    assert not list((root / "kept").rglob("*.part")) and not (step / "metrics.json").exists()
+    assert not list((root / "kept").rglob(".*.part")) and not (step / "metrics.json").exists()
     for file in step.glob("*.json"):
         json.loads(file.read_text())  # whole or not there
     assert StepFolder(step).state in (None, "failed", "running")
-    if full_at in ("second checkpoint", "weights"):
-        assert torch.load(step / "last.pt", weights_only=True)["epoch"] == 1
+    epochs = {"second state": [1], "third state": [2, 1], "weights": [1]}.get(full_at, [])
+    states = [torch.load(step / name, weights_only=True)["epoch"] for name in ("last.pt", "previous.pt") if (step / name).exists()]
+    assert states == epochs and not (step / "next.pt").exists()
+    os.rename(root / "kept", root / "runs")
+    assert run(*command) == 0 and StepFolder(root / BASE).state == "finished"
 
 
 # ------------------------------------------------------------------------------ the functions

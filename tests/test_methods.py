@@ -19,8 +19,10 @@ from wilson.data.voc import open_folder
 from wilson.places import InputError
 from wilson.training.config import CHOICES, COMPAT, TrainConfig, parsed
 from wilson.training.launch import train
+from wilson.training.plop import Plop
 from wilson.training.recipes import resolved
 from wilson.training.results import evaluate_step
+from wilson.training.trainer import Trainer
 
 PARAMETERS = {name.removeprefix("--").replace("-", "_"): value for name, value in zip(QUICK[::2], QUICK[1::2])}
 STEP = Task("shapes", PARAMETERS["task"]).step(1)
@@ -116,12 +118,30 @@ def test_a_temperature_is_no_alpha(root):
         run(method="mib", temperature=2.0)
 
 
-def test_plop_goes_on_with_its_thresholds(root):
+def test_plop_goes_on_with_its_thresholds(root, monkeypatch):
     "What is measured before the first epoch comes back with the state, not from another pass."
+    class Killed(Exception):
+        pass
+
+    def killed(trainer, *args):
+        "Before the second epoch."
+        if trainer.epoch == 1:
+            raise Killed
+        return run_epoch(trainer, *args)
+
+    prepare, passes, run_epoch = Plop.prepare, [], Trainer._run_epoch
+    monkeypatch.setattr(Plop, "prepare", lambda self, batches: (passes.append(1), prepare(self, batches)))
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Trainer, "_run_epoch", killed)
+        run(method="plop", epochs="1/2")
+    halved, = root.glob("runs/*/plop-s42/step1")
+    medians = torch.load(halved / "last.pt", weights_only=True)["method"]["medians"]
+    assert medians.shape == (2,) and medians.max() > 0
     run(method="plop", epochs="1/2")
-    whole, = root.glob("runs/*/plop-s42/step1")
-    state = torch.load(whole / "last.pt", weights_only=True)
-    assert state["method"]["medians"].shape == (2,) and state["method"]["medians"].max() > 0
+    assert len(passes) == 1 and not (halved / "last.pt").exists()
+    run(method="plop", epochs="1/2", name="whole")
+    whole, = root.glob("runs/*/whole/step1")
+    assert len(passes) == 2 and all(torch.equal(weights(halved)[n], w) for n, w in weights(whole).items())
 
 
 # ------------------------------------------------------------------------- published and fixed

@@ -51,7 +51,8 @@ from .trainer import Trainer, make_optimizer
 from .updates import Updates, eagerly, precision_on
 
 # %% auto #0
-__all__ = ['StepResult', 'train_step', 'run_of', 'reported', 'earlier_scores', 'prepared', 'ready', 'train', 'train_steps']
+__all__ = ['StepResult', 'train_step', 'run_of', 'reported', 'roomy', 'earlier_scores', 'prepared', 'ready', 'train',
+           'train_steps']
 
 # %% ../../nbs/training/07_launch.ipynb #1f9fcf87
 @dataclass(frozen=True)
@@ -95,9 +96,10 @@ def train_step(
         trainer, record = prepared(config, data, step, folder, name, parent, labelled)
         trainer.run, trainer.stop = run_of(same), stop or trainer.stop
         record |= {"identity": same, "pseudo_labels": coverage}
-        agreed(lambda: _begun(folder, record, anew=action == "new"))
-        with reported(trainer):
-            return _trained(trainer, config, data, step, action, labelled)
+        with roomy(folder):
+            agreed(lambda: _begun(folder, record, anew=action == "new"))
+            with reported(trainer):
+                return _trained(trainer, config, data, step, action, labelled)
 
 
 def run_of(same: Mapping[str, Any]) -> str:
@@ -129,15 +131,26 @@ def reported(trainer: Trainer) -> Iterator[None]:
     except BaseException as e:
         with suppress(OSError, InputError):
             folder.set_state("failed", f"{type(e).__name__}: {e}")
-        if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise InputError(f"{shown(folder.path)}: the disk is full. Make room there or choose another "
-                             f"runs_dir; the same command then goes on.") from e
         raise
+
+
+@contextmanager
+def roomy(folder: StepFolder) -> Iterator[None]:
+    "Within it, a full disk is a sentence, from the first file on."
+    try:
+        yield
+    except OSError as e:
+        if e.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise InputError(f"{shown(folder.path)}: the disk is full. Make room there or choose another "
+                         f"runs_dir; the same command then goes on.") from e
 
 # %% ../../nbs/training/07_launch.ipynb #020c1b1f
 def _reused(folder: StepFolder, index: int, later: str) -> StepResult:
     if first():
         print(f"{shown(folder.path)} is finished with this configuration: used as it is.", flush=True)
+        with suppress(OSError):
+            remove_states(folder.path)  # where a kill came between the last lines of `_trained`
     metrics = folder.read("metrics.json")
     if metrics:  # the reading of later classes is this run's, whatever it was then
         metrics["scores"] = {name: headline(score, later) for name, score in metrics["scores"].items()}
@@ -371,9 +384,13 @@ def _recorded_for_ranks(error: BaseException, folders: Sequence[StepFolder], sin
     for folder in folders:
         with suppress(OSError, InputError):
             status = folder.read("status.json") or {}
-            if status.get("state") not in ("running", "failed"):
+            if not status or datetime.datetime.fromisoformat(status["time"]).timestamp() < int(since):
                 continue
-            if datetime.datetime.fromisoformat(status["time"]).timestamp() < int(since):
+            if status["state"] == "interrupted" and isinstance(error, Interrupted):
+                # ranks are told by SIGUSR1, whoever told their starter by what
+                by = f"by {signal.Signals(error.signal).name}"
+                folder.set_state("interrupted", status["reason"].replace("by SIGUSR1", by))
+            if status["state"] not in ("running", "failed"):
                 continue
             if isinstance(error, KeyboardInterrupt):
                 folder.set_state("interrupted", "its processes were ended; it goes on from its last state")

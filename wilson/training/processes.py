@@ -211,6 +211,9 @@ def failure(diaries: list[Diary], outcome: BaseException) -> Exception:
         if ends[rank]["sentence"]:
             return InputError(ends[rank]["sentence"])
     killed = [rank for rank, end in enumerate(ends) if end.get("state") == "running"]
+    # torch ends the others at once, some before they can write so: it knows who was the first
+    signalled = {rank for rank, end in getattr(outcome, "failures", {}).items() if end.exitcode < 0}
+    killed.sort(key=lambda rank: rank not in signalled)
     if killed and not own:
         one = killed[0]
         return InputError(

@@ -115,7 +115,9 @@ def claim(
     there = as_now(found["identity"], wanted)
     differing = [f"{n} is {there.get(n)!r}, wanted {wanted.get(n)!r}"
                  for n in sorted({*wanted, *there}) if there.get(n) != wanted.get(n)]
-    if differing and not overwrite:
+    started = any((folder.path / name).is_file() for name in STATE_FILES)
+    # what failed before its first state, for want of memory or by a wrong value, may be tried with another
+    if differing and not overwrite and (started or folder.state != "failed"):
         kind = "base_name" if found["step"] == 0 else "name"
         raise InputError(f"{shown(folder.path)} holds a step of another configuration: "
                          f"{'; '.join(differing)}. Choose another {kind}, or overwrite=True to replace it.")
@@ -123,7 +125,6 @@ def claim(
         return "new"
     if folder.state == "finished":
         return "reuse"
-    started = any((folder.path / name).is_file() for name in STATE_FILES)
     return "resume" if resume and started else "new"
 
 # %% ../../nbs/training/04_runs.ipynb #2bed14df
@@ -144,7 +145,9 @@ def recorded_config(record: Mapping[str, Any]) -> TrainConfig:
 # %% ../../nbs/training/04_runs.ipynb #a01ff520
 def emptied(folder: StepFolder) -> None:
     "Remove a step's own files so that nothing of an earlier run is left."
-    for path in folder.path.glob("*"):
+    # a kill in between must leave neither a step that says it is finished nor a folder that nobody knows
+    order = {"status.json": 0, "config.json": 2}
+    for path in sorted(folder.path.glob("*"), key=lambda p: order.get(p.name, 1)):
         if path.is_file():
             path.unlink()
 
@@ -160,6 +163,8 @@ def held(folder: StepFolder) -> Iterator[None]:
             who = folder.read("status.json") or {}
             raise InputError(f"{shown(folder.path)} is being trained by process {who.get('pid', '?')} on "
                              f"{who.get('host', '?')}; wait for it, or choose another name.") from None
+        for aside in folder.path.glob(".*.part"):  # a holder that was killed was writing it
+            aside.unlink()
         try:
             yield
         finally:
