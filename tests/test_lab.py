@@ -1,4 +1,4 @@
-"""`make lab` as a reader meets it: training on two processes from JupyterLab, stopped and gone on with, and TensorBoard.
+"""`make lab` as a reader meets it: two processes trained from JupyterLab, stopped and gone on with; TensorBoard.
 
 Needs Debian's chromium and playwright. WILSON_SCREENSHOTS names a folder that keeps the screenshots.
 """
@@ -21,14 +21,15 @@ import nbformat
 import psutil
 import pytest
 from conftest import REPO, descendants, gone, ranks, waited
-from test_browser import PATIENCE, RUN_ALL, chromium, environment, page, screenshot  # noqa: F401 (two are fixtures)
+from test_browser import (PATIENCE, RUN_ALL, chromium, environment, page,  # noqa: F401 (two are fixtures)
+                          screenshot)
 
 from wilson.data.shapes import make_shapes
 from wilson.training.runs import StepFolder
 
 # two steps of seconds, with epochs long enough to be stopped in
-GIVEN = dict(dataset="shapes", data_root="data/few", task="15-5", epochs="2/1", crop_size=64, batch_size=6, pseudo_epoch=0,
-             val_interval=2, device="cpu", nproc=2, save_minutes=0.02)
+GIVEN = dict(dataset="shapes", data_root="data/few", task="15-5", epochs="2/1", crop_size=64, batch_size=6,
+             pseudo_epoch=0, val_interval=2, device="cpu", nproc=2, save_minutes=0.02)
 BASE, LAST = (f"runs/shapes-15-5-overlap/{step}" for step in ("base-s42/step0", "wilson-s42/step1"))
 TRAINING, TABLE, PICTURE = "results = train(config)", "print(result_table(results))", "figure = result_figure"
 SECONDS = PATIENCE / 1000
@@ -74,8 +75,8 @@ def root(tmp_path_factory):
 @contextlib.contextmanager
 def lab(root: Path, **variables: str):
     "What `make lab` starts: the process and its first two lines."
-    command = [sys.executable, REPO / ".ci/lab.py", "--no-browser", "--allow-root", "--LabApp.expose_app_in_browser=True",
-               "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    command = [sys.executable, REPO / ".ci/lab.py", "--no-browser", "--allow-root",
+               "--LabApp.expose_app_in_browser=True", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
     process = subprocess.Popen(command, cwd=root, env=environment(root) | variables, stdin=subprocess.DEVNULL,
                                stdout=subprocess.PIPE, text=True)
     try:
@@ -96,13 +97,13 @@ def listening(processes: list[psutil.Process]) -> set[tuple[str, int]]:
     return found
 
 
-def shown(page, source: str) -> str:
+def shown(page, source: str) -> str:  # noqa: F811
     "What a cell shows as text."
     outputs = page.evaluate(OUTPUTS, source) or []
     return "".join("".join(o.get("text", "")) + "\n".join(o.get("traceback", ())) for o in outputs)
 
 
-def pictured(page, name: str, source: str, tmp_path: Path) -> None:
+def pictured(page, name: str, source: str, tmp_path: Path) -> None:  # noqa: F811
     "A screenshot with a cell at its top."
     page.evaluate(SHOW, source)
     page.wait_for_timeout(300)  # until it is scrolled
@@ -154,7 +155,8 @@ def test_training_on_two_processes(root, page, tmp_path):  # noqa: F811
         page.evaluate(RUN_ALL)
         waited(lambda: f"going on from epoch 2, update {updates + 1}" in shown(page, TRAINING), "going on", SECONDS)
         waited(lambda: "step  scored" in shown(page, TABLE), "the table", SECONDS)
-        waited(lambda: any("image/png" in o.get("data", ()) for o in page.evaluate(OUTPUTS, PICTURE)), "the picture", SECONDS)
+        waited(lambda: any("image/png" in o.get("data", ()) for o in page.evaluate(OUTPUTS, PICTURE)), "the picture",
+               SECONDS)
         assert "taught: target" in shown(page, TABLE) and StepFolder(root / LAST).state == "finished"
         text = shown(page, TRAINING)
         assert "%|" not in text and len(text.splitlines()) < 15, text

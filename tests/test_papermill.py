@@ -131,7 +131,8 @@ class Terminal:
         self.ours, theirs = pty.openpty()
         self.said = b""
         self.process = subprocess.Popen(
-            command, cwd=cwd, env=environment(**variables), stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
+            command, cwd=cwd, env=environment(**variables), stdin=theirs, stdout=theirs, stderr=theirs,
+            start_new_session=True,
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))  # what makes a typed Ctrl-C a signal
         os.close(theirs)
         self.listener = threading.Thread(target=self._listen, daemon=True)
@@ -184,7 +185,7 @@ def test_two_processes_stopped_and_gone_on_with(root, notebook):
     "Ctrl-C in the terminal: both ranks save and end, what is said is short, and the same command goes on."
     step = StepFolder(root / "runs/shapes-15-5-overlap/base-s42/step0")
     with Terminal([*PAPERMILL, "nbs/train.ipynb", *TWO], root) as terminal:
-        waited(lambda: "epoch 2/2:" in terminal.text or terminal.process.poll() is not None, "a bar in the terminal", 120)
+        waited(lambda: "epoch 2/2:" in terminal.text or terminal.process.poll() is not None, "a bar", 120)
         both = ranks(terminal.process)
         assert len(both) == 2, terminal.text
         terminal.type(b"\x03")
@@ -223,8 +224,8 @@ def test_a_failing_rank(root, notebook, tmp_path):
     (tmp_path / "faulty").mkdir()
     (tmp_path / "faulty/sitecustomize.py").write_text(FAULTY)
     done = subprocess.run([*PAPERMILL, "nbs/train.ipynb", *GIVEN, "-p", "nproc", "2"], cwd=root, timeout=120,
-                          env=environment(PYTHONPATH=f"{tmp_path / 'faulty'}{os.pathsep}{REPO}"), capture_output=True, text=True,
-                          stdin=subprocess.DEVNULL)
+                          env=environment(PYTHONPATH=f"{tmp_path / 'faulty'}{os.pathsep}{REPO}"),
+                          stdin=subprocess.DEVNULL, capture_output=True, text=True)
     assert done.returncode == 1
     assert "rank 1 of 2 failed" in done.stderr and "KeyError: 'lost'" in done.stderr, done.stderr
     assert done.stderr.count("Traceback") == 1 and "click" not in done.stderr, done.stderr

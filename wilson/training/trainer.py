@@ -180,8 +180,9 @@ class Trainer:
         silent = {} if first() else {"disable": True}  # on the first, the environment has a say
         every = float(os.environ.get("TQDM_MININTERVAL", 0.5))  # seconds
         self.cost.begin()
-        with tqdm(total=self.per_epoch, initial=self.done, leave=False, mininterval=every,
-                  maxinterval=max(10.0, every), desc=f"{self.title}, epoch {self.epoch + 1}/{self.epochs}", **silent) as bar:
+        with tqdm(desc=f"{self.title}, epoch {self.epoch + 1}/{self.epochs}", total=self.per_epoch,
+                  initial=self.done, leave=False, mininterval=every, maxinterval=max(10.0, every),
+                  **silent) as bar:
             saved = time.monotonic()
             while self.done < self.per_epoch:
                 began = time.monotonic()
