@@ -19,17 +19,31 @@ from torch import Tensor
 T = TypeVar("T")
 
 # %% auto #0
-__all__ = ['T', 'n_ranks', 'rank', 'first', 'summed', 'gathered', 'agreed', 'in_turn', 'placed', 'joined']
+__all__ = ['T', 'n_ranks', 'rank', 'alone', 'first', 'summed', 'gathered', 'agreed', 'in_turn', 'placed', 'joined']
 
 # %% ../nbs/ranks.ipynb #5d894953
+_alone = False  # whether this process does something that the others know nothing of
+
+
 def n_ranks() -> int:
     "How many processes train together; 1 where nobody else does."
-    return dist.get_world_size() if dist.is_initialized() else 1
+    return dist.get_world_size() if dist.is_initialized() and not _alone else 1
 
 
 def rank() -> int:
     "This process among them, 0 to n_ranks() - 1."
     return dist.get_rank() if dist.is_initialized() else 0
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    "Within it, this process adds up with nobody: the others are elsewhere."
+    global _alone
+    before, _alone = _alone, True
+    try:
+        yield
+    finally:
+        _alone = before
 
 
 def first() -> bool:

@@ -5,6 +5,7 @@
 # %% ../../nbs/data/05_loading.ipynb #c21e2fa8
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -140,7 +141,8 @@ def _deaf(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # not on macOS
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_until_told, args=(os.getppid(),), daemon=True).start()
+        trainer = multiprocessing.parent_process().pid
+        threading.Thread(target=_until_told, args=(trainer,), daemon=True).start()
 
 
 def _until_told(trainer: int) -> None:
@@ -169,7 +171,8 @@ class Loader:
         self.samples = samples
         self.loader = DataLoader(BatchesOf(samples), batch_size=None, sampler=self.batches,
                                  num_workers=num_workers, persistent_workers=num_workers > 0,
-                                 pin_memory=self.device.type == "cuda", worker_init_fn=_deaf)
+                                 pin_memory=self.device.type == "cuda", worker_init_fn=_deaf,
+                                 generator=torch.Generator())  # its own: it draws once an epoch
         self._fewer = num_workers // 2
 
     def __len__(self) -> int:

@@ -39,7 +39,7 @@ def own_statistics(
     "Count, mean and biased variance of each channel, in float32 at least."
     untouched = x.new_zeros(2, x.shape[1], dtype=torch.promote_types(x.dtype, torch.float32))
     mean, variance = torch.batch_norm_update_stats(x, *untouched, 0.0)
-    return mean.new_tensor([x.numel() // x.shape[1]]), mean, variance
+    return mean.new_full((1,), x.numel() // x.shape[1]), mean, variance
 
 # %% ../../nbs/models/00_synchronised.ipynb #206bbac5
 def statistics_of_all(
@@ -113,6 +113,7 @@ class OfGroup:
         return True
 
 # %% ../../nbs/models/00_synchronised.ipynb #838fd00a
+@torch.compiler.disable  # torch 2.5 takes the running statistics for something to differentiate by
 def _over_group(
     layer: OfGroup,
     x: Tensor,       # B, C or B, C, h, w: this rank's input
@@ -172,6 +173,10 @@ def _synchronised_inplace() -> type:
         def forward(self, x: Tensor) -> Tensor:
             if not self.speaks(x):
                 return super().forward(x)
+            return self._in_place(x)
+
+        @torch.compiler.disable
+        def _in_place(self, x: Tensor) -> Tensor:
             self.num_batches_tracked.add_(1)
             return _InPlaceOfAll.apply(
                 x, self.weight, self.bias, self.running_mean, self.running_var, self.momentum,

@@ -8,10 +8,12 @@ from __future__ import annotations
 import resource
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
+
+from ..ranks import gathered
 
 # %% auto #0
 __all__ = ['COUNTER', 'joules', 'peak_memory', 'Cost']
@@ -29,7 +31,8 @@ def joules(
             return int(COUNTER.read_text()) / 1e6
         import pynvml
         pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByIndex(device.index or 0)
+        # by its name: CUDA counts only the GPUs that it may see
+        handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
         return pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3
     return None
 
@@ -52,6 +55,8 @@ class Cost:
 
     def begin(self) -> None:
         "A stretch of training begins."
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
         self._since = time.perf_counter(), joules(self.device)
 
     def end(self) -> None:
@@ -62,6 +67,11 @@ class Cost:
         known = None not in (self.energy, before, now) and now >= before  # a counter may start anew
         self.energy = self.energy + now - before if known else None
         self.memory = max(self.memory, peak_memory(self.device))
+
+    def of_all_ranks(self) -> Cost:
+        "The same with the energy of all GPUs; processes without GPUs share the processor that tells."
+        parts = gathered(self.energy) if self.device.type == "cuda" else [self.energy]
+        return replace(self, energy=None if None in parts else sum(parts))
 
     def record(self) -> dict[str, float | None]:
         "For a state or metrics.json."

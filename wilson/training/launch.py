@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import datetime
 import errno
-import hashlib
 import importlib.metadata
-import json
 import os
 import platform
 import signal
@@ -17,11 +15,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+import uuid
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -94,17 +92,19 @@ def train_step(
         if action == "reuse":
             return _reused(folder, index, config.later)
         trainer, record = prepared(config, data, step, folder, name, parent, labelled)
-        trainer.run, trainer.stop = run_of(same), stop or trainer.stop
-        record |= {"identity": same, "pseudo_labels": coverage}
+        record |= {"identity": same, "pseudo_labels": coverage,
+                   "run": agreed(lambda: run_of(folder, anew=action == "new"))}
+        trainer.run, trainer.stop = record["run"], stop or trainer.stop
         with roomy(folder):
             agreed(lambda: _begun(folder, record, anew=action == "new"))
             with reported(trainer):
                 return _trained(trainer, config, data, step, action, labelled)
 
 
-def run_of(same: Mapping[str, Any]) -> str:
-    "What marks the states of a step as its own: 16 hex digits of its identity."
-    return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:16]
+def run_of(folder: StepFolder, anew: bool) -> str:
+    "What marks the states of a run as its own: random, made when it began."
+    made = None if anew else (folder.read("config.json") or {}).get("run")
+    return made or uuid.uuid4().hex
 
 
 def _begun(folder: StepFolder, record: dict, anew: bool) -> None:
@@ -165,11 +165,12 @@ def _trained(trainer: Trainer, config: TrainConfig, data: SegmentationFolder, st
         within = f", update {trainer.done + 1}" if trainer.done else ""
         folder.log(f"{shown(folder.path)}: going on from epoch {trainer.epoch + 1}{within}")
     else:
-        left_out = folder.read("config.json")["data"].get("without_masks")
+        left_out = trainer.left_out
         folder.log(f"{shown(folder.path)}: {len(trainer.loader.samples)} images, "
                    f"{', '.join(step.new)}" + (f"; {left_out} without a mask left out" if left_out else ""))
     trainer.fit()
-    folder.log(f"    {trainer.cost}")
+    cost = trainer.cost.of_all_ranks()
+    folder.log(f"    {cost}")
     file = folder.path / WEIGHTS_FILES["last"]
     agreed(lambda: save_weights(file, method.segmenter, method.localizer, step))
     device = trainer.loader.device
@@ -181,7 +182,7 @@ def _trained(trainer: Trainer, config: TrainConfig, data: SegmentationFolder, st
     with eagerly():
         scores = measured(views_of(method, step), config, data, device, labels)
     metrics = {"step": step.index, "seconds": round(trainer.cost.seconds, 1),
-               "images_per_second": round(trainer.images_per_second, 1), "cost": trainer.cost.record(),
+               "images_per_second": round(trainer.images_per_second, 1), "cost": cost.record(),
                **scores}
     if (before := earlier_scores(folder)) is not None:
         metrics["across_steps"] = {p: across_steps([*(headline(s[p], config.later) for s in before), score])
@@ -226,14 +227,15 @@ def prepared(
     method = build_method(name, config, segmenter, old, norm_of(config))
     method = method.to(device, memory_format=torch.channels_last)
     if old is not None:
-        old.to(device)
+        old.to(device, memory_format=torch.channels_last)
     split = labelled or data.train_of(step.index)
     samples = training_samples(
         split, step, TrainingCrop(config.crop_size), config.seed, method.reads_masks, seen=name == "joint",
         old_labels=config.label_old_classes, void=255 if config.void == "ignore" else 0,
         side=config.image_side)
     record = _record(config, data, step, name, len(samples))
-    record["data"]["without_masks"] = len(step.images(split.labels, name == "joint")) - len(samples)
+    left_out = len(step.images(split.labels, name == "joint")) - len(samples)
+    record["data"]["without_masks"] = left_out
     samples = cached(samples, at_root(config.runs_dir) / "cache", config.cache_gb)
     images = config.batch_size // config.accumulate
     loader = Loader(samples, images, device, config.seed, config.num_workers, n_ranks(), config.crops,
@@ -246,7 +248,7 @@ def prepared(
                       precision_on(device, config.precision, config.norm))
     validate = validator(method, config, data, step, folder, device)
     trainer = Trainer(loader, updates, epochs, folder, step, validate, config.val_interval,
-                      config.save_minutes, config.max_skips)
+                      config.save_minutes, config.max_skips, left_out=left_out)
     # relative to the step, so that a runs folder may be moved
     link = parent and {"path": os.path.relpath(parent, folder.path),
                        "hash": file_hash(parent / "weights.safetensors")}
@@ -362,6 +364,8 @@ def train_steps(
 ) -> list[StepResult]:
     "Train steps in this process, one of several or alone."
     task, data, results = task_of(config), in_turn(lambda: open_data(config)), []
+    if (device := chosen_device(config.device)).type == "cuda":
+        torch.cuda.set_device(device)  # what names no device means this one
     for index in steps:
         results.append(train_step(config, task, data, index, stop))
         agreed(lambda: rebuild_results(config.runs_dir))
@@ -373,16 +377,22 @@ def _among_others(config: TrainConfig) -> list[StepResult]:
     "Train as one of the ranks that torchrun started."
     if os.environ["RANK"] != "0":
         sys.stdout = open(os.devnull, "w")  # the first speaks for all
-    ended_in_time(20.0, lambda number: None)
+    ended_in_time()
     with asked_to_stop(grace=None) as stop, joined(chosen_device(config.device)):
         config, steps = in_turn(lambda: ready(config))
+        # are there GPUs enough on this machine, and none named?
+        n_processes(replace(config, nproc=int(os.environ["LOCAL_WORLD_SIZE"])))
+        images = config.batch_size // config.accumulate
+        if n_ranks() > images:
+            raise InputError(f"{n_ranks()} processes: a pass has {images} images (batch_size="
+                             f"{config.batch_size}, accumulate={config.accumulate}), and each needs one.")
         return train_steps(config, steps, stop)
 
 
 def _recorded_for_ranks(error: BaseException, folders: Sequence[StepFolder], since: float) -> None:
     "The end of ranks that could not record it."
     for folder in folders:
-        with suppress(OSError, InputError):
+        with suppress(OSError, InputError), held(folder):  # else it is another process's
             status = folder.read("status.json") or {}
             if not status or datetime.datetime.fromisoformat(status["time"]).timestamp() < int(since):
                 continue

@@ -23,7 +23,6 @@ __all__ = ['Method', 'PixelLabels', 'upsampled']
 class Method(nn.Module):
     "What a trainer needs of a method: `losses`, the modules that learn, and whether it reads masks."
     reads_masks = True
-    idle = False  # whether some of what learns has no part in the losses of some epochs
 
     def __init__(
         self,

@@ -27,13 +27,13 @@ import torch
 
 from ..places import InputError
 from ..ranks import joined
-from .runs import shown
-from .stopping import GRACE, Interrupted, Stop, asked_to_stop, ended_in_time
+from .runs import is_running, shown
+from .stopping import LEFT, Interrupted, Stop, asked_to_stop, ended_in_time
 
 T = TypeVar("T")
 
 # %% auto #0
-__all__ = ['T', 'PATIENCE', 'Diary', 'place_of_rank', 'in_processes', 'RankFailed', 'failure']
+__all__ = ['T', 'Diary', 'place_of_rank', 'in_processes', 'RankFailed', 'failure']
 
 # %% ../../nbs/training/06c_processes.ipynb #3c230a7c
 class Diary:
@@ -61,6 +61,13 @@ def _into(log: Path) -> None:
     os.dup2(handle, 2)
 
 
+def _another_lost(logs: Path) -> bool:
+    "Whether a rank has failed or is gone, so that the others wait for it in vain."
+    ends = [Diary(logs, rank).read() for rank in range(int(os.environ["WORLD_SIZE"]))]
+    return any(end.get("state") == "failed" or end.get("state") == "running" and not is_running(end["pid"])
+               for end in ends)
+
+
 def place_of_rank(device: str) -> torch.device:
     "The device of this rank: the GPU of its number on this machine, or the CPU."
     gpu = device.startswith("cuda") or device == "auto" and torch.cuda.is_available()
@@ -74,7 +81,7 @@ def _as_rank(
     diary = Diary(logs, int(os.environ["RANK"]))
     _into(diary.log)
     diary.write("running")
-    ended_in_time(GRACE, lambda number: diary.write("ended", signal=number))
+    ended_in_time(lambda number: diary.write("ended", signal=number), lambda: _another_lost(logs))
     if "OMP_NUM_THREADS" not in os.environ and not torch.cuda.is_available():
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ["WORLD_SIZE"])))
     try:
@@ -94,9 +101,6 @@ def _as_rank(
     return result if diary.log.name == "rank0.log" else None
 
 # %% ../../nbs/training/06c_processes.ipynb #588d66cd
-PATIENCE = {signal.SIGINT: GRACE, signal.SIGTERM: 20.0}  # seconds until ranks that do not stop are killed
-
-
 def in_processes(
     work: Callable[..., T],  # of an importable module; called with the arguments and a `Stop`
     arguments: tuple,
@@ -154,14 +158,16 @@ def _launch(outcome: list, n: int, folder: Path, arguments: tuple) -> None:
 def _wait(
     thread: threading.Thread, stop: Stop, copy: Callable[[], None], processes: Callable[[], set],
 ) -> None:
-    told = None
+    since, told = None, set()
     while thread.is_alive():
         thread.join(0.1)
         copy()
-        if stop.signal is not None and told is None:
-            told = time.monotonic()
-            _send(processes(), signal.SIGUSR1)
-        if told is not None and time.monotonic() - told > PATIENCE.get(stop.signal, float("inf")):
+        if stop.signal is None:
+            continue
+        since = since or time.monotonic()
+        _send(processes() - told, signal.SIGUSR1)
+        told |= processes()
+        if time.monotonic() - since > LEFT.get(stop.signal, float("inf")):
             _send(processes(), signal.SIGKILL)
 
 
@@ -202,20 +208,30 @@ class RankFailed(RuntimeError):
 _LOST = ("connection", "closed by peer", "peer closed", "nccl", "gloo", "timed out", "broken pipe")
 
 
+def _named(code: int) -> str:
+    with suppress(ValueError):
+        return signal.Signals(-code).name  # a fault in compiled code, a watchdog
+    return f"exit code {code}"
+
+
 def failure(diaries: list[Diary], outcome: BaseException) -> Exception:
     "The error to raise when the ranks have failed with `outcome`."
     ends = [diary.read() for diary in diaries]
     failed = sorted((end["time"], rank) for rank, end in enumerate(ends) if end.get("state") == "failed")
-    own = [rank for _, rank in failed if not any(word in ends[rank]["error"].lower() for word in _LOST)]
+    own = [rank for _, rank in failed
+           if ends[rank]["sentence"] or not any(word in ends[rank]["error"].lower() for word in _LOST)]
     for rank in own:
         if ends[rank]["sentence"]:
             return InputError(ends[rank]["sentence"])
     killed = [rank for rank, end in enumerate(ends) if end.get("state") == "running"]
     # torch ends the others at once, some before they can write so: it knows who was the first
-    signalled = {rank for rank, end in getattr(outcome, "failures", {}).items() if end.exitcode < 0}
-    killed.sort(key=lambda rank: rank not in signalled)
+    codes = {rank: end.exitcode for rank, end in getattr(outcome, "failures", {}).items()}
+    killed.sort(key=lambda rank: codes.get(rank, 0) >= 0)
     if killed and not own:
         one = killed[0]
+        if codes.get(one, -signal.SIGKILL) != -signal.SIGKILL:
+            return RankFailed(f"rank {one} of {len(ends)} was ended by {_named(codes[one])}; its last words: "
+                              f"{shown(diaries[one].log)}")
         return InputError(
             f"Rank {one} of {len(ends)} (process {ends[one]['pid']}) was killed from outside: most often by "
             f"the kernel, when memory runs out. Fewer num_workers, a smaller batch_size or fewer processes "

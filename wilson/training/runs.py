@@ -12,11 +12,12 @@ import hashlib
 import json
 import os
 import socket
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from ..data.tasks import Task
 from ..places import InputError, at_root, project_root, written_aside
@@ -25,7 +26,7 @@ from .config import TrainConfig
 
 # %% auto #0
 __all__ = ['STATES', 'STATE_FILES', 'step_path', 'shown', 'StepFolder', 'claim', 'as_now', 'recorded_config', 'emptied', 'held',
-           'rebuild_results', 'file_hash']
+           'is_running', 'rebuild_results', 'file_hash']
 
 # %% ../../nbs/training/04_runs.ipynb #bd7168d4
 def step_path(
@@ -157,12 +158,10 @@ def held(folder: StepFolder) -> Iterator[None]:
     "Hold a step's folder for writing; InputError where another process holds it."
     folder.path.mkdir(parents=True, exist_ok=True)
     with open(folder.path.parent / f".{folder.path.name}.lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not _locked(lock, folder):
             who = folder.read("status.json") or {}
             raise InputError(f"{shown(folder.path)} is being trained by process {who.get('pid', '?')} on "
-                             f"{who.get('host', '?')}; wait for it, or choose another name.") from None
+                             f"{who.get('host', '?')}; wait for it, or choose another name.")
         for aside in folder.path.glob(".*.part"):  # a holder that was killed was writing it
             aside.unlink()
         try:
@@ -170,6 +169,33 @@ def held(folder: StepFolder) -> Iterator[None]:
         finally:
             with suppress(OSError):  # not empty: a step began
                 folder.path.rmdir()
+            # closing would not do: processes that load data were born with the file open, and may live on
+            fcntl.flock(lock, fcntl.LOCK_UN)
+
+
+def _locked(lock: TextIO, folder: StepFolder, patience: float = 10.0) -> bool:
+    end = time.monotonic() + patience
+    while True:
+        with suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        who = folder.read("status.json") or {}
+        # the processes that loaded data for one that was killed notice it within seconds
+        killed = who.get("host") == socket.gethostname() and not is_running(who.get("pid", 0))
+        if not killed or time.monotonic() > end:
+            return False
+        time.sleep(0.1)
+
+
+def is_running(pid: int) -> bool:
+    "Whether there is a process of this number on this machine."
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 # %% ../../nbs/training/04_runs.ipynb #ec3f25c3
 def rebuild_results(

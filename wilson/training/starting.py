@@ -64,6 +64,11 @@ def chosen_device(device: str) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
+        if device.startswith("cuda"):  # asked without a context: several processes may come to share it
+            place = torch.device(device)
+            if (place.index or 0) >= torch.cuda.device_count():
+                raise RuntimeError(f"{torch.cuda.device_count()} GPUs are here")
+            return place
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as e:
         raise InputError(f"device={device!r} is not on this machine ({str(e).splitlines()[0]}); "

@@ -19,7 +19,7 @@ from ..places import InputError, written_aside
 from .runs import STATE_FILES, shown
 
 # %% auto #0
-__all__ = ['random_states', 'set_random_states', 'save_state', 'remove_states', 'newest_state']
+__all__ = ['STATE_KEYS', 'random_states', 'set_random_states', 'save_state', 'remove_states', 'newest_state']
 
 # %% ../../nbs/training/05a_states.ipynb #fb2c8d22
 def random_states() -> dict[str, Any]:
@@ -40,6 +40,10 @@ def set_random_states(states: Mapping[str, Any]) -> None:
         torch.cuda.set_rng_state(states["cuda"])
 
 # %% ../../nbs/training/05a_states.ipynb #4f7aacd8
+STATE_KEYS = {"run", "epoch", "done", "validated", "best", "skips", "tally", "cost", "method", "optimizer",
+              "schedule", "scaler", "random"}
+
+
 def save_state(folder: Path, state: Mapping[str, Any]) -> None:
     "Write a state of tensors and plain types; the one before it stays as previous.pt."
     newest, last, previous = (folder / name for name in STATE_FILES)
@@ -79,8 +83,8 @@ def newest_state(
 
 def _read(file: Path, run: str) -> dict[str, Any]:
     state = torch.load(file, map_location="cpu", weights_only=True)
-    if not isinstance(state, dict) or not {"run", "epoch", "done", "method", "optimizer"} <= state.keys():
-        raise ValueError("it is no state of wilson")
+    if not isinstance(state, dict) or not STATE_KEYS <= state.keys():
+        raise ValueError("it is no state of wilson, or of another version")
     if state["run"] != run:
         raise ValueError("it is of another run")
     return state

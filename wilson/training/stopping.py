@@ -11,11 +11,11 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 # %% auto #0
-__all__ = ['ASKING', 'GRACE', 'Interrupted', 'Stop', 'asked_to_stop', 'ended_in_time']
+__all__ = ['ASKING', 'GRACE', 'LEFT', 'Interrupted', 'Stop', 'asked_to_stop', 'ended_in_time']
 
 # %% ../../nbs/training/04a_stopping.ipynb #666b29ec
 class Interrupted(KeyboardInterrupt):
@@ -26,7 +26,7 @@ class Interrupted(KeyboardInterrupt):
         self.signal = number
 
     def __str__(self) -> str:
-        return f"stopped by {signal.Signals(self.signal).name}; its state is saved"
+        return f"stopped by {signal.Signals(self.signal).name}; it goes on from its last state"
 
     def _render_traceback_(self) -> list[str]:
         "What a notebook shows: nobody asks where in the code they pressed stop."
@@ -45,6 +45,7 @@ class Stop:
 # %% ../../nbs/training/04a_stopping.ipynb #744de2a4
 ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 GRACE = 2.0  # seconds
+LEFT = {signal.SIGINT: GRACE, signal.SIGTERM: 20.0}  # to ranks; torchrun and Slurm kill 30 s after SIGTERM
 
 
 @contextmanager
@@ -70,25 +71,29 @@ def asked_to_stop(
     try:
         yield stop
     finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # one more must not end this half-way
         for timer in timers:
             timer.cancel()
-        for number, handler in before.items():
+        for number, handler in reversed(before.items()):
             signal.signal(number, handler)
 
 # %% ../../nbs/training/04a_stopping.ipynb #38d84e9f
 def ended_in_time(
-    grace: float,                      # seconds that SIGINT and SIGTERM leave
-    last: Callable[[int], None],       # called with the signal before the process ends
+    last: Callable[[int], None] = lambda number: None,  # called with the signal before the process ends
+    lost: Callable[[], bool] = lambda: False,           # whether waiting longer than `GRACE` is in vain
+    left: Mapping[int, float] = LEFT,                   # seconds after each signal
 ) -> None:
-    "From now on SIGINT and SIGTERM end this process after `grace` seconds, whatever it is doing."
+    "From now on SIGINT and SIGTERM end this process after a time, whatever it is doing."
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
     signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
 
     def watch(open_end: socket.socket) -> None:  # held here: a socket without a name is closed
         while number := ours.recv(1)[0]:
-            if number in (signal.SIGINT, signal.SIGTERM):
-                time.sleep(grace)
+            if number in left:
+                began = time.monotonic()
+                while (waited := time.monotonic() - began) < left[number] and not (waited > GRACE and lost()):
+                    time.sleep(0.05)
                 with suppress(Exception):
                     last(number)
                 os._exit(128 + number)

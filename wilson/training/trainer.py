@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 import os
 import signal
 import time
@@ -112,7 +113,8 @@ class Tally:
             return
         self.updates += 1
         for sums, values in ((self.terms, report.terms), (self.norms, report.norms)):
-            sums.update({name: sums.get(name, 0.0) + value for name, value in values.items()})
+            finite = {name: value for name, value in values.items() if math.isfinite(value)}  # fp16 searching
+            sums.update({name: sums.get(name, 0.0) + value for name, value in finite.items()})
         self.pixels = [a + b for a, b in zip(self.pixels, report.pixels)]
 
     def means(self, what: str = "terms") -> dict[str, float]:
@@ -146,6 +148,7 @@ class Trainer:
     save_minutes: float = 10.0
     max_skips: int = 5     # in a row
     run: str = ""          # whose states are its own
+    left_out: int = 0      # images without a mask
     stop: Stop = field(default_factory=Stop)
     epoch: int = 0         # epochs done
     done: int = 0          # updates done of the epoch after them
@@ -264,16 +267,15 @@ class Trainer:
 
     def save(self) -> None:
         "Everything needed to go on; all ranks take part."
-        randoms = gathered(random_states())
+        shared = {"random": gathered(random_states()), "cost": self.cost.of_all_ranks().record()}
         if first():
-            save_state(self.folder.path, self.state() | {"random": randoms})
+            save_state(self.folder.path, self.state() | shared)
 
     def state(self) -> dict:
         "What the ranks have in common."
         u = self.updates
         return {"run": self.run, "epoch": self.epoch, "done": self.done, "validated": self.validated,
                 "best": self.best, "skips": self.skips, "tally": asdict(self.tally),
-                "cost": self.cost.record(),
                 "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
                 "method": self.method.state_dict(), "optimizer": u.optimizer.state_dict(),
                 "schedule": {"last_epoch": u.schedule.last_epoch}, "scaler": u.scaler.state_dict()}
@@ -285,6 +287,8 @@ class Trainer:
             setattr(self, name, state[name])
         self.best = self.best and tuple(self.best)
         self.tally, self.cost = Tally(**state["tally"]), Cost(self.loader.device, **state["cost"])
+        if not first():
+            self.cost.energy = 0.0  # what all have spent so far is with the first
         self.method.load_state_dict(state["method"])
         u.optimizer.load_state_dict(state["optimizer"])
         u.schedule.last_epoch = state["schedule"]["last_epoch"]

@@ -24,7 +24,7 @@ from ..data.loading import Batch
 from ..models.norms import norm_for
 from ..models.synchronised import synchronise, unsynchronised
 from ..places import InputError
-from ..ranks import n_ranks, summed
+from ..ranks import alone, n_ranks, summed
 from .methods import Method
 
 # %% auto #0
@@ -132,7 +132,9 @@ def eagerly() -> AbstractContextManager:
 
 def losses_in(module: nn.Module, batch: Batch, epoch: int, dtype: torch.dtype) -> dict[str, Tensor]:
     "The losses of a batch, networks in `dtype`."
-    with torch.autocast(batch.images.device.type, dtype, enabled=dtype != torch.float32):
+    # no cache: in older versions of torch, weights that were cast without a gradient (for a weak step's
+    # targets) stayed without
+    with torch.autocast(batch.images.device.type, dtype, enabled=dtype != torch.float32, cache_enabled=False):
         return module(batch, epoch)
 
 
@@ -140,11 +142,13 @@ def on_all_ranks(method: Method, device: torch.device) -> nn.Module:
     "The method, its norms synchronised and its gradients averaged where there are other ranks."
     if n_ranks() == 1:
         return method
-    # statistics are equal on all ranks: there is no buffer to hand round (the option has had two names)
+    # A weak step's classifier is unused before `pseudo_epoch`. And without the search for unused weights
+    # torch regroups the gradients after the first update: with three ranks a resumed run would add up in
+    # another order. Statistics are equal on all ranks, so no buffer is handed round (an option of two names).
     names = inspect.signature(DistributedDataParallel).parameters
     buffers = {"forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers": False}
     return DistributedDataParallel(synchronise(method), [device] if device.type == "cuda" else None,
-                                   find_unused_parameters=method.idle, **buffers)
+                                   find_unused_parameters=True, **buffers)
 
 # %% ../../nbs/training/05c_updates.ipynb #f599cde4
 def what_fits(
@@ -159,14 +163,16 @@ def what_fits(
     total = images * accumulate
     told = (f"The memory of {batch.images.device} is too small for a pass of {len(batch)} images of "
             f"{batch.images.shape[-1]} pixels in {str(dtype).removeprefix('torch.')}")
-    with unsynchronised(method):
+    with alone(), unsynchronised(method):
         for passes in (n for n in range(accumulate + 1, total // 2 + 1) if total % n == 0):
             part = first_images(batch, max(2, math.ceil(len(batch) * accumulate / passes)))
             try:
-                method.zero_grad(set_to_none=True)
                 if part.images.is_cuda:
                     torch.cuda.empty_cache()
-                sum(losses_in(method, part, epoch, dtype).values()).backward()
+                loss = sum(losses_in(method, part, epoch, dtype).values())
+                # not backward(), which other ranks would have to join
+                learns = [p for p in method.parameters() if p.requires_grad]
+                torch.autograd.grad(loss, learns, allow_unused=True)
             except torch.OutOfMemoryError:
                 continue
             return (f"{told}. A pass of {len(part)} fits: accumulate={passes} (batch_size={total} stays, and "
@@ -208,18 +214,22 @@ class Updates:
         passes = [self._passed(batches, epoch, exchanged=n == self.accumulate - 1)
                   for n in range(self.accumulate)]
         self.scaler.unscale_(self.optimizer)
-        report = reported(passes, gradient_norms(self.optimizer), asked(), self.scaler.is_enabled())
+        report = reported(passes, gradient_norms(self.optimizer), asked(), self._searching())
         if report.bad:
             self.optimizer.zero_grad(set_to_none=True)
             for buffer, before in buffers:
                 buffer.copy_(before)
         else:
             self.scaler.step(self.optimizer)
-            self.scaler.update()
+        self.scaler.update()
         with warnings.catch_warnings():  # of a rate that moves though the optimizer stood still
             warnings.simplefilter("ignore", UserWarning)
             self.schedule.step()
         return report
+
+    def _searching(self) -> bool:
+        # at a factor of 1 it is no longer the factor's fault
+        return self.scaler.is_enabled() and self.scaler.get_scale() > 1
 
     def _passed(self, batches: Iterator[Batch], epoch: int, exchanged: bool) -> Pass:
         began = time.perf_counter()
@@ -227,13 +237,19 @@ class Updates:
         waited = time.perf_counter() - began
         share = len(batch) * n_ranks() / self.images / self.accumulate
         quiet = nullcontext() if exchanged or n_ranks() == 1 else self.wrapped.no_sync()
+        terms = None
         try:
             with quiet:
                 terms = losses_in(self.wrapped, batch, epoch, self.dtype)
                 self.scaler.scale(sum(terms.values()) * share).backward()
-        except torch.OutOfMemoryError as e:
+            short = False
+        except torch.OutOfMemoryError:
+            short = True
+        if short:  # the error, and with it what the pass has kept, is let go before others are tried
+            terms = None
+            self.optimizer.zero_grad(set_to_none=True)
             fits = what_fits(self.method, batch, epoch, self.dtype, self.images, self.accumulate)
-            raise InputError(fits) from e
+            raise InputError(fits)
         pixels = pixel_kinds(self.method.taught(batch), self.n_old, batch.images.device)
         return Pass({name: term.detach() * share for name, term in terms.items()}, pixels, waited, batch.ids)
 

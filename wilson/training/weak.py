@@ -27,7 +27,6 @@ __all__ = ['Wilson']
 class Wilson(Method):
     "WILSON (CVPR 2022): localizer from image-level labels, segmenter from its soft pseudo-labels."
     reads_masks = False
-    idle = True  # the classifier, before `pseudo_epoch`
 
     def __init__(
         self,
