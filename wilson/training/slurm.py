@@ -123,7 +123,9 @@ def launch_lines(
     srun = f"srun --cpus-per-task={cores(resources, processes)} {python}"
     if resources.nodes == 1:
         return [f'{srun} {shlex.join(program)} "${{train[@]}}" &']
-    return [f"{srun} -m torch.distributed.run \\",
+    # else a machine that comes back waits for an address that the agents told each other once
+    return ["export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1",
+            f"{srun} -m torch.distributed.run \\",
             f'  --nnodes="$SLURM_JOB_NUM_NODES" --nproc-per-node={processes} --max-restarts=3 \\',
             '  --rdzv-backend=c10d --rdzv-endpoint="$(hostname):$((20000 + SLURM_JOB_ID % 10000))" \\',
             '  --rdzv-id="$SLURM_JOB_ID" \\',
