@@ -168,3 +168,16 @@ def wait_for(condition, process, seconds: float = 60) -> None:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < end, "waited too long"
         time.sleep(0.005)
+
+
+# ---------------------------------------------------------------------------------- files
+
+
+class Hostile:
+    "Unpickling it makes a file."
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import QUICK, environment, need
+from conftest import QUICK, Hostile, environment, need
 from PIL import Image
 
 from wilson.__main__ import main
@@ -325,16 +325,6 @@ def test_run_files_that_are_no_json(content, based, capsys):
 
 
 # ------------------------------------------------------------------------- foreign files
-
-
-class Hostile:
-    "Unpickling it makes a file."
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
 
 
 def test_hostile_pretrained_file(root, capsys):

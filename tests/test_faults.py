@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from conftest import REPO, environment, need, started, wait_for
+from conftest import REPO, Hostile, environment, need, started, wait_for
 from faulty import FAULTS, RECORD, Fault, job
 
 from wilson.training.checkpoints import read_weights
@@ -282,16 +282,6 @@ def half(small_root, tmp_path_factory) -> Path:
 def halved(half, tmp_path) -> Path:
     shutil.copytree(half, tmp_path / "halved")
     return tmp_path / "halved"
-
-
-class Hostile:
-    "Unpickling it makes a file."
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
 
 
 def spoilt(file: Path, how: str) -> None:

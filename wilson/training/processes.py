@@ -96,7 +96,7 @@ def _as_rank(
                     traceback=traceback.format_exc())
         raise
     finally:
-        gc.freeze()  # the interpreter's last collection goes through all of torch: seconds of seeming alive
+        gc.freeze()  # the interpreter's last collection goes through all of torch: it would seem alive
     diary.write("done")
     return result if diary.log.name == "rank0.log" else None
 
