@@ -17,12 +17,16 @@ from ..data.classes import palette
 from ..data.loading import normalised
 from ..data.samples import Sample
 from ..data.tasks import Step
+from .metrics import iou
+from ..models.localizer import focal_penalty, weighted_pool
 from ..models.segmenter import Segmenter
+from ..pseudo.labels import IGNORE
 from ..pseudo.targets import TargetRule, Targets, make_targets
 
 # %% auto #0
-__all__ = ['Logits', 'class_map', 'Views', 'class_colours', 'coloured', 'heated', 'overlaid', 'classes_over', 'soft_over',
-           'panels', 'strip']
+__all__ = ['MAPS', 'DIFFERENCES', 'DIFFERENCE_COLOURS', 'ROW', 'Logits', 'class_map', 'Views', 'localizer_scores', 'Maps',
+           'difference', 'class_colours', 'coloured', 'heated', 'overlaid', 'classes_over', 'soft_over', 'panels',
+           'strip']
 
 # %% ../../nbs/evaluation/02_views.ipynb #e460a36b
 @dataclass(frozen=True)
@@ -32,9 +36,14 @@ class Logits:
     truth: Tensor | None             # H, W uint8 in training order, 255 ignored
     image_labels: Tensor             # C-1 bool
     segmenter: Tensor                # C, h, w
-    localizer: Tensor | None = None  # C, h, w; None in the base step
-    old: Tensor | None = None        # C_old, h, w
+    localizer: Tensor | None = None  # C, h, w; None where nothing is learned from image-level labels
+    old: Tensor | None = None        # C_old, h, w; None in the base step
     id: str = ""
+
+    @property
+    def weak(self) -> bool:
+        "Are there pseudo-labels?"
+        return self.localizer is not None and self.old is not None
 
     def targets(
         self,
@@ -56,7 +65,8 @@ def class_map(
     size: Sequence[int],  # H, W
 ) -> Tensor:              # B, H, W uint8
     "Arg-max after interpolation to `size`."
-    return F.interpolate(maps.float(), tuple(size), mode="bilinear", align_corners=False).argmax(1).byte()
+    full = F.interpolate(maps.float(), tuple(size), mode="bilinear", align_corners=False)
+    return full.max(1).indices.byte()  # `argmax` takes five times as long here
 
 # %% ../../nbs/evaluation/02_views.ipynb #1e689c8c
 @dataclass
@@ -85,6 +95,125 @@ class Views:
         return Logits(sample.image, sample.mask, sample.image_labels, out.logits[0].cpu(),
                       localizer if localizer is None else localizer[0].cpu(),
                       old if old is None else old[0].cpu(), sample.id)
+
+# %% ../../nbs/evaluation/02_views.ipynb #777324ff
+def localizer_scores(
+    logits: Logits,
+) -> dict[str, Tensor]:  # "nGWP", "focal", "score" (their sum) → C; empty without a localizer
+    "What `L_cls` reads from one image (method of the paper, section 3)."
+    if logits.localizer is None:
+        return {}
+    pooled, focal = weighted_pool(logits.localizer[None])[0], focal_penalty(logits.localizer[None])[0]
+    return {"nGWP": pooled, "focal": focal, "score": pooled + focal}
+
+# %% ../../nbs/evaluation/02_views.ipynb #0f832473
+MAPS = ("CAM", "refined", "hard mask", "soft label", "target", "old model", "prediction")
+_SHAPED = ("refined", "hard mask", "soft label", "target")  # by a rule and by image-level labels
+_TOLD = ("refined", "hard mask", "soft label")              # know no class that is not among the image-level labels
+
+
+class Maps:
+    "Every map of one image under a rule, each computed once and when it is asked for."
+
+    def __init__(
+        self,
+        logits: Logits,
+        rule: TargetRule = TargetRule(),
+        image_labels: Tensor | None = None,  # C-1 bool; None: the image's own
+    ):
+        self.logits, self.rule = logits, rule
+        self.image_labels = logits.image_labels if image_labels is None else image_labels
+        self.names = tuple(n for n in MAPS if n == "prediction" or logits.weak
+                           or n == "old model" and logits.old is not None)
+        self._targets: Targets | None = None
+        self._soft: dict[str, Tensor] = {}
+        self._labels: dict[str, Tensor] = {}
+
+    def under(self, rule: TargetRule, image_labels: Tensor | None = None) -> Maps:
+        "The same image under another rule or other labels; what these do not shape is not computed again."
+        other = Maps(self.logits, rule, image_labels)
+        for mine, theirs in ((self._soft, other._soft), (self._labels, other._labels)):
+            theirs.update((n, m) for n, m in mine.items() if n not in _SHAPED)
+        return other
+
+    @property
+    def targets(self) -> Targets:
+        "What `make_targets` gives; batch of one."
+        if self._targets is None:
+            self._targets = self.logits.targets(self.rule, self.image_labels)
+        return self._targets
+
+    def soft(self, name: str) -> Tensor | None:  # C, h, w in [0, 1]; None for the hard mask
+        "Probabilities by class."
+        if name not in self._soft:
+            logits = self.logits
+            if name == "prediction":
+                made = logits.segmenter.float().sigmoid()
+            elif name == "old model":
+                made = logits.old.float().sigmoid()
+            elif name == "CAM":
+                made = logits.localizer.float().softmax(0)
+            else:
+                t = self.targets
+                made = {"refined": t.refined, "soft label": t.soft, "target": t.target, "hard mask": [None]}[name][0]
+            self._soft[name] = made
+        return self._soft[name]
+
+    def labels(self, name: str) -> Tensor:  # H, W uint8 in training order; 255: no label
+        "Classes by pixel."
+        if name not in self._labels:
+            self._labels[name] = self._made_labels(name)
+        return self._labels[name]
+
+    def _made_labels(self, name: str) -> Tensor:
+        size = tuple(self.logits.picture.shape[1:])
+        if name == "hard mask":
+            hard = self.targets.hard[:, None].float()
+            return F.interpolate(hard, size, mode="nearest-exact")[0, 0].byte()
+        # logits, not their sigmoids: interpolation comes first, as in the scores
+        maps = {"prediction": self.logits.segmenter, "old model": self.logits.old}.get(name)
+        maps = self.soft(name) if maps is None else maps
+        if name in _SHAPED:  # most channels are nowhere: they cannot win
+            some = [0, *(1 + maps[1:].flatten(1).any(1).nonzero().flatten()).tolist()]
+            return torch.tensor(some, dtype=torch.uint8)[class_map(maps[None, some], size)[0].int()]
+        return class_map(maps[None], size)[0]
+
+    def counts(self, name: str) -> Tensor | None:  # C, C+1 int64; None without a truth
+        "Pixels by true class (row) and class of the map (column; the last: no label)."
+        truth, n = self.logits.truth, len(self.image_labels) + 1
+        if truth is None:
+            return None
+        known = truth < n
+        found = self.labels(name)[known].clamp(max=n).int()
+        return torch.bincount(truth[known].int() * (n + 1) + found, minlength=n * (n + 1)).view(n, n + 1)
+
+    def iou(self, name: str) -> Tensor | None:  # C in [0, 1]; NaN where it does not count
+        "IoU by class over the pixels with a label; a map is not blamed for a class that it cannot know."
+        counts = self.counts(name)
+        if counts is None:
+            return None
+        found = iou(counts[:, :-1])
+        if name in _TOLD:
+            found[1:][~self.image_labels] = torch.nan
+        elif name == "old model":
+            found[len(self.logits.old):] = torch.nan
+        return found
+
+# %% ../../nbs/evaluation/02_views.ipynb #6623ac71
+DIFFERENCES = ("right", "missed", "invented", "confused")  # codes 0 to 3
+DIFFERENCE_COLOURS = np.array([(255, 255, 255), (0, 114, 178), (230, 159, 0), (204, 121, 167)], np.uint8)
+
+
+def difference(
+    labels: Tensor,  # H, W integer classes in training order; 255: no label
+    truth: Tensor,   # H, W, or another map to compare with
+) -> Tensor:         # H, W uint8: 0 right, 1 missed, 2 invented, 3 confused; 255 where either has no label
+    "How a map differs from the truth; the colours are told apart by colour-blind readers too."
+    codes = torch.full_like(truth, 3, dtype=torch.uint8)
+    codes[labels == 0] = 1
+    codes[truth == 0] = 2
+    codes[labels == truth] = 0
+    return codes.masked_fill((labels == IGNORE) | (truth == IGNORE), IGNORE)
 
 # %% ../../nbs/evaluation/02_views.ipynb #d2a3b0f6
 def class_colours(step: Step) -> np.ndarray:  # 256, 3 uint8
@@ -148,31 +277,43 @@ def soft_over(
     return overlaid(picture, mixed.clip(0, 255), opacity * sure.clip(0, 1))
 
 # %% ../../nbs/evaluation/02_views.ipynb #ec4feaec
+ROW = ("image", "CAM", "soft label", "prediction", "truth")
+_MIXED = ("soft label", "target")
+
+
 def panels(
-    logits: Logits,
+    of: Logits | Maps,
     step: Step,
-    rule: TargetRule = TargetRule(),
-    class_index: int | None = None,  # heat map of this class in CAM and soft label; None: arg-max in colours
+    rule: TargetRule = TargetRule(),  # for logits; maps have their own
+    class_index: int | None = None,   # heat map of this class in CAM and soft label; None: classes in colours
     opacity: float = 0.7,
-) -> dict[str, np.ndarray]:          # title → H, W, 3 uint8
+    names: Sequence[str] = ROW,       # "image", "truth", "difference" (prediction and truth) and any of MAPS
+) -> dict[str, np.ndarray]:           # title → H, W, 3 uint8
     "The panels of one image, by title."
-    size, colours = logits.picture.shape[1:], class_colours(step)
+    maps = of if isinstance(of, Maps) else Maps(of, rule)
+    picture, truth, colours = maps.logits.picture, maps.logits.truth, class_colours(step)
 
-    def shown(maps: Tensor) -> np.ndarray:  # 1, C, h, w
-        if class_index is None:
-            return classes_over(logits.picture, class_map(maps, size)[0], colours, opacity)
-        return overlaid(logits.picture, heated(maps[0, class_index], size), opacity)
+    def drawn(name: str) -> np.ndarray:
+        if name == "image":
+            return np.asarray(picture).transpose(1, 2, 0)
+        if name == "truth":
+            return classes_over(picture, truth, colours, opacity)
+        if name == "difference":
+            codes = difference(maps.labels("prediction"), truth)
+            return overlaid(picture, _codes_in_colour(codes), opacity * (codes % IGNORE > 0).numpy())
+        soft = maps.soft(name) if name in ("CAM", "refined", *_MIXED) else None
+        if soft is not None and class_index is not None:
+            return overlaid(picture, heated(soft[class_index], picture.shape[1:]), opacity)
+        if name in _MIXED:
+            return soft_over(picture, soft, colours, opacity)
+        return classes_over(picture, maps.labels(name), colours, opacity)
 
-    row = {"image": np.asarray(logits.picture).transpose(1, 2, 0)}
-    if logits.localizer is not None and logits.old is not None:
-        targets = logits.targets(rule)
-        row |= {"CAM": shown(targets.prob), "soft label": shown(targets.soft)}
-        if class_index is None:
-            row["soft label"] = soft_over(logits.picture, targets.soft[0], colours, opacity)
-    row["prediction"] = classes_over(logits.picture, logits.prediction(), colours, opacity)
-    if logits.truth is not None:
-        row["truth"] = classes_over(logits.picture, logits.truth, colours, opacity)
-    return row
+    there = {"image", *maps.names, *(("truth", "difference") if truth is not None else ())}
+    return {name: drawn(name) for name in names if name in there}
+
+
+def _codes_in_colour(codes: Tensor) -> np.ndarray:
+    return DIFFERENCE_COLOURS[np.asarray(codes % IGNORE, dtype=np.int64)]
 
 
 def strip(
