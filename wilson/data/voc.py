@@ -18,10 +18,26 @@ from .samples import Split
 from ..places import InputError, at_root
 
 # %% auto #0
-__all__ = ['IMAGE_FOLDER', 'MASK_FOLDERS', 'LIST_FOLDERS', 'TRAIN_LISTS', 'SegmentationFolder', 'open_folder', 'mask_folder',
-           'listed']
+__all__ = ['IMAGE_FOLDER', 'MASK_FOLDERS', 'LIST_FOLDERS', 'TRAIN_LISTS', 'AppliedEdits', 'SegmentationFolder', 'open_folder',
+           'mask_folder', 'listed']
 
 # %% ../../nbs/data/02_voc.ipynb #4c71bd96
+@dataclass(frozen=True)
+class AppliedEdits:
+    "A file of label edits, and what it did to the training lists."
+    file: Path
+    content: bytes           # as it was read
+    corrected: int           # images whose labels changed
+    excluded: int            # images left out
+    others: tuple[str, ...]  # ids in it that are of no training list
+    effect: str | None       # 16 hex digits of what it did; None: nothing
+
+    @property
+    def hash(self) -> str:
+        "16 hex digits of the file's content, notes included."
+        return hashlib.sha256(self.content).hexdigest()[:16]
+
+
 @dataclass(frozen=True)
 class SegmentationFolder:
     "The splits of a data set and the classes their ids stand for."
@@ -31,6 +47,7 @@ class SegmentationFolder:
     val: Split
     later: Split | None = None         # what steps 1 and on train on, where it is not `train`
     more_val: dict[str, Split] = field(default_factory=dict)  # further validation splits by name
+    edits: AppliedEdits | None = None  # what corrected the labels of `train` and `later`
 
     def train_of(self, step: int) -> Split:
         "The split whose images a step trains on."

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..data.classes import Classes
+from ..data.label_edits import EDITS_FILE
 from ..data.tasks import Step, Task
 from ..evaluation.views import Views
 from ..models.localizer import Localizer
@@ -25,7 +26,7 @@ from ..models.segmenter import Segmenter, freeze, make_segmenter
 from ..places import InputError, at_root, did_you_mean, written_aside
 from ..pseudo.targets import TargetRule
 from .baselines import Icarl, Lwf, LwfMc, Mib
-from .config import TrainConfig
+from .config import TrainConfig, numbers
 from .methods import Method, PixelLabels
 from .plop import Plop
 from .recipes import task_of
@@ -108,6 +109,9 @@ class OpenedStep:
 def target_rule(config: TrainConfig) -> TargetRule:
     "The target rule of a resolved configuration."
     return TargetRule(alpha=config.alpha, affinity=config.affinity, affinity_scale=config.affinity_scale,
+                      iterations=config.affinity_iterations,
+                      dilations=numbers("affinity_dilations", config.affinity_dilations),
+                      thresholds=numbers("thresholds", config.thresholds),
                       background="min" if config.bkg_mix is None else config.bkg_mix,
                       gate=config.gate or "soft", old_labels=config.label_old_classes)
 
@@ -158,6 +162,8 @@ def open_step(
                 else " A step's folder is runs/<task>/<run>/step<k>.")
         raise InputError(f"{shown(folder.path)} holds no config.json, so it is no trained step.{hint}")
     config = recorded_config(record)
+    if config.label_edits is not None:
+        config = replace(config, label_edits=str(folder.path / EDITS_FILE))
     task = _task(record, config)
     step = task.step(record["step"])
     if weights not in WEIGHTS_FILES:
@@ -189,6 +195,7 @@ def _parent(folder: StepFolder, parent: Mapping[str, str], device: str | torch.d
         raise InputError(f"{shown(folder.path)} started from other weights than {shown(path)} holds now: "
                          f"that step was trained again. Train this one again too (overwrite=True).")
     return freeze(opened.segmenter)
+
 
 def _task(record: Mapping[str, Any], config: TrainConfig) -> Task:
     if "dataset" not in record:

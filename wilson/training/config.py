@@ -17,8 +17,8 @@ from ..models.backbones import BACKBONES, check_backbone
 from ..places import InputError, did_you_mean
 
 # %% auto #0
-__all__ = ['COMPAT', 'CHOICES', 'POLICIES', 'POSITIVE', 'NOT_NEGATIVE', 'BY_STEP', 'about', 'TrainConfig', 'parsed',
-           'given_parameters', 'check_names']
+__all__ = ['COMPAT', 'CHOICES', 'POLICIES', 'POSITIVE', 'NOT_NEGATIVE', 'BY_STEP', 'LISTS', 'about', 'TrainConfig', 'parsed',
+           'given_parameters', 'check_names', 'numbers']
 
 # %% ../../nbs/training/02_config.ipynb #f678f205
 def about(default: Any, text: str) -> Any:
@@ -48,6 +48,11 @@ class TrainConfig:
     loss_seg: float = about(1.0, "weight of the segmentation loss on pseudo-labels [--l_seg]")
     affinity: bool = about(True, "refine the localizer's maps by PAMR before they teach it [--affinity]")
     affinity_scale: int = about(1, "cells of the refinement's grid per cell of the maps, each way")
+    affinity_iterations: int = about(10, "rounds of the refinement")
+    affinity_dilations: str = about("1,2,4,8,12", "distances of a cell's neighbours in the refinement, in "
+                                                  "cells of its grid")
+    thresholds: str = about("0.7,0.6,0.2", "of the hard mask: share of its own maximum that the background "
+                                           "must exceed, that of the classes, least probability")
     pooling: str = about("ngwp", "ngwp | mean | attention: the localizer's image scores [--cam]")
     prior: str = about("learned", "learned | fixed | none: the old model as the localizer's prior (Table 4)")
     bkg_mix: float | None = about(None, "share of the pseudo-label in the target's background, 0 to 1; "
@@ -90,6 +95,8 @@ class TrainConfig:
     val_list: str | None = about(None, "name of the validation list; val")
     image_labels: str | None = about(None, "table of image-level labels (image,class,…), for images "
                                            "without masks")
+    label_edits: str | None = about(None, "file of label edits (id,add,remove,exclude,flag,note): training "
+                                          "images whose labels are corrected or that are left out")
     runs_dir: str = about("runs", "where run folders go")
     name: str | None = about(None, "name of the run after the base; <method>-s<seed> [--name]")
     base_name: str | None = about(None, "name of the base run; base-s<seed>")
@@ -104,6 +111,8 @@ class TrainConfig:
     max_skips: int = about(5, "updates whose loss is not finite, skipped in a row, before the run stops")
     save_minutes: float = about(10.0, "between two saved states within an epoch; one follows every epoch")
     histograms: bool = about(False, "weights and gradients as histograms in TensorBoard, once per validation")
+    keep_maps: int = about(8, "images, half of them training images, whose maps are kept at each validation, "
+                              "to see later how the pseudo-labels grew; 0: none")
     image_side: int | None = about(None, "longest side to which training images are scaled down before "
                                          "they are cropped, pixels; None: as they are")
     cache_gb: float = about(0.0, "size of the cache of decoded images under runs_dir, in GB; 0: none")
@@ -146,11 +155,12 @@ CHOICES = {
 }
 POLICIES = ("poly", "warmup", "onecycle")
 POSITIVE = ("epochs", "batch_size", "crop_size", "lr", "lr_head", "lr_localizer", "val_interval",
-            "output_stride", "crop_size_val", "temperature", "affinity_scale", "image_side", "accumulate",
-            "max_skips", "nproc")
+            "output_stride", "crop_size_val", "temperature", "affinity_scale", "affinity_iterations",
+            "image_side", "accumulate", "max_skips", "nproc")
 NOT_NEGATIVE = ("seed", "num_workers", "momentum", "weight_decay", "loss_de", "loss_kd", "loss_pod",
-                "loss_seg", "pseudo_epoch", "cache_gb", "save_minutes")
+                "loss_seg", "pseudo_epoch", "cache_gb", "save_minutes", "keep_maps")
 BY_STEP = {"epochs": int, "lr": float, "lr_head": float, "lr_policy": str}  # may read "base/later"
+LISTS = {"affinity_dilations": int, "thresholds": float}  # read "1,2,4"
 
 
 def parsed(
@@ -206,7 +216,19 @@ def _converted(name: str, value: Any) -> Any:
         if len(parts) > 2:
             raise InputError(f"{name}={value!r}: expected one value, or two as base/later.")
         return "/".join(str(p) for p in parts)
+    if name in LISTS:
+        return ",".join(map(str, numbers(name, value)))
     return _as(kind, name, value)
+
+
+def numbers(
+    name: str,             # of one of LISTS
+    value: str | Sequence[float],
+) -> tuple[float, ...]:
+    "The numbers of a parameter that holds several."
+    words = value.replace(",", " ").split() if isinstance(value, str) else value
+    words = words if isinstance(words, Sequence) else [words]  # papermill reads a lone one as a number
+    return tuple(_as(LISTS[name], name, word) for word in words)
 
 
 def _kind(kind: type) -> str:
@@ -264,6 +286,13 @@ def _check(config: TrainConfig) -> None:
         raise InputError(f"alpha={config.alpha}: expected 0 (soft) to 1 (hard).")
     if config.bkg_mix is not None and not 0 <= config.bkg_mix <= 1:
         raise InputError(f"bkg_mix={config.bkg_mix}: expected 0 (old model) to 1 (pseudo-label), or none.")
+    dilations, shares = (numbers(name, getattr(config, name)) for name in LISTS)
+    if not dilations or not all(1 <= d <= 256 for d in dilations):
+        raise InputError(f"affinity_dilations={config.affinity_dilations!r}: expected whole numbers from 1 "
+                         f"to 256, such as 1,2,4,8,12.")
+    if len(shares) != 3 or not all(0 <= share < 1 for share in shares):
+        raise InputError(f"thresholds={config.thresholds!r}: expected three numbers from 0 to below 1, such "
+                         f"as 0.7,0.6,0.2: background, classes, least probability.")
     if config.pseudo_dir is not None and config.method in ("wilson", "joint"):
         raise InputError(f"pseudo_dir={config.pseudo_dir!r} with method={config.method}: this method reads "
                          f"no label maps in later steps; use method=external, or one with pixel labels.")

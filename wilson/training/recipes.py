@@ -99,8 +99,9 @@ def of_step(config: TrainConfig, name: str, step: int) -> str:
 
 # %% ../../nbs/training/02a_recipes.ipynb #429eaa99
 _USED = {  # by method, what shapes a later step beside the fields that shape every step
-    "wilson": ("alpha", "loss_de", "loss_seg", "affinity", "affinity_scale", "pooling", "prior", "bkg_mix",
-               "gate", "pseudo_epoch", "lr_localizer", "label_old_classes"),
+    "wilson": ("alpha", "loss_de", "loss_seg", "affinity", "affinity_scale", "affinity_iterations",
+               "affinity_dilations", "thresholds", "pooling", "prior", "bkg_mix", "gate", "pseudo_epoch",
+               "lr_localizer", "label_old_classes"),
     "lwf": ("loss_kd", "temperature"),
     "ilt": ("loss_kd", "temperature", "loss_de"),
     "icarl": ("loss_kd",),
@@ -110,8 +111,9 @@ _USED = {  # by method, what shapes a later step beside the fields that shape ev
 _OWN = {name for names in _USED.values() for name in names}
 _PLACE = {"step", "parent", "data_root", "voc_root", "runs_dir", "name", "base_name", "num_workers",
           "device", "nproc", "resume", "overwrite", "preset", "val_interval", "train_list", "val_list",
-          "voc_train_list", "voc_val_list", "image_labels", "pseudo_dir", "cache_gb",
-          "compat", "padding", "later", "decay", "compile", "norm", "save_minutes", "max_skips", "histograms"}
+          "voc_train_list", "voc_val_list", "image_labels", "label_edits", "pseudo_dir", "cache_gb",
+          "compat", "padding", "later", "decay", "compile", "norm", "save_minutes", "max_skips", "histograms",
+          "keep_maps"}
 
 
 def identity(

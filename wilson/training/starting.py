@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ..data.dataset_file import DATASET_FILE, read_dataset_file
+from ..data.label_edits import edited_data
 from ..data.opening import classes_of, default_root, open_dataset
 from ..data.pseudo_masks import pseudo_label_split
 from ..data.samples import Split
@@ -51,10 +52,11 @@ def _begun(root: Path) -> bool:
 
 
 def open_data(config: TrainConfig) -> SegmentationFolder:
-    "The data of a resolved configuration; the demo data is made if it is not there."
-    return open_dataset(config.dataset, config.data_root, config.train_list, config.val_list,
+    "The data of a resolved configuration, its label edits applied; demo data is made if it is not there."
+    data = open_dataset(config.dataset, config.data_root, config.train_list, config.val_list,
                         config.image_labels, config.voc_root, config.voc_train_list, config.voc_val_list,
                         made_under=config.runs_dir)
+    return data if config.label_edits is None else edited_data(data, config.label_edits)
 
 # %% ../../nbs/training/06a_starting.ipynb #9f8209ac
 def chosen_device(device: str) -> torch.device:
