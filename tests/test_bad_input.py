@@ -103,6 +103,8 @@ def quick(**options: object) -> list[str]:
     ("save_minutes", "-1", ["save_minutes=-1", "0 or more"]),
     ("save_minutes", "nan", ["save_minutes=nan", "0 or more"]),
     ("histograms", "2", ["histograms='2'", "true or false"]),
+    ("keep_maps", "-1", ["keep_maps=-1", "0 or more"]),
+    ("keep_maps", "some", ["keep_maps='some'", "a whole number"]),
     ("step", "7", ["step=7", "steps 0 to 1"]),
     ("step", "first", ["step='first'", "'all' or the number"]),
     ("epochs", "0", ["epochs=0", "more than 0"]),

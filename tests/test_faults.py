@@ -113,6 +113,8 @@ def assert_same(ours: Path, theirs: Path) -> None:
     a, b = (StepFolder(folder).read("metrics.json") for folder in (ours, theirs))
     for name in ("scores", "localizer", "pseudo_labels", "across_steps"):
         assert a.get(name) == b.get(name), name
+    maps = [{file.name: file.read_bytes() for file in (folder / "maps").iterdir()} for folder in (ours, theirs)]
+    assert len(maps[0]) > 2 and maps[0] == maps[1]
     assert list(epoch_lines(ours)) == list(epoch_lines(theirs))
     assert StepFolder(ours).read("best.json") == StepFolder(theirs).read("best.json")
     assert StepFolder(ours).state == "finished"
@@ -239,7 +241,7 @@ def test_killed_while_a_folder_is_emptied(whole, tmp_path, monkeypatch):
         pass
 
     same = StepFolder(whole / BASE).read("config.json")["identity"]
-    files = len([p for p in (whole / BASE).iterdir() if p.is_file()])
+    files = len([p for p in (whole / BASE).rglob("*") if p.is_file()])
     unlink = os.unlink
     for count in range(files):
         folder = StepFolder(tmp_path / f"{count}")
@@ -417,7 +419,7 @@ def rewritten(folder: Path, **changes) -> None:
     (folder / "config.json").write_text(json.dumps(record))
 
 
-NEW = ("nproc", "accumulate", "precision", "compile", "max_skips", "save_minutes", "histograms")
+NEW = ("nproc", "accumulate", "precision", "compile", "max_skips", "save_minutes", "histograms", "keep_maps")
 
 
 @pytest.mark.parametrize("version", ["older", "later"])

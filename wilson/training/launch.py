@@ -25,17 +25,19 @@ import torch
 
 from ..data.cache import cached
 from ..data.crops import TrainingCrop
+from ..data.label_edits import EDITS_FILE, check_edited_ids
 from ..data.loading import EpochBatches, Loader
 from ..data.samples import Split, training_samples
 from ..data.tasks import Step, Task
-from ..data.voc import SegmentationFolder
+from ..data.voc import AppliedEdits, SegmentationFolder
 from ..evaluation.metrics import across_steps
 from ..evaluation.quality import masks_of
 from ..models.segmenter import grow, start_rare
-from ..places import InputError, at_root, project_root
+from ..places import InputError, at_root, project_root, written_aside
 from .checkpoints import BALANCED, WEIGHTS_FILES, build_method, save_weights
 from ..ranks import agreed, first, in_turn, joined, n_ranks, placed, rank
 from .config import TrainConfig
+from .kept_maps import MapKeeper, whole_images
 from .recipes import identity, of_step, resolved, task_of
 from .measuring import headline, measured, training_images, validator, views_of
 from .runs import StepFolder, claim, emptied, file_hash, held
@@ -49,8 +51,8 @@ from .trainer import Trainer, make_optimizer
 from .updates import Updates, eagerly, precision_on
 
 # %% auto #0
-__all__ = ['StepResult', 'train_step', 'run_of', 'reported', 'roomy', 'earlier_scores', 'prepared', 'ready', 'train',
-           'train_steps']
+__all__ = ['StepResult', 'train_step', 'run_of', 'reported', 'roomy', 'edits_said', 'earlier_scores', 'prepared', 'ready',
+           'train', 'train_steps']
 
 # %% ../../nbs/training/07_launch.ipynb #1f9fcf87
 @dataclass(frozen=True)
@@ -78,6 +80,8 @@ def train_step(
     same = identity(config, index, data.fingerprint) | {"groups": task.groups[: index + 1]}
     if labelled is not None:
         same["pseudo_labels"] = labelled.fingerprint
+    if data.edits and data.edits.effect:  # the data's fingerprint tells too, but names no reason
+        same["label_edits"] = data.edits.effect
     if parent is not None:
         same["parent"] = file_hash(parent / "weights.safetensors")
 
@@ -96,7 +100,7 @@ def train_step(
                    "run": agreed(lambda: run_of(folder, anew=action == "new"))}
         trainer.run, trainer.stop = record["run"], stop or trainer.stop
         with roomy(folder):
-            agreed(lambda: _begun(folder, record, anew=action == "new"))
+            agreed(lambda: _begun(folder, record, data.edits, anew=action == "new"))
             with reported(trainer):
                 return _trained(trainer, config, data, step, action, labelled)
 
@@ -107,10 +111,13 @@ def run_of(folder: StepFolder, anew: bool) -> str:
     return made or uuid.uuid4().hex
 
 
-def _begun(folder: StepFolder, record: dict, anew: bool) -> None:
+def _begun(folder: StepFolder, record: dict, edits: AppliedEdits | None, anew: bool) -> None:
     if anew:
         emptied(folder)
     folder.write("config.json", record)
+    if edits and first():
+        with written_aside(folder.path / EDITS_FILE) as aside:
+            aside.write_bytes(edits.content)
     folder.set_state("running")
 
 
@@ -145,6 +152,24 @@ def roomy(folder: StepFolder) -> Iterator[None]:
         raise InputError(f"{shown(folder.path)}: the disk is full. Make room there or choose another "
                          f"runs_dir; the same command then goes on.") from e
 
+# %% ../../nbs/training/07_launch.ipynb #a89ff50d
+def edits_said(
+    edits: AppliedEdits | None,
+    folder: StepFolder,          # its config.json names the parent
+) -> list[str]:                  # lines for the log
+    "What label edits did to the training lists, and whether the step before had the same."
+    record, said = folder.read("config.json"), []
+    if edits:
+        images = "image" if edits.corrected == 1 else "images"
+        said.append(f"    label edits: {edits.corrected} {images} corrected, {edits.excluded} excluded "
+                    f"({shown(edits.file)})" + (f"; {len(edits.others)} of other lists" * bool(edits.others)))
+    if record.get("parent"):
+        path = Path(os.path.normpath(folder.path / record["parent"]["path"]))
+        before = StepFolder(path).read("config.json")
+        if before["identity"].get("label_edits") != record["identity"].get("label_edits"):
+            said.append("    label edits: those of the step it starts from were others")
+    return said
+
 # %% ../../nbs/training/07_launch.ipynb #020c1b1f
 def _reused(folder: StepFolder, index: int, later: str) -> StepResult:
     if first():
@@ -168,6 +193,8 @@ def _trained(trainer: Trainer, config: TrainConfig, data: SegmentationFolder, st
         left_out = trainer.left_out
         folder.log(f"{shown(folder.path)}: {len(trainer.loader.samples)} images, "
                    f"{', '.join(step.new)}" + (f"; {left_out} without a mask left out" if left_out else ""))
+        for line in edits_said(data.edits, folder):
+            folder.log(line)
     trainer.fit()
     cost = trainer.cost.of_all_ranks()
     folder.log(f"    {cost}")
@@ -236,6 +263,9 @@ def prepared(
     record = _record(config, data, step, name, len(samples))
     left_out = len(step.images(split.labels, name == "joint")) - len(samples)
     record["data"]["without_masks"] = left_out
+    if (edits := data.edits) is not None:
+        record["data"]["label_edits"] = {"file": shown(edits.file), "hash": edits.hash,
+                                         "corrected": edits.corrected, "excluded": edits.excluded}
     samples = cached(samples, at_root(config.runs_dir) / "cache", config.cache_gb)
     images = config.batch_size // config.accumulate
     loader = Loader(samples, images, device, config.seed, config.num_workers, n_ranks(), config.crops,
@@ -247,7 +277,8 @@ def prepared(
     updates = Updates(method, optimizer, schedule, images, device, config.accumulate,
                       precision_on(device, config.precision, config.norm))
     validate = validator(method, config, data, step, folder, device)
-    trainer = Trainer(loader, updates, epochs, folder, step, validate, config.val_interval,
+    keep = MapKeeper(views_of(method, step), whole_images(config, step, data), folder, config.keep_maps)
+    trainer = Trainer(loader, updates, epochs, folder, step, validate, keep, config.val_interval,
                       config.save_minutes, config.max_skips, left_out=left_out)
     # relative to the step, so that a runs folder may be moved
     link = parent and {"path": os.path.relpath(parent, folder.path),
@@ -309,9 +340,11 @@ def ready(
     else:
         steps = [len(task) - 1] if config.method == "joint" else list(range(len(task)))
     data = open_data(config)
+    check_edited_ids(data)
     for index in steps:
         _checked(config, task, data, index)
     return config, steps
+
 
 def _checked(config: TrainConfig, task: Task, data: SegmentationFolder, index: int) -> None:
     "What can be known of a step before the first is trained."

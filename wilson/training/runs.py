@@ -25,8 +25,8 @@ from ..ranks import first
 from .config import TrainConfig
 
 # %% auto #0
-__all__ = ['STATES', 'STATE_FILES', 'step_path', 'shown', 'StepFolder', 'claim', 'as_now', 'recorded_config', 'emptied', 'held',
-           'is_running', 'rebuild_results', 'file_hash']
+__all__ = ['STATES', 'STATE_FILES', 'MAPS_FOLDER', 'INDEX', 'OWN_FOLDERS', 'step_path', 'shown', 'StepFolder', 'claim', 'as_now',
+           'recorded_config', 'emptied', 'held', 'is_running', 'rebuild_results', 'file_hash']
 
 # %% ../../nbs/training/04_runs.ipynb #bd7168d4
 def step_path(
@@ -47,6 +47,9 @@ def shown(path: Path) -> str:
 # %% ../../nbs/training/04_runs.ipynb #cc43cd0d
 STATES = ("running", "interrupted", "finished", "failed")
 STATE_FILES = ("next.pt", "last.pt", "previous.pt")  # what a step goes on from, the newest first
+MAPS_FOLDER = "maps"  # what the networks said of a few images, epoch by epoch
+INDEX = "index"         # facts about a step's images; found again where they are missing
+OWN_FOLDERS = (MAPS_FOLDER, INDEX)
 
 
 @dataclass(frozen=True)
@@ -147,10 +150,14 @@ def recorded_config(record: Mapping[str, Any]) -> TrainConfig:
 def emptied(folder: StepFolder) -> None:
     "Remove a step's own files so that nothing of an earlier run is left."
     # a kill in between must leave neither a step that says it is finished nor a folder that nobody knows
-    order = {"status.json": 0, "config.json": 2}
-    for path in sorted(folder.path.glob("*"), key=lambda p: order.get(p.name, 1)):
+    order = {"status.json": 0, **dict.fromkeys(OWN_FOLDERS, 2), "config.json": 3}
+    own = [*folder.path.glob("*"), *(p for name in OWN_FOLDERS for p in (folder.path / name).glob("*"))]
+    for path in sorted(own, key=lambda p: order.get(p.name, 1)):
         if path.is_file():
             path.unlink()
+        elif path.name in OWN_FOLDERS:
+            with suppress(OSError):  # not empty: something in it is not the step's
+                path.rmdir()
 
 # %% ../../nbs/training/04_runs.ipynb #e7f0c4fd
 @contextmanager
@@ -162,8 +169,9 @@ def held(folder: StepFolder) -> Iterator[None]:
             who = folder.read("status.json") or {}
             raise InputError(f"{shown(folder.path)} is being trained by process {who.get('pid', '?')} on "
                              f"{who.get('host', '?')}; wait for it, or choose another name.")
-        for aside in folder.path.glob(".*.part"):  # a holder that was killed was writing it
-            aside.unlink()
+        for place in (folder.path, folder.path / MAPS_FOLDER):
+            for aside in place.glob(".*.part"):  # a holder that was killed was writing it
+                aside.unlink()
         try:
             yield
         finally:

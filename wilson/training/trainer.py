@@ -144,6 +144,7 @@ class Trainer:
     folder: StepFolder
     step: Step
     validate: Callable[[int, Board], float | None] | None = None  # epochs done → mIoU in percent
+    keep: Callable[[int], None] | None = None  # epochs done; keeps maps before the first and at validations
     val_interval: int = 1
     save_minutes: float = 10.0
     max_skips: int = 5     # in a row
@@ -167,6 +168,7 @@ class Trainer:
         begun = bool(self.epoch or self.done)
         if not begun:
             self.method.prepare(self.loader.epoch())
+            self._kept()
         with Board(self.folder, self.epoch + 1 if begun else None) as board:
             self._validated(board)  # where a sitting ended in its validation
             while self.epoch < self.epochs:
@@ -239,12 +241,18 @@ class Trainer:
         board.scalars("speed", {"images_per_second": speed}, self.epoch)
         board.scalars("memory", {"peak_gb": self.cost.memory}, self.epoch)
 
+    def _kept(self) -> None:
+        if self.keep:
+            with eagerly():
+                self.keep(self.epoch)
+
     def _validated(self, board: Board) -> None:
         due = self.epoch and (self.epoch % self.val_interval == 0 or self.epoch == self.epochs)
-        if self.validate is None or not due or self.validated == self.epoch:
+        if not due or self.validated == self.epoch:
             return
+        self._kept()
         with eagerly():
-            score = self.validate(self.epoch, board)
+            score = self.validate(self.epoch, board) if self.validate else None
         self.validated = self.epoch
         if score is None or self.best is not None and score <= self.best[1]:
             return
