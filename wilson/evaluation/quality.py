@@ -21,7 +21,7 @@ from ..ranks import summed
 
 # %% auto #0
 __all__ = ['LATER', 'evaluate', 'segmenter_maps', 'localizer_maps', 'batch_targets', 'evaluate_labels', 'used_labels',
-           'used_target_labels', 'hard_mask_labels', 'taught_labels', 'masks_of']
+           'used_hard_mask', 'used_target_labels', 'hard_mask_labels', 'taught_labels', 'masks_of']
 
 # %% ../../nbs/evaluation/01_quality.ipynb #4de05684
 LATER = 254  # in a mask: a class of a later step, where the mask's table tells it from background
@@ -138,6 +138,20 @@ def used_labels(
     return made.target.argmax(1).masked_fill(made.gate[:, None, None] == 0, IGNORE)
 
 
+def used_hard_mask(
+    made: Targets,
+    image_labels: Tensor,  # B, C-1 in {0, 1}
+    n_old: int,            # classes of the old model, background included
+    rule: TargetRule,
+) -> Tensor:               # B, h, w int64; 255 where nothing is taught
+    "The hard masks that the localizer learns from."
+    expected = F.pad(image_labels.bool(), (1, 0), value=True)  # background always is
+    if not rule.old_labels:
+        expected[:, 1:n_old] = False
+    shown = one_hot(made.hard, expected.shape[1]).flatten(2).any(2)
+    return made.hard.masked_fill((shown != expected).any(1)[:, None, None], IGNORE)
+
+
 def used_target_labels(
     segmenter: Segmenter,
     localizer: nn.Module,
@@ -155,17 +169,9 @@ def hard_mask_labels(
     old: Segmenter,          # the model before the step
     rule: TargetRule,
 ) -> Callable[[Batch], Tensor]:  # batch → B, h, w int64; 255 where nothing is taught
-    "The hard masks that the localizer learns from."
+    "`used_hard_mask` of the targets, as the trained models would make them now."
     targets, n_old = batch_targets(segmenter, localizer, old, rule), sum(old.classes)
-
-    def labels(batch: Batch) -> Tensor:
-        hard = targets(batch).hard
-        expected = F.pad(batch.image_labels.bool(), (1, 0), value=True)  # background always is
-        if not rule.old_labels:
-            expected[:, 1:n_old] = False
-        shown = one_hot(hard, expected.shape[1]).flatten(2).any(2)
-        return hard.masked_fill((shown != expected).any(1)[:, None, None], IGNORE)
-    return labels
+    return lambda batch: used_hard_mask(targets(batch), batch.image_labels, n_old, rule)
 
 # %% ../../nbs/evaluation/01_quality.ipynb #ada2cb02
 def taught_labels(

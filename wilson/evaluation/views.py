@@ -109,7 +109,7 @@ def localizer_scores(
 # %% ../../nbs/evaluation/02_views.ipynb #0f832473
 MAPS = ("CAM", "refined", "hard mask", "soft label", "target", "old model", "prediction")
 _SHAPED = ("refined", "hard mask", "soft label", "target")  # by a rule and by image-level labels
-_TOLD = ("refined", "hard mask", "soft label")              # know no class that is not among the image-level labels
+_TOLD = ("refined", "hard mask", "soft label")  # know no class that is not among the image-level labels
 
 
 class Maps:
@@ -128,12 +128,13 @@ class Maps:
         self._targets: Targets | None = None
         self._soft: dict[str, Tensor] = {}
         self._labels: dict[str, Tensor] = {}
+        self._counts: dict[str, Tensor] = {}
 
     def under(self, rule: TargetRule, image_labels: Tensor | None = None) -> Maps:
         "The same image under another rule or other labels; what these do not shape is not computed again."
         other = Maps(self.logits, rule, image_labels)
-        for mine, theirs in ((self._soft, other._soft), (self._labels, other._labels)):
-            theirs.update((n, m) for n, m in mine.items() if n not in _SHAPED)
+        for kind in ("_soft", "_labels", "_counts"):
+            getattr(other, kind).update((n, m) for n, m in getattr(self, kind).items() if n not in _SHAPED)
         return other
 
     @property
@@ -154,8 +155,8 @@ class Maps:
             elif name == "CAM":
                 made = logits.localizer.float().softmax(0)
             else:
-                t = self.targets
-                made = {"refined": t.refined, "soft label": t.soft, "target": t.target, "hard mask": [None]}[name][0]
+                field = {"refined": "refined", "soft label": "soft", "target": "target"}.get(name)
+                made = getattr(self.targets, field)[0] if field else None
             self._soft[name] = made
         return self._soft[name]
 
@@ -183,9 +184,11 @@ class Maps:
         truth, n = self.logits.truth, len(self.image_labels) + 1
         if truth is None:
             return None
-        known = truth < n
-        found = self.labels(name)[known].clamp(max=n).int()
-        return torch.bincount(truth[known].int() * (n + 1) + found, minlength=n * (n + 1)).view(n, n + 1)
+        if name not in self._counts:
+            known = truth < n
+            cells = truth[known].int() * (n + 1) + self.labels(name)[known].clamp(max=n)
+            self._counts[name] = torch.bincount(cells, minlength=n * (n + 1)).view(n, n + 1)
+        return self._counts[name]
 
     def iou(self, name: str) -> Tensor | None:  # C in [0, 1]; NaN where it does not count
         "IoU by class over the pixels with a label; a map is not blamed for a class that it cannot know."
