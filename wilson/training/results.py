@@ -20,7 +20,7 @@ from ..data.crops import CentreCrop
 from ..data.reading import read_image, write_mask
 from ..data.samples import evaluation_samples, Sample, training_samples
 from ..evaluation.quality import taught_labels
-from ..evaluation.views import Logits, class_colours, class_map, classes_over, panels
+from ..evaluation.views import Logits, Maps, class_colours, class_map, classes_over
 from ..places import InputError, at_root
 from ..pseudo.targets import TargetRule
 from .checkpoints import open_step
@@ -56,26 +56,14 @@ def result_table(
 def result_figure(
     path: Path | str,  # a finished step's folder
     count: int = 4,
-):                     # matplotlib Figure
-    "Panels of a few validation images with classes of the step, under the titles of what they show."
-    import matplotlib.pyplot as plt  # slow to import, and a training does not need it
+):                     # matplotlib Figure, which a notebook shows
+    "Panels of a few validation images with classes of the step, as `wilson.evaluation.figures` prints them."
+    from wilson.evaluation.figures import qualitative  # brings matplotlib, which a training does not need
     opened = open_step(path)
     samples = evaluation_samples(open_data(opened.config).val, opened.step,
                                  CentreCrop(opened.config.crop_size_val or opened.config.crop_size))
-    rows = [panels(opened.views(samples[0, i]), opened.step, opened.rule)
-            for i in fixed_images(samples, opened.step, count)]
-    titles = [*max(rows, key=len)]  # an image without a mask has no truth
-    figure, axes = plt.subplots(len(rows), len(titles), squeeze=False,
-                                figsize=(2 * len(titles), 2.1 * len(rows)))
-    for line, row in zip(axes, rows):
-        for ax, title in zip(line, titles):
-            ax.set(xticks=[], yticks=[], frame_on=title in row)
-            if title in row:
-                ax.imshow(row[title])
-    for ax, title in zip(axes[0], titles):
-        ax.set_title(title)
-    figure.tight_layout(pad=0.4)
-    return figure
+    return qualitative([Maps(opened.views(samples[0, i]), opened.rule)
+                        for i in fixed_images(samples, opened.step, count)], opened.step)
 
 # %% ../../nbs/training/09_results.ipynb #dd9c5ede
 def evaluate_step(
