@@ -2,12 +2,13 @@
 PYTHON ?= python3
 PIP_FLAGS ?=
 LAB_FLAGS ?=
+STUDIO_FLAGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 export TORCH_CUDA_ARCH_LIST ?= 8.0;9.0
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup demo test lab bench export clean-notebooks
+.PHONY: setup demo test lab studio bench export clean-notebooks
 
 setup: $(VENV)/.ready  ## .venv with the pinned set, inplace-abn where it can be built
 
@@ -26,13 +27,16 @@ $(VENV)/.ready: constraints.txt settings.ini setup.py .ci/inplace_abn.sh
 
 demo: setup  ## trains base and incremental step on the demo data, and says how to look at it
 	$(BIN)/wilson train --dataset shapes --task 15-5
-	@echo "Now look at the pseudo-labels: \`make lab\` opens nbs/explore.ipynb in JupyterLab."
+	@echo "Now look at the pseudo-labels: \`make lab\` opens nbs/explore.ipynb in JupyterLab, \`make studio\` serves it as a page."
 
 test: setup  ## exports, tests every page and everything else
 	bash tests/run.sh
 
 lab: setup  ## JupyterLab at the explorer and TensorBoard beside it, on localhost
 	@$(BIN)/python .ci/lab.py $(LAB_FLAGS)
+
+studio: setup  ## the explorer by voila, as a page for readers without Jupyter, on localhost
+	@$(BIN)/python .ci/studio.py $(STUDIO_FLAGS)
 
 bench: setup  ## what each stage of a training step costs
 	$(BIN)/papermill nbs/bench.ipynb

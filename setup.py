@@ -20,6 +20,7 @@ setup(
     license="MIT",
     keywords=facts["keywords"].split(", "),
     packages=find_packages(include=["wilson", "wilson.*"]),
+    package_data={"wilson.widgets": ["browser/*"]},
     python_requires=f">={facts['min_python']}",
     install_requires=facts["requirements"].split(),
     extras_require={
@@ -28,6 +29,7 @@ setup(
         "coco": facts["coco_requirements"].split(),
         "timm": facts["timm_requirements"].split(),
         "sbd": facts["sbd_requirements"].split(),
+        "voila": facts["voila_requirements"].split(),
         "dev": facts["dev_requirements"].split(),
     },
     entry_points={"console_scripts": ["wilson=wilson.__main__:main"]},

@@ -21,8 +21,8 @@ import nbformat
 import psutil
 import pytest
 from conftest import REPO, descendants, gone, ranks, waited
-from test_browser import (PATIENCE, RUN_ALL, chromium, environment, page,  # noqa: F401 (two are fixtures)
-                          screenshot)
+from browsing import (PATIENCE, RUN_ALL, alone, chromium, page, screenshot,  # noqa: F401 (two are fixtures)
+                      without_news)
 
 from wilson.data.shapes import make_shapes
 from wilson.training.runs import StepFolder
@@ -64,9 +64,7 @@ def root(tmp_path_factory):
     notebook.cells.insert(place + 1, nbformat.v4.new_code_cell(typed))
     nbformat.write(notebook, folder / "nbs/train.ipynb")
     make_shapes(folder / "data/few", n_train=160, n_val=12)
-    settings = folder / ".jupyter/lab/user-settings/@jupyterlab/apputils-extension"
-    settings.mkdir(parents=True)
-    (settings / "notification.jupyterlab-settings").write_text(json.dumps({"fetchNews": "false"}))
+    without_news(folder)
     # somebody's own configuration must not open the server to the network
     (folder / ".jupyter/jupyter_server_config.py").write_text('c.ServerApp.ip = "0.0.0.0"\n')
     return folder
@@ -77,7 +75,7 @@ def lab(root: Path, **variables: str):
     "What `make lab` starts: the process and its first two lines."
     command = [sys.executable, REPO / ".ci/lab.py", "--no-browser", "--allow-root",
                "--LabApp.expose_app_in_browser=True", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
-    process = subprocess.Popen(command, cwd=root, env=environment(root) | variables, stdin=subprocess.DEVNULL,
+    process = subprocess.Popen(command, cwd=root, env=alone(root) | variables, stdin=subprocess.DEVNULL,
                                stdout=subprocess.PIPE, text=True)
     try:
         yield process, sorted([process.stdout.readline(), process.stdout.readline()])

@@ -1,25 +1,12 @@
-"""Several ranks compute what one process does; started from here, by torchrun, killed and started again."""
+"""Several ranks compute what one process does."""
 from __future__ import annotations
-
-import json
-import os
-import re
-import signal
-import socket
-import subprocess
-import sys
-import time
 
 import pytest
 import rank_jobs
-import torch
-from conftest import environment, wilson
 
-from wilson.places import InputError
-from wilson.training.checkpoints import read_weights
 from wilson.training.config import TrainConfig
 from wilson.training.launch import train
-from wilson.training.processes import RankFailed, in_processes
+from wilson.training.processes import in_processes
 
 SMALL = dict(dataset="shapes", data_root="data/few", task="10-5", crop_size=48, device="cpu", optimizer="sgd",
              lr="0.02/0.01", pseudo_epoch=1, val_interval=1)
