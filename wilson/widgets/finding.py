@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from threading import Event, Thread
@@ -24,7 +25,7 @@ from ..evaluation.what_if import TAUGHT, what_if
 from ..places import InputError
 from ..pseudo.targets import TargetRule
 from ..training.step_images import StepImages
-from .looking import Answer, Looking, rule_of
+from .looking import Answer, Looking, rule_of, title
 
 # %% auto #0
 __all__ = ['COLUMNS', 'thumbnail_bytes', 'Builder', 'Finding']
@@ -53,7 +54,7 @@ class Builder:
     "Fills one index at a time in a thread."
 
     def __init__(self, told: Callable[..., None]):
-        self.told = told  # told(done=…, total=…, text=…, fresh=…)
+        self.told = told  # told(of=…, done=…, total=…, text=…, fresh=…)
         self._stop, self._thread, self._of = Event(), None, None
         self._tried: WeakSet[Index] = WeakSet()  # what is missing of them cannot be read
 
@@ -69,6 +70,7 @@ class Builder:
 
     def _run(self, images: StepImages, which: str, index: Index, stop: Event) -> None:
         rule, n, began = images.opened.rule, len(images.lists[which]), None
+        say = partial(self.told, of=f"{title(images)}/{which}")
 
         def told(done: int, total: int) -> None:
             nonlocal began
@@ -76,7 +78,7 @@ class Builder:
             began = began or (now, done)
             pace = (done - began[1]) / max(now - began[0], 1e-9)
             left = f" · about {_minutes((total - done) / pace)}" if pace and done < total else ""
-            self.told(done=done, total=total, text=f"indexed {done:,} of {total:,}{left}", fresh=True)
+            say(done=done, total=total, text=f"indexed {done:,} of {total:,}{left}", fresh=True)
         try:
             for epoch, positions in _epochs_missing(images, which, index).items():
                 build(index, lambda p: images.logits(which, positions[p], epoch), rule, len(positions),
@@ -84,10 +86,10 @@ class Builder:
             built = build(index, lambda p: images.logits(which, p), rule, n, stop.is_set, told)
             if built.unread:
                 first = next(iter(built.unread.values()))
-                self.told(done=n - len(built.unread), total=n, fresh=True,
-                          text=f"{len(built.unread)} images could not be read, the first: {first}")
+                say(done=n - len(built.unread), total=n, fresh=True,
+                    text=f"{len(built.unread)} images could not be read, the first: {first}")
         except Exception as e:  # nobody sees what a thread raises
-            self.told(done=0, total=n, text=f"The index is not whole: {type(e).__name__}: {e}", fresh=False)
+            say(done=0, total=n, text=f"The index is not whole: {type(e).__name__}: {e}", fresh=False)
         if not stop.is_set():
             self._tried.add(index)
 
@@ -182,8 +184,8 @@ class Finding:
         "What another rule would teach, over the whole list, beside the run's own."
         images, which, self._stop = self.looking.sides[0], asked["list"], Event()
         trained, rule = images.opened.rule, rule_of(asked["rule"], images.opened.rule)
-        passes = [("as trained", trained)] * (which not in images.scores) + [("now", rule)] * (rule != trained)
-        for n, (name, tried) in enumerate(passes):
+        passes = [trained] * (which not in images.scores) + [rule] * (rule != trained)
+        for n, tried in enumerate(passes):
             found = self._scored(images, which, tried, n, len(passes))
             if not found["whole"]:
                 return Answer({"rows": [], "text": "stopped"})
@@ -192,7 +194,8 @@ class Finding:
         results = {"as trained": images.scores[which]} | ({"now": found} if rule != trained else {})
         rows = [{"name": f"{kind}, {name}", "miou": scored[kind]["scores"]["miou"],
                  "coverage": scored[kind]["coverage"]} for kind in TAUGHT for name, scored in results.items()]
-        return Answer({"rows": rows, "text": f"{images.scores[which]['images']:,} {which} images with a mask"})
+        count = images.scores[which]["images"]
+        return Answer({"rows": rows, "text": f"{count:,} {which} images with a mask"})
 
     def _scored(self, images: StepImages, which: str, rule: TargetRule, turn: int, turns: int) -> dict:
         n = len(images.lists[which])

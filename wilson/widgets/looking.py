@@ -236,8 +236,8 @@ class Looking:
         "InputError where a view shows another step than the kernel's: there may be two views."
         now = [title(s) for s in self.sides if s]
         if "of" in asked and asked["of"] != now[: len(asked["of"])]:
-            raise InputError(f"Another view of this studio has opened {', '.join(now)}. Choose the run again to "
-                             f"go on here.")
+            raise InputError(f"Another view of this studio has opened {', '.join(now)}. Choose the run again "
+                             f"to go on here.")
 
     def image(self, asked: Mapping[str, Any]) -> Answer:
         "The panels of an image; of both sides where two are compared."
@@ -260,8 +260,9 @@ class Looking:
             "of": [title(s) for s in self.sides if s],
             "image": identity, "size": shown_size(*maps.logits.picture.shape[1:]),
             "labels": samples.image_labels[position].tolist(), "shown": classes_in(maps, [*names, "target"]),
-            "text": described(images, maps, which, position)
-            + (" · the other run's data lacks this image" if len(rows) == 1 and asked["other"] and not part else "")}
+            "text": described(images, maps, which, position)}
+        if asked["other"] and not part and len(rows) == 1:
+            answer.fields["text"] += " · the other run's data lacks this image"
         return answer
 
     def _maps(self, side: int, which: str, position: int, epoch: int | None, rule: TargetRule,

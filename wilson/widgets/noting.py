@@ -102,14 +102,15 @@ class Noting:
             if not places:
                 raise InputError(f"No {which} image is flagged; flag some (f), or choose 'this image'.")
         if asked["format"] != "html" and len(places) > MOST_LINES:
-            raise InputError(f"{len(places)} images are flagged, and a figure has room for {MOST_LINES}; flag "
-                             f"fewer, or write the HTML report.")
+            raise InputError(f"{len(places)} images are flagged, and a figure has room for {MOST_LINES}; "
+                             f"flag fewer, or write the HTML report.")
         told = None if asked["told"] is None else torch.tensor(asked["told"])
 
         def seen(n: int, p: int) -> Maps:
             self.looking.busy(f"Exporting {n + 1} of {len(places)} images …")
             same = p == asked["position"]  # what was chosen for one image is of that one
-            return Maps(images.logits(which, p, asked["epoch"] if same else None), rule, told if same else None)
+            logits = images.logits(which, p, asked["epoch"] if same else None)
+            return Maps(logits, rule, told if same else None)
 
         each = (seen(n, p) for n, p in enumerate(places))
         folder = at_root(self.looking.runs_dir) / "exports"

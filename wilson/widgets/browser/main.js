@@ -68,7 +68,7 @@ function render({ model, el }) {
     if (message.push === "busy") say(message.text);
     if (!info()) return;
     if (message.push === "scoring") scoring.progress(message);
-    if (message.push === "indexed") { finder.setProgress(message); if (message.fresh) refreshTable(); }
+    if (message.push === "indexed" && message.of === `${info().title}/${at.list}`) { finder.setProgress(message); if (message.fresh) refreshTable(); }
   }
 
   // ------------------------------------------------------------------ steps and images
@@ -134,6 +134,7 @@ function render({ model, el }) {
   async function showList(position = listed().ids.length ? 0 : null) {
     finder.setTable({ ids: listed().ids, labels: listed().labels, classes: info().classes, columns: [] });
     finder.setConfusion(null);
+    finder.setProgress(null);
     finder.setFlags(flagged());
     refreshTable();
     [at.position, at.reply] = [position, null];
