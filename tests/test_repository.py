@@ -84,15 +84,32 @@ def test_notebooks_are_clean(copied):
     assert not differing(before, after), f"not clean: {differing(before, after)}; run `make clean-notebooks`"
 
 
-def test_only_the_index_keeps_its_outputs(listed):
+READ_WITH_PICTURES = ("nbs/index.ipynb", "nbs/stories/*.ipynb")
+
+
+def test_only_the_index_and_stories_keep_their_outputs(listed):
     "Metadata of widgets is an output too."
     with_outputs = []
     for name in listed:
-        if name.suffix == ".ipynb" and name != Path("nbs/index.ipynb"):
+        if name.suffix == ".ipynb" and not any(name.match(kept) for kept in READ_WITH_PICTURES):
             notebook = nbformat.read(REPO / name, 4)
             if "widgets" in notebook.metadata or any(c.get("outputs") for c in notebook.cells):
                 with_outputs.append(str(name))
     assert not with_outputs
+
+
+def test_stories_are_kept_with_pictures_and_without_noise(listed):
+    "Their outputs are small, and hold no error, no progress bar and no widget, which only a kernel can show."
+    stories = [name for name in listed if name.match("nbs/stories/*.ipynb")]
+    assert stories
+    for name in stories:
+        notebook = nbformat.read(REPO / name, 4)
+        outputs = [o for c in notebook.cells if c.cell_type == "code" for o in c.outputs]
+        assert (REPO / name).stat().st_size < MEBIBYTE and any("image/png" in o.get("data", {}) for o in outputs), str(name)
+        assert all(o.output_type != "error" and o.get("name") != "stderr" for o in outputs), str(name)
+        assert not any("widget" in kind for o in outputs for kind in o.get("data", {})) and "widgets" not in notebook.metadata, str(name)
+        links = re.findall(r"\]\((\.\./[^)#]+)", "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown"))
+        assert links and all((REPO / name.parent / link).resolve().is_file() for link in links), (str(name), links)
 
 
 def test_tags_survive_cleaning(copied):
