@@ -145,11 +145,11 @@ class Finding:
             found = {key: _placed(column, kept, n) for key, column in found.items()}
         answer, columns = Answer(), []
         shown = [c[0] for c in COLUMNS if images.weak or c[0] == "iou:prediction"]
-        for key, title, group, factor, better in COLUMNS:
+        for key, head, group, factor, better in COLUMNS:
             if key not in shown:
                 continue
             answer.put((factor * found[key]).astype("<f4").tobytes())
-            columns.append({"key": key, "title": title, "group": group, "higherIsBetter": better,
+            columns.append({"key": key, "title": head, "group": group, "higherIsBetter": better,
                             "digits": {"confidence": 2, "gate": 0}.get(key, 1)})
         answer.put(images.all_labels(which).sum(1).astype("<f4").tobytes())
         columns.append({"key": "labels", "title": "count", "group": "", "digits": 0, "higherIsBetter": True})
