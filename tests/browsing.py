@@ -43,14 +43,20 @@ def alone(home: Path) -> dict[str, str]:
 def without_news(home: Path) -> None:
     "JupyterLab asks at its first start whether it may fetch news; the answer is no."
     settings = home / ".jupyter/lab/user-settings/@jupyterlab/apputils-extension"
-    settings.mkdir(parents=True)
+    settings.mkdir(parents=True, exist_ok=True)
     (settings / "notification.jupyterlab-settings").write_text(json.dumps({"fetchNews": "false"}))
 
 
 @pytest.fixture(scope="module")
 def lab(root):
-    "A JupyterLab on `root`, as the address of a notebook in it."
     pytest.importorskip("jupyterlab")
+    with served(root) as address:
+        yield address
+
+
+@contextlib.contextmanager
+def served(root: Path):
+    "A JupyterLab on `root`, as the address of a notebook in it."
     without_news(root)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -5,7 +5,8 @@
 # %% ../../nbs/evaluation/02_views.ipynb #7ae4f79d
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,8 +26,8 @@ from ..pseudo.targets import TargetRule, Targets, make_targets
 
 # %% auto #0
 __all__ = ['MAPS', 'DIFFERENCES', 'DIFFERENCE_COLOURS', 'ROW', 'Logits', 'class_map', 'Views', 'localizer_scores', 'Maps',
-           'difference', 'class_colours', 'coloured', 'heated', 'overlaid', 'classes_over', 'soft_over', 'panels',
-           'strip']
+           'one_thread', 'difference', 'class_colours', 'coloured', 'heated', 'overlaid', 'classes_over', 'soft_over',
+           'panels', 'strip']
 
 # %% ../../nbs/evaluation/02_views.ipynb #e460a36b
 @dataclass(frozen=True)
@@ -201,6 +202,19 @@ class Maps:
         elif name == "old model":
             found[len(self.logits.old):] = torch.nan
         return found
+
+# %% ../../nbs/evaluation/02_views.ipynb #048837a7
+@contextmanager
+def one_thread(
+    picture: Tensor,  # 3, H, W: what the maps are of
+) -> Iterator[None]:
+    "This thread's torch without others; a thread that first uses torch meanwhile has one for good."
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if picture[0].numel() <= 1_000_000 else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 # %% ../../nbs/evaluation/02_views.ipynb #6623ac71
 DIFFERENCES = ("right", "missed", "invented", "confused")  # codes 0 to 3

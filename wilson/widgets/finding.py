@@ -16,6 +16,7 @@ from typing import Any
 from weakref import WeakSet
 
 import numpy as np
+import torch
 from PIL import Image, ImageOps
 
 from ..data.parts import THUMBNAIL_SIDE, newer
@@ -55,6 +56,7 @@ class Builder:
 
     def __init__(self, told: Callable[..., None]):
         self.told = told  # told(of=…, done=…, total=…, text=…, fresh=…)
+        self._threads = torch.get_num_threads()
         self._stop, self._thread, self._of = Event(), None, None
         self._tried: WeakSet[Index] = WeakSet()  # what is missing of them cannot be read
 
@@ -69,6 +71,7 @@ class Builder:
             self._thread.start()
 
     def _run(self, images: StepImages, which: str, index: Index, stop: Event) -> None:
+        torch.set_num_threads(self._threads)  # else those of the thread that opens an image at this moment
         rule, n, began = images.opened.rule, len(images.lists[which]), None
         say = partial(self.told, of=f"{title(images)}/{which}")
 

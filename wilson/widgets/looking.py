@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..data.crops import nearest
 from ..data.reading import read_image
-from ..evaluation.views import MAPS, Maps, difference, localizer_scores
+from ..evaluation.views import MAPS, Maps, difference, localizer_scores, one_thread
 from ..places import InputError, at_root, did_you_mean
 from ..pseudo.targets import TargetRule
 from ..training.runs import shown
@@ -248,7 +248,9 @@ class Looking:
         maps = self._maps(0, which, position, asked["epoch"], rule, told)
         answer, names, identity = Answer(), asked["panels"], samples.split.ids[position]
         part = bool(asked["part"])
-        rows = [panel_row(answer, maps, names, asked["differs"]) | {"title": title(images)}]
+        with one_thread(maps.logits.picture):
+            rows = [panel_row(answer, maps, names, asked["differs"]) | {"title": title(images)}]
+            classes, text = classes_in(maps, [*names, "target"]), described(images, maps, which, position)
         if asked["other"] and self.sides[1] and not part:
             rows += self._other(answer, identity, asked)
         truth = maps.logits.truth
@@ -259,8 +261,8 @@ class Looking:
             "part": part, "rows": rows, "key": f"{which}/{position}",
             "of": [title(s) for s in self.sides if s],
             "image": identity, "size": shown_size(*maps.logits.picture.shape[1:]),
-            "labels": samples.image_labels[position].tolist(), "shown": classes_in(maps, [*names, "target"]),
-            "text": described(images, maps, which, position)}
+            "labels": samples.image_labels[position].tolist(), "shown": classes,
+            "text": text}
         if asked["other"] and not part and len(rows) == 1:
             answer.fields["text"] += " · the other run's data lacks this image"
         return answer
@@ -287,7 +289,8 @@ class Looking:
             return []  # data of another folder, with the same ids
         epoch = asked["epoch"] if asked["epoch"] in images.epochs(lists[0], position) else None
         maps = self._maps(1, lists[0], position, epoch, images.opened.rule, None)
-        return [panel_row(answer, maps, asked["panels"], asked["differs"]) | {"title": title(images)}]
+        with one_thread(maps.logits.picture):
+            return [panel_row(answer, maps, asked["panels"], asked["differs"]) | {"title": title(images)}]
 
 
 def _comparable(one: StepImages, other: StepImages) -> bool:

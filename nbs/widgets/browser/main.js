@@ -6,6 +6,8 @@ const AT_FIRST = ["image", "CAM", "hard mask", "target", "prediction", "truth"];
 function render({ model, el }) {
   const root = make("div", { parent: el, cls: "wilson-studio", tabIndex: -1 });
   root.dataset.lmSuppressShortcuts = "true"; // JupyterLab's one-letter commands stay out
+  // those on `:focus` look no further than the element: an arrow would move the notebook's cursor in place of a slider
+  root.addEventListener("focusin", ({ target }) => { target.dataset.lmSuppressShortcuts = "true"; });
   const link = createLink(model, pushed);
   const at = { sides: [null, null], list: "validation", position: null, epoch: null, told: null, reply: null,
     panels: new Set(AT_FIRST), heat: null, differs: "prediction", table: { map: null, classIndex: null, epoch: null } };
