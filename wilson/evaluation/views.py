@@ -186,9 +186,10 @@ class Maps:
         if truth is None:
             return None
         if name not in self._counts:
-            known = truth < n
-            cells = truth[known].int() * (n + 1) + self.labels(name)[known].clamp(max=n)
-            self._counts[name] = torch.bincount(cells, minlength=n * (n + 1)).view(n, n + 1)
+            # pixels without a truth get a row of their own, left out then: picking the others takes longer
+            cells = truth.clamp(max=n).int() * (n + 1) + self.labels(name).clamp(max=n)
+            pairs = torch.bincount(cells.flatten(), minlength=(n + 1) ** 2)
+            self._counts[name] = pairs.view(n + 1, n + 1)[:n]
         return self._counts[name]
 
     def iou(self, name: str) -> Tensor | None:  # C in [0, 1]; NaN where it does not count

@@ -11,6 +11,7 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cache
 from typing import Any
 
 from ..models.backbones import BACKBONES, check_backbone
@@ -202,8 +203,11 @@ def _literal(node: ast.expr) -> Any:
     return ast.literal_eval(node)
 
 # %% ../../nbs/training/02_config.ipynb #08c763a6
+_hints = cache(typing.get_type_hints)  # they are asked for by every field of every configuration
+
+
 def _converted(name: str, value: Any) -> Any:
-    hint = typing.get_type_hints(TrainConfig)[name]
+    hint = _hints(TrainConfig)[name]
     optional = isinstance(hint, types.UnionType)
     kind = next(t for t in typing.get_args(hint) if t is not type(None)) if optional else hint
     if value is None or (
