@@ -191,8 +191,10 @@ class Loader:
             except InputError as e:
                 # a worker's error arrives as the text of its traceback, the sentence last
                 raise InputError(str(e).rstrip().rpartition("InputError: ")[2]) from None
-            except RuntimeError as e:
-                if "DataLoader worker" not in str(e):
+            except (RuntimeError, ConnectionError, EOFError) as e:
+                # torch notices that one is gone, or a connection to it breaks off before
+                gone = not isinstance(e, RuntimeError) or "DataLoader worker" in str(e)
+                if not gone or str(e).startswith("Caught "):  # an error of the worker's own
                     raise
                 raise InputError(
                     f"A process that loads data was killed ({str(e).splitlines()[0]}): most often memory ran "
