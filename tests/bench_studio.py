@@ -253,7 +253,7 @@ def of_studio(page) -> dict[str, list[float]]:
     row = f".ws-classes tr[data-class='{label.evaluate('e => e.closest(`tr`).dataset.class')}'] input"
     found["what if: image label"] = timed(page, cycle(lambda _: page.locator(row).click(), [0]), "click", ".wilson-studio", DRAWN)
 
-    jump(page, 0)
+    jump(page, 1)
     found["next image: networks run"] = next_image(page, "n")
     found["next image: in memory"] = next_image(page, "p")
     jump(page, ON_DISK)

@@ -16,10 +16,10 @@ from wilson.pseudo.targets import TargetRule
 from wilson.training import kept_maps, launch
 from wilson.training.checkpoints import open_step
 from wilson.training.config import parsed
-from wilson.training.kept_maps import KeptMaps
+from wilson.training.kept_maps import KeptMaps, whole_images
 from wilson.training.launch import train
 from wilson.training.runs import StepFolder
-from wilson.widgets.step_images import data_of, step_images
+from wilson.training.step_images import data_of
 
 RUNS = Path("runs/shapes-striped_disc__dotted_square-overlap")
 BASE, WEAK = RUNS / "base-s42/step0", RUNS / "wilson-s42/step1"
@@ -58,7 +58,7 @@ def test_files_epochs_and_images(folder, new, copied):
     files = {"images.json", "epoch_0000.safetensors", "epoch_0002.safetensors", "epoch_0003.safetensors"}
     assert {p.name for p in (folder / "maps").iterdir()} == files | ({"old.safetensors"} if new else set())
     kept, opened = KeptMaps(folder), open_step(folder)
-    lists = step_images(opened, data_of(opened))
+    lists = whole_images(opened.config, opened.step, data_of(opened))
     few = int(lists["validation"].split.labels[:, opened.step.groups[new][0]].sum())  # images that show the class
     assert kept.epochs == [0, 2, 3] and 0 < few
     assert [name for name, _ in kept.images] == ["training"] * 4 + ["validation"] * min(few, 4)
@@ -74,7 +74,7 @@ def test_files_epochs_and_images(folder, new, copied):
 @pytest.mark.parametrize("folder", [BASE, WEAK])
 def test_last_maps_are_those_of_the_finished_step(folder, copied):
     kept, opened = KeptMaps(folder), open_step(folder)
-    lists = step_images(opened, data_of(opened))
+    lists = whole_images(opened.config, opened.step, data_of(opened))
     for name, i in kept.images:
         sample = lists[name][0, lists[name].split.ids.index(i)]
         said, then = opened.views(sample), kept.logits(3, sample)
