@@ -60,6 +60,13 @@ class Desk:
     def at(self, name: str, **more):
         return self.studio.locator(name, **more)
 
+    def indexed(self) -> None:
+        "Wait until every row has its numbers."
+        self.page.wait_for_function("""s => s.querySelector(".finder-progress").hidden
+            && s.querySelectorAll("[role=columnheader]").length > 6
+            && ![...s.querySelectorAll(".finder-row")].some(row => row.innerText.includes("…"))""",
+                                    arg=self.studio.element_handle(), timeout=SOON)
+
     def drawings(self) -> int:
         return int(self.studio.get_attribute("data-drawn") or 0)
 
@@ -102,7 +109,7 @@ def opened(page, lab, notebook: str) -> Desk:  # noqa: F811
     "Open a notebook, run all its cells, and give the studio."
     page.goto(lab(notebook), timeout=PATIENCE)
     page.wait_for_function(IS_OPEN, arg=notebook, timeout=PATIENCE)
-    page.evaluate("() => window.jupyterapp.commands.execute('application:toggle-left-area')")
+    page.evaluate("() => window.jupyterapp.shell.collapseLeft()")  # the workspace may have it collapsed already
     page.evaluate(RUN_ALL)
     studio = page.locator(".wilson-studio").first
     studio.wait_for(timeout=PATIENCE)
@@ -116,7 +123,8 @@ def test_from_all_images_to_a_corrected_one(lab, page, root, tmp_path):  # noqa:
     desk = opened(page, lab, "explore.ipynb")
     expect(desk.status).to_contain_text("hard-s42 · step 1 · val_", timeout=PATIENCE)
     page.wait_for_function("s => s.dataset.drawn", arg=desk.studio.element_handle(), timeout=SOON)
-    expect(desk.at(".finder-count")).to_contain_text("24 of 24", timeout=SOON)
+    desk.indexed()
+    expect(desk.at(".finder-count")).to_contain_text("24 of 24")
     desk.studio.evaluate("s => s.scrollIntoView()")
     screenshot(page, "studio", tmp_path)
     assert list(desk.seen()) == ["image", "CAM", "hard mask", "target", "prediction", "truth"]
@@ -199,7 +207,8 @@ def test_sorted_confused_replayed_and_compared(lab, page, root, tmp_path):  # no
     desk = opened(page, lab, "explore.ipynb")
     page.wait_for_function("s => s.dataset.drawn", arg=desk.studio.element_handle(), timeout=PATIENCE)
     desk.after(lambda: desk.at(".ws-run select").select_option(SHORT))
-    expect(desk.at(".finder-count")).to_contain_text("24 of 24", timeout=SOON)
+    desk.indexed()
+    expect(desk.at(".finder-count")).to_contain_text("24 of 24")
 
     # sorted by disagreement, the greatest first; n and p walk in that order
     header = desk.at("[role=columnheader]", has_text="disagree")
