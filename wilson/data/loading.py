@@ -178,13 +178,21 @@ class Loader:
     def __len__(self) -> int:
         return len(self.batches)
 
+    def _started(self) -> Iterator[Batch]:
+        # torch would raise the loss of a process wherever the trainer happens to be; `next` tells it too
+        told = signal.getsignal(signal.SIGCHLD)
+        batches = iter(self.loader)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGCHLD, told)
+        return batches
+
     def epoch(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
         "The batches of one epoch, from number `start` on."
         self.batches.epoch, self.batches.start = epoch, start
         batches = None
         while True:
             try:
-                batches = iter(self.loader) if batches is None else batches
+                batches = self._started() if batches is None else batches
                 batch = next(batches)
             except StopIteration:
                 return
