@@ -93,18 +93,21 @@ BENCH = """() => { window.bench = {
     // the next event of a type, to the second frame after what `says` has changed; of several changes the last
     arm(type, selector, says, quiet) {
         const node = document.querySelector(selector);
-        this.taken = new Promise((done) => addEventListener(type, ({ timeStamp }) => {
-            let last = says?.(node), end = says ? null : this.frames(), timer = 0;
-            const finish = async () => { seen.disconnect(); done((await end) - timeStamp); };
-            const seen = new MutationObserver(() => {
-                if (says(node) === last) return;
-                [last, end] = [says(node), this.painted(node)];
-                clearTimeout(timer);
-                timer = setTimeout(finish, quiet);
-            });
-            if (says) seen.observe(node, { subtree: true, childList: true, characterData: true, attributes: true });
-            else finish();
-        }, { capture: true, once: true }));
+        this.taken = new Promise((done, failed) => {
+            setTimeout(() => failed(Error(`nothing came of ${type} within a minute`)), 60000);
+            addEventListener(type, ({ timeStamp }) => {
+                let last = says?.(node), end = says ? null : this.frames(), timer = 0;
+                const finish = async () => { seen.disconnect(); done((await end) - timeStamp); };
+                const seen = new MutationObserver(() => {
+                    if (says(node) === last) return;
+                    [last, end] = [says(node), this.painted(node)];
+                    clearTimeout(timer);
+                    timer = setTimeout(finish, quiet);
+                });
+                if (says) seen.observe(node, { subtree: true, childList: true, characterData: true, attributes: true });
+                else finish();
+            }, { capture: true, once: true });
+        });
     },
     async run(cell) {
         const notebook = this.app().content;
@@ -211,7 +214,7 @@ def next_image(page, key: str, n: int = WARM + REPEATS) -> list[float]:
 
 def jump(page, position: int) -> None:
     page.locator(".ws-id").fill(f"2007_{position:06d}")
-    timed(page, [lambda: page.locator(".ws-id").press("Enter")], "change", ".wilson-studio", DRAWN)
+    timed(page, [lambda: page.locator(".ws-id").press("Enter")], "keydown", ".wilson-studio", DRAWN)
 
 
 def opened(browser, address: str, name: str, cells: list[str]):
