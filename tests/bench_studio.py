@@ -288,7 +288,7 @@ def of_studio(page) -> dict[str, list[float]]:
 
 def of_usual(page) -> dict[str, list[float]]:
     page.evaluate("() => bench.run(1)")
-    page.locator(f"{AREA} img").wait_for()
+    page.locator(f"{AREA} img").wait_for(timeout=5 * PATIENCE)  # the networks run for every image first
     figure = dict(selector=AREA, says=FIGURE, quiet=200)
     found = {"matplotlib: alpha": timed(page, cycle(page.locator(".noUi-handle").press, BOTH_WAYS), "keydown", **figure)}
     forth = page.locator(".jupyter-button")
@@ -362,6 +362,7 @@ def main(folder: Path) -> None:
             if n < 2:
                 closed(page)
         found = {f"opening a step: {k}": [t[k] for t in took] for k in ("kernel", "panels", "table")} | of_studio(page)
+        told(found)  # what follows takes minutes
         closed(page)
         page = opened(browser, address, "usual", USUAL)
         found |= of_usual(page)

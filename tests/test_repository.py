@@ -288,7 +288,7 @@ def imported(name: str, path: Path) -> set[str]:
     return {f for f in found if f.split(".")[0] == "wilson"} - {"wilson"}
 
 
-FLOORS = {"data": 1, "models": 1, "pseudo": 2, "evaluation": 3, "training": 4, "widgets": 5, "__main__": 5}
+FLOORS = {"data": 1, "models": 1, "pseudo": 2, "evaluation": 3, "training": 4, "results": 5, "widgets": 6, "__main__": 6}
 GROUND = {"wilson.places", "wilson.data.classes", "wilson.ranks"}
 
 

@@ -35,7 +35,7 @@ from .weak import Wilson
 
 # %% auto #0
 __all__ = ['WEIGHTS_FILES', 'BALANCED', 'save_weights', 'read_weights', 'fill', 'OpenedStep', 'target_rule', 'build_method',
-           'open_step']
+           'open_step', 'recorded_task']
 
 # %% ../../nbs/training/05_checkpoints.ipynb #476d87b8
 WEIGHTS_FILES = {"last": "weights.safetensors", "best": "best.safetensors"}
@@ -164,7 +164,7 @@ def open_step(
     config = recorded_config(record)
     if config.label_edits is not None:
         config = replace(config, label_edits=str(folder.path / EDITS_FILE))
-    task = _task(record, config)
+    task = recorded_task(record, config)
     step = task.step(record["step"])
     if weights not in WEIGHTS_FILES:
         raise InputError(f"weights={weights!r} is not known.{did_you_mean(weights, WEIGHTS_FILES)}")
@@ -197,7 +197,11 @@ def _parent(folder: StepFolder, parent: Mapping[str, str], device: str | torch.d
     return freeze(opened.segmenter)
 
 
-def _task(record: Mapping[str, Any], config: TrainConfig) -> Task:
+def recorded_task(
+    record: Mapping[str, Any],  # of config.json
+    config: TrainConfig,        # of the same
+) -> Task:
+    "The task of a recorded step, from its record alone where that holds the classes."
     if "dataset" not in record:
         return task_of(config)
     names, ids, colours, tasks = (record["dataset"][k] for k in ("names", "ids", "colours", "tasks"))
