@@ -15,8 +15,9 @@ from .places import InputError, did_you_mean
 
 # %% auto #0
 __all__ = ['COMMANDS', 'train_parser', 'run_train', 'prepare_parser', 'run_prepare', 'verify_parser', 'run_verify',
-           'evaluate_parser', 'run_evaluate', 'predict_parser', 'run_predict', 'labels_parser', 'run_labels',
-           'import_parser', 'run_import', 'export_parser', 'run_export', 'slurm_parser', 'run_slurm', 'Parser', 'main']
+           'evaluate_parser', 'run_evaluate', 'predict_parser', 'run_predict', 'compare_parser', 'run_compare',
+           'labels_parser', 'run_labels', 'import_parser', 'run_import', 'export_parser', 'run_export', 'slurm_parser',
+           'run_slurm', 'Parser', 'main']
 
 # %% ../nbs/command.ipynb #1fdeb8a5
 def train_parser(parser: argparse.ArgumentParser) -> None:
@@ -128,6 +129,38 @@ def run_predict(options: argparse.Namespace) -> None:
         shares = ", ".join(f"{name} {share:.0%}" for name, share in prediction.shares.items())
         print(f"{prediction.mask}: {shares or 'background only'}")
 
+# %% ../nbs/command.ipynb #c5631da8
+def compare_parser(parser: argparse.ArgumentParser) -> None:
+    "Options of `wilson compare`."
+    parser.add_argument("--runs-dir", default="runs", help="where run folders are (default: runs)")
+    parser.add_argument("--task", help="folder of the task, or a pattern such as voc-15-5-* (default: the "
+                                       "one with the most results)")
+    parser.add_argument("--methods", help="such as wilson,mib (default: all)")
+    parser.add_argument("--runs", help="pattern of the runs' names, such as *-s42 (default: all)")
+    parser.add_argument("--table", default="scores",
+                        help="scores | classes | steps | labels | cost (default: scores)")
+    parser.add_argument("--protocol", default="published",
+                        help="of classes and steps: published | whole (default: published)")
+    parser.add_argument("--format", default="markdown",
+                        help="markdown | latex | csv | html (default: markdown)")
+    parser.add_argument("--out", metavar="FOLDER", help="write every table there, as Markdown, LaTeX and CSV")
+
+
+def run_compare(options: argparse.Namespace) -> None:
+    "Print a table, or write all."
+    from wilson.results.report import TABLES, compared, table_of, write_tables
+    from wilson.results.tables import FORMATS
+    from wilson.training.runs import shown
+    o = options
+    if o.format not in FORMATS:
+        raise InputError(f"format={o.format!r} is not known.{did_you_mean(o.format, FORMATS)}")
+    found, records = compared(o.runs_dir, o.task, o.methods, o.runs)
+    if not o.out:
+        print(FORMATS[o.format](table_of(o.table, found, records, o.protocol)))
+        return
+    written = write_tables({kind: table_of(kind, found, records, o.protocol) for kind in TABLES}, o.out)
+    print("\n".join(shown(f) for f in written))
+
 # %% ../nbs/command.ipynb #52785701
 def labels_parser(parser: argparse.ArgumentParser) -> None:
     "Options of `wilson labels`."
@@ -229,6 +262,7 @@ COMMANDS = {
     "slurm": ("write a batch script that trains on a cluster", slurm_parser, run_slurm),
     "evaluate": ("score a finished step", evaluate_parser, run_evaluate),
     "predict": ("segment images with a finished step", predict_parser, run_predict),
+    "compare": ("put runs beside each other", compare_parser, run_compare),
     "labels": ("write a weak step's pseudo-labels as PNGs", labels_parser, run_labels),
     "import": ("take in a checkpoint of the published trainer", import_parser, run_import),
     "export": ("write a step as a checkpoint of the published trainer", export_parser, run_export),

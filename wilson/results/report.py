@@ -20,21 +20,21 @@ __all__ = ['TABLES', 'compared', 'table_of', 'write_tables']
 # %% ../../nbs/results/04_report.ipynb #8e57ad53
 def compared(
     runs_dir: Path | str = "runs",
-    task: str | None = None,     # folder of the task, such as "voc-15-5-overlap", or a pattern; None: see above
+    task: str | None = None,     # folder of the task, or a pattern such as "voc-15-5-*"; None: see above
     methods: str | Sequence[str] | None = None,
     runs: str | None = None,     # pattern of the runs' names
 ) -> tuple[list[Variant], list[Record]]:  # what is compared; all that was read
     "The variants of a task; InputError where there is no result."
     records = read_records(runs_dir)
     if not records:
-        raise InputError(f"There is no run in {shown(at_root(runs_dir))}. `make demo` trains two steps there, "
+        raise InputError(f"There is no run in {shown(at_root(runs_dir))}. `make demo` trains two steps, "
                          f"`wilson sweep` many; runs_dir=… names another folder.")
     found = variants(chosen(records, task, methods, runs))
     if not found:
         there = {t: sum(len(v.records) for v in vs) for t, vs in variants(records).items()}
-        said = ", ".join(f"{t} ({n})" for t, n in there.items()) or "none; `wilson runs` lists what is unfinished"
-        raise InputError(f"No result in {shown(at_root(runs_dir))} fits task={task!r}, methods={methods!r}, runs={runs!r}. "
-                         f"Results by task: {said}.")
+        said = ", ".join(f"{t} ({n})" for t, n in there.items()) or "none; `wilson runs` lists all runs"
+        raise InputError(f"No result in {shown(at_root(runs_dir))} fits task={task!r}, methods={methods!r}, "
+                         f"runs={runs!r}. Results by task: {said}.")
     most = max(found, key=lambda t: sum(len(v.records) for v in found[t]))
     if len(found) > 1:
         print(f"comparing {most}; there are also {', '.join(t for t in found if t != most)} (task=…)")
@@ -60,7 +60,8 @@ def table_of(
     if kind not in TABLES:
         raise InputError(f"table={kind!r} is not known.{did_you_mean(kind, TABLES)}")
     if protocol not in (there := protocols_of(found)):
-        raise InputError(f"protocol={protocol!r}: these runs were not scored by it.{did_you_mean(protocol, there)}")
+        raise InputError(f"protocol={protocol!r}: these runs have no such score."
+                         f"{did_you_mean(protocol, there)}")
     return TABLES[kind](found, records, protocol)
 
 

@@ -71,8 +71,9 @@ def _text(cell: Sequence[float | None], digits: int, bold: str, dash: str, plus_
     return bold.format(f"{statistics.fmean(there):.{digits}f}") + spread
 
 # %% ../../nbs/results/02_tables.ipynb #180d9a72
-_SPECIAL = str.maketrans({c: rf"\{c}" for c in "&%$#_{}"} | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-                         "\\": r"\textbackslash{}", "–": "--", "→": r"$\to$", "±": r"$\pm$", "|": r"\textbar{}"})
+_SPECIAL = str.maketrans({c: rf"\{c}" for c in "&%$#_{}"} | {
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "|": r"\textbar{}",
+    "–": "--", "→": r"$\to$", "±": r"$\pm$"})
 
 
 def markdown(table: Table) -> str:
@@ -95,8 +96,8 @@ def latex(table: Table) -> str:
     notes = " ".join(note.rstrip(".") + "." for note in table.notes).translate(_SPECIAL)
     caption = f"{table.title.translate(_SPECIAL)}." + (f" {notes}" if notes else "")
     return "\n".join([r"\begin{table}", r"\centering", rf"\caption{{{caption}}}",
-                      rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}", r"\toprule", line(head), r"\midrule",
-                      *map(line, rows), r"\bottomrule", r"\end{tabular}", r"\end{table}"])
+                      rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}", r"\toprule", line(head),
+                      r"\midrule", *map(line, rows), r"\bottomrule", r"\end{tabular}", r"\end{table}"])
 
 
 def comma_separated(table: Table) -> str:
@@ -108,7 +109,8 @@ def comma_separated(table: Table) -> str:
         row = [label]
         for cell in cells:
             there = [v for v in cell if v is not None]
-            row += [statistics.fmean(there) if there else "", statistics.stdev(there) if len(there) > 1 else "", len(there)]
+            spread = statistics.stdev(there) if len(there) > 1 else ""
+            row += [statistics.fmean(there) if there else "", spread, len(there)]
         writer.writerow(row)
     return out.getvalue()
 
@@ -120,8 +122,8 @@ def html(table: Table) -> str:
     head = line(["", *(escape(column.name) for column in table.columns)], "th")
     rows = [line([escape(row[0]), *row[1:]]) for row in table.texts("<b>{}</b>")]
     notes = "".join(f"<li>{escape(note)}</li>" for note in table.notes)
-    return (f"<table><caption>{escape(table.title)}</caption><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>"
-            + (f"<ul>{notes}</ul>" if notes else ""))
+    return (f"<table><caption>{escape(table.title)}</caption><thead>{head}</thead>"
+            f"<tbody>{''.join(rows)}</tbody></table>" + (f"<ul>{notes}</ul>" if notes else ""))
 
 
 FORMATS = {"markdown": markdown, "latex": latex, "csv": comma_separated, "html": html}
@@ -160,7 +162,8 @@ def class_table(
     protocol: str = "published",
 ) -> Table:                                      # a row per class
     "IoU in percent by class."
-    scores = {v.label: [r.metrics()["scores"].get(protocol, {}).get("iou", {}) for r in v.records] for v in found}
+    scores = {v.label: [r.metrics()["scores"].get(protocol, {}).get("iou", {}) for r in v.records]
+              for v in found}
     names = dict.fromkeys(n for by_run in scores.values() for iou in by_run for n in iou)
     rows = {name: [[iou.get(name) for iou in by_run] for by_run in scores.values()] for name in names}
     return Table(f"{_task(found)}: IoU in % by class ({protocol})",
@@ -177,7 +180,8 @@ def step_table(
     steps = max(v.records[0].steps for v in found)
     rows = {v.label: [_over_steps(r, at, protocol) for r in v.records] for v in found}
     columns = [*(Column(f"step {k}") for k in range(steps)), Column("average"), Column("forgetting", "less")]
-    cells = {label: [list(cell) for cell in zip(*(_padded(run, steps) for run in runs))] for label, runs in rows.items()}
+    cells = {label: [list(cell) for cell in zip(*(_padded(run, steps) for run in runs))]
+             for label, runs in rows.items()}
     return Table(f"{_task(found)}: mean IoU of all classes in % by step ({protocol})", tuple(columns), cells)
 
 
@@ -201,11 +205,12 @@ def _task(found: Sequence[Variant]) -> str:
 
 # %% ../../nbs/results/02_tables.ipynb #70340ace
 def label_table(found: Sequence[Variant]) -> Table:
-    "Mean IoU in percent of the new classes, of the localizer's maps and of each label that was taught, on their images."
+    "Mean IoU in percent over the new classes: of the localizer's maps and of each label that was taught."
     kinds = list(dict.fromkeys(kind for v in found for r in v.records for kind in r.labels))
     rows = {v.label: [[r.labels.get(kind, {}).get("new") for r in v.records] for kind in kinds]
             for v in found if any(r.labels for r in v.records)}
-    notes = ("localizer: on validation images; the others on the images that taught",) if "localizer" in kinds else ()
+    notes = ("localizer: on validation images; the others: on the images that taught",)
+    notes *= "localizer" in kinds
     return Table(f"{_task(found)}: mean IoU of the new classes' pseudo-labels in %",
                  tuple(Column(kind.replace("_", " ")) for kind in kinds), rows, notes)
 
@@ -220,10 +225,13 @@ def cost_table(
     for v in found:
         chains = [_chain(r, at) for r in v.records]
         minutes = [sum(r.cost.get("seconds") or 0 for r in chain) / 60 for chain in chains]
-        energy = [None if None in (used := [r.cost.get("energy") for r in chain]) else sum(used) / 3600 for chain in chains]
-        memory = [max((m for r in chain if (m := r.cost.get("memory")) is not None), default=None) for chain in chains]
+        used = [[r.cost.get("energy") for r in chain] for chain in chains]
+        energy = [None if None in joules else sum(joules) / 3600 for joules in used]
+        memory = [max((m for r in chain if (m := r.cost.get("memory")) is not None), default=None)
+                  for chain in chains]
         rows[v.label] = [minutes, [r.cost.get("images_per_second") for r in v.records], memory, energy]
-    columns = (Column("minutes", "less"), Column("images/s, last step"), Column("memory, GB", "less"), Column("energy, Wh", "less"))
+    columns = (Column("minutes", "less"), Column("images/s, last step"), Column("memory, GB", "less"),
+               Column("energy, Wh", "less"))
     return Table(f"{_task(found)}: cost of a run", columns, rows)
 
 
