@@ -156,7 +156,7 @@ def run_compare(options: argparse.Namespace) -> None:
         raise InputError(f"format={o.format!r} is not known.{did_you_mean(o.format, FORMATS)}")
     found, records = compared(o.runs_dir, o.task, o.methods, o.runs)
     if not o.out:
-        print(FORMATS[o.format](table_of(o.table, found, records, o.protocol)))
+        print(FORMATS[o.format](table_of(o.table, found, records, o.protocol)).rstrip())
         return
     written = write_tables({kind: table_of(kind, found, records, o.protocol) for kind in TABLES}, o.out)
     print("\n".join(shown(f) for f in written))

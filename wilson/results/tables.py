@@ -37,12 +37,12 @@ class Table:
     notes: tuple[str, ...] = ()
 
     def best(self) -> set[tuple[str, int]]:
-        "Row and column of the best means; none in a column of fewer than two."
+        "Row and column of the best means; none in a column where all are equal."
         found = set()
         for k, column in enumerate(self.columns):
             means = {label: round(m, column.digits) for label, cells in self.rows.items()
                      if (m := mean(cells[k])) is not None}
-            if column.better != "neither" and len(means) > 1:
+            if column.better != "neither" and len({*means.values()}) > 1:
                 top = max(means.values()) if column.better == "more" else min(means.values())
                 found |= {(label, k) for label, value in means.items() if value == top}
         return found
