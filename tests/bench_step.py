@@ -12,7 +12,6 @@ import argparse
 import importlib.abc
 import importlib.machinery
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -29,6 +28,7 @@ from torch import nn
 from wilson.data.loading import Batch
 from wilson.models.segmenter import freeze, grow, make_segmenter
 from wilson.training.config import parsed
+from wilson.training.cost import peak_memory
 from wilson.training.recipes import resolved
 from wilson.training.starting import norm_of
 from wilson.training.trainer import make_optimizer
@@ -173,7 +173,7 @@ def main() -> None:
         side, kind = o.only.split()
         act = SIDES[side](o, kind)
         act(), act()
-        print(torch.cuda.max_memory_allocated() / 1e9 if o.device != "cpu" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
+        print(peak_memory(torch.device(o.device)))
         return
     found = {}
     print(f"{o.backbone}, {o.batch} images of {o.crop}×{o.crop}, {o.device}, {torch.get_num_threads()} threads, torch {torch.__version__}")

@@ -41,6 +41,9 @@ def peak_memory(device: torch.device) -> float:
     "The most memory so far in GB: of the GPU, else of this process."
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
+    with suppress(OSError):  # getrusage would begin with what the process that started this one had
+        status = Path("/proc/self/status").read_text().split()
+        return int(status[status.index("VmHWM:") + 1]) * 1024 / 1e9
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 # %% ../../nbs/training/05b_cost.ipynb #bf843807
