@@ -138,7 +138,7 @@ def compare_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--methods", help="such as wilson,mib (default: all)")
     parser.add_argument("--runs", help="pattern of the runs' names, such as *-s42 (default: all)")
     parser.add_argument("--table", default="scores",
-                        help="scores | classes | steps | labels | cost (default: scores)")
+                        help="scores | published | classes | steps | labels | cost (default: scores)")
     parser.add_argument("--protocol", default="published",
                         help="of classes and steps: published | whole (default: published)")
     parser.add_argument("--format", default="markdown",

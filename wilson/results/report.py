@@ -9,13 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ..places import InputError, at_root, did_you_mean, written_aside
+from .anchors import anchor_for, caveats
 from .records import Record, Variant, chosen, read_records, variants
-from .tables import (ENDINGS, FORMATS, Table, class_table, cost_table, label_table, protocols_of,
+from .tables import (ENDINGS, FORMATS, Column, Table, class_table, cost_table, label_table, protocols_of,
                                    score_table, step_table)
 from ..training.runs import shown
 
 # %% auto #0
-__all__ = ['TABLES', 'compared', 'table_of', 'write_tables']
+__all__ = ['TABLES', 'compared', 'published_table', 'table_of', 'write_tables']
 
 # %% ../../nbs/results/04_report.ipynb #8e57ad53
 def compared(
@@ -40,11 +41,38 @@ def compared(
         print(f"comparing {most}; there are also {', '.join(t for t in found if t != most)} (task=…)")
     return found[most], records
 
+# %% ../../nbs/results/04_report.ipynb #60306ea0
+def published_table(
+    found: Sequence[Variant],
+) -> Table:  # without rows where no variant has a published counterpart
+    "Ours, published, and the difference, in mean IoU over old, new and all classes; what to mind as notes."
+    rows, notes = {}, []
+    for v in found:
+        parameters = v.records[0].parameters
+        if (anchor := anchor_for(parameters)) is None:
+            continue
+        names = ("old", "new", "all") if v.records[0].steps == 2 else ("base", "added", "all")
+        ours = {n: v.values(group) for n, group in zip(("old", "new", "all"), names)}
+        ours["voc"] = v.values("all", "voc published")
+        theirs = anchor.scores
+        less = {n: [x - theirs[n] for x in ours[n] if x is not None] if n in theirs else [] for n in ours}
+        rows[v.label] = [part[n] for part in (ours, {n: [theirs.get(n)] for n in ours}, less) for n in ours]
+        said = caveats(parameters, anchor, len(v.records))
+        notes.append(f"{v.label}: {anchor.table}, {anchor.method}, {anchor.source}"
+                     + (f"; {'; '.join(said)}" if said else ""))
+    groups = ("old", "new", "all", "voc")
+    used = [k for k in range(12) if any(any(x is not None for x in cells[k]) for cells in rows.values())]
+    parts = ("ours", "published", "difference")
+    columns = [Column(f"{g}, {part}", "neither") for part in parts for g in groups]
+    return Table("Beside the published results: mean IoU in %, centre crops", tuple(columns[k] for k in used),
+                 {label: [cells[k] for k in used] for label, cells in rows.items()}, tuple(notes))
+
 # %% ../../nbs/results/04_report.ipynb #8f1a485c
 TABLES: dict[str, Callable[[Sequence[Variant], Sequence[Record], str], Table]] = {
     "scores": lambda found, records, protocol: score_table(found),
     "classes": lambda found, records, protocol: class_table(found, protocol),
     "steps": lambda found, records, protocol: step_table(found, records, protocol),
+    "published": lambda found, records, protocol: published_table(found),
     "labels": lambda found, records, protocol: label_table(found),
     "cost": lambda found, records, protocol: cost_table(found, records),
 }
