@@ -62,7 +62,11 @@ def test_every_validation_image_counts_once(root):
     train(TrainConfig(**SMALL | dict(batch_size=8, epochs="1", step="0")))
     ours, theirs = both(root, rank_jobs.scored, SMALL | dict(batch_size=8, epochs="2", step="1"), 1, ranks=3)
     assert len(ours["scores"]) == 2 and ours["pseudo_labels"]["target"]["images"] > 0
+    one, three = (result["details"].pop("calibration") for result in (ours, theirs))
     assert ours == theirs
+    for name, found in one.items():  # sums of probabilities, in another order
+        assert found["pairs"] == three[name]["pairs"] and found["right"] == three[name]["right"]
+        assert found["probability"] == pytest.approx(three[name]["probability"], rel=1e-9)
 
 
 def test_ranks_share_a_batch(root):

@@ -20,8 +20,9 @@ from ..pseudo.targets import TargetRule, Targets, make_targets
 from ..ranks import summed
 
 # %% auto #0
-__all__ = ['LATER', 'evaluate', 'segmenter_maps', 'localizer_maps', 'batch_targets', 'evaluate_labels', 'used_labels',
-           'used_hard_mask', 'used_target_labels', 'hard_mask_labels', 'taught_labels', 'masks_of']
+__all__ = ['LATER', 'BINS', 'counted', 'scored', 'evaluate', 'decided', 'segmenter_maps', 'localizer_maps', 'batch_targets',
+           'evaluate_labels', 'used_labels', 'used_hard_mask', 'used_target_labels', 'hard_mask_labels',
+           'taught_labels', 'calibration', 'calibration_error', 'masks_of']
 
 # %% ../../nbs/evaluation/01_quality.ipynb #4de05684
 LATER = 254  # in a mask: a class of a later step, where the mask's table tells it from background
@@ -34,12 +35,13 @@ def _with_extra(labels: Tensor, mark: int, n: int) -> Tensor:
     return labels.masked_fill(labels == mark, n)
 
 
-def _counted(
+def counted(
     labels: Callable[[Batch], Tensor],  # batch → B, H, W
     batches: Iterable[Batch],
     step: Step,
     later: int,
 ) -> Tensor:                            # C+1, C+1: last row later classes, last column no label
+    "Pixels by truth and label over a split; of several ranks, of all."
     n = step.n_classes
     if n >= later:
         raise ValueError(f"later={later} marks later classes, but the step itself has {n} classes")
@@ -50,7 +52,10 @@ def _counted(
     return summed(counts.matrix.cpu())
 
 
-def _scored(matrix: Tensor, step: Step) -> dict:
+def scored(
+    matrix: Tensor,  # C+1, C+1 of `counted`
+    step: Step,
+) -> dict:
     "Scores with later classes as background, and under `later_ignored` without them."
     seen = matrix[:-1, :-1]
     later_as_background = seen.clone()
@@ -67,10 +72,17 @@ def evaluate(
     later: int = LATER,               # in a mask: a class of a later step
 ) -> dict:                            # see `wilson.evaluation.metrics.scores`; the same under `later_ignored`
     "Scores of arg-max maps over a split, pixels of later classes as background and ignored."
+    return scored(counted(decided(maps), batches, step, later), step)
+
+
+def decided(
+    maps: Callable[[Batch], Tensor],  # batch → B, C, h, w
+) -> Callable[[Batch], Tensor]:       # batch → B, H, W int64
+    "The arg-max of maps, enlarged to the masks before it is taken."
     def labels(batch: Batch) -> Tensor:
         full = F.interpolate(maps(batch), batch.masks.shape[-2:], mode="bilinear", align_corners=False)
         return full.argmax(1)
-    return _scored(_counted(labels, batches, step, later), step)
+    return labels
 
 # %% ../../nbs/evaluation/01_quality.ipynb #4bbffb2b
 def segmenter_maps(segmenter: Segmenter) -> Callable[[Batch], Tensor]:
@@ -124,10 +136,10 @@ def evaluate_labels(
         size = batch.masks.shape[-2:]
         return F.interpolate(found[:, None].float(), size, mode="nearest-exact")[:, 0].long()
 
-    matrix = _counted(full, batches, step, later)
+    matrix = counted(full, batches, step, later)
     images, images_used = summed(torch.tensor([len(used), sum(used)])).tolist()
     pixels, covered = matrix.sum().item(), matrix[:, :-1].sum().item()
-    return _scored(matrix, step) | {"coverage": 100 * covered / pixels if pixels else None,
+    return scored(matrix, step) | {"coverage": 100 * covered / pixels if pixels else None,
                                     "images": images, "images_used": images_used}
 
 # %% ../../nbs/evaluation/01_quality.ipynb #d1e16670
@@ -183,6 +195,47 @@ def taught_labels(
     "By name, both kinds of labels that a weak step is taught."
     return {"target": used_target_labels(segmenter, localizer, old, rule),
             "hard_mask": hard_mask_labels(segmenter, localizer, old, rule)}
+
+# %% ../../nbs/evaluation/01_quality.ipynb #69cd3d4b
+BINS = 20  # of probability, equally wide
+
+
+@torch.no_grad()
+def calibration(
+    targets: Callable[[Batch], Targets],  # batch → what teaches, at h×w
+    batches: Iterable[Batch],             # with masks in training order
+    step: Step,
+    later: int = LATER,                   # in a mask: a class of a later step; it is background here
+) -> dict[str, dict[str, list[float]]]:   # background, old, new → pairs, probability (sum), right; by bin
+    "How often targets are right, by how sure they are."
+    n, n_old = step.n_classes, step.n_old
+    sums = torch.zeros(3, 3, BINS, dtype=torch.float64)
+    for batch in batches:
+        made = targets(batch)
+        size = made.target.shape[-2:]
+        truth = F.interpolate(batch.masks[:, None].float(), size, mode="nearest-exact")[:, 0].long()
+        truth = truth.masked_fill(truth == later, 0)
+        known = (truth != IGNORE) & (made.gate[:, None, None] > 0)
+        right = one_hot(truth, n).bool()
+        named = F.pad(batch.image_labels.bool(), (1, 0), value=True)  # background always is
+        named[:, 1:n_old] = True                                      # the old model asks no label
+        counts = known[:, None] & named[:, :, None, None]
+        for row, classes in enumerate((slice(0, 1), slice(1, n_old), slice(n_old, n))):
+            p, hit = (x[:, classes][counts[:, classes]].double().cpu() for x in (made.target, right))
+            place = (p * BINS).long().clamp(max=BINS - 1)
+            for k, weights in enumerate((torch.ones_like(p), p, hit)):
+                sums[row, k] += torch.bincount(place, weights, minlength=BINS)
+    kinds = ("pairs", "probability", "right")
+    return {name: dict(zip(kinds, row.tolist())) for name, row in zip(("background", "old", "new"), summed(sums))}
+
+
+def calibration_error(
+    found: dict[str, list[float]],  # pairs, probability, right by bin
+) -> float | None:                  # in [0, 1]; None without a pair
+    "Expected calibration error: mean distance between how sure and how right."
+    pairs = sum(found["pairs"])
+    distances = (abs(p - r) for p, r in zip(found["probability"], found["right"]))
+    return sum(distances) / pairs if pairs else None
 
 # %% ../../nbs/evaluation/01_quality.ipynb #7671935b
 def masks_of(

@@ -208,6 +208,7 @@ def _trained(trainer: Trainer, config: TrainConfig, data: SegmentationFolder, st
         labels = {"given": masks_of(training_images(given, config, step, device))}
     with eagerly():
         scores = measured(views_of(method, step), config, data, device, labels)
+    folder.write("details.json", scores.pop("details"), indent=None)
     metrics = {"step": step.index, "seconds": round(trainer.cost.seconds, 1),
                "images_per_second": round(trainer.images_per_second, 1), "cost": cost.record(),
                **scores}

@@ -17,7 +17,8 @@ from ..data.loading import Batch, Loader
 from ..data.samples import evaluation_samples, Split, StepSamples
 from ..data.tasks import Step
 from ..data.voc import SegmentationFolder
-from ..evaluation.quality import LATER, evaluate, evaluate_labels, localizer_maps, segmenter_maps
+from ..evaluation.quality import LATER, batch_targets, calibration, counted, decided, evaluate
+from ..evaluation.quality import evaluate_labels, localizer_maps, scored, segmenter_maps
 from ..evaluation.views import Views, panels, strip
 from ..places import at_root
 from ..ranks import first, n_ranks, rank
@@ -28,8 +29,8 @@ from .runs import StepFolder
 from .trainer import Board
 
 # %% auto #0
-__all__ = ['WATCHED', 'measured', 'ordered', 'in_order', 'headline', 'label_quality', 'training_images', 'validator', 'views_of',
-           'fixed_images']
+__all__ = ['CALIBRATED', 'WATCHED', 'measured', 'ordered', 'in_order', 'headline', 'label_quality', 'with_masks',
+           'training_images', 'validator', 'views_of', 'fixed_images']
 
 # %% ../../nbs/training/06b_measuring.ipynb #69222ed5
 def measured(
@@ -38,11 +39,11 @@ def measured(
     data: SegmentationFolder,
     device: torch.device,
     labels: Mapping[str, Callable[[Batch], Tensor]],  # by name, what was taught without masks
-) -> dict:                # the "scores", "localizer" and "pseudo_labels" of metrics.json
-    "Scores of a trained step."
+) -> dict:                # "scores", "localizer", "pseudo_labels" of metrics.json; "details" of details.json
+    "Scores of a trained step, and what a comparison asks for beside them."
     step, crop = views.step, CentreCrop(config.crop_size_val)
-    segmenter, scores = segmenter_maps(views.segmenter), {}
-    result = {"scores": scores}
+    segmenter, scores, confusion = segmenter_maps(views.segmenter), {}, {}
+    result = {"scores": scores, "details": {"classes": step.names, "n_old": step.n_old, "confusion": confusion}}
     for name, split in data.vals.items():
         shows = split.labels[:, list(step.ids)].any()  # VOC has no class of COCO→VOC's first step
         split = split.with_masks
@@ -53,12 +54,18 @@ def measured(
         samples = {"published": evaluation_samples(split, step, crop, LATER),
                    "whole": evaluation_samples(split, step, None, LATER)}
         for protocol, images in samples.items():
-            score = evaluate(segmenter, in_order(images, config, device, protocol == "whole"), step)
-            scores[prefix + protocol] = headline(score, config.later)
+            batches = in_order(images, config, device, protocol == "whole")
+            matrix = counted(decided(segmenter), batches, step, LATER)
+            scores[prefix + protocol] = headline(scored(matrix, step), config.later)
+            confusion[prefix + protocol] = matrix[:, :-1].tolist()
         if views.localizer is not None and name == "val":
             maps = localizer_maps(views.segmenter, views.localizer, views.old)
             result["localizer"] = evaluate(maps, in_order(samples["published"], config, device), step)
     taught = label_quality(labels, config, data, step, device) if labels else {}
+    if taught and views.localizer is not None and views.old is not None:
+        targets = batch_targets(views.segmenter, views.localizer, views.old, target_rule(config))
+        images = training_images(with_masks(data, step, CALIBRATED), config, step, device, LATER)
+        result["details"]["calibration"] = calibration(targets, images, step)
     return result | ({"pseudo_labels": taught} if taught else {})
 
 # %% ../../nbs/training/06b_measuring.ipynb #3ff76de6
@@ -100,14 +107,27 @@ def label_quality(
     most: int | None = None,  # images, spread over all; None: all
 ) -> dict[str, dict]:     # by name; empty where the training images have no masks
     "The labels a step was taught, against the masks of its training images."
-    split = data.train_of(step.index).painted(step.groups[step.index])
-    places = step.images(split.labels)
-    if not len(places):
+    split = with_masks(data, step, most)
+    if not len(step.images(split.labels)):
         return {}
-    if most is not None and len(places) > most:
-        split = split.at(places[np.linspace(0, len(places) - 1, most).astype(int)])
     return {name: evaluate_labels(made, training_images(split, config, step, device, LATER), step)
             for name, made in labels.items()}
+
+
+CALIBRATED = 500  # training images of which the soft labels' calibration is measured
+
+
+def with_masks(
+    data: SegmentationFolder,
+    step: Step,
+    most: int | None = None,  # of the step's images, spread over all; None: all
+) -> Split:
+    "The training images that have masks of the step's classes."
+    split = data.train_of(step.index).painted(step.groups[step.index])
+    places = step.images(split.labels)
+    if most is None or len(places) <= most:
+        return split
+    return split.at(places[np.linspace(0, len(places) - 1, most).astype(int)])
 
 
 def training_images(

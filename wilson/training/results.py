@@ -80,6 +80,7 @@ def evaluate_step(
         taught = taught_labels(opened.segmenter, opened.localizer, opened.old, opened.rule)
     config = moved(opened.config, data_root)
     scored = measured(opened.views, config, open_data(config), chosen_device(device), taught)
+    del scored["details"]
     return StepResult(opened.folder.path, opened.step.index, True,
                       {"step": opened.step.index, "seconds": seconds, **scored})
 

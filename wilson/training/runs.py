@@ -74,12 +74,12 @@ class StepFolder:
             raise InputError(f"{file} is not JSON; it was not written by wilson. Remove the "
                              f"folder or choose another name.") from None
 
-    def write(self, name: str, content: Mapping[str, Any]) -> None:
+    def write(self, name: str, content: Mapping[str, Any], indent: int | None = 1) -> None:
         "Write a JSON file of the folder, whole or not at all; of several ranks the first does."
         if not first():
             return
         with written_aside(self.path / name) as aside:
-            aside.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+            aside.write_text(json.dumps(content, indent=indent, ensure_ascii=False) + "\n")
 
     @property
     def state(self) -> str | None:
