@@ -87,7 +87,7 @@ BENCH = """() => { window.bench = {
     app: () => window.jupyterapp.shell.currentWidget,
     frames: () => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(performance.now())))),
     async painted(node) {  // what matplotlib sends has to be decoded
-        if (node.matches(".jupyter-widgets-output-area")) await Promise.all([...node.querySelectorAll("img")].map((i) => i.decode()));
+        if (node.matches(".widget-output")) await Promise.all([...node.querySelectorAll("img")].map((i) => i.decode()));
         return this.frames();
     },
     // the next event of a type, to the second frame after what `says` has changed; of several changes the last
@@ -146,7 +146,7 @@ BENCH = """() => { window.bench = {
 DRAWN = "(root) => root.dataset.drawn"
 ROWS = "(grid) => grid.textContent"
 PICTURES = "(grid) => [...grid.querySelectorAll('img')].map((i) => i.src).join()"
-AREA = ".jupyter-widgets-output-area"
+AREA = ".widget-output"
 FIGURE = "(area) => { const i = area.querySelector('img'); return i?.complete && i.naturalWidth ? i.src.length + i.src.slice(-999) : ''; }"
 
 
@@ -288,7 +288,7 @@ def of_studio(page) -> dict[str, list[float]]:
 
 def of_usual(page) -> dict[str, list[float]]:
     page.evaluate("() => bench.run(1)")
-    page.locator(f"{AREA} img").wait_for(timeout=5 * PATIENCE)  # the networks run for every image first
+    page.locator(f"{AREA} img").first.wait_for(timeout=5 * PATIENCE)  # the networks run for every image first
     figure = dict(selector=AREA, says=FIGURE, quiet=200)
     found = {"matplotlib: alpha": timed(page, cycle(page.locator(".noUi-handle").press, BOTH_WAYS), "keydown", **figure)}
     forth = page.locator(".jupyter-button")

@@ -143,12 +143,13 @@ def compare_parser(parser: argparse.ArgumentParser) -> None:
                         help="of classes and steps: published | whole (default: published)")
     parser.add_argument("--format", default="markdown",
                         help="markdown | latex | csv | html (default: markdown)")
-    parser.add_argument("--out", metavar="FOLDER", help="write every table there, as Markdown, LaTeX and CSV")
+    parser.add_argument("--out", metavar="FOLDER",
+                        help="write all there: tables as Markdown, LaTeX, CSV; figures as PNG, PDF")
 
 
 def run_compare(options: argparse.Namespace) -> None:
     "Print a table, or write all."
-    from wilson.results.report import TABLES, compared, table_of, write_tables
+    from wilson.results.report import TABLES, compared, figures, table_of, write_figures, write_tables
     from wilson.results.tables import FORMATS
     from wilson.training.runs import shown
     o = options
@@ -159,6 +160,7 @@ def run_compare(options: argparse.Namespace) -> None:
         print(FORMATS[o.format](table_of(o.table, found, records, o.protocol)).rstrip())
         return
     written = write_tables({kind: table_of(kind, found, records, o.protocol) for kind in TABLES}, o.out)
+    written += write_figures(figures(found, records, o.protocol), o.out)
     print("\n".join(shown(f) for f in written))
 
 # %% ../nbs/command.ipynb #52785701

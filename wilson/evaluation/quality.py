@@ -226,7 +226,8 @@ def calibration(
             for k, weights in enumerate((torch.ones_like(p), p, hit)):
                 sums[row, k] += torch.bincount(place, weights, minlength=BINS)
     kinds = ("pairs", "probability", "right")
-    return {name: dict(zip(kinds, row.tolist())) for name, row in zip(("background", "old", "new"), summed(sums))}
+    rows = zip(("background", "old", "new"), summed(sums))
+    return {name: dict(zip(kinds, row.tolist())) for name, row in rows}
 
 
 def calibration_error(

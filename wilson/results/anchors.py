@@ -281,10 +281,10 @@ def anchors(
 
 # %% ../../nbs/results/00_anchors.ipynb #bc9797eb
 VARIED = ("alpha", "affinity", "pooling", "prior", "bkg_mix", "label_old_classes")  # by paper or code
-MINDED = ("backbone", "pretrained", "crop_size", "crop_size_val", "batch_size", "epochs", "optimizer", "lr",
-          "lr_head", "lr_localizer", "lr_policy", "pseudo_epoch", "loss_de", "loss_kd", "loss_pod", "loss_seg",
-          "void", "decay", "gate", "later", "thresholds", "affinity_iterations", "affinity_dilations",
-          "affinity_scale", "train_list", "val_list", "label_edits", "image_side")
+MINDED = ("backbone", "pretrained", "crop_size", "crop_size_val", "batch_size", "epochs", "optimizer",
+          "lr", "lr_head", "lr_localizer", "lr_policy", "pseudo_epoch", "loss_de", "loss_kd", "loss_pod",
+          "loss_seg", "void", "decay", "gate", "later", "thresholds", "affinity_iterations",
+          "affinity_dilations", "affinity_scale", "train_list", "val_list", "label_edits", "image_side")
 
 
 @cache

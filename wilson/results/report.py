@@ -8,15 +8,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from matplotlib.figure import Figure
+
+from ..evaluation.figures import save_figure
 from ..places import InputError, at_root, did_you_mean, written_aside
-from .anchors import anchor_for, caveats
+from .anchors import anchor_for, anchors, caveats
+from .charts import (class_scores, confusion_matrix, forgetting, learning_curves, parameter_plot,
+                                   reliability, step_curves, varied)
 from .records import Record, Variant, chosen, read_records, variants
 from .tables import (ENDINGS, FORMATS, Column, Table, class_table, cost_table, label_table, protocols_of,
                                    score_table, step_table)
 from ..training.runs import shown
 
 # %% auto #0
-__all__ = ['TABLES', 'compared', 'published_table', 'table_of', 'write_tables']
+__all__ = ['TABLES', 'compared', 'published_table', 'figures', 'write_figures', 'table_of', 'write_tables']
 
 # %% ../../nbs/results/04_report.ipynb #8e57ad53
 def compared(
@@ -66,6 +71,41 @@ def published_table(
     columns = [Column(f"{g}, {part}", "neither") for part in parts for g in groups]
     return Table("Beside the published results: mean IoU in %, centre crops", tuple(columns[k] for k in used),
                  {label: [cells[k] for k in used] for label, cells in rows.items()}, tuple(notes))
+
+# %% ../../nbs/results/04_report.ipynb #3a738ac8
+def figures(
+    found: Sequence[Variant],
+    records: Sequence[Record],
+    protocol: str = "published",
+) -> dict[str, Figure]:  # by name
+    "Every picture of a comparison."
+    firsts = {v.label: v.records[0].path for v in found}
+    made = {"curves": learning_curves(firsts), "classes": class_scores(found, protocol)}
+    if found[0].records[0].steps > 1:
+        made |= {"steps": step_curves(found, records, protocol), "forgetting": forgetting(found, protocol)}
+    made |= {f"confusion {label}": confusion_matrix(path, protocol) for label, path in firsts.items()}
+    made["calibration"] = reliability(firsts)
+    for name in varied(found):
+        made[f"by {name}"] = parameter_plot(found, name, _drawn(found, name), protocol)
+    return {name: figure for name, figure in made.items() if figure is not None}
+
+
+def _drawn(found: Sequence[Variant], name: str) -> dict[float, float] | None:
+    "The points of the paper's figure, where it is of this parameter on this task."
+    of = found[0].records[0].parameters
+    if name != "alpha" or of["dataset"] != "voc":
+        return None
+    points = anchors(table="Figure 4", task=of["task"], overlap=of["overlap"])
+    return {float(a.parameters["alpha"]): a.scores["all"] for a in points}
+
+
+def write_figures(
+    made: Mapping[str, Figure],
+    out: Path | str,             # folder, made
+) -> list[Path]:
+    "Write figures as PNG and PDF."
+    return [file for name, figure in made.items()
+            for file in save_figure(figure, at_root(out) / name.replace(" ", "-").replace("=", "-"))]
 
 # %% ../../nbs/results/04_report.ipynb #8f1a485c
 TABLES: dict[str, Callable[[Sequence[Variant], Sequence[Record], str], Table]] = {

@@ -43,7 +43,8 @@ def measured(
     "Scores of a trained step, and what a comparison asks for beside them."
     step, crop = views.step, CentreCrop(config.crop_size_val)
     segmenter, scores, confusion = segmenter_maps(views.segmenter), {}, {}
-    result = {"scores": scores, "details": {"classes": step.names, "n_old": step.n_old, "confusion": confusion}}
+    details = {"classes": step.names, "n_old": step.n_old, "confusion": confusion}
+    result = {"scores": scores, "details": details}
     for name, split in data.vals.items():
         shows = split.labels[:, list(step.ids)].any()  # VOC has no class of COCO→VOC's first step
         split = split.with_masks
