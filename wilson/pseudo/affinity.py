@@ -36,26 +36,46 @@ def pixel_affinity(
     dilations: Sequence[int] = (1, 2, 4, 8, 12),  # distances of the neighbours in pixels
 ) -> Tensor:                                      # B, 8·len(dilations), h, w; sums to 1 over dim 1
     "Softmax weights of each pixel's neighbours by likeness of colour; order as in `neighbours`."
-    around = torch.stack(list(neighbours(image, dilations)), 2)              # B, 3, 8·len, h, w
-    centre = image.unsqueeze(2)
-    window = torch.cat([around, centre.expand(-1, -1, len(dilations), -1, -1)], 2)
-    contrast = window.std(2, keepdim=True)                                   # unbiased
-    return (-(around - centre).abs() / (1e-8 + 0.1 * contrast)).mean(1).softmax(1)
+    total, squares, count = torch.zeros_like(image), torch.zeros_like(image), 9 * len(dilations)
+    for neighbour in neighbours(image, dilations):
+        difference = neighbour - image            # the pixel itself adds 0, so its 1 in 9 is only counted
+        total, squares = total + difference, squares + difference.square()
+    contrast = ((squares - total.square() / count) / (count - 1)).clamp(min=0).sqrt()     # unbiased
+    scale = -1 / (1e-8 + 0.1 * contrast)
+    likeness = image.new_empty(len(image), 8 * len(dilations), *image.shape[-2:])
+    for i, neighbour in enumerate(neighbours(image, dilations)):
+        likeness[:, i] = ((neighbour - image).abs() * scale).mean(1)
+    return likeness.softmax(1)
 
 # %% ../../nbs/pseudo/00_affinity.ipynb #ac155b63
-@torch.no_grad()
+def _index(
+    batch: int, h: int, w: int, dilations: Sequence[int], device: torch.device,
+) -> Tensor:                                      # batch·h·w, 8·len(dilations) int32
+    "Which rows are the neighbours of each cell, the cells of a batch numbered through."
+    cells = torch.arange(h * w, dtype=torch.float64, device=device).view(1, 1, h, w)
+    one = torch.stack([n.reshape(-1).int() for n in neighbours(cells, dilations)], 1)
+    first = torch.arange(batch, dtype=torch.int32, device=device) * (h * w)
+    return (one + first[:, None, None]).flatten(0, 1)
+
+
 def refine(
     image: Tensor,                                # B, 3, H, W in [0, 1], any size
     mask: Tensor,                                 # B, C, h, w class maps
     iterations: int = 10,                         # rounds of taking over from the neighbours
     dilations: Sequence[int] = (1, 2, 4, 8, 12),  # distances of the neighbours in mask pixels
+    gradient: bool = False,                       # let gradients reach `mask`; never the image
 ) -> Tensor:                                      # B, C, h, w
-    "Pixel-adaptive mask refinement: `mask` pulled towards the edges of `image`. No gradient."
+    "Pixel-adaptive mask refinement: `mask` pulled towards the edges of `image`."
     if image.ndim != 4 or mask.ndim != 4 or len(image) != len(mask):
         raise ValueError(f"refine: image {tuple(image.shape)} and mask {tuple(mask.shape)} must be "
                          "(B, 3, H, W) and (B, C, h, w) with the same B")
-    image = F.interpolate(image.float(), mask.shape[-2:], mode="bilinear", align_corners=True)
-    weights, mask = pixel_affinity(image, dilations).unsqueeze(2), mask.float()
-    for _ in range(iterations):
-        mask = sum(w * n for w, n in zip(weights.unbind(1), neighbours(mask, dilations)))
-    return mask
+    batch, classes, h, w = mask.shape
+    with torch.no_grad():
+        image = F.interpolate(image.float(), (h, w), mode="bilinear", align_corners=True)
+        weights = pixel_affinity(image, dilations).permute(0, 2, 3, 1).flatten(0, 2)
+        index = _index(batch, h, w, dilations, mask.device)
+    with torch.set_grad_enabled(gradient and torch.is_grad_enabled()):
+        rows = mask.float().permute(0, 2, 3, 1).reshape(-1, classes)
+        for _ in range(iterations):
+            rows = F.embedding_bag(index, rows, mode="sum", per_sample_weights=weights)
+        return rows.view(batch, h, w, classes).permute(0, 3, 1, 2).contiguous()
