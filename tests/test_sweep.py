@@ -17,7 +17,7 @@ import pytest
 from conftest import QUICK, REPO, environment
 
 from wilson.places import InputError
-from wilson.training.runs import StepFolder
+from wilson.training.runs import StepFolder, is_held
 from wilson.training.sweep import gathered, over_seeds, plan, run_sweep, table
 
 SMALL = {option[2:].replace("-", "_"): value for option, value in zip(QUICK[::2], QUICK[1::2])}
@@ -112,13 +112,75 @@ def assert_a_failed_base_holds_back_its_members(root: Path) -> None:
     assert "not started" in states(run_sweep([*third, MEMBERS[0]], fail_fast=True))["wilson-s1"]
 
 
-def test_a_dry_run_prints_the_plan_and_starts_nothing(root, capsys):
-    assert run_sweep([WRONG, *MEMBERS], dry_run=True) == []
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split(":")[0].split("/")[-1] for line in lines] == [
-        "member 1", "base-s1", "base-s2", "wilson-s1", "wilson-s2", "finetune-s1", "finetune-s2"]
-    assert all("wilson train --dataset=shapes" in line for line in lines[1:])
+def test_a_dry_run_prints_the_plan_and_starts_nothing(root):
+    "By the command, as by the page: what is wrong, what is to be trained, and no estimate where nothing has been measured."
+    (root / "members.json").write_text(json.dumps([WRONG, *MEMBERS]))
+    said = wilson(root, "sweep", "--members", "members.json", "--dry-run").stdout
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in said.splitlines() if "shapes-" in line or "member" in line]
+    assert [(row[0].split("/")[-1], row[1]) for row in rows] == [("member 1", "wrong"), *(
+        (name, "to train") for name in ("base-s1", "base-s2", "wilson-s1", "wilson-s2", "finetune-s1", "finetune-s2"))]
+    assert "Did you mean 'alpha'" in rows[0][3] and "6 without an estimate" in said
     assert not (root / "runs").exists()
+
+
+def wilson(root: Path, *arguments: str, code: int = 0) -> subprocess.CompletedProcess:
+    done = subprocess.run([sys.executable, "-m", "wilson", *arguments], cwd=root, text=True, capture_output=True, timeout=300)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done
+
+
+def test_killed_and_gone_on_with(root):
+    "kill -9 takes the sweep and leaves its child; the same sweep waits for that and trains what is left, no step twice."
+    code = f"from wilson.training.sweep import run_sweep; run_sweep({MEMBERS[:2]!r}, name='ours')"
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=root, start_new_session=True, stderr=subprocess.DEVNULL)
+    base, until = state(root, "base-s1/step0"), time.monotonic() + 60
+    while not (base.path / "last.pt").is_file() and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    child = base.read("status.json")["pid"]
+    os.kill(child, 0)  # it trains on
+    assert is_held(base.path)
+    outcomes = states(run_sweep(MEMBERS[:2], name="ours"))
+    assert outcomes == {"base-s1": "reused", "base-s2": "finished", "wilson-s1": "finished", "wilson-s2": "finished"}
+    log = (root / "runs/sweeps/ours" / TASK / "base-s1.log").read_text()
+    assert log.count("$ wilson") == 1 and base.read("status.json")["pid"] == child
+
+
+def test_a_failing_member(root):
+    "A loss that is not finite fails one member; the others are there, it is listed, and tried again when that is asked for."
+    common = " ".join(f"{n}='{v}'" for n, v in SMALL.items())
+    page = ["nbs/sweep.ipynb", "out.ipynb", "-p", "grid", "method=finetune + loss_seg=1e39 max_skips=1 name=wild",
+            "-p", "common", common, "-p", "runs_dir", "runs"]
+    page[0] = str(REPO / page[0])
+
+    def executed(*more: str) -> str:
+        subprocess.run([sys.executable, "-m", "papermill", *page, *more], cwd=root, check=True, capture_output=True, timeout=300)
+        cells = nbformat.read(root / "out.ipynb", 4).cells
+        return "".join(o.get("text", "") + o.get("data", {}).get("text/markdown", "") for c in cells for o in c.get("outputs", []))
+
+    assert "3 to train" in executed("-p", "dry_run", "true") and not (root / "runs").exists()
+    said = executed()
+    assert "2 finished, 1 failed" in said and re.search(r"wild failed: .*not finite", said) and "| finetune |" in said
+    wild = state(root, "wild/step1")
+    failed = wild.read("status.json")["time"]
+    again = executed()
+    assert "2 reused, 1 failed" in again and "retry_failed tries again" in again and "| failed |" in again
+    assert wild.read("status.json")["time"] == failed
+    assert "2 reused, 1 failed" in executed("-p", "retry_failed", "true")
+    assert wild.read("status.json")["time"] > failed
+    listed = wilson(root, "runs", "--state", "failed").stdout
+    assert f"{TASK}/wild/step1" in listed and "1 steps" in listed
+    wilson(root, "runs", "--remove", f"{TASK}/base-s42", code=2)
+    assert "removed" in wilson(root, "runs", "--remove", f"{TASK}/wild").stdout and not wild.path.parent.exists()
+
+
+def test_gpus_are_dealt_out(root):
+    "Each of two jobs at a time sees its half, and the next gets that of the one that has ended."
+    members = [MEMBERS[0] | {"epochs": "1/1", "method": m, "name": m} for m in ("wilson", "finetune", "lwf")]
+    assert set(states(run_sweep(members, name="ours", jobs=2, gpus=["0", "1", "2", "3"])).values()) == {"finished"}
+    logs = [path.read_text() for path in (root / "runs/sweeps/ours" / TASK).glob("*.log")]
+    assert {re.match(r"\$ (\S+) wilson", log)[1] for log in logs} == {"CUDA_VISIBLE_DEVICES=0,2", "CUDA_VISIBLE_DEVICES=1,3"}
 
 
 @pytest.mark.parametrize(("more", "words"), [

@@ -15,9 +15,10 @@ from .places import InputError, did_you_mean
 
 # %% auto #0
 __all__ = ['COMMANDS', 'train_parser', 'run_train', 'prepare_parser', 'run_prepare', 'verify_parser', 'run_verify',
-           'evaluate_parser', 'run_evaluate', 'predict_parser', 'run_predict', 'compare_parser', 'run_compare',
-           'labels_parser', 'run_labels', 'import_parser', 'run_import', 'export_parser', 'run_export', 'slurm_parser',
-           'run_slurm', 'Parser', 'main']
+           'evaluate_parser', 'run_evaluate', 'predict_parser', 'run_predict', 'runs_parser', 'run_runs',
+           'compare_parser', 'run_compare', 'labels_parser', 'run_labels', 'import_parser', 'run_import',
+           'export_parser', 'run_export', 'sweep_parser', 'run_sweep_command', 'slurm_parser', 'run_slurm', 'Parser',
+           'main']
 
 # %% ../nbs/command.ipynb #1fdeb8a5
 def train_parser(parser: argparse.ArgumentParser) -> None:
@@ -129,6 +130,28 @@ def run_predict(options: argparse.Namespace) -> None:
         shares = ", ".join(f"{name} {share:.0%}" for name, share in prediction.shares.items())
         print(f"{prediction.mask}: {shares or 'background only'}")
 
+# %% ../nbs/command.ipynb #34d1ffb9
+def runs_parser(parser: argparse.ArgumentParser) -> None:
+    "Options of `wilson runs`."
+    parser.add_argument("--runs-dir", default="runs", help="where run folders are (default: runs)")
+    parser.add_argument("--task", help="folder of the task, or a pattern such as voc-15-5-*")
+    parser.add_argument("--runs", help="pattern of the runs' names, such as *-s42")
+    parser.add_argument("--state", help="running | interrupted | finished | failed")
+    parser.add_argument("--remove", nargs="+", metavar="RUN", help="remove these: <task>/<run> or "
+                        "<task>/<run>/step<k>, as the list shows them; never one that another step starts "
+                        "from, or that is being trained")
+
+
+def run_runs(options: argparse.Namespace) -> None:
+    "List runs, or remove the named ones."
+    from wilson.results.run_list import remove_runs, run_list, run_text
+    o = options
+    if o.remove:
+        for line in remove_runs(o.remove, o.runs_dir):
+            print(line)
+        return
+    print(run_text(run_list(o.runs_dir, o.task, o.runs, o.state)))
+
 # %% ../nbs/command.ipynb #c5631da8
 def compare_parser(parser: argparse.ArgumentParser) -> None:
     "Options of `wilson compare`."
@@ -222,6 +245,45 @@ def run_export(options: argparse.Namespace) -> None:
     print(shown(export_published(options.step_folder, options.file, options.overwrite)))
 
 # %% ../nbs/command.ipynb #92a6fcfb
+def _members_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--grid", metavar="TEXT",
+                        help="a sweep over all combinations: 'method=wilson;mib seed=42;1'; options of train "
+                             "hold for all")
+    parser.add_argument("--members", metavar="FILE",
+                        help="a sweep: JSON list of parameters, one mapping per run; options of train hold "
+                             "for all")
+
+
+def sweep_parser(parser: argparse.ArgumentParser) -> None:
+    "Options of `wilson sweep`."
+    _members_options(parser)
+    parser.add_argument("--sweep-name", default="sweep",
+                        help="logs go to <runs-dir>/sweeps/<name> (default: sweep)")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time; GPUs are dealt out (default: 1)")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and its cost, start nothing")
+    parser.add_argument("--fail-fast", action="store_true", help="start nothing more after a failure")
+    parser.add_argument("--retry-failed", action="store_true",
+                        help="try again what failed in an earlier sweep")
+    train_parser(parser)
+
+
+def run_sweep_command(options: argparse.Namespace) -> int:
+    "Train the members of a sweep, or print what that would be; 1 where not all are there in the end."
+    from wilson.results.plans import plan_text
+    from wilson.training.members import asked_members
+    from wilson.training.sweep import run_sweep
+    given = vars(options)
+    grid, members, name, jobs = (given.pop(n) for n in ("grid", "members", "sweep_name", "jobs"))
+    dry, flags = given.pop("dry_run"), {n: given.pop(n) for n in ("fail_fast", "retry_failed")}
+    runs_dir = given.pop("runs_dir", "runs")
+    members = asked_members(grid, members, given)
+    if dry:
+        print(plan_text(members, runs_dir, jobs))
+        return 0
+    outcomes = run_sweep(members, name, jobs, runs_dir, **flags)
+    return int(any(o.state in ("failed", "not started") for o in outcomes))
+
+
 def slurm_parser(parser: argparse.ArgumentParser) -> None:
     "Options of `wilson slurm`."
     from wilson.training.slurm import Resources
@@ -230,9 +292,7 @@ def slurm_parser(parser: argparse.ArgumentParser) -> None:
         about = field.metadata["about"] + (f" (default: {field.default})" if field.default else "")
         parser.add_argument(f"--{field.name.replace('_', '-')}", metavar="VALUE", default=argparse.SUPPRESS,
                             action="append" if repeated else "store", help=about)
-    parser.add_argument("--members", metavar="FILE",
-                        help="a sweep: JSON list of parameters, one mapping per run; options of train hold "
-                             "for all")
+    _members_options(parser)
     parser.add_argument("--jobs", type=int, help="of a sweep: at a time (default: as many as Slurm lets)")
     parser.add_argument("--out", required=True,
                         help="the script to write; of a sweep, the folder of its scripts")
@@ -242,16 +302,19 @@ def slurm_parser(parser: argparse.ArgumentParser) -> None:
 def run_slurm(options: argparse.Namespace) -> None:
     "Write the script or scripts and say how to submit them."
     from wilson.training.runs import shown
-    from wilson.training.slurm import Resources, read_members, write_script, write_sweep
+    from wilson.training.members import asked_members
+    from wilson.training.slurm import Resources, write_script, write_sweep
     given = vars(options)
-    members, jobs, out = (given.pop(name) for name in ("members", "jobs", "out"))
+    grid, members, jobs, out = (given.pop(name) for name in ("grid", "members", "jobs", "out"))
     resources = Resources(**{f.name: given.pop(f.name) for f in fields(Resources) if f.name in given})
-    if members:
+    if grid or members:
         runs_dir = given.pop("runs_dir", "runs")
-        submit, *_ = write_sweep(read_members(members, given), out, resources, runs_dir, jobs)
+        members = asked_members(grid, members, given)
+        submit, *_ = write_sweep(members, out, resources, runs_dir, jobs)
         print(f"{shown(submit.parent)}: submit the sweep with: {shlex.quote(str(submit))}")
     elif jobs is not None:
-        raise InputError(f"jobs={jobs}: only a sweep has several jobs; give --members, or leave --jobs out.")
+        raise InputError(f"jobs={jobs}: only a sweep has several jobs; give --grid or --members, or leave "
+                         "--jobs out.")
     else:
         path = write_script(given, out, resources)
         print(f"{shown(path)}: submit it with: sbatch {shlex.quote(str(path))}")
@@ -261,6 +324,8 @@ COMMANDS = {
     "prepare": ("make a data set ready to train on", prepare_parser, run_prepare),
     "verify": ("find what is wrong with a data set", verify_parser, run_verify),
     "train": ("train the steps of a task", train_parser, run_train),
+    "sweep": ("train many runs, each shared base once", sweep_parser, run_sweep_command),
+    "runs": ("list runs, or remove some", runs_parser, run_runs),
     "slurm": ("write a batch script that trains on a cluster", slurm_parser, run_slurm),
     "evaluate": ("score a finished step", evaluate_parser, run_evaluate),
     "predict": ("segment images with a finished step", predict_parser, run_predict),
@@ -298,7 +363,7 @@ def main(
         return 2
     about, options_of, run = COMMANDS[name]
     parser = Parser(prog=f"wilson {name}", description=about, allow_abbrev=False)
-    if name in ("train", "slurm"):  # forty options are better read once, below
+    if name in ("train", "sweep", "slurm"):  # forty options are better read once, below
         parser.usage = f"wilson {name} [--OPTION VALUE …]"
     options_of(parser)
     try:

@@ -26,7 +26,7 @@ from .config import TrainConfig
 
 # %% auto #0
 __all__ = ['STATES', 'STATE_FILES', 'MAPS_FOLDER', 'INDEX', 'OWN_FOLDERS', 'step_path', 'shown', 'StepFolder', 'claim', 'as_now',
-           'recorded_config', 'emptied', 'held', 'is_running', 'rebuild_results', 'file_hash']
+           'recorded_config', 'emptied', 'held', 'is_held', 'is_running', 'rebuild_results', 'file_hash']
 
 # %% ../../nbs/training/04_runs.ipynb #bd7168d4
 def step_path(
@@ -193,6 +193,19 @@ def _locked(lock: TextIO, folder: StepFolder, patience: float = 10.0) -> bool:
         if not killed or time.monotonic() > end:
             return False
         time.sleep(0.1)
+
+
+def is_held(path: Path) -> bool:
+    "Whether a process is training the step in this folder now."
+    lock = path.parent / f".{path.name}.lock"
+    if StepFolder(path).state != "running" or not lock.is_file():
+        return False
+    with open(lock) as probe:  # shared, and let go at once
+        try:
+            fcntl.flock(probe, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
 
 
 def is_running(pid: int) -> bool:

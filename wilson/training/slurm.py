@@ -5,7 +5,6 @@
 # %% ../../nbs/training/12_slurm.ipynb #8c4edd46
 from __future__ import annotations
 
-import json
 import re
 import shlex
 import sys
@@ -24,7 +23,7 @@ from .sweep import Job, plan
 # %% auto #0
 __all__ = ['WARNING', 'SHORTEST', 'OWN', 'PROGRAM', 'WATCH', 'FINISH', 'MARK', 'Resources', 'minutes', 'directives', 'cores',
            'launch_lines', 'script', 'assigned', 'processes_of', 'write_script', 'logs_of', 'written', 'write_sweep',
-           'cases', 'submit_script', 'read_members']
+           'cases', 'submit_script']
 
 # %% ../../nbs/training/12_slurm.ipynb #ab69fae4
 WARNING = 120  # seconds before the end of its time at which a job is told
@@ -301,19 +300,3 @@ def submit_script(
         lines += [f'{name}=$(sbatch --parsable "${{after[@]}}" "$@" {name}.sh)', f"{name}=${{{name}%%;*}}",
                   f'echo "{name}: job ${name}"', f'after=("--dependency=afterany:${name}")']
     return "\n".join([*lines, ""])
-
-# %% ../../nbs/training/12_slurm.ipynb #4c003678
-def read_members(
-    path: Path | str,
-    common: Mapping[str, Any] = {},  # parameters of all that name no other value
-) -> list[dict[str, Any]]:
-    "The members of a sweep from a JSON file: a list of parameters of `wilson train`."
-    file = at_root(path)
-    try:
-        members = json.loads(file.read_text())
-    except (OSError, ValueError) as e:
-        raise InputError(f"members={str(path)!r} cannot be read as JSON: {e}.") from None
-    if not isinstance(members, list) or not all(isinstance(m, dict) for m in members):
-        raise InputError(f"members={str(path)!r}: expected a list of objects, each the parameters of one "
-                         f'`wilson train`: [{{"seed": 1}}, {{"seed": 2}}].')
-    return [{**common, **member} for member in members]

@@ -19,41 +19,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm.auto import tqdm
 
 from ..places import InputError, at_root, project_root
-from .config import TrainConfig, parsed
-from .recipes import identity, resolved, task_of
+from .config import parsed
+from .recipes import identity
 from .launch import train
-from .starting import chosen_dataset
-from .runs import StepFolder, shown, step_path
+from .members import member_config, step_folders
+from .runs import StepFolder, is_held, shown
 
 # %% auto #0
-__all__ = ['member_config', 'step_folders', 'Job', 'plan', 'Outcome', 'already_there', 'without_process', 'Running', 'started',
-           'end', 'summary', 'run_sweep', 'over_seeds', 'gathered', 'table', 'mean_std']
-
-# %% ../../nbs/training/11_sweep.ipynb #f3a1e968
-def member_config(
-    member: Mapping[str, Any],  # parameters of `wilson train`
-    runs_dir: Path | str = "runs",
-) -> TrainConfig:               # resolved
-    "The configuration of a member."
-    for name in ("step", "parent", "runs_dir"):
-        if name in member:
-            raise InputError(f"{name}={member[name]!r} in a member of a sweep: a member trains all steps "
-                             f"of its task in the runs_dir of the sweep; leave {name} out.")
-    config = parsed({**member, "runs_dir": str(runs_dir)})
-    with redirect_stdout(None):  # what dataset=auto became is said in the member's own log
-        return resolved(config, chosen_dataset(config))
-
-
-def step_folders(
-    config: TrainConfig,  # resolved
-) -> list[Path]:          # in order; joint training has its last step alone
-    "The folders of the steps that a member trains."
-    task = task_of(config)
-    steps = [len(task) - 1] if config.method == "joint" else range(len(task))
-    return [step_path(config, task, index) for index in steps]
+__all__ = ['Job', 'plan', 'Outcome', 'already_there', 'without_process', 'Running', 'started', 'shares', 'visible_gpus', 'end',
+           'summary', 'is_ready', 'run_sweep', 'over_seeds', 'gathered', 'table', 'mean_std']
 
 # %% ../../nbs/training/11_sweep.ipynb #dc1a2256
 @dataclass(frozen=True)
@@ -117,9 +95,15 @@ class Outcome:
 
 def already_there(
     job: Job,
+    retry_failed: bool = True,
 ) -> Outcome | None:  # None: it must be trained
-    "A job whose steps are all finished: reused, or failed where another configuration lies in its folders."
+    "A job that needs no training, or can have none: finished, of another configuration, left as it failed."
     try:
+        for folder in job.folders:
+            status = StepFolder(folder).read("status.json") or {}
+            if status.get("state") == "failed" and not retry_failed:
+                reason = " ".join(status.get("reason", "").split()) or "it failed"
+                return Outcome(job.name, "failed", f"{reason}; retry_failed tries again")
         config = parsed(job.parameters)
         if config.overwrite or not all(StepFolder(folder).state == "finished" and
                                        (folder / "metrics.json").is_file() for folder in job.folders):
@@ -135,6 +119,7 @@ def without_process(
     job: Job,
     outcomes: Mapping[str, Outcome],  # by name: what has ended so far
     fail_fast: bool,
+    retry_failed: bool = True,
 ) -> Outcome | None:
     "The outcome of a job that needs no process; None where it needs one."
     failed = [o.name for o in outcomes.values() if o.state == "failed"]
@@ -144,7 +129,7 @@ def without_process(
         return Outcome(job.name, "not started", f"{failed[0]} failed")
     if job.problem:
         return Outcome(job.name, "failed", job.problem)
-    return already_there(job)
+    return already_there(job, retry_failed)
 
 # %% ../../nbs/training/11_sweep.ipynb #979d0f68
 @dataclass(frozen=True)
@@ -153,6 +138,7 @@ class Running:
     job: Job
     process: subprocess.Popen
     log: Path
+    gpus: str | None = None  # its own, as CUDA_VISIBLE_DEVICES names them
 
     def outcome(self) -> Outcome:
         "How it ended; of a failed one, the last line of its log."
@@ -169,17 +155,36 @@ def started(
     job: Job,
     log: Path,     # written on, not over
     threads: int,
+    gpus: str | None = None,  # of the machine's, those that it may use; None: all
 ) -> Running:
     "Start a job's process."
     log.parent.mkdir(parents=True, exist_ok=True)
     # no bars in a log
-    environment = {"OMP_NUM_THREADS": str(threads)} | os.environ | {"TQDM_DISABLE": "1"}
+    own = {} if gpus is None else {"CUDA_VISIBLE_DEVICES": gpus}
+    environment = {"OMP_NUM_THREADS": str(threads)} | os.environ | {"TQDM_DISABLE": "1"} | own
     with open(log, "a") as out:
-        out.write(f"$ wilson {shlex.join(job.command)}\n")
+        said = "".join(f"{n}={v} " for n, v in own.items())
+        out.write(f"$ {said}wilson {shlex.join(job.command)}\n")
         out.flush()
         process = subprocess.Popen([sys.executable, "-m", "wilson", *job.command], cwd=project_root(),
                                    env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
-    return Running(job, process, log)
+    return Running(job, process, log, gpus)
+
+# %% ../../nbs/training/11_sweep.ipynb #ca6b39b6
+def shares(
+    gpus: Sequence[str],
+    jobs: int,
+) -> list[str | None]:  # one per job at a time, as CUDA_VISIBLE_DEVICES names them; None: all there are
+    "GPUs dealt out to jobs."
+    if not gpus or jobs == 1:
+        return [None] * jobs
+    return [",".join(gpus[k::jobs]) or gpus[k % len(gpus)] for k in range(jobs)]
+
+
+def visible_gpus() -> list[str]:
+    "The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."
+    n, named = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    return [str(k) for k in range(n)] if named is None else named.split(",")[:n]
 
 # %% ../../nbs/training/11_sweep.ipynb #f4623197
 def end(
@@ -207,35 +212,46 @@ def summary(outcomes: Sequence[Outcome]) -> str:
     return "\n".join(lines)
 
 # %% ../../nbs/training/11_sweep.ipynb #22a8b9cd
+def is_ready(
+    job: Job,
+    outcomes: Mapping[str, Outcome],  # by name: what has ended so far
+) -> bool:
+    "Whether its base has ended and nobody is training a step of its."
+    return (job.base is None or job.base in outcomes) and not any(is_held(f) for f in job.folders)
+
+
 def run_sweep(
     members: Sequence[Mapping[str, Any]],  # parameters of `wilson train`, one mapping per run
     name: str = "sweep",                   # logs go to <runs_dir>/sweeps/<name>/
     jobs: int = 1,                         # processes at a time
     runs_dir: Path | str = "runs",
-    dry_run: bool = False,                 # print the plan and start nothing
     fail_fast: bool = False,               # start nothing more after a failure
+    retry_failed: bool = False,            # try again what failed in an earlier call
+    gpus: Sequence[str] | None = None,     # to deal out, as CUDA_VISIBLE_DEVICES names them; None: all
 ) -> list[Outcome]:                        # of every job, in the order in which they ended
     "Train all members, each shared base once and first."
     if jobs < 1:
         raise InputError(f"jobs={jobs}: expected at least one process at a time.")
     waiting, running, outcomes = plan(members, runs_dir), [], {}
-    if dry_run:
-        print("\n".join(f"{j.name}: {j.problem or f'wilson {shlex.join(j.command)}'}" for j in waiting))
-        return []
     logs, threads = at_root(runs_dir) / "sweeps" / name, max(1, (os.cpu_count() or 1) // jobs)
+    free = shares(visible_gpus() if gpus is None else gpus, jobs)
     try:
         with tqdm(total=len(waiting), desc=name) as bar:
             while waiting or running:
                 ended = [r.outcome() for r in running if r.process.poll() is not None]
+                free += [r.gpus for r in running if r.process.returncode is not None]
                 running = [r for r in running if r.process.returncode is None]
-                ready = next((j for j in waiting if j.base is None or j.base in outcomes), None)
-                if ready and len(running) < jobs:
+                ready = next((j for j in waiting if is_ready(j, outcomes)), None) if free else None
+                if ready:
                     waiting.remove(ready)
-                    if known := without_process(ready, outcomes, fail_fast):
+                    if known := without_process(ready, outcomes, fail_fast, retry_failed):
                         ended.append(known)
                     else:
-                        running.append(started(ready, logs / f"{ready.name}.log", threads))
+                        log = logs / f"{ready.name}.log"
+                        running.append(started(ready, log, threads, free.pop(0)))
                 elif not ended:
+                    elsewhere = waiting and not running
+                    bar.set_postfix_str("another process trains what is next: waiting" if elsewhere else "")
                     time.sleep(0.1)
                 outcomes |= {o.name: o for o in ended}
                 bar.update(len(ended))
