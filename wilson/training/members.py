@@ -75,8 +75,8 @@ def read_grid(
         if word == "+":
             parts.append({})
         elif not equals or not name.isidentifier():
-            raise InputError(f"grid={text!r}: {word!r} is no parameter with values; expected name=value;value "
-                             f"…, such as seed=1;2, and quotes around a value with blanks.")
+            raise InputError(f"grid={text!r}: {word!r} is no parameter with values; expected "
+                             f"name=value;value, such as seed=1;2; a value with blanks needs quotes.")
         elif name in parts[-1]:
             raise InputError(f"grid={text!r}: {name} stands there twice; give all its values at once, "
                              f"{name}=value;value, or begin another grid by +.")
