@@ -202,3 +202,16 @@ def test_parameters_cell_of_methods_is_tagged():
     cells = nbformat.read(REPO / "nbs/methods.ipynb", 4).cells
     tagged = [cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])]
     assert len(tagged) == 1 and all(f"\n{name} = " in f"\n{tagged[0]}" for name in ("part", "seeds", "jobs", "epochs", "runs_dir"))
+
+
+def test_the_papers_tables(root):
+    "The page as typed, without VOC: every row of a table with its printed value, what it lacks, and nothing trained."
+    subprocess.run([sys.executable, "-m", "papermill", str(REPO / "nbs/paper.ipynb"), "out.ipynb", "-p", "part", "table3"], cwd=root,
+                   check=True, capture_output=True, timeout=120)
+    said = "".join(o.get("data", {}).get("text/markdown", "") for c in nbformat.read(root / "out.ipynb", 4).cells
+                   for o in c.get("outputs", []))
+    assert "| WILSON | COCO→VOC | 39.8 | 41.0 | 40.6 | 55.7 | – | – | – | – | – | to train |" in said
+    assert "label_maps=…" in said and "swapped" in said and not (root / "runs").exists()
+    bad = subprocess.run([sys.executable, "-m", "papermill", str(REPO / "nbs/paper.ipynb"), "out.ipynb", "-p", "part", "tabel3"], cwd=root,
+                         capture_output=True, text=True, timeout=120)
+    assert bad.returncode and "Did you mean 'table3'" in bad.stderr

@@ -21,7 +21,7 @@ from .runs import step_path
 from .starting import chosen_dataset
 
 # %% auto #0
-__all__ = ['Member', 'Axes', 'member_config', 'steps_of', 'step_folders', 'read_grid', 'grid_members', 'read_members',
+__all__ = ['Member', 'Axes', 'member_config', 'steps_of', 'step_folders', 'read_grid', 'grid_members', 'distinct', 'read_members',
            'asked_members', 'read_common']
 
 # %% ../../nbs/training/10a_members.ipynb #23b0e5f6
@@ -95,9 +95,17 @@ def grid_members(
 ) -> list[dict[str, Any]]:
     "The members of a grid, those that would train the same left out."
     axes = {n: [v] if isinstance(v, str) or not isinstance(v, Sequence) else v for n, v in axes.items()}
-    varied, found = [n for n, values in axes.items() if len(values) > 1], {}
-    for values in itertools.product(*axes.values()):
-        member = {**common, **dict(zip(axes, values))}
+    members = [{**common, **dict(zip(axes, values))} for values in itertools.product(*axes.values())]
+    return distinct(members, [n for n, values in axes.items() if len(values) > 1])
+
+
+def distinct(
+    members: Sequence[Member],
+    varied: Sequence[str],  # parameters that names are to tell
+) -> list[dict[str, Any]]:
+    "Members with names of their own; of those that would train the same, the first."
+    found: dict[str, dict[str, Any]] = {}
+    for member in map(dict, members):
         try:
             member |= _names(member, varied)
             same = _trains(member)
