@@ -154,5 +154,6 @@ def _sums(
                 left[folder] = operations(config, step) or 0.0
     done, total = sum(p.state == "finished" for p in states.values()), sum(left.values())
     return (f"{len(members)} runs and {len(states) - len(members)} bases, {done} of them finished in "
-            f"{shown(at_root(runs_dir))}. The networks' arithmetic of what is left is {total / 1e18:.1f}·10¹⁸ "
-            f"operations, {duration(total / tflops / 1e12)} at {tflops:g} TFLOP/s: a floor.")
+            f"{shown(at_root(runs_dir))}. The networks' arithmetic of what is left is "
+            f"{total / 1e18:.1f}·10¹⁸ operations, {duration(total / tflops / 1e12)} at "
+            f"{tflops:g} TFLOP/s: a floor.")
