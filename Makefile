@@ -3,12 +3,13 @@ PYTHON ?= python3
 PIP_FLAGS ?=
 LAB_FLAGS ?=
 STUDIO_FLAGS ?=
+SITE_PAGES ?=
 VENV := .venv
 BIN := $(VENV)/bin
 export TORCH_CUDA_ARCH_LIST ?= 8.0;9.0
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup demo test lab studio bench export clean-notebooks
+.PHONY: setup demo test lab studio bench site export clean-notebooks
 
 setup: $(VENV)/.ready  ## .venv with the pinned set, inplace-abn where it can be built
 
@@ -40,6 +41,11 @@ studio: setup  ## the explorer by voila, as a page for readers without Jupyter, 
 
 bench: setup  ## what each stage of a training step costs
 	$(BIN)/papermill nbs/bench.ipynb
+
+site: setup  ## the documentation from the notebooks, run; SITE_PAGES="index bench" runs these alone
+	$(BIN)/python .ci/site/pages.py _docs/source $(SITE_PAGES)
+	TQDM_DISABLE=1 OMP_NUM_THREADS=1 $(BIN)/sphinx-build -W -n -q -j 2 -c .ci/site _docs/source _docs/html
+	@echo "Open _docs/html/index.html; nothing in it needs the network."
 
 export: setup  ## wilson/ from nbs/, stale modules removed
 	bash .ci/export.sh

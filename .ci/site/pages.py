@@ -1,0 +1,68 @@
+"""The sources of the documentation site from the notebooks: `python .ci/site/pages.py FOLDER [PAGE …]`.
+
+A copy of `nbs/` in which nbdev's directives are gone, cells that take long are left unrun, and a table of contents leads to every page.
+Where pages are named (`index`, `data/00_tasks`), they alone are run when the site is built; else all are.
+"""
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parents[2]
+WORKBENCH = ("prepare", "your_data", "train", "explore", "sweep", "compare", "methods", "paper", "machines", "bench")
+FLOORS = {"data": "Data", "models": "Models", "pseudo": "Pseudo-labels", "evaluation": "Evaluation", "training": "Training",
+          "results": "Results", "widgets": "Widgets"}
+TEXTS = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+
+
+def without_directives(cell: dict) -> dict:
+    "A code cell as a reader wants it."
+    lines = "".join(cell["source"]).splitlines(keepends=True)
+    words = {word for line in lines if line.startswith("#|") for word in line[2:].replace(":", " ").split()}
+    cell["source"] = [line for line in lines if not line.startswith("#|")]
+    tags = ["skip-execution"] if words & {"slow", "eval"} else []
+    if "default_exp" in words:
+        tags.append("remove-cell")
+    elif all(re.match(r"from |import |[ )\w,]*$", line) for line in cell["source"]):  # nothing but imports
+        tags.append("hide-input")
+    cell["metadata"] = {"tags": tags}
+    cell["outputs"], cell["execution_count"] = [], None
+    return cell
+
+
+def contents() -> str:
+    "Hidden tables of contents, one per floor."
+    parts = {"Workbench": list(WORKBENCH), "Stories": sorted(f"stories/{p.stem}" for p in REPO.glob("nbs/stories/*.ipynb"))}
+    for floor, title in FLOORS.items():
+        parts[title] = sorted(f"{floor}/{p.stem}" for p in REPO.glob(f"nbs/{floor}/*.ipynb"))
+    parts["The ground"] = ["places", "ranks", "command"]
+    parts["The project"] = [Path(name).stem for name in TEXTS.values()]
+    return "\n\n".join("\n".join(["```{toctree}", ":hidden:", f":caption: {title}", "", *pages, "```"])
+                       for title, pages in parts.items())
+
+
+def main(target: Path, run: list[str]) -> None:
+    known = {str(p.relative_to(REPO / "nbs").with_suffix("")) for p in REPO.glob("nbs/**/*.ipynb")}
+    if unknown := sorted({*run} - known):
+        sys.exit(f"There is no page {', '.join(unknown)} in nbs/; expected names such as index or data/00_tasks.")
+    if target.exists():
+        shutil.rmtree(target)
+    shutil.copytree(REPO / "nbs", target, ignore=shutil.ignore_patterns(".ipynb_checkpoints", "*-checkpoint.ipynb"))
+    for path in target.rglob("*.ipynb"):
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        notebook["cells"] = [without_directives(c) if c["cell_type"] == "code" else c for c in notebook["cells"]]
+        if path == target / "index.ipynb":
+            notebook["cells"].append({"cell_type": "markdown", "id": "contents", "metadata": {}, "source": contents()})
+        if run and str(path.relative_to(target).with_suffix("")) not in run:
+            notebook["metadata"]["mystnb"] = {"execution_mode": "off"}
+        path.write_text(json.dumps(notebook, ensure_ascii=False), encoding="utf-8")
+    for name, page in TEXTS.items():
+        text = (REPO / name).read_text(encoding="utf-8")
+        (target / page).write_text(re.sub(r"\]\(nbs/", "](", text), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]).resolve(), sys.argv[2:])
