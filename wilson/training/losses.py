@@ -5,6 +5,8 @@
 # %% ../../nbs/training/00_losses.ipynb #8a62aad6
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,7 +15,7 @@ from ..pseudo.labels import IGNORE, one_hot
 from ..ranks import summed
 
 # %% auto #0
-__all__ = ['bce_loss', 'ce_loss', 'base_loss', 'unbiased_ce_loss', 'kd_loss', 'unbiased_kd_loss', 'lwf_mc_loss',
+__all__ = ['PART', 'bce_loss', 'ce_loss', 'base_loss', 'unbiased_ce_loss', 'kd_loss', 'unbiased_kd_loss', 'lwf_mc_loss',
            'classification_loss', 'prior_loss', 'feature_loss', 'segmentation_loss', 'open_share', 'self_loss']
 
 # %% ../../nbs/training/00_losses.ipynb #16e7f07e
@@ -37,6 +39,30 @@ def ce_loss(
     return F.cross_entropy(logits.float(), labels, ignore_index=ignore, reduction="none").mean()
 
 # %% ../../nbs/training/00_losses.ipynb #a7a8f378
+class _InParts(torch.autograd.Function):
+    "Mean of a loss over parts of the images, with the gradient taken part by part, as the values are."
+
+    @staticmethod
+    def forward(ctx, logits: Tensor, labels: Tensor, loss: Callable[[Tensor, Tensor], Tensor],
+                images: int) -> Tensor:
+        total, gradients = [], []
+        for part, there in zip(logits.split(images), labels.split(images)):
+            with torch.enable_grad():
+                part = part.detach().requires_grad_(ctx.needs_input_grad[0])
+                value = loss(part, there) * (len(part) / len(logits))
+            total.append(value.detach())
+            gradients += torch.autograd.grad(value, part) if ctx.needs_input_grad[0] else ()
+        ctx.gradient = torch.cat(gradients) if gradients else None
+        return torch.stack(total).sum()
+
+    @staticmethod
+    def backward(ctx, slope: Tensor) -> tuple:
+        return ctx.gradient * slope, None, None, None
+
+
+PART = 2 ** 23  # numbers in one large map
+
+
 def base_loss(
     logits: Tensor,     # B, C, h, w
     labels: Tensor,     # B, H, W int64 in 0..C-1, or 255
@@ -45,8 +71,13 @@ def base_loss(
     "Base step: logits upsampled to the labels (bilinear, corners not aligned), then BCE or CE."
     if kind not in ("bce", "ce"):
         raise ValueError(f'kind is {kind!r}; it must be "bce" or "ce"')
-    logits = F.interpolate(logits.float(), labels.shape[-2:], mode="bilinear", align_corners=False)
-    return (bce_loss if kind == "bce" else ce_loss)(logits, labels)
+
+    def loss(logits: Tensor, labels: Tensor) -> Tensor:
+        logits = F.interpolate(logits.float(), labels.shape[-2:], mode="bilinear", align_corners=False)
+        return (bce_loss if kind == "bce" else ce_loss)(logits, labels)
+
+    images = max(1, PART // (logits.shape[1] * labels[0].numel()))
+    return loss(logits, labels) if images >= len(logits) else _InParts.apply(logits, labels, loss, images)
 
 # %% ../../nbs/training/00_losses.ipynb #6734c0a8
 def unbiased_ce_loss(
