@@ -21,7 +21,7 @@ from .tables import (ENDINGS, FORMATS, Column, Table, class_table, cost_table, l
 from ..training.runs import shown
 
 # %% auto #0
-__all__ = ['TABLES', 'compared', 'published_table', 'figures', 'write_figures', 'table_of', 'write_tables']
+__all__ = ['FIGURES', 'TABLES', 'compared', 'published_table', 'figures', 'write_figures', 'table_of', 'write_tables']
 
 # %% ../../nbs/results/04_report.ipynb #8e57ad53
 def compared(
@@ -73,20 +73,32 @@ def published_table(
                  {label: [cells[k] for k in used] for label, cells in rows.items()}, tuple(notes))
 
 # %% ../../nbs/results/04_report.ipynb #3a738ac8
+def _firsts(found: Sequence[Variant]) -> dict[str, Path]:
+    return {v.label: v.records[0].path for v in found}
+
+
+FIGURES: dict[str, Callable[[Sequence[Variant], Sequence[Record], str], Mapping[str, Figure | None]]] = {
+    "curves": lambda found, records, protocol: {"curves": learning_curves(_firsts(found))},
+    "classes": lambda found, records, protocol: {"classes": class_scores(found, protocol)},
+    "steps": lambda found, records, protocol: {"steps": step_curves(found, records, protocol)},
+    "forgetting": lambda found, records, protocol: {"forgetting": forgetting(found, protocol)},
+    "confusion": lambda found, records, protocol: {
+        f"confusion {label}": confusion_matrix(path, protocol) for label, path in _firsts(found).items()},
+    "calibration": lambda found, records, protocol: {"calibration": reliability(_firsts(found))},
+    "parameters": lambda found, records, protocol: {
+        f"by {name}": parameter_plot(found, name, _drawn(found, name), protocol) for name in varied(found)},
+}
+
+
 def figures(
     found: Sequence[Variant],
     records: Sequence[Record],
     protocol: str = "published",
+    kinds: Sequence[str] = tuple(FIGURES),
 ) -> dict[str, Figure]:  # by name
-    "Every picture of a comparison."
-    firsts = {v.label: v.records[0].path for v in found}
-    made = {"curves": learning_curves(firsts), "classes": class_scores(found, protocol)}
-    if found[0].records[0].steps > 1:
-        made |= {"steps": step_curves(found, records, protocol), "forgetting": forgetting(found, protocol)}
-    made |= {f"confusion {label}": confusion_matrix(path, protocol) for label, path in firsts.items()}
-    made["calibration"] = reliability(firsts)
-    for name in varied(found):
-        made[f"by {name}"] = parameter_plot(found, name, _drawn(found, name), protocol)
+    "The pictures of a comparison that have something to show."
+    kinds = [k for k in kinds if found[0].records[0].steps > 1 or k not in ("steps", "forgetting")]
+    made = {name: figure for k in kinds for name, figure in FIGURES[k](found, records, protocol).items()}
     return {name: figure for name, figure in made.items() if figure is not None}
 
 
