@@ -161,10 +161,12 @@ def test_training_on_two_processes(root, page, tmp_path):  # noqa: F811
         pictured(page, "resumed", TRAINING, tmp_path)
         pictured(page, "finished", TABLE, tmp_path)
 
-        # the curves of both steps
-        with urllib.request.urlopen(f"{board}data/plugin/scalars/tags", timeout=30) as answer:
-            tags = json.load(answer)
-        assert all("loss/segmentation" in tags[run.removeprefix("runs/")] for run in (BASE, LAST)), tags
+        # the curves of both steps, when TensorBoard has read them
+        def curves() -> bool:
+            with urllib.request.urlopen(f"{board}data/plugin/scalars/tags", timeout=30) as answer:
+                tags = json.load(answer)
+            return all("loss/segmentation" in tags.get(run.removeprefix("runs/"), ()) for run in (BASE, LAST))
+        waited(curves, "the curves of both steps", SECONDS)
         page.goto(board, timeout=PATIENCE)
         page.locator("scalar-card line-chart").first.wait_for()
         page.wait_for_timeout(2000)  # until they are drawn
