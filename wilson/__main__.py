@@ -244,7 +244,7 @@ def run_export(options: argparse.Namespace) -> None:
     from wilson.training.runs import shown
     print(shown(export_published(options.step_folder, options.file, options.overwrite)))
 
-# %% ../nbs/command.ipynb #92a6fcfb
+# %% ../nbs/command.ipynb #fafe103c
 def _members_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--grid", metavar="TEXT",
                         help="a sweep over all combinations: 'method=wilson;mib seed=42;1'; options of train "
@@ -283,7 +283,7 @@ def run_sweep_command(options: argparse.Namespace) -> int:
     outcomes = run_sweep(members, name, jobs, runs_dir, **flags)
     return int(any(o.state in ("failed", "not started") for o in outcomes))
 
-
+# %% ../nbs/command.ipynb #92a6fcfb
 def slurm_parser(parser: argparse.ArgumentParser) -> None:
     "Options of `wilson slurm`."
     from wilson.training.slurm import Resources
