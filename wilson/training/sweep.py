@@ -234,7 +234,7 @@ def run_sweep(
         raise InputError(f"jobs={jobs}: expected at least one process at a time.")
     waiting, running, outcomes = plan(members, runs_dir), [], {}
     logs, threads = at_root(runs_dir) / "sweeps" / name, max(1, (os.cpu_count() or 1) // jobs)
-    free = shares(visible_gpus() if gpus is None else gpus, jobs)
+    free, said = shares(visible_gpus() if gpus is None else gpus, jobs), ""
     try:
         with tqdm(total=len(waiting), desc=name) as bar:
             while waiting or running:
@@ -250,8 +250,8 @@ def run_sweep(
                         log = logs / f"{ready.name}.log"
                         running.append(started(ready, log, threads, free.pop(0)))
                 elif not ended:
-                    elsewhere = waiting and not running
-                    bar.set_postfix_str("another process trains what is next: waiting" if elsewhere else "")
+                    if said != (said := "another process trains what is next" * bool(waiting and not running)):
+                        bar.set_postfix_str(said)
                     time.sleep(0.1)
                 outcomes |= {o.name: o for o in ended}
                 bar.update(len(ended))
