@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[2]
-WORKBENCH = ("prepare", "your_data", "train", "explore", "sweep", "compare", "methods", "paper", "machines", "bench")
+WORKBENCH = ("prepare", "your_data", "train", "explore", "sweep", "compare", "methods", "paper", "machines", "bench",
+             "what_did_not_help")
 FLOORS = {"data": "Data", "models": "Models", "pseudo": "Pseudo-labels", "evaluation": "Evaluation", "training": "Training",
           "results": "Results", "widgets": "Widgets"}
 TEXTS = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}

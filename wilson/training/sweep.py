@@ -250,8 +250,9 @@ def run_sweep(
                         log = logs / f"{ready.name}.log"
                         running.append(started(ready, log, threads, free.pop(0)))
                 elif not ended:
-                    if said != (said := "another process trains what is next" * bool(waiting and not running)):
-                        bar.set_postfix_str(said)
+                    elsewhere = "another process trains what is next" * bool(waiting and not running)
+                    if elsewhere != said:
+                        bar.set_postfix_str(said := elsewhere)
                     time.sleep(0.1)
                 outcomes |= {o.name: o for o in ended}
                 bar.update(len(ended))
