@@ -90,13 +90,18 @@ _IN_PLACE = ("dataset", "data_root", "task", "overlap", "method", "seed", "name"
 
 
 def grid_members(
-    axes: Axes,
-    common: Member = {},         # parameters of all
+    grid: Axes | Sequence[Axes],  # one grid, or several after each other
+    common: Member = {},          # parameters of all
 ) -> list[dict[str, Any]]:
-    "The members of a grid, those that would train the same left out."
-    axes = {n: [v] if isinstance(v, str) or not isinstance(v, Sequence) else v for n, v in axes.items()}
-    members = [{**common, **dict(zip(axes, values))} for values in itertools.product(*axes.values())]
-    return distinct(members, [n for n, values in axes.items() if len(values) > 1])
+    "The members of grids, those that would train the same left out."
+    parts = [grid] if isinstance(grid, Mapping) else grid
+    parts = [{n: [v] if isinstance(v, str) or not isinstance(v, Sequence) else [*v] for n, v in part.items()}
+             for part in parts]
+    members = [{**common, **dict(zip(part, values))} for part in parts
+               for values in itertools.product(*part.values())]
+    names = dict.fromkeys(n for part in parts for n in part)
+    varied = [n for n in names if any(len(p.get(n, ())) > 1 or p.get(n) != parts[0].get(n) for p in parts)]
+    return distinct(members, varied)
 
 
 def distinct(
@@ -167,8 +172,7 @@ def asked_members(
     common: Member = {},
 ) -> list[dict[str, Any]]:
     "The members of a sweep as a user names them; InputError where there is none."
-    parts = read_grid(grid) if isinstance(grid, str) else [grid] * bool(grid)
-    members = [m for axes in parts for m in grid_members(axes, common)]
+    members = grid_members(read_grid(grid) if isinstance(grid, str) else grid, common) if grid else []
     members += read_members(file, common) if file else []
     if not members:
         raise InputError("This sweep has no members: expected a grid such as 'method=wilson;mib seed=1;2', "
