@@ -101,18 +101,19 @@ def grid_members(
                for values in itertools.product(*part.values())]
     names = dict.fromkeys(n for part in parts for n in part)
     varied = [n for n in names if any(len(p.get(n, ())) > 1 or p.get(n) != parts[0].get(n) for p in parts)]
-    return distinct(members, varied)
+    return distinct(members, varied, common)
 
 
 def distinct(
     members: Sequence[Member],
     varied: Sequence[str],  # parameters that names are to tell
+    common: Member = {},    # what they are where nobody varies them
 ) -> list[dict[str, Any]]:
     "Members with names of their own; of those that would train the same, the first."
     found: dict[str, dict[str, Any]] = {}
     for member in map(dict, members):
         try:
-            member |= _names(member, varied)
+            member |= _names(member, varied, common)
             same = _trains(member)
         except InputError:  # the plan says what is wrong with it
             same = member
@@ -126,13 +127,14 @@ def _trains(member: Member) -> list:
     return [str(step_folders(config)[-1].parents[1]), *(identity(config, k, {}) for k in steps_of(config))]
 
 
-def _names(member: Member, varied: Sequence[str]) -> dict[str, str]:
+def _names(member: Member, varied: Sequence[str], common: Member) -> dict[str, str]:
     "A name for the run, and for its base, where values of the grid set them apart."
     config, own, of_base = member_config(member), [], []
     for name in varied:
         if name in _IN_PLACE:
             continue
-        plain = _trains({n: v for n, v in member.items() if n != name})
+        usual = {name: common[name]} if name in common else {}
+        plain = _trains({n: v for n, v in member.items() if n != name} | usual)
         differs = [a != b for a, b in zip(plain, _trains(member))]
         word = _word(name, getattr(config, name))
         own += [word] * any(differs)
