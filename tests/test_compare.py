@@ -62,7 +62,7 @@ def test_the_page_as_a_report(trained):
     assert "| finetune |" in text and "| wilson alpha=1.0 |" in text and "broken" not in text
     files = {f.name for f in (trained / "shown").iterdir()}
     assert {f"{name}.{end}" for name in ("scores", "classes", "steps", "labels", "cost") for end in ("md", "tex", "csv")} <= files
-    drawn = {"curves", "classes", "steps", "forgetting", "confusion-wilson", "confusion-finetune", "calibration", "by-alpha"}
+    drawn = {"scores", "curves", "classes", "steps", "forgetting", "confusion-wilson", "confusion-finetune", "calibration", "by-alpha"}
     assert {f"{name}.{end}" for name in drawn for end in ("png", "pdf")} <= files and pictures > len(drawn)  # a third confusion
 
 

@@ -17,14 +17,16 @@ import pytest
 from conftest import QUICK, REPO, environment
 
 from wilson.places import InputError
+from wilson.results.plans import results_of
+from wilson.results.tables import markdown, score_table
 from wilson.training.runs import StepFolder, is_held
-from wilson.training.sweep import gathered, over_seeds, plan, run_sweep, table
+from wilson.training.sweep import plan, run_sweep
 
 SMALL = {option[2:].replace("-", "_"): value for option, value in zip(QUICK[::2], QUICK[1::2])}
 TASK = "shapes-striped_disc__dotted_square-overlap"
 # bases long enough to be met in the middle
-GROUPS = over_seeds({"wilson": {}, "finetune": {"method": "finetune"}}, (1, 2), SMALL | {"epochs": "6/1"})
-MEMBERS = [member for group in GROUPS.values() for member in group]
+MEMBERS = [SMALL | {"epochs": "6/1", "method": method, "seed": seed, "name": f"{method}-s{seed}"}
+           for method in ("wilson", "finetune") for seed in (1, 2)]
 WRONG = SMALL | {"alhpa": 0.3}
 
 
@@ -83,20 +85,20 @@ def test_a_sweep(root):
 
 
 def assert_table_is_the_metrics(root: Path) -> None:
-    "Mean and standard deviation as computed from the files; a member without a run is counted as missing."
-    groups = GROUPS | {"finetune": [*GROUPS["finetune"], GROUPS["finetune"][0] | {"name": "none", "seed": 9}], "lost": [WRONG]}
+    "Mean and standard deviation as computed from the files; what lies in a member's folder but is of another configuration is none of its."
+    missing = MEMBERS[2] | {"name": "none", "seed": 9}
+    found, = results_of([*MEMBERS, missing, WRONG]).values()
+    assert {v.label: len(v.records) for v in found} == {"finetune": 2, "wilson": 2}
     for protocol in ("published", "whole"):
-        rows = {cells[1]: cells[2:-1] for cells in (re.split(r" ?\| ?", line) for line in
-                                                    table(groups, ("new", "all"), protocol=protocol).splitlines())}
+        rows = {cells[1]: cells[2:-1] for cells in (re.split(r" ?\| ?", line.replace("*", "")) for line in
+                                                    markdown(score_table(found, [protocol])).splitlines() if line.startswith("|"))}
         for name in ("wilson", "finetune"):
             files = [state(root, f"{name}-s{s}/step1").path / "metrics.json" for s in (1, 2)]
-            found = [json.loads(file.read_text())["scores"][protocol]["miou"] for file in files]
-            assert rows[name][:2] == [f"{statistics.mean(v):.1f} ± {statistics.stdev(v):.1f}"
-                                      for v in ([f[column] for f in found] for column in ("new", "all"))]
-        assert [rows[name][2] for name in groups] == ["2", "2 of 3", "0 of 1"]
-        assert rows["lost"][:2] == ["–", "–"]
-    hard = {"wilson": [member | {"alpha": 1} for member in GROUPS["wilson"]]}
-    assert gathered(hard) == {"wilson": []}, "runs of another configuration stand in their folders"
+            scores = [json.loads(file.read_text())["scores"][protocol]["miou"] for file in files]
+            assert rows[name][1:3] == [f"{statistics.mean(v):.1f} ± {statistics.stdev(v):.1f}"
+                                       for v in ([f[column] for f in scores] for column in ("new", "all"))]
+    hard = [member | {"alpha": 1} for member in MEMBERS[:2]]
+    assert results_of(hard) == {}, "runs of another configuration stand in their folders"
 
 
 def assert_a_failed_base_holds_back_its_members(root: Path) -> None:
@@ -189,7 +191,7 @@ def test_gpus_are_dealt_out(root):
 ])
 def test_members_that_contradict_each_other_are_refused_at_once(more, words):
     with pytest.raises(InputError, match=words):
-        plan([GROUPS["wilson"][0], GROUPS["wilson"][0] | {"name": "other"} | more])
+        plan([MEMBERS[0], MEMBERS[0] | {"name": "other"} | more])
 
 
 def test_no_job_at_a_time_is_refused():

@@ -22,8 +22,8 @@ from .tables import groups_of
 from ..training.runs import StepFolder
 
 # %% auto #0
-__all__ = ['COLOURS', 'STROKES', 'MARKS', 'styles', 'curve', 'learning_curves', 'chain', 'step_curves', 'forgetting',
-           'class_scores', 'details', 'confusion_matrix', 'reliability', 'varied', 'parameter_plot']
+__all__ = ['COLOURS', 'STROKES', 'MARKS', 'styles', 'curve', 'learning_curves', 'score_plot', 'chain', 'step_curves',
+           'forgetting', 'class_scores', 'details', 'confusion_matrix', 'reliability', 'varied', 'parameter_plot']
 
 # %% ../../nbs/results/03_charts.ipynb #15c6de78
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
@@ -81,6 +81,27 @@ def _legend(figure: Figure, ax) -> None:
     handles, labels = ax.get_legend_handles_labels()
     if handles:
         figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False)
+
+# %% ../../nbs/results/03_charts.ipynb #b73812d8
+def score_plot(
+    found: Sequence[Variant],
+    protocol: str = "published",
+) -> Figure:
+    "Mean IoU by variant and group of classes."
+    groups = groups_of(found)
+    figure, axes = _framed(7, 0.9 + 0.34 * len(found))
+    ax = axes[0, 0]
+    for k, (group, style) in enumerate(styles(groups).items()):
+        cells = [[x for x in v.values(group, protocol) if x is not None] for v in found]
+        rows = [n for n, cell in enumerate(cells) if cell]
+        ax.errorbar([statistics.fmean(cells[n]) for n in rows], [n + 0.16 * (k - 1) for n in rows],
+                    xerr=[_spread(cells[n]) for n in rows], label=group, capsize=2,
+                    **style | {"linestyle": "none"})
+    ax.set_yticks(range(len(found)), [v.label for v in found])
+    ax.set(xlabel="mIoU, %", ylim=(len(found) - 0.5, -0.5))
+    ax.grid(axis="x", alpha=0.3)
+    _legend(figure, ax)
+    return figure
 
 # %% ../../nbs/results/03_charts.ipynb #4efbbfdb
 def chain(record: Record, records: Sequence[Record]) -> list[Record]:

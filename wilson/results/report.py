@@ -14,7 +14,7 @@ from ..evaluation.figures import save_figure
 from ..places import InputError, at_root, did_you_mean, written_aside
 from .anchors import anchor_for, anchors, caveats
 from .charts import (class_scores, confusion_matrix, forgetting, learning_curves, parameter_plot,
-                                   reliability, step_curves, varied)
+                                   reliability, score_plot, step_curves, varied)
 from .records import Record, Variant, chosen, read_records, variants
 from .tables import (ENDINGS, FORMATS, Column, Table, class_table, cost_table, label_table, protocols_of,
                                    score_table, step_table)
@@ -78,6 +78,7 @@ def _firsts(found: Sequence[Variant]) -> dict[str, Path]:
 
 
 FIGURES: dict[str, Callable[[Sequence[Variant], Sequence[Record], str], Mapping[str, Figure | None]]] = {
+    "scores": lambda found, records, protocol: {"scores": score_plot(found, protocol)},
     "curves": lambda found, records, protocol: {"curves": learning_curves(_firsts(found))},
     "classes": lambda found, records, protocol: {"classes": class_scores(found, protocol)},
     "steps": lambda found, records, protocol: {"steps": step_curves(found, records, protocol)},
