@@ -207,8 +207,9 @@ def _task(found: Sequence[Variant]) -> str:
 def label_table(found: Sequence[Variant]) -> Table:
     "Mean IoU in percent over the new classes: of the localizer's maps and of each label that was taught."
     kinds = list(dict.fromkeys(kind for v in found for r in v.records for kind in r.labels))
+    kinds = [kind for kind in kinds if kind != "old_model"]  # PLOP's, which knows no new class
     rows = {v.label: [[r.labels.get(kind, {}).get("new") for r in v.records] for kind in kinds]
-            for v in found if any(r.labels for r in v.records)}
+            for v in found if any(kind in r.labels for r in v.records for kind in kinds)}
     notes = ("localizer: on validation images; the others: on the images that taught",)
     notes *= "localizer" in kinds
     return Table(f"{_task(found)}: mean IoU of the new classes' pseudo-labels in %",
