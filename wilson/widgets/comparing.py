@@ -18,9 +18,16 @@ from ..results.tables import html, protocols_of
 from ..training.runs import shown
 
 # %% auto #0
-__all__ = ['Comparison']
+__all__ = ['STYLE', 'Comparison']
 
 # %% ../../nbs/widgets/04_comparing.ipynb #3e357866
+STYLE = """<style>
+.wilson-comparison th, .wilson-comparison td { padding: 0 0.8em; line-height: 1.7; text-align: right; }
+.wilson-comparison tr th:first-child { text-align: left; }
+.wilson-comparison caption { text-align: left; }
+</style>"""
+
+
 class Comparison(w.VBox):
     "Tables and pictures of the runs in a folder, filtered by task, variant and name; saved by a button."
 
@@ -99,7 +106,7 @@ class Comparison(w.VBox):
             self.message.value = f"No result here: {escape(shown(Path(self.runs_dir)))}, runs {runs}."
             self.shown.value, self.pictures.children = "", ()
             return
-        self.message.value, self.shown.value = "", html(table)
+        self.message.value, self.shown.value = "", STYLE + html(table)
         made = [_image(figure) for figure in self.drawn().values()]
         self.pictures.children = made or [w.Label("nothing to show")] * (self.picture.value in FIGURES)
 
@@ -119,4 +126,5 @@ class Comparison(w.VBox):
 def _image(figure) -> w.Image:
     content = BytesIO()
     figure.savefig(content, format="png", dpi=90)
-    return w.Image(value=content.getvalue(), layout={"max_width": "100%", "object_fit": "contain"})
+    own_size = {"max_width": "100%", "width": "auto", "align_self": "flex-start"}
+    return w.Image(value=content.getvalue(), layout=own_size)
