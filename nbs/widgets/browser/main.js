@@ -357,7 +357,8 @@ function render({ model, el }) {
   });
 
   guarded(async () => {
-    const hello = await link.ask("hello");
+    let hello = null; // asked again where it was lost on a connection that was only being made
+    while (!hello) hello = await Promise.race([link.ask("hello"), new Promise((done) => setTimeout(done, 15000))]);
     root.dataset.ready = "true";
     if (!hello.runs.length) {
       root.replaceChildren(status);
