@@ -14,11 +14,11 @@ part() {  # name, command…
 part refinement python tests/bench_pamr.py cuda
 part losses python tests/bench_losses.py cuda
 part stages python -m papermill nbs/bench.ipynb runs/bench/stages.ipynb --log-output -p device cuda -p backbone resnet101 -p output_stride 16 \
-  -p crop_size 512 -p batch_size 24 -p scaling "batch_size=8;16;24 crop_size=256;384;512" -p out runs/bench/stages.json
+  -p crop_size 512 -p batch_size 24 -p batch_sizes "8;16;24" -p crop_sizes "256;384;512" -p processes "1;2;4;8" -p workers "0;4;8" -p evaluated 96 -p out runs/bench/stages.json
 part tries python -m papermill nbs/what_did_not_help.ipynb runs/bench/tries.ipynb --log-output -p device cuda -p backbone resnet101 \
   -p output_stride 16 -p crop_size 512 -p batch_size 24
 part start python tests/bench_start.py
 if [ $# -gt 0 ]; then
-  part beside python tests/bench_step.py "$1" --crop 512 --batch 12 --rounds 10 --out runs/bench/beside.json
+  part beside python tests/bench_step.py "$1" --crop 512 --batch 12 --rounds 10 --steps 30 --workers 8 --out runs/bench/beside.json
 fi
 echo "All in runs/bench/."

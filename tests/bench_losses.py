@@ -1,71 +1,80 @@
-"""Time and memory of the base step's loss, forward and back: `python tests/bench_losses.py [cpu|cuda]`.
+"""Time and memory of losses at the size of labels, forward and back: `python tests/bench_losses.py [cpu|cuda]`.
 
-24 images of 512×512, 21 classes, logits of 32×32: all images at once beside `base_loss`, in which they take turns. Times are medians of
+24 images of 512×512, 21 classes, logits of 32×32: of all images at once, and as `at_size` does it, some images after others. Times are medians of
 runs that take turns; memory is the peak above what was held before: of the process (CPU, a fresh one each, Linux) or the allocator (GPU).
 """
 import statistics
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 
-from wilson.training.losses import base_loss, bce_loss, ce_loss
+from wilson.training.losses import PART, at_size, bce_loss, ce_loss, kd_loss, lwf_mc_loss, unbiased_ce_loss, unbiased_kd_loss
 
-
-def at_once(logits, labels, kind):
-    logits = F.interpolate(logits.float(), labels.shape[-2:], mode="bilinear", align_corners=False)
-    return (bce_loss if kind == "bce" else ce_loss)(logits, labels)
-
-
-FORMS = {"at once": at_once, "in parts": base_loss}
+USUAL, SIZE = dict(PART), (512, 512)
+FORMS = {"at once": {name: 2**40 for name in USUAL}, "in parts": USUAL}
+LOSSES = {  # of logits, old logits and labels
+    "base, bce": lambda new, old, labels: at_size(bce_loss, SIZE, new, labels),
+    "base, ce": lambda new, old, labels: at_size(ce_loss, SIZE, new, labels),
+    "lwf": lambda new, old, labels: at_size(bce_loss, SIZE, new, labels) + at_size(kd_loss, SIZE, new, old),
+    "lwf-mc": lambda new, old, labels: at_size(partial(lwf_mc_loss, n_old=16), SIZE, new, old, labels),
+    "mib": lambda new, old, labels: (at_size(partial(unbiased_ce_loss, n_old=16), SIZE, new, labels)
+                                     + at_size(unbiased_kd_loss, SIZE, new, old)),
+}
 
 
 def inputs(device):
     torch.manual_seed(0)
-    return torch.randn(24, 21, 32, 32, device=device, requires_grad=True), torch.randint(0, 21, (24, 512, 512), device=device)
+    new, old = (torch.randn(24, c, 32, 32, device=device) for c in (21, 16))
+    return new.requires_grad_(), old, torch.randint(0, 21, (24, *SIZE), device=device)
 
 
-def seconds(form, data, kind, device):
+def gradient(name, form, data):
+    PART.update(FORMS[form])
+    return torch.autograd.grad(LOSSES[name](*data), data[0])[0]
+
+
+def seconds(name, form, data, device):
     start = time.perf_counter()
-    torch.autograd.grad(form(*data, kind), data[0])
+    gradient(name, form, data)
     if device == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - start
 
 
-def peak(form, kind, device):
+def peak(name, form, device):
     "MB above what the inputs take."
-    logits, labels = inputs(device)
-    torch.autograd.grad(form(logits[:1], labels[:1, :64, :64].contiguous(), kind), logits)  # libraries are loaded
+    data = inputs(device)
+    gradient(name, form, [x[:1].detach().requires_grad_(x.requires_grad) for x in data])  # libraries are loaded
     if device == "cuda":
         held = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
-        seconds(form, (logits, labels), kind, device)
+        gradient(name, form, data)
         return (torch.cuda.max_memory_allocated() - held) / 2**20
     status = lambda: int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts here
     held = status()
-    seconds(form, (logits, labels), kind, device)
+    gradient(name, form, data)
     return status() - held
 
 
-def main(device="cpu", form=None, kind=None):
-    if form:
-        print(peak(FORMS[form], kind, device))
+def main(device="cpu", name=None, form=None):
+    if name:
+        print(peak(name, form, device))
         return
     data = inputs(device)
-    for kind in ("bce", "ce"):
-        assert torch.allclose(at_once(*data, kind), base_loss(*data, kind))
-        times = {name: [] for name in FORMS}
+    for name in LOSSES:
+        assert torch.allclose(gradient(name, "at once", data), gradient(name, "in parts", data), atol=1e-7)
+        times = {form: [] for form in FORMS}
         for _ in range(5):
-            for name, form in FORMS.items():
-                times[name].append(seconds(form, data, kind, device))
-        mid = {name: statistics.median(t) for name, t in times.items()}
-        mb = {name: float(subprocess.check_output([sys.executable, __file__, device, name, kind])) for name in FORMS}
-        print(f"{kind} {device}: " + "; ".join(f"{n} {1e3 * mid[n]:.0f} ms, {mb[n]:.0f} MB" for n in FORMS)
+            for form in FORMS:
+                times[form].append(seconds(name, form, data, device))
+        mid = {form: statistics.median(t) for form, t in times.items()}
+        mb = {form: float(subprocess.check_output([sys.executable, __file__, device, name, form])) for form in FORMS}
+        print(f"{name} {device}: " + "; ".join(f"{n} {1e3 * mid[n]:.0f} ms, {mb[n]:.0f} MB" for n in FORMS)
               + f"; in parts {mid['in parts'] / mid['at once']:.2f} of the time, {mb['in parts'] / mb['at once']:.2f} of the memory", flush=True)
 
 

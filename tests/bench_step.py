@@ -1,8 +1,9 @@
 """A training step beside the published implementation: `python tests/bench_step.py PEER`, PEER a checkout of fcdl94/WILSON.
 
-Both train the same network (random weights) on the same made-up images in one process, in turn, without a loader: the base
-step and the weak step with pseudo-labels. Told are the median time of a step, the part of it that is no convolution (by
-torch's profiler), and, each in a process of its own, the most memory. On a GPU both use their own mixed precision.
+Both train the same network (random weights) on the same made-up images in one process, in turn: the base step and the weak
+step with pseudo-labels. Told are the median time of a step, the part of it that is no convolution (by torch's profiler), the
+time of a step with each side's own loader (drawn photographs of 500 pixels, from files), and, each in a process of its own,
+the most memory. On a GPU both use their own mixed precision.
 
     python tests/bench_step.py PEER --backbone resnet101 --crop 256 --batch 4 --rounds 5
 """
@@ -22,10 +23,17 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
-from wilson.data.loading import Batch
+from wilson.data.classes import SHAPES
+from wilson.data.crops import TrainingCrop
+from wilson.data.loading import Batch, Loader
+from wilson.data.samples import training_samples
+from wilson.data.shapes import make_shapes
+from wilson.data.tasks import Task
+from wilson.data.voc import open_folder
 from wilson.models.segmenter import freeze, grow, make_segmenter
 from wilson.training.config import parsed
 from wilson.training.cost import peak_memory
@@ -50,8 +58,30 @@ def batch_of(o: argparse.Namespace, kind: str) -> Batch:
     return Batch(images.to(o.device), masks if masks is None else masks.to(o.device), labels.to(o.device), [""] * o.batch)
 
 
-def ours(o: argparse.Namespace, kind: str) -> Callable[[], None]:
-    "One update of ours."
+def photographs(o: argparse.Namespace) -> Path:
+    "A folder in VOC's layout, with the lists that the published code reads beside ours; as many images as `o.steps` need."
+    root = Path(tempfile.mkdtemp())
+    data = open_folder(make_shapes(root / "voc", n_train=4 * o.steps * o.batch, n_val=4, size=500), SHAPES)
+    (root / "voc/SegmentationClassAug").symlink_to("SegmentationClass")
+    (root / "voc/splits").mkdir()
+    for name, split in (("train_aug", data.train), ("val", data.val)):
+        lines = [f"/JPEGImages/{i.name} /SegmentationClassAug/{m.name}\n" for i, m in zip(split.images, split.masks)]
+        (root / f"voc/splits/{name}.txt").write_text("".join(lines))
+        np.save(root / f"voc/voc_1h_labels_{name.removesuffix('_aug')}.npy", split.labels.astype(float))
+    places = root / "voc/15-5-ov"
+    places.mkdir()
+    for step in (0, 1):
+        np.save(places / f"train-{step}.npy", chosen(data, step, o))
+    return root
+
+
+def chosen(data, step: int, o: argparse.Namespace) -> np.ndarray:
+    "Images of a step, as many as there are to be."
+    return Task(SHAPES, "15-5").step(step).images(data.train.labels)[:o.steps * o.batch]
+
+
+def ours(o: argparse.Namespace, kind: str) -> tuple[Callable[[], None], Callable[[int], None]]:
+    "One update of ours, and an epoch of them with the loader."
     torch.manual_seed(0)
     device = torch.device(o.device)
     config = resolved(parsed(dict(dataset="voc", backbone=o.backbone, crop_size=o.crop, batch_size=o.batch, norm=o.norm,
@@ -67,7 +97,16 @@ def ours(o: argparse.Namespace, kind: str) -> Callable[[], None]:
     optimizer, schedule = make_optimizer(method, config, step, 1000, 1)
     updates = Updates(method, optimizer, schedule, o.batch, device, dtype=precision_on(device, config.precision, norm))
     batch = batch_of(o, kind)
-    return lambda: updates(iter([batch]), 0)
+    data = open_folder(o.photographs / "voc", SHAPES)
+    samples = training_samples(data.train.at(chosen(data, step, o)), Task(SHAPES, "15-5").step(step), TrainingCrop(o.crop), 0,
+                               method.reads_masks)
+    loader = Loader(samples, o.batch, device, 0, o.workers)
+
+    def epoch(n: int) -> None:
+        batches = loader.epoch(n)
+        for _ in range(len(loader)):
+            updates(batches, 0)
+    return lambda: updates(iter([batch]), 0), epoch
 
 
 class Absent(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -97,13 +136,14 @@ class Alone(nn.Module):
         return self.module(*args, **kwargs)
 
 
-def published(o: argparse.Namespace, kind: str) -> Callable[[], None]:
-    "One iteration of the published trainer."
+def published(o: argparse.Namespace, kind: str) -> tuple[Callable[[], None], Callable[[int], None]]:
+    "One iteration of the published trainer, and an epoch with its loader."
     warnings.simplefilter("ignore")  # of its age
     sys.meta_path.append(Absent())
     sys.path.insert(0, str(o.peer))
     import argparser
     import train
+    from dataset import get_dataset
     if not torch.distributed.is_initialized():
         torch.distributed.init_process_group("gloo", init_method=f"file://{tempfile.mktemp()}", rank=0, world_size=1)
     if o.device == "cpu":
@@ -111,7 +151,8 @@ def published(o: argparse.Namespace, kind: str) -> Callable[[], None]:
     torch.manual_seed(0)
     step = int(kind == "weak")
     given = ["--no_pretrained", "--norm_act", {"plain": "abn"}.get(o.norm, "iabn"), "--dataset", "voc", "--task", "15-5",
-             "--overlap", "--backbone", o.backbone, "--crop_size", str(o.crop), "--batch_size", str(o.batch), "--step", str(step)]
+             "--overlap", "--backbone", o.backbone, "--crop_size", str(o.crop), "--batch_size", str(o.batch), "--step", str(step),
+             "--data_root", str(o.photographs), "--num_workers", str(o.workers)]
     given += ["--weakly", "--alpha", "0.5", "--loss_de", "1", "--lr", "0.001", "--affinity", "--pseudo_ep", "0"] if step else ["--bce"]
     opts = argparser.modify_command_options(argparser.get_argparser().parse_args(given))
     opts.max_iters, opts.start_decay, opts.device_id = 1000, 0, 0
@@ -123,18 +164,21 @@ def published(o: argparse.Namespace, kind: str) -> Callable[[], None]:
     train.tqdm = types.SimpleNamespace(tqdm=lambda **_: types.SimpleNamespace(
         update=lambda *_: None, set_description=lambda *_: None, set_postfix=lambda **_: None, close=lambda: None))
 
-    class Loader(list):
+    class Ready(list):
         sampler = types.SimpleNamespace(set_epoch=lambda _: None)
-    loader = Loader([(images, masks.cpu(), batch.image_labels.cpu())])
-    return lambda: trainer.train(1, loader, print_int=1000)
+    one = Ready([(images, masks.cpu(), batch.image_labels.cpu())])
+    read = get_dataset(opts)[0]
+    loader = torch.utils.data.DataLoader(read, o.batch, sampler=torch.utils.data.DistributedSampler(read, 1, 0), drop_last=True,
+                                         num_workers=o.workers)  # as its run.py makes it
+    return lambda: trainer.train(1, one, print_int=1000), lambda n: trainer.train(n, loader, print_int=1000)
 
 
 SIDES = {"ours": ours, "published": published}
 
 
-def seconds(act: Callable[[], None], device: str) -> float:
+def seconds(act: Callable[..., None], device: str, *arguments: int) -> float:
     begin = time.perf_counter()
-    act()
+    act(*arguments)
     if device != "cpu":
         torch.cuda.synchronize()
     return time.perf_counter() - begin
@@ -153,7 +197,7 @@ def by_kind(act: Callable[[], None]) -> tuple[float, float]:
 
 def memory(o: argparse.Namespace, side: str, kind: str) -> float:
     "GB: the most that two steps took, in a process of their own."
-    told = subprocess.run([sys.executable, __file__, *sys.argv[1:], "--only", f"{side} {kind}"], check=True, capture_output=True, text=True)
+    told = subprocess.run([sys.executable, __file__, *sys.argv[1:], "--photographs", o.photographs, "--only", f"{side} {kind}"], check=True, capture_output=True, text=True)
     return float(told.stdout.split()[-1])
 
 
@@ -164,37 +208,46 @@ def main() -> None:
     parser.add_argument("--crop", type=int, default=256)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=8, help="of an epoch with the loader")
+    parser.add_argument("--workers", type=int, default=0, help="of the loaders")
     parser.add_argument("--norm", default="auto", help="auto | plain | inplace: plain is plain on both sides")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, help="the figures as JSON")
     parser.add_argument("--only", help=argparse.SUPPRESS)
+    parser.add_argument("--photographs", type=Path, help=argparse.SUPPRESS)
     o = parser.parse_args()
+    o.photographs = o.photographs or photographs(o)
     if o.only:
         side, kind = o.only.split()
-        act = SIDES[side](o, kind)
+        act, _ = SIDES[side](o, kind)
         act(), act()
         print(peak_memory(torch.device(o.device)))
         return
     found = {}
     print(f"{o.backbone}, {o.batch} images of {o.crop}×{o.crop}, {o.device}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     for kind in KINDS:
-        acts = {side: make(o, kind) for side, make in SIDES.items()}
-        taken = {side: [] for side in SIDES}
+        made = {side: make(o, kind) for side, make in SIDES.items()}
+        acts, epochs = ({side: both[n] for side, both in made.items()} for n in (0, 1))
+        taken, loaded = ({side: [] for side in SIDES} for _ in range(2))
         for n in range(o.rounds + 1):
             for side, act in acts.items():
                 spent = seconds(act, o.device)
                 if n:  # the first warms up
                     taken[side].append(spent)
+        for n in range(3):
+            for side, epoch in epochs.items():
+                loaded[side].append(seconds(epoch, o.device, n) / o.steps)
         parts = {side: by_kind(act) for side, act in acts.items()} if o.device == "cpu" else {}
-        del acts
+        del made, acts, epochs
         peaks = {side: memory(o, side, kind) for side in SIDES}
         ratio = statistics.median(p / q for p, q in zip(taken["published"], taken["ours"]))
         for side, times in taken.items():
-            found[f"{kind} {side}"] = {"seconds": times, "parts": parts.get(side), "gb": peaks[side]}
+            found[f"{kind} {side}"] = {"seconds": times, "with_loader": loaded[side], "parts": parts.get(side), "gb": peaks[side]}
             inside = f", {parts[side][0]:.2f} s in convolutions and {parts[side][1]:.2f} s in all else" if parts else ""
-            print(f"{kind:5}{side:10} {statistics.median(times):6.2f} s a step{inside}, {peaks[side]:.1f} GB")
+            print(f"{kind:5}{side:10} {statistics.median(times):6.2f} s a step{inside}; {min(loaded[side]):.2f} s with its loader; {peaks[side]:.1f} GB")
         else_ratio = f", {parts['published'][1] / parts['ours'][1]:.1f} × in all but convolutions" if parts else ""
-        print(f"{kind:5}ours is {ratio:.2f} × as fast{else_ratio}, with {peaks['ours'] / peaks['published']:.2f} of the memory")
+        whole = min(loaded["published"]) / min(loaded["ours"])
+        print(f"{kind:5}ours is {ratio:.2f} × as fast{else_ratio}, {whole:.2f} × with the loaders, with {peaks['ours'] / peaks['published']:.2f} of the memory")
     if o.out:
         o.out.write_text(json.dumps({"options": {n: str(v) for n, v in vars(o).items()}, "found": found}, indent=1))
 

@@ -49,7 +49,9 @@ def updated(parameters: dict, index: int, epochs: int, stop=None) -> tuple[list[
         for epoch in range(epochs):
             trainer.method.train()
             batches = trainer.loader.epoch(epoch)
-            losses += [trainer.updates(batches, epoch).terms for _ in range(trainer.per_epoch)]
+            for _ in range(trainer.per_epoch):
+                trainer.updates(batches, epoch)
+                losses.append(trainer.updates.last().terms)
     return losses, {name: tensor.clone() for name, tensor in trainer.method.state_dict().items()}
 
 

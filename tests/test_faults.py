@@ -29,7 +29,7 @@ from wilson.training.runs import STATE_FILES, StepFolder, claim, emptied
 TASK = "striped disc,dotted square,plain cross|checkered cross"
 COMMAND = ("train", "--dataset", "shapes", "--data-root", "data/few", "--task", TASK, "--epochs", "2", "--crop-size", "48",
            "--batch-size", "4", "--pseudo-epoch", "1", "--val-interval", "1", "--device", "cpu")
-OFTEN = ("--save-minutes", "1e-9")  # after every update
+OFTEN = ("--save-minutes", "1e-9")  # a state after every other update
 PAIR = ("--nproc", "2")
 RUNS = Path("runs/shapes-striped_disc+dotted_square+plain_cross__checkered_cross-overlap")
 BASE, LATER = RUNS / "base-s42/step0", RUNS / "wilson-s42/step1"
@@ -263,7 +263,7 @@ def test_never_more_than_three_states(root, whole):
     "Two that are whole and one that is written, at every moment; none of a finished step."
     finished(root, [*COMMAND, *OFTEN, "--step", "0"], **{RECORD: str(root / "record")})
     seen = [line.split() for line in (root / "record").read_text().splitlines()]
-    assert len(seen) > 100 and {len(names) for names in seen} == {1, 2, 3}
+    assert len(seen) > 50 and {len(names) for names in seen} == {1, 2, 3}
     assert all(any(name in STATE_FILES for name in names) for names in seen[1:])
     assert_same(root / BASE, whole / BASE)
 
@@ -393,16 +393,16 @@ def test_process_that_loads_data_is_killed(root):
 
 
 def test_asked_to_stop_by_every_signal(root, whole):
-    "SIGUSR1, SIGTERM, SIGINT: the update is finished, the state saved in mid-epoch, the exit code says by which."
+    "SIGUSR1, SIGTERM, SIGINT: the next update is finished, the state saved in mid-epoch, the exit code says by which."
     command = [*COMMAND, "--step", "0"]  # no state but the one that is asked for
-    for number, updates in ((signal.SIGUSR1, 4), (signal.SIGTERM, 8), (signal.SIGINT, 12)):
+    for number, updates in ((signal.SIGUSR1, 5), (signal.SIGTERM, 10), (signal.SIGINT, 15)):
         done = run(root, command, Fault("update", f"signal {int(number)}", count=4))
         assert done.code == 128 + number and "Traceback" not in done.err, done
         assert "the same command goes on" in done.out
         status = StepFolder(root / BASE).read("status.json")
         assert status["state"] == "interrupted" and number.name in status["reason"]
         state = state_of(root / BASE)
-        # it comes in the fourth update of the sitting, which is finished
+        # it comes in the fourth update of the sitting, and is known when the fifth is made
         assert state["done"] and state["epoch"] * updates_of(root) + state["done"] == updates
     finished(root, command)
     assert_same(root / BASE, whole / BASE)
@@ -473,8 +473,9 @@ def test_two_ranks_killed(root, whole_pair):
     status = StepFolder(root / BASE).read("status.json")
     assert status["state"] == "failed" and "Rank 1 of 2" in status["reason"]
 
-    left = 2 * updates_of(whole_pair) - state_of(root / BASE)["done"]  # of the base step, each with its state
-    killed(root, command, Fault("half a state", count=left + 5))  # two more at the ends of the epochs, three of the weak step
+    n = updates_of(whole_pair)
+    states = -(-(n - state_of(root / BASE)["done"]) // 2) - (-n // 2)  # of the base step: after every other update
+    killed(root, command, Fault("half a state", count=states + 5))  # two more at the ends of the epochs, three of the weak step
     assert StepFolder(root / BASE).state == "finished" and StepFolder(root / LATER).state == "running"
 
     done = finished(root, command)
@@ -522,7 +523,8 @@ def test_torchrun_is_nproc(root, whole_pair):
     assert_same(root / BASE, whole_pair / BASE)
     lines = done.stdout.splitlines()
     assert len([line for line in lines if "epoch 1/2: segmentation" in line]) == 1
-    assert len([line for line in lines if "mIoU" in line]) == 2 and len(set(lines)) == len(lines)
+    others = [line for line in lines if "mIoU" not in line]  # which may be the same twice
+    assert len(lines) - len(others) == 2 and len(set(others)) == len(others)
 
 
 def test_node_lost_and_back(root, whole_pair):

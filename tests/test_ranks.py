@@ -64,9 +64,9 @@ def test_every_validation_image_counts_once(root):
     assert len(ours["scores"]) == 2 and ours["pseudo_labels"]["target"]["images"] > 0
     one, three = (result["details"].pop("calibration") for result in (ours, theirs))
     assert ours == theirs
-    for name, found in one.items():  # sums of probabilities, in another order
+    for name, found in one.items():  # sums of float32 probabilities, in another order and from other batches
         assert found["pairs"] == three[name]["pairs"] and found["right"] == three[name]["right"]
-        assert found["probability"] == pytest.approx(three[name]["probability"], rel=1e-9)
+        assert found["probability"] == pytest.approx(three[name]["probability"], rel=1e-7)
 
 
 def test_ranks_share_a_batch(root):

@@ -5,6 +5,7 @@
 # %% ../../nbs/data/05_loading.ipynb #c21e2fa8
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 import signal
@@ -66,12 +67,16 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
+@functools.cache  # a copy to the device would wait for it
+def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+    return tuple(torch.tensor(v, device=device).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+
+
 def normalised(
     images: Tensor,  # B, 3, H, W uint8
 ) -> Tensor:         # B, 3, H, W float32, zero mean and unit variance over ImageNet
     "Images as the networks take them."
-    mean = torch.tensor(IMAGENET_MEAN, device=images.device).view(3, 1, 1)
-    std = torch.tensor(IMAGENET_STD, device=images.device).view(3, 1, 1)
+    mean, std = _statistics(images.device)
     return images.float().div_(255).sub_(mean).div_(std)
 
 
@@ -79,8 +84,7 @@ def denormalised(
     images: Tensor,  # B, 3, H, W as `normalised` gives
 ) -> Tensor:         # B, 3, H, W float32 in [0, 1]
     "Images as eyes and the affinity take them."
-    mean = torch.tensor(IMAGENET_MEAN, device=images.device).view(3, 1, 1)
-    std = torch.tensor(IMAGENET_STD, device=images.device).view(3, 1, 1)
+    mean, std = _statistics(images.device)
     return (images * std + mean).clamp(0, 1)
 
 # %% ../../nbs/data/05_loading.ipynb #331ffc77

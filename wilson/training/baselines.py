@@ -5,14 +5,16 @@
 # %% ../../nbs/training/03a_baselines.ipynb #d2e3af19
 from __future__ import annotations
 
+from functools import partial
+
 from torch import Tensor
 
 from ..data.loading import Batch
 from ..models.segmenter import Segmenter
 from wilson.training.losses import (
-    base_loss, feature_loss, kd_loss, lwf_mc_loss, prior_loss, unbiased_ce_loss, unbiased_kd_loss,
+    at_size, base_loss, feature_loss, kd_loss, lwf_mc_loss, prior_loss, unbiased_ce_loss, unbiased_kd_loss,
 )
-from .methods import Method, upsampled
+from .methods import Method
 
 # %% auto #0
 __all__ = ['Lwf', 'LwfMc', 'Icarl', 'Mib']
@@ -35,9 +37,10 @@ class Lwf(Method):
 
     def losses(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
         before, now = self.old_output(batch.images), self.segmenter(batch.images)
-        logits, logits_old = upsampled(now.logits, batch.masks), upsampled(before.logits, batch.masks)
-        terms = {"segmentation": base_loss(logits, batch.masks, self.kind),
-                 "distillation": self.loss_kd * kd_loss(logits, logits_old, self.temperature)}
+        distilled = at_size(partial(kd_loss, temperature=self.temperature), batch.masks.shape[-2:],
+                            now.logits, before.logits)
+        terms = {"segmentation": base_loss(now.logits, batch.masks, self.kind),
+                 "distillation": self.loss_kd * distilled}
         if self.loss_de:
             terms["features"] = self.loss_de * feature_loss(now.features, before.features)
         return terms
@@ -48,8 +51,8 @@ class LwfMc(Method):
 
     def losses(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
         before, now = self.old_output(batch.images), self.segmenter(batch.images)
-        logits, logits_old = upsampled(now.logits, batch.masks), upsampled(before.logits, batch.masks)
-        return {"segmentation": lwf_mc_loss(logits, logits_old, batch.masks, logits_old.shape[1])}
+        loss = partial(lwf_mc_loss, n_old=before.logits.shape[1])
+        return {"segmentation": at_size(loss, batch.masks.shape[-2:], now.logits, before.logits, batch.masks)}
 
 # %% ../../nbs/training/03a_baselines.ipynb #802b476a
 class Icarl(Method):
@@ -66,11 +69,10 @@ class Icarl(Method):
 
     def losses(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
         before, now = self.old_output(batch.images), self.segmenter(batch.images)
-        logits, logits_old = upsampled(now.logits, batch.masks), upsampled(before.logits, batch.masks)
+        distilled = at_size(prior_loss, batch.masks.shape[-2:], now.logits, before.logits)
         # prior_loss is a mean over classes, this sums over them
-        weight = self.loss_kd * logits_old.shape[1]
-        return {"segmentation": base_loss(logits, batch.masks, "bce"),
-                "distillation": weight * prior_loss(logits, logits_old)}
+        return {"segmentation": base_loss(now.logits, batch.masks, "bce"),
+                "distillation": self.loss_kd * before.logits.shape[1] * distilled}
 
 # %% ../../nbs/training/03a_baselines.ipynb #4302b1c4
 class Mib(Method):
@@ -88,7 +90,8 @@ class Mib(Method):
 
     def losses(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
         before, now = self.old_output(batch.images), self.segmenter(batch.images)
-        logits, logits_old = upsampled(now.logits, batch.masks), upsampled(before.logits, batch.masks)
-        distilled = unbiased_kd_loss(logits, logits_old, self.temperature)
-        return {"segmentation": unbiased_ce_loss(logits, batch.masks, logits_old.shape[1]),
-                "distillation": self.loss_kd * distilled}
+        size, n_old = batch.masks.shape[-2:], before.logits.shape[1]
+        distilled = at_size(partial(unbiased_kd_loss, temperature=self.temperature), size, now.logits,
+                            before.logits)
+        taught = at_size(partial(unbiased_ce_loss, n_old=n_old), size, now.logits, batch.masks)
+        return {"segmentation": taught, "distillation": self.loss_kd * distilled}

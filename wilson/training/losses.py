@@ -15,8 +15,9 @@ from ..pseudo.labels import IGNORE, one_hot
 from ..ranks import summed
 
 # %% auto #0
-__all__ = ['PART', 'bce_loss', 'ce_loss', 'base_loss', 'unbiased_ce_loss', 'kd_loss', 'unbiased_kd_loss', 'lwf_mc_loss',
-           'classification_loss', 'prior_loss', 'feature_loss', 'segmentation_loss', 'open_share', 'self_loss']
+__all__ = ['PART', 'bce_loss', 'ce_loss', 'upsampled', 'at_once', 'at_size', 'base_loss', 'unbiased_ce_loss', 'kd_loss',
+           'unbiased_kd_loss', 'lwf_mc_loss', 'classification_loss', 'prior_loss', 'feature_loss', 'segmentation_loss',
+           'open_share', 'self_loss']
 
 # %% ../../nbs/training/00_losses.ipynb #16e7f07e
 def bce_loss(
@@ -43,24 +44,53 @@ class _InParts(torch.autograd.Function):
     "Mean of a loss over parts of the images, with the gradient taken part by part, as the values are."
 
     @staticmethod
-    def forward(ctx, logits: Tensor, labels: Tensor, loss: Callable[[Tensor, Tensor], Tensor],
-                images: int) -> Tensor:
+    def forward(ctx, loss: Callable[..., Tensor], images: int, logits: Tensor, *others: Tensor) -> Tensor:
         total, gradients = [], []
-        for part, there in zip(logits.split(images), labels.split(images)):
+        for part, *rest in zip(logits.split(images), *(o.split(images) for o in others)):
             with torch.enable_grad():
-                part = part.detach().requires_grad_(ctx.needs_input_grad[0])
-                value = loss(part, there) * (len(part) / len(logits))
+                part = part.detach().requires_grad_(ctx.needs_input_grad[2])
+                value = loss(part, *rest) * (len(part) / len(logits))
             total.append(value.detach())
-            gradients += torch.autograd.grad(value, part) if ctx.needs_input_grad[0] else ()
+            gradients += torch.autograd.grad(value, part) if ctx.needs_input_grad[2] else ()
         ctx.gradient = torch.cat(gradients) if gradients else None
         return torch.stack(total).sum()
 
     @staticmethod
     def backward(ctx, slope: Tensor) -> tuple:
-        return ctx.gradient * slope, None, None, None
+        return None, None, ctx.gradient * slope, *[None] * (len(ctx.needs_input_grad) - 3)
 
 
-PART = 2 ** 23  # numbers in one large map
+PART = {"cpu": 2 ** 23, "cuda": 2 ** 26}  # numbers in one large map
+
+
+def upsampled(
+    maps: Tensor,           # B, C, h, w
+    size: tuple[int, int],  # H, W
+) -> Tensor:                # B, C, H, W
+    "Logits at the size of labels (bilinear, corners not aligned)."
+    same = maps.shape[-2:] == size
+    return maps if same else F.interpolate(maps.float(), size, mode="bilinear", align_corners=False)
+
+
+def at_once(maps: Tensor, size: tuple[int, int]) -> int:
+    "Of how many images `maps` (B, C, h, w) should be brought to `size` together."
+    return max(1, PART.get(maps.device.type, 2 ** 23) // (maps.shape[1] * size[0] * size[1]))
+
+
+def at_size(
+    loss: Callable[..., Tensor],  # of upsampled logits and `others`, a mean over images → scalar
+    size: tuple[int, int],        # H, W
+    logits: Tensor,               # B, C, h, w; the gradient reaches these alone
+    *others: Tensor,              # B, …; maps of B, C, h, w are upsampled too
+) -> Tensor:                      # scalar
+    "A loss of maps brought to H, W, without having them all at once."
+    def of(*parts: Tensor) -> Tensor:
+        return loss(*(upsampled(p, size) if p.ndim == 4 else p for p in parts))
+
+    images = at_once(logits, size)
+    if images >= len(logits):
+        return of(logits, *(o.detach() for o in others))
+    return _InParts.apply(of, images, logits, *others)
 
 
 def base_loss(
@@ -71,13 +101,7 @@ def base_loss(
     "Base step: logits upsampled to the labels (bilinear, corners not aligned), then BCE or CE."
     if kind not in ("bce", "ce"):
         raise ValueError(f'kind is {kind!r}; it must be "bce" or "ce"')
-
-    def loss(logits: Tensor, labels: Tensor) -> Tensor:
-        logits = F.interpolate(logits.float(), labels.shape[-2:], mode="bilinear", align_corners=False)
-        return (bce_loss if kind == "bce" else ce_loss)(logits, labels)
-
-    images = max(1, PART // (logits.shape[1] * labels[0].numel()))
-    return loss(logits, labels) if images >= len(logits) else _InParts.apply(logits, labels, loss, images)
+    return at_size(bce_loss if kind == "bce" else ce_loss, labels.shape[-2:], logits, labels)
 
 # %% ../../nbs/training/00_losses.ipynb #6734c0a8
 def unbiased_ce_loss(
@@ -176,7 +200,7 @@ def open_share(
     gate: Tensor,  # B in {0, 1}: of this rank's images
 ) -> Tensor:       # scalar, above 0
     "Share of open gates among the images of all ranks."
-    return _share(*summed(torch.stack([gate.sum(), gate.new_tensor(len(gate))])))
+    return _share(*summed(torch.stack([gate.sum(), gate.new_full((), len(gate))])))
 
 # %% ../../nbs/training/00_losses.ipynb #251381cd
 def self_loss(

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..data.loading import Batch
 from ..models.localizer import Localizer
@@ -17,7 +16,7 @@ from ..models.segmenter import Segmenter, SegmenterOutput, freeze, parameter_gro
 from .losses import base_loss
 
 # %% auto #0
-__all__ = ['Method', 'PixelLabels', 'upsampled']
+__all__ = ['Method', 'PixelLabels']
 
 # %% ../../nbs/training/03_methods.ipynb #0c3088af
 class Method(nn.Module):
@@ -81,11 +80,3 @@ class PixelLabels(Method):
 
     def losses(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
         return {"segmentation": base_loss(self.segmenter(batch.images).logits, batch.masks, self.kind)}
-
-# %% ../../nbs/training/03_methods.ipynb #25a867cb
-def upsampled(
-    maps: Tensor,       # B, C, h, w
-    like: Tensor,       # B, H, W labels
-) -> Tensor:            # B, C, H, W
-    "Logits at the size of labels (bilinear, corners not aligned)."
-    return F.interpolate(maps.float(), like.shape[-2:], mode="bilinear", align_corners=False)

@@ -15,7 +15,8 @@ from ..data.loading import Batch
 from ..models.segmenter import Segmenter
 from ..pseudo.labels import IGNORE
 from ..ranks import summed
-from .methods import Method, upsampled
+from .losses import at_once, at_size, upsampled
+from .methods import Method
 
 # %% auto #0
 __all__ = ['local_pod', 'pod_loss', 'StageOutputs', 'entropy', 'believed_labels', 'plop_loss', 'Plop']
@@ -125,15 +126,22 @@ class Plop(Method):
             before = self.old_output(batch.images)
         with StageOutputs(self.segmenter.body) as stages:
             now = self.segmenter(batch.images)
-        logits, logits_old = upsampled(now.logits, batch.masks), upsampled(before.logits, batch.masks)
-        labels, share = believed_labels(batch.masks, logits_old, self.medians)
+        labels, share = self.believed(batch.masks, before.logits)
         self._taught = labels
-        n_old, weight = logits_old.shape[1], self.factor * self.loss_pod
+        n_old, weight = before.logits.shape[1], self.factor * self.loss_pod
         distance = pod_loss(list(stages.maps.values()), list(stages_old.maps.values()))
         distance_logits = pod_loss([now.logits[:, :n_old]], [before.logits])
-        return {"segmentation": plop_loss(logits, labels, share),
+        return {"segmentation": at_size(plop_loss, labels.shape[-2:], now.logits, labels, share),
                 "features": weight * distance,
                 "distillation": weight * self.logits_share * distance_logits}
+
+    @torch.no_grad()
+    def believed(self, masks: Tensor, logits_old: Tensor) -> tuple[Tensor, Tensor]:
+        "`believed_labels` at the masks' size, images in turn."
+        size = masks.shape[-2:]
+        parts = zip(masks.split(at_once(logits_old, size)), logits_old.split(at_once(logits_old, size)))
+        labels, share = zip(*(believed_labels(m, upsampled(o, size), self.medians) for m, o in parts))
+        return torch.cat(labels), torch.cat(share)
 
     def taught(self, batch: Batch) -> Tensor:
         return self._taught

@@ -11,10 +11,11 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
+import torch
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.tensorboard import SummaryWriter
@@ -50,10 +51,13 @@ def make_optimizer(
     lr, head = float(of_step(config, "lr", step)), float(of_step(config, "lr_head", step))
     groups = method.parameter_groups(lr, head, config.lr_localizer)
     if config.optimizer == "adamw":
-        optimizer = AdamW(groups, weight_decay=config.weight_decay)
+        optimizer = AdamW(groups, weight_decay=config.weight_decay, fused=True)
     else:
         optimizer = SGD(groups, momentum=config.momentum, weight_decay=config.weight_decay,
-                        nesterov=config.momentum > 0)
+                        nesterov=config.momentum > 0, fused=True)
+        # a fused SGD that leaves out its first update, or a weight in it, would start from chance
+        for weight in (p for group in groups for p in group["params"] if config.momentum):
+            optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
     policy, total = of_step(config, "lr_policy", step), updates * epochs
     curves = {"poly": lambda i: poly_factor(i, total),
               "warmup": lambda i: warmup_factor(i, total, config.pseudo_epoch * updates,
@@ -105,9 +109,9 @@ class Tally:
     waited: float = 0.0                                         # seconds
     seconds: float = 0.0                                        # of all
 
-    def add(self, report: Report, seconds: float) -> None:
+    def add(self, report: Report) -> None:
         "An update more."
-        self.waited, self.seconds = self.waited + report.waited, self.seconds + seconds
+        self.waited += report.waited
         if report.bad:
             self.skipped += 1
             return
@@ -194,13 +198,14 @@ class Trainer:
                 due = bool(first() and self.save_minutes and began - saved > 60 * self.save_minutes)
                 report = self.updates(batches, self.epoch, lambda: (self.stop.signal is not None, due))
                 self.done += 1
-                self.tally.add(report, time.monotonic() - began)
-                self._guard(report)
+                told, save = self._told(report)
+                if told or save or self.done == self.per_epoch:
+                    told, save = (a or b for a, b in zip((told, save), self._told(self.updates.last())))
+                self.tally.seconds += time.monotonic() - began
                 bar.update()
                 if self.done % 20 == 0:
                     means = {name: f"{mean:.3f}" for name, mean in self.tally.means().items()}
                     bar.set_postfix(means, refresh=False)  # seen when the bar moves
-                told, save = report.asked
                 if told or save:
                     self._pause(stopping=bool(told))
                     saved = time.monotonic()
@@ -213,18 +218,27 @@ class Trainer:
             raise Interrupted(self.stop.signal or signal.SIGUSR1)
         self.cost.begin()
 
+    def _told(self, report: Report | None) -> Sequence[float]:
+        "What of an update is to be known; gives back whether to stop, whether to save."
+        if report is None:
+            return 0.0, 0.0
+        self.tally.add(report)
+        self._guard(report)
+        return report.asked
+
     def _guard(self, report: Report) -> None:
         self.skips = self.skips + 1 if report.bad else 0
         if not report.bad:
             return
         images = [i for ids in gathered(report.ids) for i in ids]
+        number = self.tally.updates + self.tally.skipped  # of the epoch
         file = self.folder.path / "skipped.jsonl"
         if first():
-            line = {"epoch": self.epoch + 1, "update": self.done, "not_finite": report.bad, "images": images,
+            line = {"epoch": self.epoch + 1, "update": number, "not_finite": report.bad, "images": images,
                     "losses": {n: str(v) for n, v in report.terms.items()}}
             with open(file, "a") as f:
                 f.write(json.dumps(line, ensure_ascii=False) + "\n")
-        self.folder.log(f"    {self.title}, epoch {self.epoch + 1}, update {self.done}: {report.bad} is not "
+        self.folder.log(f"    {self.title}, epoch {self.epoch + 1}, update {number}: {report.bad} is not "
                         f"finite; left out, its images are in {shown(file)}")
         if self.skips >= self.max_skips:
             raise NotFinite(f"epoch {self.epoch + 1}: {report.bad} was not finite {self.skips} times in a "

@@ -28,8 +28,8 @@ from ..ranks import alone, n_ranks, summed
 from .methods import Method
 
 # %% auto #0
-__all__ = ['PRECISIONS', 'precision_on', 'norm_on', 'Report', 'gradient_norms', 'pixel_kinds', 'Pass', 'reported', 'eagerly',
-           'losses_in', 'on_all_ranks', 'what_fits', 'first_images', 'Updates']
+__all__ = ['PRECISIONS', 'precision_on', 'norm_on', 'Report', 'Telling', 'gradient_norms', 'pixel_kinds', 'Pass', 'telling',
+           'Kept', 'eagerly', 'losses_in', 'on_all_ranks', 'what_fits', 'first_images', 'Updates']
 
 # %% ../../nbs/training/05c_updates.ipynb #1e8fde8e
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -71,12 +71,37 @@ class Report(NamedTuple):
     ids: list[str]             # images of this rank
 
 
+@dataclass
+class Telling:
+    "Numbers of an update on their way from the device."
+    values: Tensor                        # on the host, valid once `copied`
+    copied: torch.cuda.Event | None       # None: they are there
+    terms: list[str]                      # names
+    groups: list[str]                     # names
+    ids: list[str]
+
+    def read(self) -> Report:
+        "Wait for the numbers."
+        if self.copied:
+            self.copied.synchronize()
+        values = iter(self.values.tolist())
+        ranks, searching = next(values), next(values) > 1
+        losses = {name: next(values) / ranks for name in self.terms}
+        lengths = {name: next(values) for name in self.groups}
+        bad = [f"the loss {name!r}" for name, value in losses.items() if not math.isfinite(value)]
+        if not searching:  # else it may be the scaler's doing
+            bad += [f"the gradient of the {n}" for n, value in lengths.items() if not math.isfinite(value)]
+        pixels, waited = (next(values), next(values), next(values)), next(values) / ranks
+        return Report(losses, lengths, bad[0] if bad else "", pixels, waited, tuple(values), self.ids)
+
+
 def gradient_norms(optimizer: Optimizer) -> dict[str, Tensor]:
     "Euclidean norm of the gradient of each group."
     norms = {}
     for group in optimizer.param_groups:
         parts = [p.grad.float().norm() for p in group["params"] if p.grad is not None]
-        norms[group["name"]] = torch.stack(parts).norm() if parts else torch.zeros(())
+        none = torch.zeros((), device=group["params"][0].device)
+        norms[group["name"]] = torch.stack(parts).norm() if parts else none
     return norms
 
 
@@ -90,7 +115,7 @@ def pixel_kinds(
         return torch.zeros(3, device=device)
     new = (labels >= n_old) & (labels != 255)
     old = (labels > 0) & (labels < n_old)
-    return torch.stack([(labels == 0).sum(), old.sum(), new.sum()]).to(device, torch.float32)
+    return torch.stack([(labels == 0).sum(), old.sum(), new.sum()]).float()
 
 # %% ../../nbs/training/05c_updates.ipynb #a073a015
 class Pass(NamedTuple):
@@ -101,27 +126,49 @@ class Pass(NamedTuple):
     ids: list[str]
 
 
-def reported(
+def telling(
     passes: Sequence[Pass],     # of this rank
     norms: dict[str, Tensor],   # of the gradient of all ranks
     asked: Sequence[float],
-    scaled: bool,               # a scaler looks after gradients that are not finite
-) -> Report:
-    "An update in numbers: one exchange, one reading."
-    names = list(passes[0].terms)
+    factor: Tensor,             # scalar: of the scaler
+) -> Telling:
+    "An update in numbers: one exchange, one copy off the device, which nobody waits for."
+    names, device = list(passes[0].terms), factor.device
     terms = torch.stack([sum(p.terms[name] for p in passes) for name in names])
-    others = terms.new_tensor([sum(p.waited for p in passes), *asked])
-    counts = torch.cat([sum(p.pixels for p in passes), others])
-    ours = summed(torch.cat([terms, counts]).double())
-    read = torch.cat([ours, torch.stack([n.to(ours) for n in norms.values()])]).tolist()
-    n, ranks = len(names), n_ranks()
-    losses = dict(zip(names, (value / ranks for value in read[:n])))
-    lengths = dict(zip(norms, read[len(ours):]))
-    bad = [f"the loss {name!r}" for name, value in losses.items() if not math.isfinite(value)]
-    if not scaled:
-        bad += [f"the gradient of the {name}" for name, value in lengths.items() if not math.isfinite(value)]
-    return Report(losses, lengths, bad[0] if bad else "", tuple(read[n:n + 3]), read[n + 3] / ranks,
-                  tuple(read[n + 4:len(ours)]), [i for p in passes for i in p.ids])
+    others = torch.tensor([sum(p.waited for p in passes), *asked], dtype=torch.float64)
+    if device.type == "cuda":  # else the copy would wait for the device
+        others = others.pin_memory()
+    others = others.to(device, non_blocking=True)
+    pixels = sum(p.pixels for p in passes)
+    ours = summed(torch.cat([torch.ones_like(others[:1]), terms.double(), pixels.double(), others]))
+    terms, rest = ours[1:].split([len(names), len(ours) - 1 - len(names)])
+    values = torch.cat([torch.stack([ours[0], factor.double()]), terms,
+                        torch.stack(list(norms.values())).double(), rest])
+    values = values.to("cpu", non_blocking=True)
+    copied = torch.cuda.Event() if device.type == "cuda" else None
+    if copied:
+        copied.record()
+    return Telling(values, copied, names, list(norms), [i for p in passes for i in p.ids])
+
+# %% ../../nbs/training/05c_updates.ipynb #a29a1541
+class Kept:
+    "Running statistics as they are now."
+
+    def __init__(self, module: nn.Module):
+        kinds: dict[torch.dtype, list[Tensor]] = {}
+        for buffer in module.buffers():
+            kinds.setdefault(buffer.dtype, []).append(buffer)
+        self.groups = [(buffers, self._flat(buffers)) for buffers in kinds.values()]
+
+    def back_unless(self, fine: Tensor) -> None:
+        "Put them back where the device finds `fine` (scalar, bool) untrue."
+        for buffers, before in self.groups:
+            chosen = torch.where(fine, self._flat(buffers), before).split([b.numel() for b in buffers])
+            torch._foreach_copy_(buffers, [c.view_as(b) for c, b in zip(chosen, buffers)])
+
+    @staticmethod
+    def _flat(buffers: Sequence[Tensor]) -> Tensor:
+        return torch.cat([b.flatten() for b in buffers])
 
 # %% ../../nbs/training/05c_updates.ipynb #f9cc8439
 def eagerly() -> AbstractContextManager:
@@ -132,9 +179,11 @@ def eagerly() -> AbstractContextManager:
 
 def losses_in(module: nn.Module, batch: Batch, epoch: int, dtype: torch.dtype) -> dict[str, Tensor]:
     "The losses of a batch, networks in `dtype`."
+    if dtype == torch.float32:
+        return module(batch, epoch)
     # no cache: in older versions of torch, weights that were cast without a gradient (for a weak step's
     # targets) stayed without
-    with torch.autocast(batch.images.device.type, dtype, enabled=dtype != torch.float32, cache_enabled=False):
+    with torch.autocast(batch.images.device.type, dtype, cache_enabled=False):
         return module(batch, epoch)
 
 
@@ -198,38 +247,46 @@ class Updates:
     dtype: torch.dtype = torch.float32       # of the networks
 
     def __post_init__(self) -> None:
+        if not getattr(self.optimizer, "_step_supports_amp_scaling", False):
+            raise ValueError(f"{type(self.optimizer).__name__} cannot leave an update out on the device: "
+                             "make it with fused=True")
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         self.n_old = sum(self.method.segmenter.classes[:-1]) or 1
         self.wrapped = on_all_ranks(self.method, self.device)
+        self.telling: Telling | None = None
 
     def __call__(
         self,
         batches: Iterator[Batch],
         epoch: int,
         asked: Callable[[], Sequence[float]] = tuple,  # called late in the update; summed over the ranks
-    ) -> Report:
-        "One update."
-        buffers = [(b, b.clone()) for b in self.method.buffers()]
+    ) -> Report | None:  # None: there was none
+        "One update; the report is of the one before, which the device has done meanwhile."
+        kept = Kept(self.method)
         self.optimizer.zero_grad(set_to_none=True)
         passes = [self._passed(batches, epoch, exchanged=n == self.accumulate - 1)
                   for n in range(self.accumulate)]
         self.scaler.unscale_(self.optimizer)
-        report = reported(passes, gradient_norms(self.optimizer), asked(), self._searching())
-        if report.bad:
-            self.optimizer.zero_grad(set_to_none=True)
-            for buffer, before in buffers:
-                buffer.copy_(before)
-        else:
-            self.scaler.step(self.optimizer)
+        norms = gradient_norms(self.optimizer)
+        fine = torch.stack(list(norms.values())).isfinite().all()
+        kept.back_unless(fine)
+        self.optimizer.found_inf = (~fine).float()  # a scaler says so itself
+        self.scaler.step(self.optimizer)
+        factor = self.scaler.scale(torch.ones_like(fine, dtype=torch.float32))
+        now, self.telling = self.telling, telling(passes, norms, asked(), factor)
         self.scaler.update()
         with warnings.catch_warnings():  # of a rate that moves though the optimizer stood still
             warnings.simplefilter("ignore", UserWarning)
             self.schedule.step()
-        return report
+        return now.read() if now else None
 
-    def _searching(self) -> bool:
-        # at a factor of 1 it is no longer the factor's fault
-        return self.scaler.is_enabled() and self.scaler.get_scale() > 1
+    def last(self) -> Report | None:
+        "The report of the last update, unless it has been given."
+        now, self.telling = self.telling, None
+        report = now.read() if now else None
+        if report and report.bad:
+            self.optimizer.zero_grad(set_to_none=True)
+        return report
 
     def _passed(self, batches: Iterator[Batch], epoch: int, exchanged: bool) -> Pass:
         began = time.perf_counter()
@@ -241,7 +298,9 @@ class Updates:
         try:
             with quiet:
                 terms = losses_in(self.wrapped, batch, epoch, self.dtype)
-                self.scaler.scale(sum(terms.values()) * share).backward()
+                loss = sum(terms.values()) * share
+                spoilt = torch.where(loss.detach().isfinite(), 1.0, torch.nan)  # then each gradient is, too
+                self.scaler.scale(loss * spoilt).backward()
             short = False
         except torch.OutOfMemoryError:
             short = True
@@ -252,4 +311,3 @@ class Updates:
             raise InputError(fits)
         pixels = pixel_kinds(self.method.taught(batch), self.n_old, batch.images.device)
         return Pass({name: term.detach() * share for name, term in terms.items()}, pixels, waited, batch.ids)
-
