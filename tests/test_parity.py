@@ -204,3 +204,11 @@ def test_a_broken_function_fails_without_recorded_results(monkeypatch, tiny, tmp
             break_function(patched, name, slightly_more)
             assert run(tmp_path, tiny) == 1
     assert run(tmp_path, tiny) == 0
+
+
+def test_kernel_that_waits_for_a_gpu():
+    "The refinement as a Triton kernel, which tests/bench_gpu.sh measures, computes what `refine` does."
+    pytest.importorskip("triton", reason="torch for CPUs comes without triton")
+    done = subprocess.run([sys.executable, str(ROOT / "tests/bench_pamr.py"), "equal"], capture_output=True, text=True,
+                          env=os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)})
+    assert done.stdout.strip() == "equal", done.stderr

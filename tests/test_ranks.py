@@ -66,7 +66,7 @@ def test_every_validation_image_counts_once(root):
     assert ours == theirs
     for name, found in one.items():  # sums of float32 probabilities, in another order and from other batches
         assert found["pairs"] == three[name]["pairs"] and found["right"] == three[name]["right"]
-        assert found["probability"] == pytest.approx(three[name]["probability"], rel=1e-7)
+        assert found["probability"] == pytest.approx(three[name]["probability"], rel=1e-5)
 
 
 def test_ranks_share_a_batch(root):

@@ -43,6 +43,7 @@ def root(tmp_path_factory):
     folder = tmp_path_factory.mktemp("project")
     (folder / "settings.ini").touch()
     shutil.copy(REPO / "nbs/explore.ipynb", folder)
+    shutil.copy(REPO / "nbs/compare.ipynb", folder)
     without = (folder / "explore.ipynb").read_text().replace('runs_dir = \\"runs\\"', 'runs_dir = \\"no_runs\\"')
     assert "no_runs" in without
     (folder / "without.ipynb").write_text(without)
@@ -294,3 +295,36 @@ def test_without_runs_it_says_what_to_do(lab, page, tmp_path):  # noqa: F811
     expect(desk.at("select")).to_have_count(0)
     expect(page.locator("pre", has_text="Nothing to predict with")).to_be_visible()
     screenshot(page, "studio-without-runs", tmp_path)
+
+
+def test_runs_beside_each_other(lab, page, root, tmp_path):  # noqa: F811
+    "nbs/compare.ipynb: a table, another, fewer runs, a picture, all as files."
+    from playwright.sync_api import expect
+    page.goto(lab("compare.ipynb"), timeout=PATIENCE)
+    page.wait_for_function(IS_OPEN, arg="compare.ipynb", timeout=PATIENCE)
+    page.evaluate("() => window.jupyterapp.shell.collapseLeft()")
+    page.evaluate(RUN_ALL)
+    table = page.locator(".wilson-comparison table").first
+    expect(table.locator("tbody tr")).to_have_count(2, timeout=PATIENCE)
+    widget = page.locator(".jupyter-widgets.widget-vbox", has=page.locator(".wilson-comparison")).first
+    expect(table.locator("thead")).to_contain_text("old")
+
+    widget.get_by_role("button", name="classes", exact=True).first.click()
+    expect(table).to_contain_text("plain disc")
+    shown = widget.locator("img")
+    assert shown.count() == 0
+    widget.get_by_role("button", name="scores", exact=True).last.click()
+    expect(shown).not_to_have_count(0)
+    assert shown.first.evaluate("image => image.decode().then(() => image.naturalWidth)") > 300
+    widget.evaluate("w => w.scrollIntoView()")
+    screenshot(page, "comparison", tmp_path)
+
+    widget.get_by_role("button", name="scores", exact=True).first.click()
+    pattern = widget.locator("input[placeholder]").first
+    pattern.fill("hard-*")
+    pattern.press("Enter")
+    expect(table.locator("tbody tr")).to_have_count(1)
+    expect(table.locator("tbody th")).to_have_text("wilson")  # alone, nothing sets it apart
+    shutil.rmtree(root / "runs/compare", ignore_errors=True)  # what the page itself has written
+    widget.get_by_role("button", name="save").click()
+    waited(lambda: (root / "runs/compare").is_dir() and any((root / "runs/compare").glob("*.csv")), "tables saved", SOON / 1000)

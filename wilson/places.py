@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['project_root', 'at_root', 'written_aside', 'InputError', 'did_you_mean']
+__all__ = ['project_root', 'at_root', 'written_aside', 'InputError', 'did_you_mean', 'made_folder']
 
 # %% ../nbs/places.ipynb #032f21f5
 def project_root(
@@ -39,7 +39,7 @@ def written_aside(
 ) -> Iterator[Path]:   # a temporary path beside it, renamed to `path` when the block ends well
     "Write a file aside, flush it, rename it: `path` is the old file or the whole new one, never a part."
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    made_folder(path.parent)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     os.close(handle)
     aside = Path(name)
@@ -95,3 +95,15 @@ def did_you_mean(
     if near:
         return f" Did you mean {' or '.join(repr(lower[n]) for n in near)}?"
     return f" Known: {', '.join(known)}."
+
+
+def made_folder(
+    path: Path | str,
+) -> Path:            # the same
+    "A folder, made with what is above it; raises InputError where a file stands in its place."
+    path = Path(path)
+    for place in (path, *path.parents):
+        if place.exists() and not place.is_dir():
+            raise InputError(f"{place} is a file, and a folder is to go there; name another place.")
+    path.mkdir(parents=True, exist_ok=True)
+    return path

@@ -69,7 +69,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @functools.cache  # a copy to the device would wait for it
 def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
-    return tuple(torch.tensor(v, device=device).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+    kind = dict(device=device, dtype=torch.float32)
+    return tuple(torch.tensor(v, **kind).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
 
 
 def normalised(

@@ -74,7 +74,8 @@ def _opened(dataset: str, root: Path, voc_root: Path | str) -> SegmentationFolde
     try:
         return open_dataset(dataset, root, voc_root=voc_root)
     except InputError as e:
-        raise InputError(f"{e} (`wilson verify {dataset}` lists all that is wrong.)") from None
+        where = "" if root == at_root(default_root(dataset)) else f" --data-root {root}"
+        raise InputError(f"{e} (`wilson verify {dataset}{where}` lists all that is wrong.)") from None
 
 
 def _finish(dataset: str, root: Path, data: SegmentationFolder, tell: Callable[[str], None]) -> None:

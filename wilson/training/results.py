@@ -21,7 +21,7 @@ from ..data.reading import read_image, write_mask
 from ..data.samples import evaluation_samples, Sample, training_samples
 from ..evaluation.quality import taught_labels
 from ..evaluation.views import Logits, Maps, class_colours, class_map, classes_over
-from ..places import InputError, at_root
+from ..places import InputError, at_root, made_folder
 from ..pseudo.targets import TargetRule
 from .checkpoints import open_step
 from .config import TrainConfig
@@ -113,7 +113,7 @@ def predict(
         raise InputError(f"{which} would be overwritten; choose another folder with out=…, or "
                          f"give the images different names.")
     pictures = [read_image(image) for image in images]  # all are readable before anything is written
-    out.mkdir(parents=True, exist_ok=True)
+    made_folder(out)
     ids, predictions = np.array([0, *opened.step.ids], np.uint8), []
     for image, picture in zip(map(Path, images), pictures):
         logits = opened.views(Sample(picture, None, torch.zeros(opened.step.n_classes - 1), image.stem))
@@ -161,7 +161,7 @@ def write_label_maps(
     "Write the label maps of a step's training images as `<image>.png`."
     if kind not in LABEL_MAPS:
         raise InputError(f"kind={kind!r}: expected one of {', '.join(LABEL_MAPS)}.")
-    opened, out = open_step(path, chosen_device(device)), at_root(out)
+    opened = open_step(path, chosen_device(device))
     if opened.localizer is None or opened.old is None:
         raise InputError(f"{path} has no localizer to make label maps with; name a later step of "
                          f"method=wilson.")
@@ -172,7 +172,7 @@ def write_label_maps(
     if split.values is not None:  # the masks' files use other numbers than ids; so will these
         ids = np.array([split.values.index(i) for i in ids], np.uint8)
     samples = training_samples(split, opened.step, None, reads_masks=False, old_labels=opened.rule.old_labels)
-    out.mkdir(parents=True, exist_ok=True)
+    out = made_folder(at_root(out))
     for index in tqdm(range(len(samples)), desc=f"label maps ({kind})", leave=False):
         logits = opened.views(samples[0, index])
         write_mask(out / f"{logits.id}.png", ids[label_map(logits, opened.rule, kind)])
