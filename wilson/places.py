@@ -39,7 +39,7 @@ def written_aside(
 ) -> Iterator[Path]:   # a temporary path beside it, renamed to `path` when the block ends well
     "Write a file aside, flush it, rename it: `path` is the old file or the whole new one, never a part."
     path = Path(path)
-    made_folder(path.parent)
+    path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     os.close(handle)
     aside = Path(name)

@@ -11,7 +11,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from ..evaluation.figures import save_figure
-from ..places import InputError, at_root, did_you_mean, written_aside
+from ..places import InputError, at_root, did_you_mean, made_folder, written_aside
 from .anchors import anchor_for, anchors, caveats
 from .charts import (class_scores, confusion_matrix, forgetting, learning_curves, parameter_plot,
                                    reliability, score_plot, step_curves, varied)
@@ -117,8 +117,9 @@ def write_figures(
     out: Path | str,             # folder, made
 ) -> list[Path]:
     "Write figures as PNG and PDF."
+    out = made_folder(at_root(out))
     return [file for name, figure in made.items()
-            for file in save_figure(figure, at_root(out) / name.replace(" ", "-").replace("=", "-"))]
+            for file in save_figure(figure, out / name.replace(" ", "-").replace("=", "-"))]
 
 # %% ../../nbs/results/04_report.ipynb #8f1a485c
 TABLES: dict[str, Callable[[Sequence[Variant], Sequence[Record], str], Table]] = {
@@ -155,10 +156,10 @@ def write_tables(
     for name in formats:
         if name not in FORMATS:
             raise InputError(f"format={name!r} is not known.{did_you_mean(name, FORMATS)}")
-    written = []
+    out, written = made_folder(at_root(out)), []
     for name, table in tables.items():
         for format in formats:
-            written.append(at_root(out) / f"{name}.{ENDINGS[format]}")
+            written.append(out / f"{name}.{ENDINGS[format]}")
             with written_aside(written[-1]) as aside:
                 aside.write_text(FORMATS[format](table).rstrip() + "\n", encoding="utf-8")
     return written

@@ -99,9 +99,9 @@ def gradient_norms(optimizer: Optimizer) -> dict[str, Tensor]:
     "Euclidean norm of the gradient of each group."
     norms = {}
     for group in optimizer.param_groups:
-        parts = [p.grad.float().norm() for p in group["params"] if p.grad is not None]
+        gradients = [p.grad for p in group["params"] if p.grad is not None]
         none = torch.zeros((), device=group["params"][0].device)
-        norms[group["name"]] = torch.stack(parts).norm() if parts else none
+        norms[group["name"]] = torch.stack(torch._foreach_norm(gradients)).norm() if gradients else none
     return norms
 
 
