@@ -393,16 +393,16 @@ def test_process_that_loads_data_is_killed(root):
 
 
 def test_asked_to_stop_by_every_signal(root, whole):
-    "SIGUSR1, SIGTERM, SIGINT: the next update is finished, the state saved in mid-epoch, the exit code says by which."
+    "SIGUSR1, SIGTERM, SIGINT: the update is finished, the state saved in mid-epoch, the exit code says by which."
     command = [*COMMAND, "--step", "0"]  # no state but the one that is asked for
-    for number, updates in ((signal.SIGUSR1, 5), (signal.SIGTERM, 10), (signal.SIGINT, 15)):
+    for number, updates in ((signal.SIGUSR1, 4), (signal.SIGTERM, 8), (signal.SIGINT, 12)):
         done = run(root, command, Fault("update", f"signal {int(number)}", count=4))
         assert done.code == 128 + number and "Traceback" not in done.err, done
         assert "the same command goes on" in done.out
         status = StepFolder(root / BASE).read("status.json")
         assert status["state"] == "interrupted" and number.name in status["reason"]
         state = state_of(root / BASE)
-        # it comes in the fourth update of the sitting, and is known when the fifth is made
+        # it comes in the fourth update of the sitting, which is finished
         assert state["done"] and state["epoch"] * updates_of(root) + state["done"] == updates
     finished(root, command)
     assert_same(root / BASE, whole / BASE)

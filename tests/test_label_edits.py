@@ -258,7 +258,7 @@ def test_another_file_on_resume_is_refused(root, data):
 
     write_edits(EDITS, {image: LabelEdit(image, exclude=True, note="twice")})
     result, = train(parsed(given))
-    assert "going on from epoch 1, update 3" in (result.path / "log.txt").read_text()
+    assert "going on from epoch 1, update 2" in (result.path / "log.txt").read_text()
     assert read_edits(result.path / EDITS_FILE, SHAPES)[image].note == "twice"
 
 

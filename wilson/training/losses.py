@@ -47,17 +47,17 @@ class _InParts(torch.autograd.Function):
     def forward(ctx, loss: Callable[..., Tensor], images: int, logits: Tensor, *others: Tensor) -> Tensor:
         total, gradients = [], []
         for part, *rest in zip(logits.split(images), *(o.split(images) for o in others)):
-            with torch.enable_grad():
-                part = part.detach().requires_grad_(ctx.needs_input_grad[2])
+            with torch.enable_grad():  # in float32: a gradient without fp16's factor is too small for halves
+                part = part.detach().float().requires_grad_(ctx.needs_input_grad[2])
                 value = loss(part, *rest) * (len(part) / len(logits))
             total.append(value.detach())
             gradients += torch.autograd.grad(value, part) if ctx.needs_input_grad[2] else ()
-        ctx.gradient = torch.cat(gradients) if gradients else None
+        ctx.gradient, ctx.dtype = torch.cat(gradients) if gradients else None, logits.dtype
         return torch.stack(total).sum()
 
     @staticmethod
     def backward(ctx, slope: Tensor) -> tuple:
-        return None, None, ctx.gradient * slope, *[None] * (len(ctx.needs_input_grad) - 3)
+        return None, None, (ctx.gradient * slope).to(ctx.dtype), *[None] * (len(ctx.needs_input_grad) - 3)
 
 
 PART = {"cpu": 2 ** 23, "cuda": 2 ** 26}  # numbers in one large map

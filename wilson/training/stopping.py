@@ -45,7 +45,8 @@ class Stop:
 # %% ../../nbs/training/04a_stopping.ipynb #744de2a4
 ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 GRACE = 2.0  # seconds
-LEFT = {signal.SIGINT: GRACE, signal.SIGTERM: 20.0}  # to ranks; torchrun and Slurm kill 30 s after SIGTERM
+# to ranks; torchrun and Slurm kill 30 s after SIGTERM
+LEFT = {signal.SIGINT: 2 * GRACE, signal.SIGTERM: 20.0}
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 from ..data.loading import Loader
 from ..data.tasks import Step
 from ..places import InputError
-from ..ranks import first, gathered, rank
+from ..ranks import first, gathered, n_ranks, rank
 from .checkpoints import WEIGHTS_FILES, save_weights
 from .config import TrainConfig
 from .cost import Cost
@@ -199,8 +199,10 @@ class Trainer:
                 report = self.updates(batches, self.epoch, lambda: (self.stop.signal is not None, due))
                 self.done += 1
                 told, save = self._told(report)
-                if told or save or self.done == self.per_epoch:
+                at_once = n_ranks() == 1 and self.stop.signal is not None  # with nobody to agree with
+                if told or save or at_once or self.done == self.per_epoch:
                     told, save = (a or b for a, b in zip((told, save), self._told(self.updates.last())))
+                told = told or at_once
                 self.tally.seconds += time.monotonic() - began
                 bar.update()
                 if self.done % 20 == 0:

@@ -147,7 +147,7 @@ def telling(
     values = values.to("cpu", non_blocking=True)
     copied = torch.cuda.Event() if device.type == "cuda" else None
     if copied:
-        copied.record()
+        copied.record(torch.cuda.current_stream(device))
     return Telling(values, copied, names, list(norms), [i for p in passes for i in p.ids])
 
 # %% ../../nbs/training/05c_updates.ipynb #a29a1541
@@ -284,8 +284,8 @@ class Updates:
         "The report of the last update, unless it has been given."
         now, self.telling = self.telling, None
         report = now.read() if now else None
-        if report and report.bad:
-            self.optimizer.zero_grad(set_to_none=True)
+        if report and not all(map(math.isfinite, report.norms.values())):
+            self.optimizer.zero_grad(set_to_none=True)  # nobody can draw them
         return report
 
     def _passed(self, batches: Iterator[Batch], epoch: int, exchanged: bool) -> Pass:
