@@ -31,7 +31,7 @@ def started(name: str, *command: str) -> subprocess.Popen:
 
 
 def last_words(name: str) -> str:
-    lines = (LOGS / f"{name}.log").read_text(errors="replace").split("\n")
+    lines = (LOGS / f"{name}.log").read_text(errors="replace", encoding="utf-8").split("\n")
     return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
 
 
@@ -53,7 +53,7 @@ def address_of_lab(process: subprocess.Popen) -> str | None:
 
 
 def address_of_board() -> str | None:
-    found = re.search(rf" at (http://{re.escape(HOST)}:\d+/)", (LOGS / "tensorboard.log").read_text(errors="replace"))
+    found = re.search(rf" at (http://{re.escape(HOST)}:\d+/)", (LOGS / "tensorboard.log").read_text(errors="replace", encoding="utf-8"))
     return found and found[1]
 
 

@@ -24,7 +24,7 @@ PAGE = "nbs/explore.ipynb"
 
 def address() -> str | None:
     "Where the page is, once voila has said it."
-    found = re.search(rf"http://{re.escape(HOST)}:\d+/\S*", (LOGS / "voila.log").read_text(errors="replace"))
+    found = re.search(rf"http://{re.escape(HOST)}:\d+/\S*", (LOGS / "voila.log").read_text(errors="replace", encoding="utf-8"))
     return found and found[0]
 
 

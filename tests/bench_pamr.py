@@ -107,8 +107,8 @@ def peak(form, side, device):
         torch.cuda.reset_peak_memory_stats()
         form(*data)
         return (torch.cuda.max_memory_allocated() - held) / 2**20
-    status = lambda: int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts here
+    status = lambda: int(Path("/proc/self/status").read_text(encoding="utf-8").split("VmHWM:")[1].split()[0]) / 1024
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the high-water mark starts here
     held = status()
     form(*data)
     return status() - held

@@ -66,7 +66,7 @@ def photographs(o: argparse.Namespace) -> Path:
     (root / "voc/splits").mkdir()
     for name, split in (("train_aug", data.train), ("val", data.val)):
         lines = [f"/JPEGImages/{i.name} /SegmentationClassAug/{m.name}\n" for i, m in zip(split.images, split.masks)]
-        (root / f"voc/splits/{name}.txt").write_text("".join(lines))
+        (root / f"voc/splits/{name}.txt").write_text("".join(lines), encoding="utf-8")
         np.save(root / f"voc/voc_1h_labels_{name.removesuffix('_aug')}.npy", split.labels.astype(float))
     places = root / "voc/15-5-ov"
     places.mkdir()
@@ -249,7 +249,7 @@ def main() -> None:
         whole = min(loaded["published"]) / min(loaded["ours"])
         print(f"{kind:5}ours is {ratio:.2f} × as fast{else_ratio}, {whole:.2f} × with the loaders, with {peaks['ours'] / peaks['published']:.2f} of the memory")
     if o.out:
-        o.out.write_text(json.dumps({"options": {n: str(v) for n, v in vars(o).items()}, "found": found}, indent=1))
+        o.out.write_text(json.dumps({"options": {n: str(v) for n, v in vars(o).items()}, "found": found}, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -156,20 +156,20 @@ def make() -> None:
     images, masks, lists = (root / name for name in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"))
     for folder in (images, masks, lists):
         folder.mkdir(parents=True)
-    train_ids, ids = ((few / f"ImageSets/Segmentation/{name}.txt").read_text().split() for name in ("train", "val"))
+    train_ids, ids = ((few / f"ImageSets/Segmentation/{name}.txt").read_text(encoding="utf-8").split() for name in ("train", "val"))
     for name in (*train_ids, *ids):
         Image.open(few / f"JPEGImages/{name}.jpg").resize((500, 375), Image.BICUBIC).save(images / f"{name}.jpg", quality=98)
         mask = Image.open(few / f"SegmentationClass/{name}.png").resize((500, 375), Image.NEAREST)
         write_mask(masks / f"{name}.png", np.asarray(mask))
-    (lists / "train.txt").write_text("\n".join(train_ids))
-    (lists / "val.txt").write_text("\n".join(ids[:4]))  # training is scored on few
+    (lists / "train.txt").write_text("\n".join(train_ids), encoding="utf-8")
+    (lists / "val.txt").write_text("\n".join(ids[:4]), encoding="utf-8")  # training is scored on few
     train(parsed(dict(dataset="voc", task="15-5", epochs="1", batch_size=4, crop_size=64, pseudo_epoch=0,
                       pretrained="none", num_workers=0, keep_maps=0)))
     every = [f"2007_{n:06d}" for n in range(N)]
     for name, of in zip(every, itertools.cycle(ids)):
         os.link(images / f"{of}.jpg", images / f"{name}.jpg")
         os.link(masks / f"{of}.png", masks / f"{name}.png")
-    (lists / "val.txt").write_text("\n".join(every))
+    (lists / "val.txt").write_text("\n".join(every), encoding="utf-8")
     step = StepImages(WEAK)
     for n in range(ON_DISK, ON_DISK + WARM + REPEATS + 2):
         step.logits("validation", n)
@@ -378,7 +378,7 @@ def main(folder: Path) -> None:
              "next image": ("matplotlib: next image, in memory", "next image: in memory")}
     ratios = {name: round(rows[a]["median"] / rows[b]["median"], 1) for name, (a, b) in pairs.items()}
     print(f"\nmatplotlib in an output widget takes {', '.join(f'{r} times as long ({n})' for n, r in ratios.items())}")
-    Path("bench_studio.json").write_text(json.dumps({"about": about, "rows": rows, "ratios": ratios, "all": found}, indent=1))
+    Path("bench_studio.json").write_text(json.dumps({"about": about, "rows": rows, "ratios": ratios, "all": found}, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

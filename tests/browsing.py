@@ -44,7 +44,7 @@ def without_news(home: Path) -> None:
     "JupyterLab asks at its first start whether it may fetch news; the answer is no."
     settings = home / ".jupyter/lab/user-settings/@jupyterlab/apputils-extension"
     settings.mkdir(parents=True, exist_ok=True)
-    (settings / "notification.jupyterlab-settings").write_text(json.dumps({"fetchNews": "false"}))
+    (settings / "notification.jupyterlab-settings").write_text(json.dumps({"fetchNews": "false"}), encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def answers(url: str, server: subprocess.Popen, log: Path) -> None:
             urllib.request.urlopen(url, timeout=5).read()
             return
         time.sleep(0.3)
-    pytest.fail(f"jupyter lab did not answer:\n{log.read_text()[-3000:]}")
+    pytest.fail(f"jupyter lab did not answer:\n{log.read_text(encoding='utf-8')[-3000:]}")
 
 
 @pytest.fixture(scope="module")

@@ -92,7 +92,7 @@ def inject(faults: Sequence[Fault]) -> None:
 def seen(path: Path) -> str:
     "Keep how many states lie beside a file that is replaced."
     if path.suffix == ".pt" and RECORD in os.environ:
-        with open(os.environ[RECORD], "a") as f:
+        with open(os.environ[RECORD], "a", encoding="utf-8") as f:
             f.write(" ".join(sorted(p.name for p in path.parent.iterdir() if ".pt" in p.name)) + "\n")
     return ""
 

@@ -39,7 +39,7 @@ def fill(folder: Path, delay: float = 0.02, every: float = 0.1) -> None:
         return drawn(n)
 
     built = build(index, logits_of, RULE, N, every=every)
-    (folder / f"drew{os.getpid()}").write_text(f"{built.whole} {len(made)} {index.on_disk} {len(index.known())}")
+    (folder / f"drew{os.getpid()}").write_text(f"{built.whole} {len(made)} {index.on_disk} {len(index.known())}", encoding="utf-8")
     index.close()
 
 

@@ -38,8 +38,8 @@ def make_farm(folder: Path, n_train: int = 25, n_val: int = 6, side: int = 64) -
             image, mask = draw_scene(np.random.default_rng([count, n]), side, SHOWN[n % 5])
             Image.fromarray(image).save(folder / f"JPEGImages/{split}{n:02}.jpg", quality=95)
             write_mask(folder / f"SegmentationClass/{split}{n:02}.png", mask)
-        (folder / f"splits/{split}.txt").write_text("".join(f"{split}{n:02}\n" for n in range(count)))
-    (folder / "dataset.toml").write_text(DATASET_FILE)
+        (folder / f"splits/{split}.txt").write_text("".join(f"{split}{n:02}\n" for n in range(count)), encoding="utf-8")
+    (folder / "dataset.toml").write_text(DATASET_FILE, encoding="utf-8")
     return folder
 
 
@@ -127,7 +127,7 @@ BROKEN = {  # what is done to the data, what training says, what verify says
     "image without its mask": (lambda: mask().unlink(), [
         "SegmentationClass/train00.png is missing", "add the mask"],
         ["E data/farm/SegmentationClass/train00.png is not there", "restore it"]),
-    "empty list": (lambda: listing().write_text(" \n\n"), [
+    "empty list": (lambda: listing().write_text(" \n\n", encoding="utf-8"), [
         "splits/train.txt is empty", "one image id a line"], ["train"]),
     "an id twice": (lambda: rewritten(listing(), lambda b: b + b"train00.jpg\n"), [
         "splits/train.txt names 1 images twice, the first train00", "keep one line"],
@@ -184,7 +184,7 @@ def test_verify_lists_it_beside_other_problems(root):
 
 def test_labels_against_the_masks_are_listed(root):
     "Training goes by the table, as it is told; only verify can know."
-    (FARM / "labels.csv").write_text("train00,sheep\n")
+    (FARM / "labels.csv").write_text("train00,sheep\n", encoding="utf-8")
     assert np.flatnonzero(opened().train.labels[0]).tolist() == [3]
     says(listed(), "n data/farm/JPEGImages/train00.jpg is labelled sheep, which its mask does not show",
          "E data/farm/JPEGImages/train00.jpg is not labelled cow, which its mask shows; correct the labels or the mask")
@@ -327,7 +327,7 @@ def test_labels_of_any_system(content, root):
 
 
 def test_image_with_neither_mask_nor_label(root, capsys):
-    (FARM / "labels.csv").write_text("train04,horse,sheep\n")
+    (FARM / "labels.csv").write_text("train04,horse,sheep\n", encoding="utf-8")
     mask().unlink()
     says(refused(capsys, *TRAIN), "labels.csv has no line for 1 images", "the first train00", "add `train00,class,…`")
     says(listed(), "n data/farm/JPEGImages/train00.jpg has no class among its image-level labels")
@@ -364,7 +364,7 @@ CLASSES = 'classes = ["cow", "horse", "sheep"]\n'
     (CLASSES + '[tasks]\n2-2 = "cow | horse"', ["task='2-1' is no protocol of farm", "Did you mean '2-2'"]),
 ])
 def test_dataset_file(text, expected, root, capsys):
-    (FARM / "dataset.toml").write_text(text + "\n")
+    (FARM / "dataset.toml").write_text(text + "\n", encoding="utf-8")
     message = refused(capsys, *TRAIN)
     says(message, *expected)
     if "is no protocol" not in message:
@@ -386,13 +386,13 @@ def test_no_dataset_file(root, capsys):
     'classes = [["cow"], "horse"]', CLASSES + 'colours = ["#ff0000"]', CLASSES + 'tasks = "2-1"',
     CLASSES + "[colours]\ncow = [[1], 2, 3]"])
 def test_dataset_file_of_other_shapes(text, root, capsys):
-    (FARM / "dataset.toml").write_text(text + "\n")
+    (FARM / "dataset.toml").write_text(text + "\n", encoding="utf-8")
     says(refused(capsys, *TRAIN), "data/farm/dataset.toml")
 
 
 def test_class_with_a_blank_around(root):
     "Refused, or taken without the blank; but the same the second time."
-    (FARM / "dataset.toml").write_text('classes = [" cow", "horse", "sheep"]\n')
+    (FARM / "dataset.toml").write_text('classes = [" cow", "horse", "sheep"]\n', encoding="utf-8")
     try:
         opened()
     except InputError as e:
@@ -402,7 +402,7 @@ def test_class_with_a_blank_around(root):
 
 
 def test_numbers_and_colours_of_ones_own(root):
-    (FARM / "dataset.toml").write_text('[classes]\ncow = 3\nhorse = 1\nsheep = 2\n\n[colours]\ncow = "#d55e00"\n')
+    (FARM / "dataset.toml").write_text('[classes]\ncow = 3\nhorse = 1\nsheep = 2\n\n[colours]\ncow = "#d55e00"\n', encoding="utf-8")
     classes = classes_of("farm", FARM)
     assert classes == Classes("farm", ("cow", "horse", "sheep"), (3, 1, 2), ((213, 94, 0), (128, 0, 0), (0, 128, 0)))
     assert np.flatnonzero(opened().train.labels[0]).tolist() == np.setdiff1d(read_mask(mask()), [0, 255]).tolist()
@@ -413,11 +413,11 @@ def test_numbers_and_colours_of_ones_own(root):
 
 def test_read_only_data(root):
     "Data of one's own that cannot be written to is trained on, images without masks included."
-    (FARM / "labels.csv").write_text("train00,cow\n")
+    (FARM / "labels.csv").write_text("train00,cow\n", encoding="utf-8")
     mask().unlink()
     before = files(root / "data")
     done = mounted(root, "mount --bind data data && mount -o remount,ro,bind data", "true", *TRAIN, "--step", 0)
     assert done.returncode == 0, done.stderr
     assert StepFolder(root / BASE).state == "finished" and files(root / "data") == before
     assert len(list((root / "runs/image_labels").rglob("*.csv"))) == 2
-    says((root / BASE / "log.txt").read_text(), "1 without a mask left out")
+    says((root / BASE / "log.txt").read_text(encoding="utf-8"), "1 without a mask left out")

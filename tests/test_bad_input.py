@@ -159,9 +159,9 @@ def test_folder_is_no_data_set(root, capsys):
 
 def test_demo_folder_holds_something_else(root, capsys):
     (root / "data/shapes").mkdir()
-    (root / "data/shapes/mine.txt").write_text("mine")
+    (root / "data/shapes/mine.txt").write_text("mine", encoding="utf-8")
     says(refused(capsys, *quick(data_root="data/shapes")), "data/shapes", "Delete the folder")
-    assert (root / "data/shapes/mine.txt").read_text() == "mine"
+    assert (root / "data/shapes/mine.txt").read_text(encoding="utf-8") == "mine"
 
 
 def test_no_masks(root, capsys):
@@ -171,7 +171,7 @@ def test_no_masks(root, capsys):
 
 def test_no_list(root, capsys):
     says(refused(capsys, *quick(train_list="trian")), "data/few", "no list 'trian'", "Did you mean 'train'")
-    (FEW / "ImageSets/Segmentation/train.txt").write_text("\n")
+    (FEW / "ImageSets/Segmentation/train.txt").write_text("\n", encoding="utf-8")
     says(refused(capsys, *quick()), "train.txt", "is empty")
 
 
@@ -212,7 +212,7 @@ def test_image_that_breaks_only_in_training(num_workers, root, capsys):
     labels = Task("shapes", "striped disc|dotted square").step(0)
     assert run(*quick(step=0)) == 0  # leaves image_labels-train.csv
     shutil.rmtree(root / "runs")
-    ids = [line.split(",")[0] for line in (FEW / "image_labels-train.csv").read_text().splitlines()
+    ids = [line.split(",")[0] for line in (FEW / "image_labels-train.csv").read_text(encoding="utf-8").splitlines()
            if any(name in line for name in labels.new)]
     for name in ids:
         image = FEW / f"JPEGImages/{name}.jpg"
@@ -234,9 +234,9 @@ def test_batch_larger_than_the_data(root, capsys):
 
 def test_image_labels_of_unknown_class_or_missing_image(root, capsys):
     labels = root / "labels.csv"
-    labels.write_text(f"{FIRST},striped disk\n")
+    labels.write_text(f"{FIRST},striped disk\n", encoding="utf-8")
     says(refused(capsys, *quick(image_labels="labels.csv")), "labels.csv", FIRST, "no class 'striped disk'", "'striped disc'")
-    labels.write_text(f"{FIRST},striped disc\n")
+    labels.write_text(f"{FIRST},striped disc\n", encoding="utf-8")
     (FEW / "SegmentationClass/train_00001.png").unlink()  # the others have masks, which say what they show
     says(refused(capsys, *quick(image_labels="labels.csv")), "labels.csv", "no line for 1 images", "train_00001")
     says(refused(capsys, *quick(image_labels="label.csv")), "image_labels=", "label.csv")
@@ -310,9 +310,9 @@ def test_same_configuration_is_used_again(based, capsys):
 
 def test_folder_of_something_else(root, capsys):
     (root / BASE).mkdir(parents=True)
-    (root / BASE / "thesis.tex").write_text("mine")
+    (root / BASE / "thesis.tex").write_text("mine", encoding="utf-8")
     says(refused(capsys, *quick()), str(BASE), "no config.json", "another name")
-    assert (root / BASE / "thesis.tex").read_text() == "mine"
+    assert (root / BASE / "thesis.tex").read_text(encoding="utf-8") == "mine"
 
 
 def test_no_trained_step(based, capsys):
@@ -370,7 +370,7 @@ def test_loss_that_is_not_finite(root, capsys):
     says(message, "not finite", "3 times in a row", "smaller lr", "skipped.jsonl")
     assert "Traceback" not in message
     assert StepFolder(root / BASE).state == "failed"
-    lines = [json.loads(line) for line in (root / BASE / "skipped.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (root / BASE / "skipped.jsonl").read_text(encoding="utf-8").splitlines()]
     assert len(lines) == 3 and all(len(line["images"]) == 8 and "not_finite" in line for line in lines)
 
 
@@ -426,7 +426,7 @@ def test_disk_full(full_at, root, based_root, state_size):
     step = root / "kept" / BASE.relative_to("runs")
     assert not list((root / "kept").rglob(".*.part")) and not (step / "metrics.json").exists()
     for file in step.glob("*.json"):
-        json.loads(file.read_text())  # whole or not there
+        json.loads(file.read_text(encoding="utf-8"))  # whole or not there
     assert StepFolder(step).state in (None, "failed", "running")
     epochs = {"second state": [1], "third state": [2, 1], "weights": [1]}.get(full_at, [])
     states = [torch.load(step / name, weights_only=True)["epoch"] for name in ("last.pt", "previous.pt") if (step / name).exists()]

@@ -53,14 +53,14 @@ def coco(tmp_path, monkeypatch) -> Path:
             Image.new("RGB", (30, 20)).save(root / f"images/{part}/{i:012d}.jpg")
     (root / "annotations").mkdir()
     write_instances(root, instances())
-    (tmp_path / "settings.ini").write_text("")
+    (tmp_path / "settings.ini").write_text("", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     return root
 
 
 def write_instances(root: Path, content: dict) -> None:
     for part in ("train2017", "val2017"):
-        (root / f"annotations/instances_{part}.json").write_text(json.dumps(content))
+        (root / f"annotations/instances_{part}.json").write_text(json.dumps(content), encoding="utf-8")
 
 
 def refused(root: Path, *words: str, **arguments) -> None:
@@ -86,7 +86,7 @@ def test_nothing_is_printed(coco, capsys):
 def test_flat_layout_and_lists(coco):
     shutil.move(coco / "images/train2017", coco / "train2017")
     (coco / "split").mkdir()
-    (coco / "split/train.txt").write_text("000000000009\n000000000007\n")
+    (coco / "split/train.txt").write_text("000000000009\n000000000007\n", encoding="utf-8")
     train = open_coco(coco).train
     assert train.name == "train" and train.ids == ("000000000009", "000000000007")
     assert {p.stem for p in (coco / "masks/train2017").glob("*.png")} == {*train.ids}
@@ -148,10 +148,10 @@ def test_interrupted_drawing_goes_on(coco, monkeypatch):
 
 
 def test_data_that_cannot_be_written_to(coco):
-    (coco / "masks").write_text("in the way")
+    (coco / "masks").write_text("in the way", encoding="utf-8")
     data = open_coco(coco)
     assert all(s.masks[0].is_relative_to(Path("runs/masks").resolve()) for s in (data.train, data.val))
-    Path("elsewhere").write_text("in the way too")
+    Path("elsewhere").write_text("in the way too", encoding="utf-8")
     write_instances(coco, instances() | {"info": {}})
     refused(coco, "neither", "can be written", masks_dir="elsewhere")
 
@@ -186,7 +186,7 @@ def test_without_pycocotools(coco, monkeypatch):
 
 def test_labels_in_place_of_masks(coco):
     shutil.rmtree(coco / "annotations")
-    (coco / "labels.csv").write_text("".join(f"{i:012d},dog,bus\n" for i in OBJECTS))
+    (coco / "labels.csv").write_text("".join(f"{i:012d},dog,bus\n" for i in OBJECTS), encoding="utf-8")
     data = open_coco(coco, image_labels=coco / "labels.csv")
     assert data.train.masks is None and np.flatnonzero(data.train.labels[0]).tolist() == [6, 18]
     refused(coco, "no masks", image_labels="annotations")
@@ -209,8 +209,8 @@ def real(shared, tmp_path_factory) -> Path:
     voc = root / "voc"
     (voc / "splits").mkdir()
     for name, count in (("train", 40), ("val", 25)):
-        ids = (voc / f"ImageSets/Segmentation/{name}_small.txt").read_text().split("\n")
-        (voc / f"splits/few_{name}.txt").write_text("\n".join(ids[:count]))
+        ids = (voc / f"ImageSets/Segmentation/{name}_small.txt").read_text(encoding="utf-8").split("\n")
+        (voc / f"splits/few_{name}.txt").write_text("\n".join(ids[:count]), encoding="utf-8")
     return root
 
 
@@ -331,7 +331,7 @@ def both(shared, tmp_path, monkeypatch) -> Path:
     train = sorted(p.stem for p in (shared / "coco_mini/images/train2017").iterdir())
     val = sorted(p.stem for p in (shared / "coco_mini/images/val2017").iterdir())
     write_lists(tmp_path / "data/coco/split", train=[i for i in train if i in base], val=val[:6])
-    ids = (shared / "voc_animals/ImageSets/Segmentation/train_small.txt").read_text().split()
+    ids = (shared / "voc_animals/ImageSets/Segmentation/train_small.txt").read_text(encoding="utf-8").split()
     write_lists(tmp_path / "data/voc/splits", train=ids[::100], val=ids[50:60])
     (tmp_path / "settings.ini").touch()
     monkeypatch.chdir(tmp_path)
@@ -341,7 +341,7 @@ def both(shared, tmp_path, monkeypatch) -> Path:
 def write_lists(folder: Path, **lists: list[str]) -> None:
     folder.mkdir()
     for name, ids in lists.items():
-        (folder / f"{name}.txt").write_text("".join(f"{i}\n" for i in ids))
+        (folder / f"{name}.txt").write_text("".join(f"{i}\n" for i in ids), encoding="utf-8")
 
 
 def test_coco_to_voc_end_to_end(both):
@@ -354,7 +354,7 @@ def test_coco_to_voc_end_to_end(both):
     base, later = train(parsed(small))
     assert set(base.metrics["scores"]) == {"published", "whole"}  # VOC shows no class of the base step
     assert set(later.metrics["scores"]) == {"published", "whole", "voc published", "voc whole"}
-    record = json.loads((later.path / "config.json").read_text())
+    record = json.loads((later.path / "config.json").read_text(encoding="utf-8"))
     assert record["classes_per_step"] == [61, 20] and "later_data" in record["data"] and "voc_val_data" in record["data"]
     assert later.metrics["pseudo_labels"]["target"]["images"] == record["data"]["images"] == 17
     assert later.metrics["scores"]["voc published"]["miou"]["new"] is not None

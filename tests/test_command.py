@@ -32,7 +32,7 @@ def trained(small_root, tmp_path_factory) -> Path:
     shutil.copytree(small_root, root)
     done = wilson(["train", *QUICK], root)
     assert done.returncode == 0, done.stderr
-    (root / "trained.txt").write_text(done.stdout)
+    (root / "trained.txt").write_text(done.stdout, encoding="utf-8")
     return root
 
 
@@ -80,13 +80,13 @@ def test_underscores_and_hyphens_are_one(root):
 
 
 def test_train_prints_the_table_and_writes_results(trained):
-    table = (trained / "trained.txt").read_text()
+    table = (trained / "trained.txt").read_text(encoding="utf-8")
     assert all(word in table for word in ("published", "whole", "localizer", "taught: target", "taught: hard mask", "added")), table
-    with open(trained / "runs/results.csv", newline="") as f:
+    with open(trained / "runs/results.csv", encoding="utf-8", newline="") as f:
         rows = list(csv.DictReader(f))
     assert [(r["task"], r["run"], r["step"]) for r in rows] == [(RUNS, "base-s42", "0"), (RUNS, "wilson-s42", "1")]
     for row, folder in zip(rows, (BASE, LATER)):
-        scores = json.loads((trained / folder / "metrics.json").read_text())["scores"]
+        scores = json.loads((trained / folder / "metrics.json").read_text(encoding="utf-8"))["scores"]
         assert float(row["whole_all"]) == pytest.approx(scores["whole"]["miou"]["all"], abs=1e-3)
         assert StepFolder(trained / folder).state == "finished"
 
@@ -94,7 +94,7 @@ def test_train_prints_the_table_and_writes_results(trained):
 def test_evaluate_gives_the_scores_of_training(trained):
     done = wilson(["evaluate", LATER, "--device", "cpu"], trained)
     assert done.returncode == 0, done.stderr
-    lines = [line for line in (trained / "trained.txt").read_text().splitlines() if line.startswith("1 ")]
+    lines = [line for line in (trained / "trained.txt").read_text(encoding="utf-8").splitlines() if line.startswith("1 ")]
     assert lines == [line for line in done.stdout.splitlines() if line.startswith("1 ")]
 
 
@@ -178,8 +178,8 @@ def stopped_after_an_epoch(root: Path):
 
 def assert_same_as_uninterrupted(root: Path, uninterrupted: Path) -> None:
     ours, theirs = ((r / LONG_BASE) for r in (root, uninterrupted))
-    assert json.loads((ours / "metrics.json").read_text())["scores"] == \
-        json.loads((theirs / "metrics.json").read_text())["scores"]
+    assert json.loads((ours / "metrics.json").read_text(encoding="utf-8"))["scores"] == \
+        json.loads((theirs / "metrics.json").read_text(encoding="utf-8"))["scores"]
     weights, wanted = (load_file(p / "weights.safetensors") for p in (ours, theirs))
     assert weights.keys() == wanted.keys() and all(torch.equal(weights[n], wanted[n]) for n in wanted)
     assert list(ours.glob("*.pt")) == [] and StepFolder(ours).state == "finished"
@@ -238,7 +238,7 @@ def test_results_of_many_writers(tmp_path):
     for process in processes:
         process.join(60)
         assert process.exitcode == 0
-    with open(tmp_path / "results.csv", newline="") as f:
+    with open(tmp_path / "results.csv", encoding="utf-8", newline="") as f:
         rows = [(r["task"], r["run"], float(r["whole_all"])) for r in csv.DictReader(f)]
     assert sorted(rows) == sorted((f"task{w}", f"run{n}", float(n)) for w in range(writers) for n in range(count))
     assert not list(tmp_path.glob(".*.part"))

@@ -38,7 +38,7 @@ def trained(tmp_path_factory) -> Path:
         os.chdir(here)
     broken = root / "runs" / TASK / "broken/step1"
     shutil.copytree(root / "runs" / TASK / "wilson-s1/step1", broken)
-    (broken / "status.json").write_text(json.dumps({"state": "failed"}))
+    (broken / "status.json").write_text(json.dumps({"state": "failed"}), encoding="utf-8")
     return root
 
 

@@ -302,7 +302,7 @@ def test_wrong_file_of_the_user(known, server, tmp_path):
 
 
 def test_folder_that_cannot_be_written(server, tmp_path):
-    (tmp_path / "data").write_text("a file")
+    (tmp_path / "data").write_text("a file", encoding="utf-8")
     assert "cannot be written" in refused(download, server.archive(), tmp_path / "data" / "voc")
 
 

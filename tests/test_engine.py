@@ -24,7 +24,7 @@ def step(**more):
 
 
 def losses(path) -> list[float]:
-    lines = (path / "log.txt").read_text().splitlines()
+    lines = (path / "log.txt").read_text(encoding="utf-8").splitlines()
     return [float(line.split("segmentation ")[1].split()[0]) for line in lines if "segmentation" in line]
 
 
@@ -57,7 +57,7 @@ def test_in_place_norms_learn_the_same(usual):
 def test_compiled_networks_learn_the_same(usual):
     path, weights = step(compile=True, base_name="compiled")
     assert losses(path) == pytest.approx(losses(usual[0]), rel=0.01) and weights.keys() == usual[1].keys()
-    assert json.loads((path / "metrics.json").read_text())["scores"]["whole"]["miou"]["all"] is not None
+    assert json.loads((path / "metrics.json").read_text(encoding="utf-8"))["scores"]["whole"]["miou"]["all"] is not None
 
 
 def test_passes_make_one_update(usual):
@@ -75,15 +75,15 @@ def test_passes_make_one_update(usual):
 
 
 def test_what_a_run_cost_is_on_record(usual):
-    metrics = json.loads((usual[0] / "metrics.json").read_text())
+    metrics = json.loads((usual[0] / "metrics.json").read_text(encoding="utf-8"))
     assert metrics["cost"]["seconds"] > 0 and 0 < metrics["cost"]["memory"] < 100
-    assert "of training" in (usual[0] / "log.txt").read_text()
-    machine = json.loads((usual[0] / "config.json").read_text())["machine"]
+    assert "of training" in (usual[0] / "log.txt").read_text(encoding="utf-8")
+    machine = json.loads((usual[0] / "config.json").read_text(encoding="utf-8"))["machine"]
     assert machine["processes"] == 1 and machine["host"] and machine["time"].endswith("+00:00") and machine["device"] == "cpu"
 
 
 def test_the_best_validation_is_kept(usual):
-    best = json.loads((usual[0] / "best.json").read_text())
+    best = json.loads((usual[0] / "best.json").read_text(encoding="utf-8"))
     board = EventAccumulator(str(usual[0])).Reload()
     scores = {event.step: event.value for event in board.Scalars("miou/all")}
     assert max(scores.values()) == pytest.approx(best["miou"], rel=1e-5)

@@ -71,7 +71,7 @@ class Begun:
         late = self.process.exitcode is None
         if late:
             os.killpg(self.process.pid, signal.SIGKILL)
-        out, err = (self.files.with_suffix(f".{kind}").read_text() for kind in ("out", "err"))
+        out, err = (self.files.with_suffix(f".{kind}").read_text(encoding="utf-8") for kind in ("out", "err"))
         assert not late, (out, err)
         return Ended(self.process.exitcode, out, err)
 
@@ -99,7 +99,7 @@ def killed(root: Path, arguments, *faults: Fault) -> None:
 
 def epoch_lines(folder: Path) -> dict[str, None]:
     "What was said of epochs, speed left out; a line that is said again after a kill has to be the same."
-    lines = (folder / "log.txt").read_text().splitlines()
+    lines = (folder / "log.txt").read_text(encoding="utf-8").splitlines()
     said = [re.sub(r"  \(\d+ images/s\)$", "", line) for line in lines if re.match("step .*epoch|    mIoU", line)]
     return dict.fromkeys(said)
 
@@ -262,7 +262,7 @@ def test_killed_while_a_folder_is_emptied(whole, tmp_path, monkeypatch):
 def test_never_more_than_three_states(root, whole):
     "Two that are whole and one that is written, at every moment; none of a finished step."
     finished(root, [*COMMAND, *OFTEN, "--step", "0"], **{RECORD: str(root / "record")})
-    seen = [line.split() for line in (root / "record").read_text().splitlines()]
+    seen = [line.split() for line in (root / "record").read_text(encoding="utf-8").splitlines()]
     assert len(seen) > 50 and {len(names) for names in seen} == {1, 2, 3}
     assert all(any(name in STATE_FILES for name in names) for names in seen[1:])
     assert_same(root / BASE, whole / BASE)
@@ -345,7 +345,7 @@ def test_disk_full_while_a_state_is_written(root, half, whole):
 
 
 def skipped(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "skipped.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (folder / "skipped.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def test_bad_update_is_left_out(root):
@@ -371,7 +371,7 @@ def test_too_many_bad_updates(root, whole):
     status = StepFolder(root / BASE).read("status.json")
     assert status["state"] == "failed" and "times in a row" in status["reason"]
     finished(root, command)
-    assert "going on from epoch 2, update 9" in (root / BASE / "log.txt").read_text()
+    assert "going on from epoch 2, update 9" in (root / BASE / "log.txt").read_text(encoding="utf-8")
 
 
 def test_memory_of_the_device_too_small(root):
@@ -416,7 +416,7 @@ def rewritten(folder: Path, **changes) -> None:
     record = StepFolder(folder).read("config.json")
     for part, change in changes.items():
         change(record[part])
-    (folder / "config.json").write_text(json.dumps(record))
+    (folder / "config.json").write_text(json.dumps(record), encoding="utf-8")
 
 
 NEW = ("nproc", "accumulate", "precision", "compile", "max_skips", "save_minutes", "histograms", "keep_maps")
@@ -451,14 +451,14 @@ def test_step_of_another_version(version, whole, tmp_path):
 def alive(pid: int) -> bool:
     "Whether a process still runs; one that nobody has waited for does not."
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
 
 
 def ranks_of(root: Path, run: str = "wilson-s42") -> list[int]:
     diaries = sorted((root / RUNS / run / "logs").glob("rank?.json"))
-    return [json.loads(diary.read_text())["pid"] for diary in diaries]
+    return [json.loads(diary.read_text(encoding="utf-8"))["pid"] for diary in diaries]
 
 
 def test_two_ranks_killed(root, whole_pair):
@@ -540,12 +540,12 @@ def test_node_lost_and_back(root, whole_pair):
     network = {"GLOO_SOCKET_IFNAME": "lo", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 
     def node(name: str) -> subprocess.Popen:
-        with open(root / f"{name}.txt", "a") as f:
+        with open(root / f"{name}.txt", "a", encoding="utf-8") as f:
             return subprocess.Popen(command, cwd=root, env=environment(**network), stdout=f, stderr=f,
                                     start_new_session=True)
 
     def workers(agent: subprocess.Popen) -> list[int]:
-        children = Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()
+        children = Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text(encoding="utf-8").split()
         return [int(pid) for pid in children]
 
     nodes = [node("first")]
@@ -568,7 +568,7 @@ def test_node_lost_and_back(root, whole_pair):
                 if alive(pid):
                     os.kill(pid, signal.SIGKILL)
             process.wait()
-    said = [(root / f"{name}.txt").read_text() for name in ("first", "second")]
+    said = [(root / f"{name}.txt").read_text(encoding="utf-8") for name in ("first", "second")]
     assert codes == [0, 0], said
     assert "going on from epoch" in "".join(said)
     assert_same(root / BASE, whole_pair / BASE)

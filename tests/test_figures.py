@@ -133,7 +133,7 @@ def test_same_bytes_from_any_process_and_thread(tmp_path):
     (tmp_path / "set").mkdir()
     (tmp_path / "set/matplotlibrc").write_text("font.size: 20\nsavefig.bbox: tight\npdf.fonttype: 3\npdf.use14corefonts: True\n"
                                                "figure.constrained_layout.use: True\nsavefig.transparent: True\n"
-                                               "image.origin: lower\ntext.color: red\nsavefig.facecolor: black\n")
+                                               "image.origin: lower\ntext.color: red\nsavefig.facecolor: black\n", encoding="utf-8")
     found = {"png": set(), "pdf": set()}
     for seed, settings in (("1", ""), ("2", str(tmp_path / "set"))):
         out = tmp_path / seed
@@ -259,7 +259,7 @@ def test_report_refers_to_nothing_outside(file):
             where.extend((n, v) for n, v in attrs if n in ("src", "href", "srcset", "action", "data", "poster", "background"))
             assert not any(n.startswith("on") for n, _ in attrs)
 
-    text = file.read_text()
+    text = file.read_text(encoding="utf-8")
     Reader().feed(text)
     assert not tags & {"script", "link", "iframe", "object", "embed", "base", "form"}
     assert {n for n, _ in where} == {"src", "href"}

@@ -64,7 +64,7 @@ def killed(process: multiprocessing.Process) -> None:
 
 def said_by(folder: Path) -> list[list[str]]:
     "Of the processes that have ended: whole, images drawn, on disk, images known."
-    return [p.read_text().split() for p in folder.glob("drew*")]
+    return [p.read_text(encoding="utf-8").split() for p in folder.glob("drew*")]
 
 
 def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:

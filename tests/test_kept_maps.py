@@ -62,7 +62,7 @@ def test_files_epochs_and_images(folder, new, copied):
     few = int(lists["validation"].split.labels[:, opened.step.groups[new][0]].sum())  # images that show the class
     assert kept.epochs == [0, 2, 3] and 0 < few
     assert [name for name, _ in kept.images] == ["training"] * 4 + ["validation"] * min(few, 4)
-    record = json.loads((folder / "maps/images.json").read_text())["images"]
+    record = json.loads((folder / "maps/images.json").read_text(encoding="utf-8"))["images"]
     for (name, i), line in zip(kept.images, record, strict=True):
         split = lists[name].split
         assert split.ids[line["position"]] == i
@@ -186,7 +186,7 @@ def test_what_is_not_there_is_named(copied):
         kept.at(1, i)
     with pytest.raises(InputError, match="no maps of image 'cat'"):
         kept.at(0, "cat")
-    (WEAK / "maps/images.json").write_text('{"images": [{"id": 3')
+    (WEAK / "maps/images.json").write_text('{"images": [{"id": 3', encoding="utf-8")
     with pytest.raises(InputError, match="images.json does not say which images are kept"):
         KeptMaps(WEAK).images
     assert len(kept.at(0, i)) == 3
@@ -210,7 +210,7 @@ def test_maps_that_cannot_be_written_are_left_out(how, root, monkeypatch, capsys
     ours, theirs = trained(**more) + trained(**more, keep_maps=0, base_name="bare")
     a, b = (open_step(folder).segmenter.state_dict() for folder in (ours, theirs))
     assert StepFolder(BASE).state == "finished" and all(torch.equal(a[n], b[n]) for n in a)
-    log = (BASE / "log.txt").read_text()
+    log = (BASE / "log.txt").read_text(encoding="utf-8")
     assert log.count("are not kept, training goes on") == capsys.readouterr().out.count("are not kept") == 1
     assert ("No space left" in log) == (how == "full disk")
     assert KeptMaps(BASE).epochs == [] and [p.name for p in (BASE / "maps").glob("*")] == ["images.json"] * (how == "full disk")

@@ -66,7 +66,7 @@ def root(tmp_path_factory):
     make_shapes(folder / "data/few", n_train=160, n_val=12)
     without_news(folder)
     # somebody's own configuration must not open the server to the network
-    (folder / ".jupyter/jupyter_server_config.py").write_text('c.ServerApp.ip = "0.0.0.0"\n')
+    (folder / ".jupyter/jupyter_server_config.py").write_text('c.ServerApp.ip = "0.0.0.0"\n', encoding="utf-8")
     return folder
 
 
@@ -177,7 +177,7 @@ def test_without_tensorboard_and_ctrl_c(root, tmp_path):
     "One sentence says why; JupyterLab is there all the same, and Ctrl-C ends it and its kernels."
     (tmp_path / "tensorboard").mkdir()
     (tmp_path / "tensorboard/__init__.py").touch()
-    (tmp_path / "tensorboard/main.py").write_text("import pkg_resources_of_old\n")
+    (tmp_path / "tensorboard/main.py").write_text("import pkg_resources_of_old\n", encoding="utf-8")
     with lab(root, PYTHONPATH=f"{tmp_path}{os.pathsep}{REPO}") as (process, said):
         assert said[0].startswith("JupyterLab:  http://127.0.0.1:"), said
         assert said[1] == ("TensorBoard cannot start (ModuleNotFoundError: No module named 'pkg_resources_of_old'); "

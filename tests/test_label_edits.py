@@ -70,9 +70,9 @@ def test_one_line_changes_for_one_image(tmp_path):
     "What a review sees in a difference."
     path = tmp_path / EDITS_FILE
     write_edits(path, {i: LabelEdit(i, {OLD}) for i in ("c", "a", "b")})
-    before = path.read_text().splitlines()
+    before = path.read_text(encoding="utf-8").splitlines()
     save_edit(path, LabelEdit("b", {OLD}, {NEW}, note="no square"), SHAPES)
-    after = path.read_text().splitlines()
+    after = path.read_text(encoding="utf-8").splitlines()
     assert len(before) == len(after) and [n for n in range(4) if before[n] != after[n]] == [2]
     assert after[2] == "b,striped disc,dotted square,,,no square"
 
@@ -134,10 +134,10 @@ def test_a_folder_that_cannot_be_written(tmp_path):
 
 def test_a_broken_file_is_not_overwritten(tmp_path):
     path = tmp_path / EDITS_FILE
-    path.write_text("id,add,remarks\na,,keep me\n")
+    path.write_text("id,add,remarks\na,,keep me\n", encoding="utf-8")
     with pytest.raises(InputError, match="unknown column 'remarks'"):
         save_edit(path, LabelEdit("b", flag=True), SHAPES)
-    assert "keep me" in path.read_text()
+    assert "keep me" in path.read_text(encoding="utf-8")
 
 
 # ------------------------------------------------------------------------------- training
@@ -165,7 +165,7 @@ def taught(config: dict, index: int) -> list[str]:
 
 
 def record(path) -> dict:
-    return json.loads((path / "config.json").read_text())
+    return json.loads((path / "config.json").read_text(encoding="utf-8"))
 
 
 def test_training_with_edits(root, data, capsys):
@@ -189,9 +189,9 @@ def test_training_with_edits(root, data, capsys):
     with pytest.raises(InputError, match=r"base-s42/step0 holds a step of another configuration: label_edits is None, wanted '\w{16}'; train_data"):
         train(parsed(PARAMETERS | named))
     result, = train(parsed(PARAMETERS | named | {"step": 1}))  # one step alone may start from it
-    log = (result.path / "log.txt").read_text()
+    log = (result.path / "log.txt").read_text(encoding="utf-8")
     assert f"label edits: 2 images corrected, 1 excluded ({EDITS}); 2 of other lists" in log
-    assert "label edits: those of the step it starts from were others" in log and "label edits" not in (base.path / "log.txt").read_text()
+    assert "label edits: those of the step it starts from were others" in log and "label edits" not in (base.path / "log.txt").read_text(encoding="utf-8")
     assert (result.path / EDITS_FILE).read_bytes() == content and not (base.path / EDITS_FILE).exists()
     found = record(result.path)
     assert found["data"]["images"] == len(before[1]) - 1 and found["parameters"]["label_edits"] == EDITS
@@ -258,7 +258,7 @@ def test_another_file_on_resume_is_refused(root, data):
 
     write_edits(EDITS, {image: LabelEdit(image, exclude=True, note="twice")})
     result, = train(parsed(given))
-    assert "going on from epoch 1, update 2" in (result.path / "log.txt").read_text()
+    assert "going on from epoch 1, update 2" in (result.path / "log.txt").read_text(encoding="utf-8")
     assert read_edits(result.path / EDITS_FILE, SHAPES)[image].note == "twice"
 
 
@@ -285,7 +285,7 @@ def test_by_the_command(root, data, capsys):
 ])
 def test_what_is_wrong_is_said(text, words, root, data, capsys):
     "Before anything is trained, in a sentence that names the file."
-    (root / EDITS).write_text(text.format(data.train.ids[0]))
+    (root / EDITS).write_text(text.format(data.train.ids[0]), encoding="utf-8")
     assert main(["train", *QUICK, "--label-edits", EDITS]) == 2
     said = capsys.readouterr().err
     assert EDITS in said and all(word.format(data.train.ids[0]) in said for word in words), said

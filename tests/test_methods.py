@@ -83,7 +83,7 @@ def test_a_method_with_pixel_labels(root, method):
     "It trains, its terms are logged, it opens again, and the base step is shared."
     metrics = run(method=method)
     folder, = root.glob(f"runs/*/{method}-s42/step1")
-    assert all(f"{term} " in (folder / "log.txt").read_text() for term in TERMS[method])
+    assert all(f"{term} " in (folder / "log.txt").read_text(encoding="utf-8") for term in TERMS[method])
     assert len(list(root.glob("runs/*/*/step0"))) == 1
     again = evaluate_step(folder).metrics
     assert again["scores"] == metrics["scores"] and metrics["across_steps"]["published"]["mean_forgetting"] is not None
@@ -151,14 +151,14 @@ def test_published_and_fixed_from_one_seed(root):
     "Both train side by side; every choice is recorded; the fixed one ignores void and later classes."
     run(compat="fixed")
     folder, = root.glob("runs/*/wilson-fixed-s42/step1")
-    parameters = {name: json.loads((path / "config.json").read_text())["parameters"]
+    parameters = {name: json.loads((path / "config.json").read_text(encoding="utf-8"))["parameters"]
                   for name, path in (("published", weak_step(root)), ("fixed", folder))}
     for place, compat in enumerate(("published", "fixed")):
         assert {name: parameters[compat][name] for name in COMPAT} == {n: choices[place] for n, choices in COMPAT.items()}
     bases = [weights(p) for p in sorted(root.glob("runs/*/base*-s42/step0"))]
     assert len(bases) == 2 and any(not torch.equal(a, b) for a, b in zip(bases[0].values(), bases[1].values()))
-    fixed = json.loads((folder.parents[1] / "base-fixed-s42/step0/metrics.json").read_text())["scores"]["whole"]
-    published = json.loads((weak_step(root).parents[1] / "base-s42/step0/metrics.json").read_text())["scores"]["whole"]
+    fixed = json.loads((folder.parents[1] / "base-fixed-s42/step0/metrics.json").read_text(encoding="utf-8"))["scores"]["whole"]
+    published = json.loads((weak_step(root).parents[1] / "base-s42/step0/metrics.json").read_text(encoding="utf-8"))["scores"]["whole"]
     assert "later_background" in fixed and "later_ignored" in published
 
 
@@ -195,7 +195,7 @@ def test_external_learns_from_perfect_maps(root):
     assert all(torch.equal(external[name], mc[name]) for name in mc)
     given = metrics["pseudo_labels"]["given"]
     assert given["miou"]["new"] > 99.9 and given["coverage"] > 80
-    record = json.loads(next(root.glob("runs/*/external-s42/step1/config.json")).read_text())
+    record = json.loads(next(root.glob("runs/*/external-s42/step1/config.json")).read_text(encoding="utf-8"))
     assert record["pseudo_labels"]["unfound"] == 0 and record["pseudo_labels"]["folder"] == "maps"
 
 

@@ -42,7 +42,7 @@ def farm(root) -> Path:
             whole.train.masks[k].unlink()
     write_labels(FARM / "labels.csv", [whole.train.ids[k] for k in new], whole.train.labels[new], SHAPES)
     (FARM / "dataset.toml").write_text(f"classes = {json.dumps(SHAPES.names)}\n[tasks]\n"
-                                       '"1-1" = "striped disc | dotted square"\n')
+                                       '"1-1" = "striped disc | dotted square"\n', encoding="utf-8")
     return root
 
 
@@ -61,7 +61,7 @@ def test_a_weak_step_takes_every_line_and_is_not_judged_by_masks_that_cannot(far
     data = open_dataset("farm", FARM)
     assert f"step1: {data.train.labels[:, NEW].sum()} images, dotted square" in said
     assert "without a mask left out" in said  # of the base step
-    metrics = json.loads(next(Path("runs").glob("farm-1-1*/wilson-s42/step1/metrics.json")).read_text())
+    metrics = json.loads(next(Path("runs").glob("farm-1-1*/wilson-s42/step1/metrics.json")).read_text(encoding="utf-8"))
     assert "pseudo_labels" not in metrics and metrics["scores"]
 
 
@@ -83,14 +83,14 @@ def test_label_maps_are_held_against_the_masks_that_show_the_class(farm, capsys)
     assert run("labels", step, "--out", "maps") == 0
     assert run(*train(method="external", pseudo_dir="maps")) == 0
     for name, kind in (("wilson-s42", "target"), ("external-s42", "given")):
-        metrics = json.loads((step.parents[1] / name / "step1/metrics.json").read_text())
+        metrics = json.loads((step.parents[1] / name / "step1/metrics.json").read_text(encoding="utf-8"))
         assert metrics["pseudo_labels"][kind]["images"] == len(ids)
 
 
 def test_another_meaning_of_the_task_is_another_run(farm, capsys):
     assert run(*train(step="0")) == 0
     file = FARM / "dataset.toml"
-    file.write_text(file.read_text().replace("striped disc | dotted square", "checkered cross | dotted square"))
+    file.write_text(file.read_text(encoding="utf-8").replace("striped disc | dotted square", "checkered cross | dotted square"), encoding="utf-8")
     says(refused(capsys, *train(step="0")), "another configuration", "groups")
 
 

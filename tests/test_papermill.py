@@ -222,7 +222,7 @@ if any("spawn_main" in part for part in sys.orig_argv):  # a rank
 def test_a_failing_rank(root, notebook, tmp_path):
     "The error is that of the rank which failed, without the frames of papermill."
     (tmp_path / "faulty").mkdir()
-    (tmp_path / "faulty/sitecustomize.py").write_text(FAULTY)
+    (tmp_path / "faulty/sitecustomize.py").write_text(FAULTY, encoding="utf-8")
     done = subprocess.run([*PAPERMILL, "nbs/train.ipynb", *GIVEN, "-p", "nproc", "2"], cwd=root, timeout=120,
                           env=environment(PYTHONPATH=f"{tmp_path / 'faulty'}{os.pathsep}{REPO}"),
                           stdin=subprocess.DEVNULL, capture_output=True, text=True)
@@ -287,7 +287,7 @@ def test_the_papermill_of_the_environment_is_the_front():
     "`make setup` puts it there; another environment has papermill's own."
     command = Path(sys.executable).with_name("papermill")
     need(command.is_file(), "needs papermill beside this python")
-    assert "wilson.training.papermill" in command.read_text(), f"{command} is not the one of `make setup`"
+    assert "wilson.training.papermill" in command.read_text(encoding="utf-8"), f"{command} is not the one of `make setup`"
 
 
 def test_run_all_twice_in_one_kernel(root, notebook):

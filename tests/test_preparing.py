@@ -221,7 +221,7 @@ def test_voc_from_archives_in_a_folder(voc_archives, root, monkeypatch):
     assert len(made.data.train) == 10 and len(made.data.val) == 3 and made.root == root / "voc"
     assert not (root / "voc/archives").exists() and files(voc_archives) == before
     assert len(list((root / "voc/thumbnails").glob("*.jpg"))) == 13
-    assert json.loads((root / "voc/prepared.json").read_text())["images"] == {"train_aug": 10, "val": 3}
+    assert json.loads((root / "voc/prepared.json").read_text(encoding="utf-8"))["images"] == {"train_aug": 10, "val": 3}
 
 
 def test_voc_fetched(voc_archives, root, served, monkeypatch):
@@ -380,7 +380,7 @@ def make_own(folder: Path, coding: str = "RGB", count: int = 20, side: int = 48)
         scene, ids = draw_scene(np.random.default_rng(n), side, [n % 3 + 1])
         Image.fromarray(scene).save(folder / f"images/p{n:02}.jpg")
         CODINGS[coding](ids).save(folder / f"masks/p{n:02}.png")
-    (folder / "dataset.toml").write_text(OWN_FILE)
+    (folder / "dataset.toml").write_text(OWN_FILE, encoding="utf-8")
     return folder
 
 
@@ -390,7 +390,7 @@ def own(root, tmp_path) -> Path:
 
 
 def lists(root: Path) -> tuple[list[str], list[str]]:
-    return tuple((root / f"farm/splits/{name}.txt").read_text().split() for name in ("train", "val"))
+    return tuple((root / f"farm/splits/{name}.txt").read_text(encoding="utf-8").split() for name in ("train", "val"))
 
 
 @pytest.mark.parametrize("coding", CODINGS)
@@ -420,7 +420,7 @@ def test_labels_for_some_of_the_images(own, root):
     "Of 20, five have a line in place of a mask, and two have neither."
     for n in range(7):
         (own / f"masks/p{n:02}.png").unlink()
-    (own / "labels.csv").write_text("".join(f"p{n:02}.jpg,cow\n" for n in range(5)))
+    (own / "labels.csv").write_text("".join(f"p{n:02}.jpg,cow\n" for n in range(5)), encoding="utf-8")
     lines = []
     made = prepare("farm", own, say=lines.append)
     train, val = lists(root)
@@ -431,7 +431,7 @@ def test_labels_for_some_of_the_images(own, root):
 
 def test_table_alone(own, root):
     shutil.rmtree(own / "masks")
-    (own / "labels.csv").write_text("".join(f"p{n:02},sheep\n" for n in range(20)))
+    (own / "labels.csv").write_text("".join(f"p{n:02},sheep\n" for n in range(20)), encoding="utf-8")
     made = quietly("farm", own)
     assert made.data.train.masks is None and made.data.train.labels[:, 3].all()
 
@@ -452,7 +452,7 @@ def test_choice_of_validation_is_stable(own, root):
 
 def test_given_lists(own, root):
     for name, numbers in (("train", range(10)), ("val", range(10, 15))):
-        (own / f"{name}.txt").write_text("".join(f"p{n:02}.jpg\r\n" for n in numbers))
+        (own / f"{name}.txt").write_text("".join(f"p{n:02}.jpg\r\n" for n in numbers), encoding="utf-8")
     made = quietly("farm", own)
     assert made.data.train.ids == tuple(f"p{n:02}" for n in range(10)) and len(made.data.val) == 5
     assert (root / "farm/splits/train.txt").readlink() == own / "train.txt"
@@ -460,7 +460,7 @@ def test_given_lists(own, root):
 
 def test_one_given_list_of_two(own, root):
     "The other is of the other images, or a sentence says that both are wanted."
-    (own / "val.txt").write_text("p00\np01\np02\n")
+    (own / "val.txt").write_text("p00\np01\np02\n", encoding="utf-8")
     try:
         assert quietly("farm", own).data.val.ids == ("p00", "p01", "p02")
     except InputError as e:
@@ -470,7 +470,7 @@ def test_one_given_list_of_two(own, root):
 def test_lists_given_later(own, root):
     quietly("farm", own)
     for name, numbers in (("train", range(10)), ("val", range(10, 15))):
-        (own / f"{name}.txt").write_text("".join(f"p{n:02}\n" for n in numbers))
+        (own / f"{name}.txt").write_text("".join(f"p{n:02}\n" for n in numbers), encoding="utf-8")
     assert len(quietly("farm", own).data.val) == 5
 
 
@@ -514,8 +514,8 @@ def test_masks_that_are_repainted(own, root):
         "masks/p04.png has the colour #010203 in 2304 pixels", "[colours]"]),
     (lambda own: Image.fromarray(np.ones((48, 48), np.uint16)).save(own / "masks/p04.png"), [
         "masks/p04.png has mode I;16", "8-bit PNG"]),
-    (lambda own: (own / "labels.csv").write_text("p99,cow\n"), ["labels.csv names 1 images", "first p99"]),
-    (lambda own: (own / "dataset.toml").write_text('name = "zoo"\n' + OWN_FILE), ["name = 'zoo'", "by that name"]),
+    (lambda own: (own / "labels.csv").write_text("p99,cow\n", encoding="utf-8"), ["labels.csv names 1 images", "first p99"]),
+    (lambda own: (own / "dataset.toml").write_text('name = "zoo"\n' + OWN_FILE, encoding="utf-8"), ["name = 'zoo'", "by that name"]),
     (lambda own: (own / "images/p04.jpg").unlink() or (own / "masks/p04.png").rename(own / "masks/pO4.png"), []),
 ], ids=["no dataset file", "no images", "no masks", "empty masks", "empty mask", "strange colour", "16 bits",
         "labels of no image", "another name", "mask of no image"])
@@ -534,10 +534,10 @@ def test_wrong_in_ones_own(change, expected, own, root):
 def test_the_remedy_for_a_missing_dataset_file_works(own, root):
     "What to write is said with the classes of the table."
     (own / "dataset.toml").unlink()
-    (own / "labels.csv").write_text("".join(f"p{n:02},cow,sheep\n" for n in range(20)))
+    (own / "labels.csv").write_text("".join(f"p{n:02},cow,sheep\n" for n in range(20)), encoding="utf-8")
     shutil.rmtree(own / "masks")
     message = said(partial(quietly, "farm", own), 'classes = ["cow", "sheep"]')
-    (own / "dataset.toml").write_text(message.partition("Write into it: ")[2])
+    (own / "dataset.toml").write_text(message.partition("Write into it: ")[2], encoding="utf-8")
     assert quietly("farm", own).data.classes.names == ("cow", "sheep")
 
 
@@ -623,8 +623,8 @@ def test_only_the_missing_part_is_made(part, said_of, voc_archives, root, monkey
 def test_what_is_somebody_elses_stays(own, root):
     "Files and folders of any name, even of ours; a folder that is there is taken as it is."
     (root / "farm/splits").mkdir(parents=True)
-    (root / "farm/splits/mine.txt").write_text("p01\n")
-    (root / "farm/thesis.tex").write_text("mine")
+    (root / "farm/splits/mine.txt").write_text("p01\n", encoding="utf-8")
+    (root / "farm/thesis.tex").write_text("mine", encoding="utf-8")
     (root / "farm/SegmentationClass").mkdir()
     Image.fromarray(np.full((48, 48), 3, np.uint8)).save(root / "farm/SegmentationClass/extra.png")
     before = files(root / "farm")
@@ -636,7 +636,7 @@ def test_lists_of_ones_own_in_the_data_set_stay(own, root):
     "train.txt and val.txt that were put into the data set, not into the source."
     (root / "farm/splits").mkdir(parents=True)
     for name, numbers in (("train", range(5, 20)), ("val", range(5))):
-        (root / f"farm/splits/{name}.txt").write_text("".join(f"p{n:02}\n" for n in numbers))
+        (root / f"farm/splits/{name}.txt").write_text("".join(f"p{n:02}\n" for n in numbers), encoding="utf-8")
     before = lists(root)
     quietly("farm", own)
     assert lists(root) == before
@@ -739,7 +739,7 @@ def forked(work, root: Path, record: Path | None = None, kill_at: int = 0) -> in
     """
     if child := os.fork():
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    count, log = 0, open(record, "w") if record else None
+    count, log = 0, open(record, "w", encoding="utf-8") if record else None
 
     def hook(event: str, args: tuple) -> None:
         nonlocal count
@@ -772,7 +772,7 @@ def forked(work, root: Path, record: Path | None = None, kill_at: int = 0) -> in
 
 def moments(record: Path, root: Path, some: int = 6) -> list[int]:
     "When to kill: before every change of what lies at the top of the data set, and at some others."
-    lines = [line.split(" ", 1) for line in record.read_text().splitlines()]
+    lines = [line.split(" ", 1) for line in record.read_text(encoding="utf-8").splitlines()]
     top = [n for n, (_, path) in enumerate(lines, 1) if Path(path).parent == root and not hidden(Path(path), root)]
     return sorted({*top, *range(2, len(lines), max(1, len(lines) // some))})
 
@@ -812,7 +812,7 @@ def test_killed_at_any_moment(preparation, tmp_path):
         assert forked(work, root, kill_at=moment) == -signal.SIGKILL
         nothing_looks_whole(tree(root), whole, moment)
         if forked(work, root) != 0 or tree(root) != whole:
-            failed.append((tmp_path / "record").read_text().splitlines()[moment - 1])
+            failed.append((tmp_path / "record").read_text(encoding="utf-8").splitlines()[moment - 1])
     assert not failed
 
 
@@ -865,7 +865,7 @@ def test_masks_repainted_after_the_kill(own, root):
     record = root.parent / "record"
     forked(partial(quietly, "farm", own), root / "farm", record)
     shutil.rmtree(root / "farm")
-    lines = record.read_text().splitlines()
+    lines = record.read_text(encoding="utf-8").splitlines()
     renamed = lines.index(f"os.rename {root}/farm/SegmentationClass") + 1
     forked(partial(quietly, "farm", own), root / "farm", kill_at=renamed)
     assert (root / "farm/.SegmentationClass.part/p03.png").exists()
@@ -1025,11 +1025,11 @@ def kitchen(shared, root, tmp_path) -> Path:
             else:
                 table.append(",".join([name, *shows]))
     for part, names in listed.items():
-        (folder / f"{part}.txt").write_text("".join(f"{n}\n" for n in names))
-    (folder / "labels.csv").write_text("\n".join(table) + "\n")
+        (folder / f"{part}.txt").write_text("".join(f"{n}\n" for n in names), encoding="utf-8")
+    (folder / "labels.csv").write_text("\n".join(table) + "\n", encoding="utf-8")
     colours = "\n".join(f'{c} = "#{r:02x}{g:02x}{b:02x}"' for c, (r, g, b) in TINTS.items())
     (folder / "dataset.toml").write_text(f"classes = {[*LEARNED]}\n\n[colours]\n{colours}\n\n[tasks]\n"
-                                         '2-3 = "person, bottle | bowl, cup, chair"\n')
+                                         '2-3 = "person, bottle | bowl, cup, chair"\n', encoding="utf-8")
     return folder
 
 
@@ -1043,20 +1043,20 @@ def test_photographs_to_a_trained_step(kitchen, root, capsys):
 
     assert run(*WEAK) == 0
     runs = root.parent / "runs/kitchen-2-3-overlap"
-    table = [line.split(",") for line in (kitchen / "labels.csv").read_text().splitlines()[1:]]
+    table = [line.split(",") for line in (kitchen / "labels.csv").read_text(encoding="utf-8").splitlines()[1:]]
     left_out = sum(bool({*shows} & {"person", "bottle"}) for _, *shows in table)
-    says((runs / "base-s42/step0/log.txt").read_text(), f"person, bottle; {left_out} without a mask left out")
-    says((runs / "wilson-s42/step1/log.txt").read_text(), f": {len(table)} images, bowl, cup, chair")
+    says((runs / "base-s42/step0/log.txt").read_text(encoding="utf-8"), f"person, bottle; {left_out} without a mask left out")
+    says((runs / "wilson-s42/step1/log.txt").read_text(encoding="utf-8"), f": {len(table)} images, bowl, cup, chair")
     assert StepFolder(runs / "wilson-s42/step1").state == "finished" and left_out > 5
 
     masks = {p.stem: p for p in (root / "kitchen/SegmentationClass").iterdir()}
-    lost = [masks[name] for name in (kitchen / "train.txt").read_text().split() if name in masks]
+    lost = [masks[name] for name in (kitchen / "train.txt").read_text(encoding="utf-8").split() if name in masks]
     known = dict(zip((p.stem for p in lost), map(read_mask, lost)))
     for path in lost:
         path.unlink()
     says(refused(capsys, *WEAK, "--step", 1, "--name", "again"), f"labels.csv has no line for {len(lost)} images",
          "add `")
-    with open(kitchen / "labels.csv", "a") as f:
+    with open(kitchen / "labels.csv", "a", encoding="utf-8") as f:
         f.writelines(",".join([name, *(c for c, i in LEARNED.items() if (mask == i).any())]) + "\n"
                      for name, mask in known.items())
     says(refused(capsys, *WEAK, "--step", 0, "--base-name", "again"), "has no masks", "method=wilson")

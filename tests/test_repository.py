@@ -50,7 +50,7 @@ def run(*command: object, cwd: Path, **variables: str) -> str:
 
 
 def contents(folder: Path, pattern: str) -> dict[str, str]:
-    return {str(p.relative_to(folder)): p.read_text() for p in sorted(folder.rglob(pattern)) if ".ipynb_checkpoints" not in p.parts}
+    return {str(p.relative_to(folder)): p.read_text(encoding="utf-8") for p in sorted(folder.rglob(pattern)) if ".ipynb_checkpoints" not in p.parts}
 
 
 def differing(ours: dict[str, str], theirs: dict[str, str]) -> list[str]:
@@ -73,7 +73,7 @@ def test_package_is_what_the_notebooks_export(copied):
 
 def test_every_module_comes_from_a_notebook(listed):
     by_hand = [str(n) for n in listed if n.parts[0] == "wilson" and n.suffix == ".py" and n.name not in
-               ("__init__.py", "_modidx.py") and GENERATED not in (REPO / n).read_text()]
+               ("__init__.py", "_modidx.py") and GENERATED not in (REPO / n).read_text(encoding="utf-8")]
     assert not by_hand, f"written by hand: {by_hand}"
 
 
@@ -139,7 +139,7 @@ LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^()\s#]+)(?:#[^()\s]*)?\)")
 
 def linked(name: Path) -> set[Path]:
     "Files of this repository that a page's prose links to, pictures aside."
-    text = (REPO / name).read_text()
+    text = (REPO / name).read_text(encoding="utf-8")
     if name.suffix == ".ipynb":
         text = "\n".join(c.source for c in nbformat.reads(text, 4).cells if c.cell_type == "markdown")
     return {(REPO / name).parent.joinpath(at).resolve() for at in LINK.findall(text) if not re.match(r"\w+:", at)}
@@ -201,7 +201,7 @@ def test_the_pattern_of_unsafe_lines(line, unsafe):
 
 def text_of(name: Path) -> str | None:
     try:
-        return (REPO / name).read_text()
+        return (REPO / name).read_text(encoding="utf-8")
     except UnicodeDecodeError:
         return None
 
@@ -251,7 +251,7 @@ def test_no_unused_or_unknown_names():
 def test_prose_is_not_all_headings(listed):
     for path in listed:
         if path.suffix == ".ipynb":
-            for cell in json.loads((REPO / path).read_text())["cells"]:
+            for cell in json.loads((REPO / path).read_text(encoding="utf-8"))["cells"]:
                 lines = [line for line in "".join(cell["source"]).splitlines() if line.strip()]
                 if cell["cell_type"] == "markdown" and len(lines) > 1:
                     assert not all(line.startswith("# ") for line in lines), f"{path}: {lines[0]}"
@@ -260,7 +260,7 @@ def test_prose_is_not_all_headings(listed):
 def test_lines_are_not_overlong(listed):
     "Exported cells are read in notebooks; 110 columns of source is what fits."
     long = [f"{n}:{i}" for n in listed if n.suffix == ".py" and n.parts[0] == "wilson" and n.name != "_modidx.py"
-            for i, line in enumerate((REPO / n).read_text().splitlines(), 1)
+            for i, line in enumerate((REPO / n).read_text(encoding="utf-8").splitlines(), 1)
             if len(line) > 110 and not line.startswith(("__all__", "           '"))]
     assert not long
 
@@ -278,7 +278,7 @@ def imported(name: str, path: Path) -> set[str]:
     "Modules of wilson that a module imports anywhere in its text."
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     known, found = modules(), set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {a.name for a in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -374,7 +374,7 @@ def test_requirements_are_pinned():
     facts = configparser.ConfigParser(delimiters=["="], interpolation=None)
     facts.read(REPO / "settings.ini")
     names = re.compile(r"^[\w.-]+")
-    pinned = {names.match(line)[0].lower() for line in (REPO / "constraints.txt").read_text().splitlines() if names.match(line)}
+    pinned = {names.match(line)[0].lower() for line in (REPO / "constraints.txt").read_text(encoding="utf-8").splitlines() if names.match(line)}
     wanted = {names.match(r)[0].lower() for key in facts["DEFAULT"] if key.endswith("requirements")
               for r in facts["DEFAULT"][key].split()}
     free = {"numpy", "pillow", "tqdm", "hypothesis", "ruff", "inplace-abn"}  # small and stable, or built apart

@@ -29,9 +29,9 @@ def site(tmp_path_factory) -> Path:
 def test_every_page_is_there_and_fetches_nothing(site):
     pages = [p.relative_to(REPO / "nbs").with_suffix(".html") for p in REPO.glob("nbs/**/*.ipynb") if "checkpoint" not in str(p)]
     assert len(pages) > 90
-    menu = (site / "index.html").read_text()
+    menu = (site / "index.html").read_text(encoding="utf-8")
     for name in pages:
-        text = (site / name).read_text()
+        text = (site / name).read_text(encoding="utf-8")
         assert str(name) in menu and "#|" not in re.sub(r"<[^>]+>", "", text), f"{name}: in the menu, without directives"
         assert not re.search(r'<(script|img|link)[^>]*(src|href)="(https?:)?//', text), name
 

@@ -115,7 +115,7 @@ class Cluster:
         self.folder, self.daemons = folder, []
         (folder / "state").mkdir()
         host = socket.gethostname().split(".")[0]
-        (folder / "slurm.conf").write_text(CONFIGURATION.format(folder=folder, host=host, ports=free_ports(3)))
+        (folder / "slurm.conf").write_text(CONFIGURATION.format(folder=folder, host=host, ports=free_ports(3)), encoding="utf-8")
         (folder / "munge.key").write_bytes(os.urandom(1024))
         (folder / "munge.key").chmod(0o600)
         self.variables = environment(SLURM_CONF=str(folder / "slurm.conf"))
@@ -133,7 +133,7 @@ class Cluster:
         until(lambda: self.run("sinfo", "--noheader", "--format=%t %D").split() == ["idle", "2"], 40, self.said)
 
     def daemon(self, name: str, *arguments: str) -> None:
-        with open(self.folder / f"{name}.out", "a") as out:
+        with open(self.folder / f"{name}.out", "a", encoding="utf-8") as out:
             self.daemons.append(subprocess.Popen([name, *arguments], env=self.variables, stdin=subprocess.DEVNULL,
                                                  stdout=out, stderr=out))
 
@@ -154,7 +154,7 @@ class Cluster:
         return processes_with(f"SLURM_CONF={self.variables['SLURM_CONF']}")
 
     def said(self) -> str:
-        return "\n".join(f"{p.name}: {p.read_text()[-1500:]}" for p in self.folder.glob("*.[lo]*"))
+        return "\n".join(f"{p.name}: {p.read_text(encoding="utf-8")[-1500:]}" for p in self.folder.glob("*.[lo]*"))
 
     def run(self, *command: object, cwd: Path | None = None) -> str:
         "Output of a command of Slurm, which must succeed."
@@ -182,7 +182,7 @@ class Cluster:
 
     def output(self, number: str) -> str:
         path = Path(self.job(number)["StdOut"].replace("%%", "%"))
-        return path.read_text() if path.is_file() else ""
+        return path.read_text(encoding="utf-8") if path.is_file() else ""
 
     def until_says(self, number: str, words: str, seconds: float = 60) -> None:
         until(lambda: words in self.output(number), seconds, lambda: f"{self.job(number)}\n{self.output(number)}")
@@ -217,7 +217,7 @@ def stand_in(tmp_path, monkeypatch) -> tuple[str]:
     root.mkdir()
     (root / "settings.ini").touch()
     monkeypatch.chdir(root)
-    (root / "stand_in.py").write_text(STAND_IN)
+    (root / "stand_in.py").write_text(STAND_IN, encoding="utf-8")
     return (str(root / "stand_in.py"),)
 
 
@@ -238,7 +238,7 @@ def test_a_job_trains(cluster, root, monkeypatch, capsys):
     assert cluster.wait(number, "COMPLETED", "FAILED")["JobState"] == "COMPLETED", cluster.output(number)
     assert state("base-s42/step0").state == state("wilson-s42/step1").state == "finished"
     output, = Path("runs/slurm").iterdir()
-    assert output.name == f"tiny-{number}.out" and "published" in output.read_text()  # the table
+    assert output.name == f"tiny-{number}.out" and "published" in output.read_text(encoding="utf-8")  # the table
 
 
 @pytest.mark.parametrize("how", ["time", "requeue"])
@@ -286,7 +286,7 @@ def test_the_end_of_a_jobs_time_is_told(cluster, stand_in):
     cluster.until_says(number, "from update 0")
     cluster.run("scontrol", "update", f"JobId={number}", "TimeLimit=2")
     cluster.wait(number, "PENDING", restarts=1, seconds=90)
-    update = int(Path("saved-1-0").read_text())
+    update = int(Path("saved-1-0").read_text(encoding="utf-8"))
     cluster.until_says(number, f"from update {update}")
     cluster.run("scancel", number)
 
@@ -331,13 +331,13 @@ def test_two_nodes_by_torchrun(cluster, stand_in):
     "Each node has an agent with two processes: where one dies, all are started again; told, all save, and all go on."
     resources = Resources(nodes=2, cpus_per_task=1, time="00:10:00")
     path = write_script(PLAYED, "job.sh", resources, stand_in)
-    path.write_text(path.read_text().replace("--nproc-per-node=1", "--nproc-per-node=2"))
+    path.write_text(path.read_text(encoding="utf-8").replace("--nproc-per-node=1", "--nproc-per-node=2"), encoding="utf-8")
     Path("unlucky").touch()
     number = cluster.submit(path)
     until(lambda: cluster.output(number).count("from update") == 8, 90, lambda: cluster.output(number))
     cluster.run("scancel", "--batch", "--signal=USR1", number)
     cluster.wait(number, "PENDING", restarts=1)
-    updates = [int(Path(f"saved-1-{rank}").read_text()) for rank in range(4)]
+    updates = [int(Path(f"saved-1-{rank}").read_text(encoding="utf-8")) for rank in range(4)]
     assert all(0 < update < 40 for update in updates)
     assert cluster.wait(number, "COMPLETED", "FAILED", restarts=1, seconds=90)["JobState"] == "COMPLETED", cluster.output(number)
     assert all(f"finished from {update}" in cluster.output(number) for update in updates)
@@ -351,7 +351,7 @@ def test_two_nodes_by_torchrun(cluster, stand_in):
     (["--sbatch=signal=TERM"], "leave this one out"), (["--members=members.json"], "member 2: There is no parameter 'alhpa'"),
 ])
 def test_refused_before_anything_is_written(arguments, words, root, capsys):
-    Path("members.json").write_text(json.dumps([{"seed": 1}, {"alhpa": 1}]))
+    Path("members.json").write_text(json.dumps([{"seed": 1}, {"alhpa": 1}]), encoding="utf-8")
     before = sorted(root.rglob("*"))
     try:
         code = main(["slurm", "--dataset=shapes", *arguments, "--out=jobs/job.sh"])

@@ -44,9 +44,9 @@ def root(tmp_path_factory):
     (folder / "settings.ini").touch()
     shutil.copy(REPO / "nbs/explore.ipynb", folder)
     shutil.copy(REPO / "nbs/compare.ipynb", folder)
-    without = (folder / "explore.ipynb").read_text().replace('runs_dir = \\"runs\\"', 'runs_dir = \\"no_runs\\"')
+    without = (folder / "explore.ipynb").read_text(encoding="utf-8").replace('runs_dir = \\"runs\\"', 'runs_dir = \\"no_runs\\"')
     assert "no_runs" in without
-    (folder / "without.ipynb").write_text(without)
+    (folder / "without.ipynb").write_text(without, encoding="utf-8")
     subprocess.run([sys.executable, "-c", MAKE_RUNS], cwd=folder, env=alone(folder), check=True, timeout=300)
     return folder
 
@@ -172,8 +172,8 @@ def test_from_all_images_to_a_corrected_one(lab, page, root, tmp_path):  # noqa:
     page.keyboard.press("f")
     expect(desk.at(".ws-flag input")).to_be_checked()
     edits = root / "data/few/label_edits.csv"
-    waited(lambda: "yes" in edits.read_text(), "the flag is saved", 10)
-    saved, = csv.DictReader(edits.read_text().splitlines())
+    waited(lambda: "yes" in edits.read_text(encoding="utf-8"), "the flag is saved", 10)
+    saved, = csv.DictReader(edits.read_text(encoding="utf-8").splitlines())
     assert saved == {"id": "val_00007", "add": name, "remove": "", "exclude": "", "flag": "yes", "note": "hidden, <b>half</b>"}
     assert "-p label_edits data/few/label_edits.csv" in desk.at(".ws-command").inner_text()
 
@@ -183,18 +183,18 @@ def test_from_all_images_to_a_corrected_one(lab, page, root, tmp_path):  # noqa:
     desk.at(".ws-exports select").select_option("flagged")
     desk.at(".ws-export-html").click()
     expect(desk.at(".ws-exported")).to_contain_text("val_00007.html", timeout=SOON)
-    report = (root / "runs/exports/shapes-15-5-overlap-wilson-s42-step1-val_00007.html").read_text()
+    report = (root / "runs/exports/shapes-15-5-overlap-wilson-s42-step1-val_00007.html").read_text(encoding="utf-8")
     assert "hidden, &lt;b&gt;half&lt;/b&gt;" in report and "<b>half" not in report
     # next, and at once a flag: it is of the new image, and nothing else of the old one is taken over
     desk.after(lambda: desk.at(".ws-list select").select_option("training"))
     desk.at(".ws-exclude input").check()
     first = desk.at(".ws-id").input_value()
-    waited(lambda: first in edits.read_text(), "the exclusion is saved", 10)
+    waited(lambda: first in edits.read_text(encoding="utf-8"), "the exclusion is saved", 10)
     desk.studio.focus()
     page.keyboard.press("n")
     page.keyboard.press("f")
-    waited(lambda: len(edits.read_text().splitlines()) == 4, "the flag is saved", 10)
-    by_id = {row["id"]: row for row in csv.DictReader(edits.read_text().splitlines())}
+    waited(lambda: len(edits.read_text(encoding="utf-8").splitlines()) == 4, "the flag is saved", 10)
+    by_id = {row["id"]: row for row in csv.DictReader(edits.read_text(encoding="utf-8").splitlines())}
     second = desk.at(".ws-id").input_value()
     assert second != first and by_id[second]["flag"] == "yes" and not by_id[second]["exclude"] and by_id[first]["exclude"] == "yes"
     assert Image.open(root / "runs/exports/shapes-15-5-overlap-wilson-s42-step1-val_00007.png").width > 2000
@@ -245,7 +245,7 @@ def test_sorted_confused_replayed_and_compared(lab, page, root, tmp_path):  # no
     expect(desk.at(".finder-count")).to_contain_text("24 of 24")
 
     # the epochs of an image whose maps were kept are replayed: what the networks said then, not now
-    kept = json.loads((root / "runs/shapes-15-5-overlap/wilson-s42/step1/maps/images.json").read_text())["images"]
+    kept = json.loads((root / "runs/shapes-15-5-overlap/wilson-s42/step1/maps/images.json").read_text(encoding="utf-8"))["images"]
     image = next(i["id"] for i in kept if i["list"] == "validation")
     desk.at(".ws-id").fill(image)
     desk.after(lambda: desk.at(".ws-id").press("Enter"))

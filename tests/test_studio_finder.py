@@ -123,8 +123,8 @@ def started(browser, width: int = 1000, table: dict | None = None):
     page.errors = []
     page.on("pageerror", lambda error: page.errors.append(str(error)))
     page.set_content(PAGE % width)
-    page.add_style_tag(content=(STUDIO / "finder.css").read_text())
-    page.add_script_tag(content=(STUDIO / "finder.js").read_text() + HARNESS)
+    page.add_style_tag(content=(STUDIO / "finder.css").read_text(encoding="utf-8"))
+    page.add_script_tag(content=(STUDIO / "finder.js").read_text(encoding="utf-8") + HARNESS)
     if table:
         given(page, table)
     return page
@@ -608,10 +608,10 @@ def test_two_on_a_page_and_the_end_of_one(page, table):
 
 def test_it_stands_alone():
     "One script of top-level functions whose names are its own; no network, no markup made of data."
-    text = (STUDIO / "finder.js").read_text()
+    text = (STUDIO / "finder.js").read_text(encoding="utf-8")
     names = re.findall(r"^(?:async )?(?:function|const|let|class) (\w+)", text, re.MULTILINE)
     assert len(names) == len(set(names)) and all(n.lower().startswith("finder") or n == "createFinder" for n in names)
     assert not re.search(r"innerHTML|insertAdjacentHTML|document\.write|fetch\(|import |export |document\.body|eval\(", text)
-    rules = re.sub(r"/\*.*?\*/", "", (STUDIO / "finder.css").read_text(), flags=re.DOTALL)
+    rules = re.sub(r"/\*.*?\*/", "", (STUDIO / "finder.css").read_text(encoding="utf-8"), flags=re.DOTALL)
     selectors = [s for s in re.findall(r"([^{};]+)\{", rules) if not s.strip().startswith("@")]
     assert all(".wilson-studio .finder" in s for s in selectors)

@@ -70,7 +70,7 @@ def test_a_sweep(root):
         ("base-s1", "base-s2", "wilson-s1", "wilson-s2", "finetune-s1", "finetune-s2"), "finished")}
     assert "no parameter 'alhpa'. Did you mean 'alpha'" in outcomes[0].reason
 
-    logs = {path.stem: path.read_text() for path in (root / "runs/sweeps/ours" / TASK).glob("*.log")}
+    logs = {path.stem: path.read_text(encoding="utf-8") for path in (root / "runs/sweeps/ours" / TASK).glob("*.log")}
     assert re.search(r"going on from epoch \d+", logs["base-s1"]) and logs["base-s1"].count("$ wilson") == 2
     for member in MEMBERS:
         assert f"base-s{member['seed']}/step0 is finished with this configuration: used as it is" in logs[member["name"]]
@@ -94,7 +94,7 @@ def assert_table_is_the_metrics(root: Path) -> None:
                                                     markdown(score_table(found, [protocol])).splitlines() if line.startswith("|"))}
         for name in ("wilson", "finetune"):
             files = [state(root, f"{name}-s{s}/step1").path / "metrics.json" for s in (1, 2)]
-            scores = [json.loads(file.read_text())["scores"][protocol]["miou"] for file in files]
+            scores = [json.loads(file.read_text(encoding="utf-8"))["scores"][protocol]["miou"] for file in files]
             assert rows[name][1:3] == [f"{statistics.mean(v):.1f} ± {statistics.stdev(v):.1f}"
                                        for v in ([f[column] for f in scores] for column in ("new", "all"))]
     hard = [member | {"alpha": 1} for member in MEMBERS[:2]]
@@ -116,7 +116,7 @@ def assert_a_failed_base_holds_back_its_members(root: Path) -> None:
 
 def test_a_dry_run_prints_the_plan_and_starts_nothing(root):
     "By the command, as by the page: what is wrong, what is to be trained, and no estimate where nothing has been measured."
-    (root / "members.json").write_text(json.dumps([WRONG, *MEMBERS]))
+    (root / "members.json").write_text(json.dumps([WRONG, *MEMBERS]), encoding="utf-8")
     said = wilson(root, "sweep", "--members", "members.json", "--dry-run").stdout
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in said.splitlines() if "shapes-" in line or "member" in line]
     assert [(row[0].split("/")[-1], row[1]) for row in rows] == [("member 1", "wrong"), *(
@@ -145,7 +145,7 @@ def test_killed_and_gone_on_with(root):
     assert is_held(base.path)
     outcomes = states(run_sweep(MEMBERS[:2], name="ours"))
     assert outcomes == {"base-s1": "reused", "base-s2": "finished", "wilson-s1": "finished", "wilson-s2": "finished"}
-    log = (root / "runs/sweeps/ours" / TASK / "base-s1.log").read_text()
+    log = (root / "runs/sweeps/ours" / TASK / "base-s1.log").read_text(encoding="utf-8")
     assert log.count("$ wilson") == 1 and base.read("status.json")["pid"] == child
 
 
@@ -181,7 +181,7 @@ def test_gpus_are_dealt_out(root):
     "Each of two jobs at a time sees its half, and the next gets that of the one that has ended."
     members = [MEMBERS[0] | {"epochs": "1/1", "method": m, "name": m} for m in ("wilson", "finetune", "lwf")]
     assert set(states(run_sweep(members, name="ours", jobs=2, gpus=["0", "1", "2", "3"])).values()) == {"finished"}
-    logs = [path.read_text() for path in (root / "runs/sweeps/ours" / TASK).glob("*.log")]
+    logs = [path.read_text(encoding="utf-8") for path in (root / "runs/sweeps/ours" / TASK).glob("*.log")]
     assert {re.match(r"\$ (\S+) wilson", log)[1] for log in logs} == {"CUDA_VISIBLE_DEVICES=0,2", "CUDA_VISIBLE_DEVICES=1,3"}
 
 

@@ -253,7 +253,7 @@ def test_published_lists(shared):
     "The real lists are the published ones; with them all 18 tasks have the published sizes."
     splits = {}
     for name, listed in (("train", "train_aug"), ("val", "val")):
-        ids = tuple((shared / f"voc_meta/{listed}.txt").read_text().split())
+        ids = tuple((shared / f"voc_meta/{listed}.txt").read_text(encoding="utf-8").split())
         labels = np.zeros((len(ids), 256), bool)
         labels[:, VOC.ids] = np.load(shared / "voc_meta/image_labels.npz")[listed]
         splits[name] = Split(listed, ids, tuple(shared / f"nowhere/{i}.jpg" for i in ids), labels)

@@ -51,7 +51,7 @@ def project(folder: Path) -> Path:
     wrong = {"Voila": {"ip": "0.0.0.0", "token": "", "root_dir": "/", "port": 1},
              "VoilaConfiguration": {"strip_sources": False, "file_allowlist": [".*"]}, "KernelManager": {"ip": "0.0.0.0"}}
     for place in (folder, folder / ".jupyter"):
-        (place / "voila.json").write_text(json.dumps(wrong))
+        (place / "voila.json").write_text(json.dumps(wrong), encoding="utf-8")
     return folder
 
 

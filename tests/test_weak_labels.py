@@ -34,7 +34,7 @@ def test_weak_step_without_masks(root, kept):
     write_labels(root / "labels.csv", ids, labels, SHAPES)
     result, = train(parsed(PARAMETERS | {"step": 1, "image_labels": "labels.csv"}))
 
-    assert json.loads((result.path / "status.json").read_text())["state"] == "finished"
+    assert json.loads((result.path / "status.json").read_text(encoding="utf-8"))["state"] == "finished"
     assert (result.path / "weights.safetensors").is_file()
     assert "pseudo_labels" not in result.metrics  # there is nothing to hold them against
     assert bool(result.metrics["scores"]) == (kept == "validation")

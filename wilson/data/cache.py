@@ -32,7 +32,7 @@ class Pack(Mapping):
     "The arrays of some files, by file: H, W, 3 images or H, W masks, uint8, mapped into memory."
 
     def __init__(self, folder: Path):
-        self.folder, self.places = folder, json.loads((folder / "index.json").read_text())
+        self.folder, self.places = folder, json.loads((folder / "index.json").read_text(encoding="utf-8"))
         self.file = open(folder / "pixels.u8", "rb")
         fcntl.flock(self.file, fcntl.LOCK_SH)  # says that it is in use
         # copy on write: torch wants memory it could write to
@@ -163,7 +163,7 @@ def _fill(aside: Path, places: Mapping[str, Sequence[int]], end: int,
                     pass
             pixels.flush()
         os.fsync(file.fileno())
-    (aside / "index.json").write_text(json.dumps(places))
+    (aside / "index.json").write_text(json.dumps(places), encoding="utf-8")
 
 # %% ../../nbs/data/05_cache.ipynb #44ce729e
 def cached(

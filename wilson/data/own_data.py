@@ -153,7 +153,7 @@ def _ours(path: Path) -> bool:
     record = path.with_name(".made.json")
     if path.is_symlink() or not path.is_file() or not record.is_file():
         return False
-    made = json.loads(record.read_text()).get(path.name, [])
+    made = json.loads(record.read_text(encoding="utf-8")).get(path.name, [])
     return hashlib.sha256(path.read_bytes()).hexdigest() in made
 
 
@@ -164,7 +164,7 @@ def _made(path: Path, ids: Iterable[str], root: Path) -> tuple[str, ...]:
     text = list_text(sorted(ids))
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
         record = path.with_name(".made.json")
-        made = json.loads(record.read_text()) if record.is_file() else {}
+        made = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
         # the hash of the list before it stays until this one is whole
         made[path.name] = [*made.get(path.name, [])[-1:], hashlib.sha256(text.encode()).hexdigest()]
         replace_text(record, json.dumps(made))

@@ -213,14 +213,14 @@ def shapes_problem(
 ) -> str:         # empty when all is well
     "What keeps the folder `root` from being the wanted data set, in a few words."
     try:
-        found = json.loads((root / "shapes.json").read_text())
+        found = json.loads((root / "shapes.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return "it has no readable shapes.json"
     if found != wanted:
         return f"its shapes.json says {found}, wanted {wanted}"
     for split in SPLITS:
         listed = root / "ImageSets" / "Segmentation" / f"{split}.txt"
-        if not listed.is_file() or len(listed.read_text().split()) != wanted[f"n_{split}"]:
+        if not listed.is_file() or len(listed.read_text(encoding="utf-8").split()) != wanted[f"n_{split}"]:
             return f"{listed.relative_to(root)} is missing or incomplete"
     for folder, kind in (("JPEGImages", "jpg"), ("SegmentationClass", "png")):
         count = len(list((root / folder).glob(f"*.{kind}")))
@@ -279,5 +279,5 @@ def write_scenes(
                 Image.fromarray(image).save(images / f"{name}.jpg", quality=95, subsampling=0)
                 write_mask(masks / f"{name}.png", mask)
                 bar.update()
-            (lists / f"{split}.txt").write_text("".join(f"{n}\n" for n in names[split]))
-    (folder / "shapes.json").write_text(json.dumps(wanted, indent=1) + "\n")
+            (lists / f"{split}.txt").write_text("".join(f"{n}\n" for n in names[split]), encoding="utf-8")
+    (folder / "shapes.json").write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")

@@ -28,7 +28,7 @@ def joules(
     "The energy counter of a device."
     with suppress(Exception):  # no library, no driver, no right to read: as various as machines
         if device.type != "cuda":
-            return int(COUNTER.read_text()) / 1e6
+            return int(COUNTER.read_text(encoding="utf-8")) / 1e6
         import pynvml
         pynvml.nvmlInit()
         # by its name: CUDA counts only the GPUs that it may see
@@ -42,7 +42,7 @@ def peak_memory(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     with suppress(OSError):  # getrusage would begin with what the process that started this one had
-        status = Path("/proc/self/status").read_text().split()
+        status = Path("/proc/self/status").read_text(encoding="utf-8").split()
         return int(status[status.index("VmHWM:") + 1]) * 1024 / 1e9
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 

@@ -131,7 +131,8 @@ class MapKeeper:
         chosen = fixed_choice(self.lists, self.views.step, self.count)
         record = [{"list": n, "position": self.lists[n].split.ids.index(i), "id": i} for n, i in chosen]
         with written_aside(path / IMAGES_FILE) as aside:
-            aside.write_text(json.dumps({"images": record}, indent=1, ensure_ascii=False) + "\n")
+            text = json.dumps({"images": record}, indent=1, ensure_ascii=False)
+            aside.write_text(text + "\n", encoding="utf-8")
         return chosen
 
 
@@ -157,7 +158,7 @@ class KeptMaps:
         'List ("training" or "validation") and id of each image.'
         file = self.path / IMAGES_FILE
         try:
-            record = json.loads(file.read_text())["images"]
+            record = json.loads(file.read_text(encoding="utf-8"))["images"]
             return [(str(image["list"]), str(image["id"])) for image in record]
         except FileNotFoundError:
             return []

@@ -410,7 +410,7 @@ def train_steps(
 def _among_others(config: TrainConfig) -> list[StepResult]:
     "Train as one of the ranks that torchrun started."
     if os.environ["RANK"] != "0":
-        sys.stdout = open(os.devnull, "w")  # the first speaks for all
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # the first speaks for all
     ended_in_time()
     with asked_to_stop(grace=None) as stop, joined(chosen_device(config.device)):
         config, steps = in_turn(lambda: ready(config))

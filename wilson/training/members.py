@@ -159,7 +159,7 @@ def read_members(
     "The members of a sweep from a JSON file: a list of parameters of `wilson train`."
     file = at_root(path)
     try:
-        members = json.loads(file.read_text())
+        members = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as e:
         raise InputError(f"members={str(path)!r} cannot be read as JSON: {e}.") from None
     if not isinstance(members, list) or not all(isinstance(m, dict) for m in members):

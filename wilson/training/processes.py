@@ -44,12 +44,13 @@ class Diary:
 
     def write(self, state: str, **more: Any) -> None:
         "running | done | interrupted | failed | ended"
-        self.path.write_text(json.dumps({"state": state, "pid": os.getpid(), "time": time.time()} | more))
+        content = {"state": state, "pid": os.getpid(), "time": time.time()} | more
+        self.path.write_text(json.dumps(content), encoding="utf-8")
 
     def read(self) -> dict[str, Any]:
         "The last entry; empty where there is none."
         with suppress(OSError, ValueError):
-            return json.loads(self.path.read_text())
+            return json.loads(self.path.read_text(encoding="utf-8"))
         return {}
 
 

@@ -64,7 +64,7 @@ class StepFolder:
         "A JSON file of the folder."
         file = self.path / name
         try:
-            content = json.loads(file.read_text())
+            content = json.loads(file.read_text(encoding="utf-8"))
             if not isinstance(content, dict):
                 raise ValueError
             return content
@@ -79,7 +79,7 @@ class StepFolder:
         if not first():
             return
         with written_aside(self.path / name) as aside:
-            aside.write_text(json.dumps(content, indent=indent, ensure_ascii=False) + "\n")
+            aside.write_text(json.dumps(content, indent=indent, ensure_ascii=False) + "\n", encoding="utf-8")
 
     @property
     def state(self) -> str | None:
@@ -97,7 +97,7 @@ class StepFolder:
         if not first():
             return
         print(message, flush=True)
-        with open(self.path / "log.txt", "a") as f:
+        with open(self.path / "log.txt", "a", encoding="utf-8") as f:
             f.write(message + "\n")
 
 # %% ../../nbs/training/04_runs.ipynb #937a4536
@@ -164,7 +164,7 @@ def emptied(folder: StepFolder) -> None:
 def held(folder: StepFolder) -> Iterator[None]:
     "Hold a step's folder for writing; InputError where another process holds it."
     folder.path.mkdir(parents=True, exist_ok=True)
-    with open(folder.path.parent / f".{folder.path.name}.lock", "w") as lock:
+    with open(folder.path.parent / f".{folder.path.name}.lock", "w", encoding="utf-8") as lock:
         if not _locked(lock, folder):
             who = folder.read("status.json") or {}
             raise InputError(f"{shown(folder.path)} is being trained by process {who.get('pid', '?')} on "
@@ -200,7 +200,7 @@ def is_held(path: Path) -> bool:
     lock = path.parent / f".{path.name}.lock"
     if StepFolder(path).state != "running" or not lock.is_file():
         return False
-    with open(lock) as probe:  # shared, and let go at once
+    with open(lock, encoding="utf-8") as probe:  # shared, and let go at once
         try:
             fcntl.flock(probe, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError:
@@ -225,7 +225,7 @@ def rebuild_results(
     "One line per finished step, from the metrics files."
     runs_dir = at_root(runs_dir)
     path = runs_dir / "results.csv"
-    with open(runs_dir / ".results.lock", "w") as lock:
+    with open(runs_dir / ".results.lock", "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         rows = []
         for file in sorted(runs_dir.glob("*/*/step*/metrics.json")):
@@ -233,7 +233,7 @@ def rebuild_results(
                 rows.append(_row(file, StepFolder(file.parent).read("metrics.json")))
             except (InputError, KeyError, TypeError) as e:  # foreign, torn, or just being replaced
                 print(f"{shown(file)} is left out of {path.name}: {e}")
-        with written_aside(path) as aside, open(aside, "w", newline="") as f:
+        with written_aside(path) as aside, open(aside, "w", encoding="utf-8", newline="") as f:
             writer = csv.DictWriter(f, list(dict.fromkeys(n for row in rows for n in row)) or ["task"])
             writer.writeheader()
             writer.writerows(rows)

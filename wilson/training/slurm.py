@@ -234,13 +234,13 @@ def written(
 ) -> list[Path]:
     "Write scripts, and make the folder of their output, without which a job would fail silently."
     for path in texts:
-        if path.is_dir() or path.exists() and MARK not in path.read_text(errors="replace"):
+        if path.is_dir() or path.exists() and MARK not in path.read_text(errors="replace", encoding="utf-8"):
             raise InputError(f"{shown(path)} is there and was not written by wilson slurm; "
                              f"name another file.")
     logs_of(runs_dir).mkdir(parents=True, exist_ok=True)
     for path, text in texts.items():
         with written_aside(path) as aside:
-            aside.write_text(text)
+            aside.write_text(text, encoding="utf-8")
         path.chmod(0o755)
     return list(texts)
 

@@ -144,7 +144,7 @@ class Running:
         code = self.process.returncode
         if code == 0:
             return Outcome(self.job.name, "finished", log=self.log)
-        last = self.log.read_text(errors="replace").rstrip().splitlines()[-1]
+        last = self.log.read_text(errors="replace", encoding="utf-8").rstrip().splitlines()[-1]
         # 2: wilson has said what is wrong
         reason = last if code == 2 else f"{last} (exit code {code})"
         return Outcome(self.job.name, "failed", reason, self.log)
@@ -161,7 +161,7 @@ def started(
     # no bars in a log
     own = {} if gpus is None else {"CUDA_VISIBLE_DEVICES": gpus}
     environment = {"OMP_NUM_THREADS": str(threads)} | os.environ | {"TQDM_DISABLE": "1"} | own
-    with open(log, "a") as out:
+    with open(log, "a", encoding="utf-8") as out:
         said = "".join(f"{n}={v} " for n, v in own.items())
         out.write(f"$ {said}wilson {shlex.join(job.command)}\n")
         out.flush()

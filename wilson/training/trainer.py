@@ -238,7 +238,7 @@ class Trainer:
         if first():
             line = {"epoch": self.epoch + 1, "update": number, "not_finite": report.bad, "images": images,
                     "losses": {n: str(v) for n, v in report.terms.items()}}
-            with open(file, "a") as f:
+            with open(file, "a", encoding="utf-8") as f:
                 f.write(json.dumps(line, ensure_ascii=False) + "\n")
         self.folder.log(f"    {self.title}, epoch {self.epoch + 1}, update {number}: {report.bad} is not "
                         f"finite; left out, its images are in {shown(file)}")

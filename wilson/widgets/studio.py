@@ -36,12 +36,12 @@ KINDS = {  # of questions, by the thread that answers them
 
 def browser_code() -> str:
     "The parts as one module."
-    return "\n".join((BROWSER / f"{name}.js").read_text() for name in PARTS)
+    return "\n".join((BROWSER / f"{name}.js").read_text(encoding="utf-8") for name in PARTS)
 
 
 def browser_style() -> str:
     "The style sheets as one."
-    return "\n".join(path.read_text() for path in sorted(BROWSER.glob("*.css")))
+    return "\n".join(path.read_text(encoding="utf-8") for path in sorted(BROWSER.glob("*.css")))
 
 # %% ../../nbs/widgets/03_studio.ipynb #3d0483c0
 class Worker:
