@@ -8,29 +8,55 @@ from __future__ import annotations
 import difflib
 import errno
 import os
+import re
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['project_root', 'at_root', 'written_aside', 'InputError', 'did_you_mean', 'made_folder']
+__all__ = ['project_root', 'at_root', 'written_aside', 'flush', 'InputError', 'did_you_mean', 'made_folder']
 
 # %% ../nbs/places.ipynb #032f21f5
 def project_root(
     start: Path | str | None = None,  # where to look from; the working directory if None
 ) -> Path:                            # absolute path
-    "The nearest folder upward of `start` that holds `settings.ini`, else `start` itself."
+    "The nearest folder upward of `start` that holds a trusted `wilson.toml` or wilson's `settings.ini`, else `start`."
     start = Path(start or Path.cwd()).resolve()
-    return next((p for p in (start, *start.parents) if (p / "settings.ini").is_file()), start)
+    return next((p for p in (start, *start.parents) if _is_root(p, start)), start)
+
+
+_IS_WILSON = re.compile(rb"^lib_name\s*=\s*wilson\s*$", re.MULTILINE)
+
+
+def _is_root(folder: Path, start: Path) -> bool:
+    for name in ("wilson.toml", "settings.ini"):
+        file = folder / name
+        with suppress(OSError):
+            if file.is_file() and _is_trusted(file, start):
+                if name == "wilson.toml" or _IS_WILSON.search(file.read_bytes()):
+                    return True
+    return False
+
+
+def _is_trusted(file: Path, start: Path) -> bool:
+    "Whether nobody else can have put the file there: it, and the link that leads to it, are this user's or root's."
+    if not hasattr(os, "getuid"):  # Windows
+        return True
+    # who owns the working directory could have put the file there as well
+    return {file.lstat().st_uid, file.stat().st_uid} <= {os.getuid(), 0, start.stat().st_uid}
 
 
 def at_root(
     path: Path | str,  # absolute (or `~`), or relative to the root
 ) -> Path:             # absolute path
-    "`path` seen from `project_root()`."
-    return project_root() / Path(path).expanduser()
+    "`path` seen from `project_root()`; InputError for `~` where there is no home folder."
+    try:
+        return project_root() / Path(path).expanduser()
+    except RuntimeError:
+        raise InputError(f"{path}: the home folder of {str(path).split('/')[0]} is not known (HOME is not set); "
+                         f"give the path without ~.") from None
 
 # %% ../nbs/places.ipynb #6266d133
 @contextmanager
@@ -40,15 +66,12 @@ def written_aside(
     "Write a file aside, flush it, rename it: `path` is the old file or the whole new one, never a part."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(handle)
-    aside = Path(name)
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    open(aside, "xb").close()
     try:
         yield aside
-        with open(aside, "rb") as f:
-            os.fsync(f.fileno())
-        # mkstemp makes private files; a run folder is read by others of the group
-        aside.chmod(0o666 & ~_umask())
+        with open(aside, "rb+") as f:
+            flush(f.fileno())
         os.replace(aside, path)
         _flush(path.parent)
     except Exception as e:
@@ -61,19 +84,25 @@ def written_aside(
         aside.unlink(missing_ok=True)
 
 
-def _flush(folder: Path) -> None:
-    "Have the folder's own entries on the disk: after a power cut a rename would else be undone."
-    handle = os.open(folder, os.O_RDONLY)
+def flush(handle: int) -> None:
+    "Have a file, or a folder's entries, on the disk; a file system that cannot flush it is left to itself."
     try:
         os.fsync(handle)
+    except OSError as e:
+        if e.errno in (errno.EIO, errno.ENOSPC, errno.EDQUOT):
+            raise
+
+
+def _flush(folder: Path) -> None:
+    "Have the folder's own entries on the disk: after a power cut a rename would else be undone."
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:  # Windows, and folders that may be written but not read
+        return
+    try:
+        flush(handle)
     finally:
         os.close(handle)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 # %% ../nbs/places.ipynb #1dbabe56
 class InputError(ValueError):
