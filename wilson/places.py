@@ -22,7 +22,7 @@ __all__ = ['project_root', 'at_root', 'written_aside', 'flush', 'InputError', 'd
 def project_root(
     start: Path | str | None = None,  # where to look from; the working directory if None
 ) -> Path:                            # absolute path
-    "The nearest folder upward of `start` that holds a trusted `wilson.toml` or wilson's `settings.ini`, else `start`."
+    "The nearest folder upward that holds a trusted `wilson.toml` or wilson's `settings.ini`, else `start`."
     start = Path(start or Path.cwd()).resolve()
     return next((p for p in (start, *start.parents) if _is_root(p, start)), start)
 
@@ -41,7 +41,7 @@ def _is_root(folder: Path, start: Path) -> bool:
 
 
 def _is_trusted(file: Path, start: Path) -> bool:
-    "Whether nobody else can have put the file there: it, and the link that leads to it, are this user's or root's."
+    "Whether the file, and the link that leads to it, are this user's or root's."
     if not hasattr(os, "getuid"):  # Windows
         return True
     # who owns the working directory could have put the file there as well
@@ -55,8 +55,8 @@ def at_root(
     try:
         return project_root() / Path(path).expanduser()
     except RuntimeError:
-        raise InputError(f"{path}: the home folder of {str(path).split('/')[0]} is not known (HOME is not set); "
-                         f"give the path without ~.") from None
+        raise InputError(f"{path}: there is no home folder to put in place of ~ (HOME is not set); give the "
+                         f"whole path.") from None
 
 # %% ../nbs/places.ipynb #6266d133
 @contextmanager

@@ -5,12 +5,14 @@
 # %% ../../nbs/data/05_cache.ipynb #ce878efd
 from __future__ import annotations
 
-import fcntl
+import errno
 import hashlib
 import json
 import math
 import os
 import shutil
+import threading
+import weakref
 from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +25,8 @@ from tqdm.auto import tqdm
 from .disk import held
 from .reading import image_size
 from .samples import image_of, mask_of, scaled_size, StepSamples
+from ..locks import try_lock, wait_for_lock
+from ..places import flush
 
 # %% auto #0
 __all__ = ['SPARED', 'Pack', 'pack_name', 'bytes_under', 'make_room', 'packed', 'cached']
@@ -33,13 +37,14 @@ class Pack(Mapping):
 
     def __init__(self, folder: Path):
         self.folder, self.places = folder, json.loads((folder / "index.json").read_text(encoding="utf-8"))
-        self.file = open(folder / "pixels.u8", "rb")
-        fcntl.flock(self.file, fcntl.LOCK_SH)  # says that it is in use
-        # copy on write: torch wants memory it could write to
-        self.pixels = np.memmap(self.file, np.uint8, "c") if self.places else np.empty(0, np.uint8)
+        self.lock = wait_for_lock(folder / "pixels.u8", shared=True)  # says that it is in use
+        weakref.finalize(self, self.lock.release)
+        self.pixels = _mapped(self.lock.path) if self.places else np.empty(0, np.uint8)
 
     def __getitem__(self, path: Path) -> np.ndarray:
         start, *shape = self.places[str(path)]
+        if self.pixels is None:
+            return np.fromfile(self.lock.path, np.uint8, math.prod(shape), offset=start).reshape(shape)
         return self.pixels[start:start + math.prod(shape)].reshape(shape)
 
     def __iter__(self) -> Iterator[Path]:
@@ -50,6 +55,15 @@ class Pack(Mapping):
 
     def __reduce__(self):
         return Pack, (self.folder,)  # a process that is not forked maps the file itself
+
+
+def _mapped(file: Path) -> np.ndarray | None:
+    "A file's bytes; None where they cannot be mapped."
+    try:
+        return np.memmap(file, np.uint8, "c")  # copy on write: torch wants memory it could write to
+    except OSError as e:
+        print(f"{file} cannot be mapped into memory ({e.strerror}); each image is read from it instead.")
+        return None
 
 
 def pack_name(kind: str, files: Sequence[Path]) -> str:
@@ -92,13 +106,12 @@ def _free(folder: Path) -> int:
 
 def _in_use(pack: Path) -> bool:
     try:
-        with open(pack / "pixels.u8", "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:  # half-made, by a process that was killed: who makes holds the folder's lock
-        return False
-    except OSError:
+        lock = try_lock(pack / "pixels.u8")  # half-made if it is not there: who makes holds the folder's lock
+    except OSError:  # somebody else's
         return True
-    return False
+    if lock is not None:
+        lock.release()
+    return lock is None
 
 # %% ../../nbs/data/05_cache.ipynb #540489c7
 def packed(
@@ -147,23 +160,36 @@ def packed(
 def _fill(aside: Path, places: Mapping[str, Sequence[int]], end: int,
           read: Callable[[Path], np.ndarray], kind: str) -> None:
     aside.mkdir()
-    with open(aside / "pixels.u8", "wb+") as file:
+    one_writes = threading.Lock()
+    with open(aside / "pixels.u8", "wb") as file:
         if end:
-            os.posix_fallocate(file.fileno(), 0, end)
-            pixels = np.memmap(file, np.uint8, "r+")
+            _reserve(file.fileno(), end)
 
             def put(path: str) -> None:
                 start, *shape = places[path]
-                pixels[start:start + math.prod(shape)].reshape(shape)[:] = read(Path(path))
+                pixels = np.ascontiguousarray(read(Path(path)))
+                if pixels.shape != tuple(shape):
+                    raise ValueError(f"{path} is of shape {pixels.shape}; its header says {tuple(shape)}")
+                with one_writes:
+                    file.seek(start)
+                    file.write(pixels)
 
             with ThreadPoolExecutor(os.cpu_count()) as threads:
                 bar = tqdm(threads.map(put, places), f"caching {kind.split('-')[0]}", len(places),
                            leave=False, delay=2)
                 for _ in bar:
                     pass
-            pixels.flush()
-        os.fsync(file.fileno())
+        flush(file.fileno())
     (aside / "index.json").write_text(json.dumps(places), encoding="utf-8")
+
+
+def _reserve(handle: int, size: int) -> None:
+    if hasattr(os, "posix_fallocate"):  # not on Windows
+        try:
+            os.posix_fallocate(handle, 0, size)
+        except OSError as e:
+            if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise
 
 # %% ../../nbs/data/05_cache.ipynb #44ce729e
 def cached(

@@ -6,17 +6,16 @@
 from __future__ import annotations
 
 import errno
-import fcntl
-import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 from tqdm.auto import tqdm
 
+from ..locks import file_lock
 from ..places import InputError
 
 # %% auto #0
@@ -46,33 +45,11 @@ def writing(path: Path, kept: str = "") -> Iterator[None]:
 bytes_bar = partial(tqdm, unit="B", unit_scale=True, leave=False, delay=1)
 
 # %% ../../nbs/data/06_disk.ipynb #1640cc4d
-def _lock(f: BinaryIO) -> None:
-    "Wait until no other process holds `f`."
-    with suppress(OSError):  # a file system without locks: a digest finds what two have mixed up
-        try:
-            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"another process holds {f.name}; waiting for it")
-            fcntl.flock(f, fcntl.LOCK_EX)
-
-
-def _is_at(f: BinaryIO, path: Path) -> bool:
-    with suppress(FileNotFoundError):
-        return os.path.samestat(os.fstat(f.fileno()), path.stat())
-    return False
-
-
 @contextmanager
 def held(path: Path) -> Iterator[BinaryIO]:
     "The file at `path` to append to, for one process at a time; if nothing is in it afterwards, it goes."
-    while True:
-        with open(path, "ab", buffering=0) as f:
-            _lock(f)
-            if not _is_at(f, path):
-                continue
-            try:
-                yield f
-            finally:
-                if _is_at(f, path) and not path.stat().st_size:
-                    path.unlink()
-            return
+    with file_lock(path) as lock:
+        try:
+            yield lock.file
+        finally:
+            lock.remove_if_empty()

@@ -5,13 +5,12 @@
 # %% ../../nbs/evaluation/03_index.ipynb #1f2304f4
 from __future__ import annotations
 
-import fcntl
 import json
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +19,7 @@ import numpy as np
 
 from ..data.database import copied, opened, stands, transaction
 from .views import _TOLD, Logits, Maps, localizer_scores
+from ..locks import LockTimeout, file_lock
 from ..places import InputError, did_you_mean
 from ..pseudo.labels import IGNORE
 from ..pseudo.targets import TargetRule
@@ -320,35 +320,17 @@ class Index:
     @contextmanager
     def filling(self, stop: Callable[[], bool]) -> Iterator[bool]:
         "For one builder at a time; others wait until it ends or is killed, or `stop()` says so: then False."
-        try:
-            lock = open(self.path.with_name(f".{self.path.name}.building"), "ab") if self.on_disk else None
-        except OSError:
-            lock = None
-        if lock is None:
-            yield True
-            return
-        with lock:
-            mine = False
-            while not mine and not stop():
-                mine = _locked(lock)
-                if not mine:
-                    time.sleep(0.2)
-            try:
-                yield mine
-            finally:
-                # a process that was forked meanwhile has the file open too
-                with suppress(OSError):
-                    fcntl.flock(lock, fcntl.LOCK_UN)
-
-
-def _locked(lock) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks: work is done twice, and rows are added once
-        pass
-    return True
+        with ExitStack() as stack:
+            if is_mine := not stop():
+                try:
+                    if self.on_disk:
+                        place = self.path.with_name(f".{self.path.name}.building")
+                        stack.enter_context(file_lock(place, give_up=stop))
+                except LockTimeout:
+                    is_mine = False
+                except OSError:  # nothing can be written there: work is done twice, and rows are added once
+                    pass
+            yield is_mine
 
 
 def _iou(known: _Known, k: int, told: bool, class_index: int | None) -> np.ndarray:  # N, percent

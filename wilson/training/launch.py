@@ -41,7 +41,7 @@ from .kept_maps import MapKeeper, whole_images
 from .recipes import identity, of_step, resolved, task_of
 from .measuring import headline, measured, training_images, validator, views_of
 from .runs import StepFolder, claim, emptied, file_hash, held
-from .runs import rebuild_results, shown, step_path
+from .runs import parent_lock, rebuild_results, shown, step_path
 from .processes import RankFailed, in_processes
 from .starting import chosen_dataset, chosen_device, fresh_segmenter, label_maps, n_processes
 from .starting import norm_of, open_data, parent_folder, parent_segmenter
@@ -100,7 +100,7 @@ def train_step(
                    "run": agreed(lambda: run_of(folder, anew=action == "new"))}
         trainer.run, trainer.stop = record["run"], stop or trainer.stop
         with roomy(folder):
-            agreed(lambda: _begun(folder, record, data.edits, anew=action == "new"))
+            agreed(lambda: _begun(folder, record, data.edits, parent, anew=action == "new"))
             with reported(trainer):
                 return _trained(trainer, config, data, step, action, labelled)
 
@@ -111,10 +111,12 @@ def run_of(folder: StepFolder, anew: bool) -> str:
     return made or uuid.uuid4().hex
 
 
-def _begun(folder: StepFolder, record: dict, edits: AppliedEdits | None, anew: bool) -> None:
-    if anew:
-        emptied(folder)
-    folder.write("config.json", record)
+def _begun(folder: StepFolder, record: dict, edits: AppliedEdits | None, parent: Path | None,
+           anew: bool) -> None:
+    with parent_lock(parent):
+        if anew:
+            emptied(folder)
+        folder.write("config.json", record)
     if edits and first():
         with written_aside(folder.path / EDITS_FILE) as aside:
             aside.write_bytes(edits.content)

@@ -26,7 +26,7 @@ from ..places import InputError, at_root, written_aside
 from .checkpoints import open_step, read_weights, save_weights
 from .config import TrainConfig
 from .recipes import of_step, resolved, task_of
-from .runs import StepFolder, emptied, file_hash, held, shown, step_path
+from .runs import StepFolder, emptied, file_hash, held, parent_lock, shown, step_path
 
 # %% auto #0
 __all__ = ['PUBLISHED_BODIES', 'usual_stride', 'nearest_body', 'PublishedCheckpoint', 'read_published', 'import_published',
@@ -171,7 +171,8 @@ def import_published(
     record = _record(path, found, config, step)
     record |= {"dataset": asdict(of_task.classes), "parent": parent and _link(parent, folder, config, step)}
     models = _filled(found, config)
-    with held(folder):
+    base = parent and folder.path / record["parent"]["path"]
+    with held(folder), parent_lock(base):
         if any(folder.path.iterdir()) and not overwrite:
             raise InputError(f"{shown(folder.path)} is there already; give another name, or overwrite=True.")
         emptied(folder)

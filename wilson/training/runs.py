@@ -7,26 +7,26 @@ from __future__ import annotations
 
 import csv
 import datetime
-import fcntl
 import hashlib
 import json
 import os
 import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from ..data.tasks import Task
+from ..locks import LockTimeout, file_lock, is_locked, is_running
 from ..places import InputError, at_root, project_root, written_aside
 from ..ranks import first
 from .config import TrainConfig
 
 # %% auto #0
 __all__ = ['STATES', 'STATE_FILES', 'MAPS_FOLDER', 'INDEX', 'OWN_FOLDERS', 'step_path', 'shown', 'StepFolder', 'claim', 'as_now',
-           'recorded_config', 'emptied', 'held', 'is_held', 'is_running', 'rebuild_results', 'file_hash']
+           'recorded_config', 'emptied', 'lock_path', 'held', 'parent_lock', 'is_held', 'rebuild_results', 'file_hash']
 
 # %% ../../nbs/training/04_runs.ipynb #bd7168d4
 def step_path(
@@ -160,63 +160,68 @@ def emptied(folder: StepFolder) -> None:
                 path.rmdir()
 
 # %% ../../nbs/training/04_runs.ipynb #e7f0c4fd
+def lock_path(
+    step: Path,  # folder of a step
+) -> Path:
+    "The file that is locked while a step is written."
+    return step.parent / f".{step.name}.lock"
+
+
 @contextmanager
 def held(folder: StepFolder) -> Iterator[None]:
     "Hold a step's folder for writing; InputError where another process holds it."
     folder.path.mkdir(parents=True, exist_ok=True)
-    with open(folder.path.parent / f".{folder.path.name}.lock", "w", encoding="utf-8") as lock:
-        if not _locked(lock, folder):
+    began = time.monotonic()
+
+    def is_busy() -> bool:  # for longer than somebody looks whether it is
+        return time.monotonic() - began > 0.3 and not _was_killed(folder)
+
+    with ExitStack() as stack:
+        try:
+            # the processes that loaded data for one that was killed notice it within seconds
+            stack.enter_context(file_lock(lock_path(folder.path), seconds=10, give_up=is_busy))
+        except LockTimeout:
             who = folder.read("status.json") or {}
             raise InputError(f"{shown(folder.path)} is being trained by process {who.get('pid', '?')} on "
-                             f"{who.get('host', '?')}; wait for it, or choose another name.")
+                             f"{who.get('host', '?')}; wait for it, or choose another name.") from None
         for place in (folder.path, folder.path / MAPS_FOLDER):
             for aside in place.glob(".*.part"):  # a holder that was killed was writing it
-                aside.unlink()
+                aside.unlink(missing_ok=True)
         try:
             yield
         finally:
             with suppress(OSError):  # not empty: a step began
                 folder.path.rmdir()
-            # closing would not do: processes that load data were born with the file open, and may live on
-            fcntl.flock(lock, fcntl.LOCK_UN)
 
 
-def _locked(lock: TextIO, folder: StepFolder, patience: float = 10.0) -> bool:
-    end = time.monotonic() + patience
-    while True:
-        with suppress(OSError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        who = folder.read("status.json") or {}
-        # the processes that loaded data for one that was killed notice it within seconds
-        killed = who.get("host") == socket.gethostname() and not is_running(who.get("pid", 0))
-        if not killed or time.monotonic() > end:
-            return False
-        time.sleep(0.1)
+def _was_killed(folder: StepFolder) -> bool:
+    who = folder.read("status.json") or {}
+    return who.get("host") == socket.gethostname() and not is_running(who.get("pid", 0))
+
+
+@contextmanager
+def parent_lock(
+    parent: Path | None,  # folder of the step that another one starts from; None: of none
+) -> Iterator[None]:
+    "Within it, a step is neither removed nor trained anew; InputError where that has happened."
+    with ExitStack() as stack:
+        if parent is not None:
+            try:
+                stack.enter_context(file_lock(lock_path(parent), shared=True, seconds=10))
+            except LockTimeout:
+                raise InputError(f"{shown(parent)}, which this step starts from, is being trained or removed "
+                                 f"by another process; wait, and run the same command again.") from None
+            except OSError:  # somebody else's, without a lock file: nobody here can remove it
+                pass
+            if not (parent / "weights.safetensors").is_file():
+                raise InputError(f"{shown(parent)}, which this step starts from, was removed meanwhile; run "
+                                 f"the same command again to train it anew.")
+        yield
 
 
 def is_held(path: Path) -> bool:
     "Whether a process is training the step in this folder now."
-    lock = path.parent / f".{path.name}.lock"
-    if StepFolder(path).state != "running" or not lock.is_file():
-        return False
-    with open(lock, encoding="utf-8") as probe:  # shared, and let go at once
-        try:
-            fcntl.flock(probe, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return True
-    return False
-
-
-def is_running(pid: int) -> bool:
-    "Whether there is a process of this number on this machine."
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # somebody else's
-        return True
-    return True
+    return StepFolder(path).state == "running" and is_locked(lock_path(path))
 
 # %% ../../nbs/training/04_runs.ipynb #ec3f25c3
 def rebuild_results(
@@ -225,8 +230,7 @@ def rebuild_results(
     "One line per finished step, from the metrics files."
     runs_dir = at_root(runs_dir)
     path = runs_dir / "results.csv"
-    with open(runs_dir / ".results.lock", "w", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with file_lock(runs_dir / ".results.lock"):
         rows = []
         for file in sorted(runs_dir.glob("*/*/step*/metrics.json")):
             try:
