@@ -10,7 +10,7 @@ import glob
 import hashlib
 import io
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +26,7 @@ from ..places import InputError, at_root, did_you_mean, written_aside
 
 # %% auto #0
 __all__ = ['EDITS_FILE', 'COLUMNS', 'LabelEdit', 'edits_path', 'edits_text', 'read_edits', 'edits_content', 'parsed_edits',
-           'write_edits', 'save_edit', 'changes', 'edited', 'edited_data', 'check_edited_ids']
+           'write_edits', 'save_edit', 'change_edit', 'changes', 'edited', 'edited_data', 'check_edited_ids']
 
 # %% ../../nbs/data/08b_label_edits.ipynb #eae0959c
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ def _alone(path: Path | str) -> Iterator[Path]:
     path = at_root(path).resolve()  # what a link points to is written, and the link stays
     with writing(path), held(path.with_name(f".{path.name}.lock")):
         for aside in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
-            aside.unlink()
+            aside.unlink(missing_ok=True)
         yield path
 
 
@@ -205,10 +205,20 @@ def save_edit(
     classes: Classes,
 ) -> dict[str, LabelEdit]:       # all that the file holds now, by id
     "Save one image's edit; other lines are what they are at that moment, whoever wrote them."
-    _check_classes(edit, classes, f"image {edit.id}")
+    return change_edit(path, edit.id, lambda before: edit, classes)
+
+
+def change_edit(
+    path: Path | str,
+    image: str,                                 # id
+    change: Callable[[LabelEdit], LabelEdit],   # called with the image's edit as it is in the file
+    classes: Classes,
+) -> dict[str, LabelEdit]:                      # all that the file holds now, by id
+    "Change one image's edit; nobody else writes the file between reading and writing it."
     with _alone(path) as path:
         edits = read_edits(path, classes) if path.is_file() else {}
-        edits |= {edit.id: edit}
+        edits[image] = change(edits.get(image, LabelEdit(image)))
+        _check_classes(edits[image], classes, f"image {image}")
         _write(path, edits.values())
     return {i: e for i, e in edits.items() if not e.is_empty}
 

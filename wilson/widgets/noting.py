@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ..data.label_edits import LabelEdit, edits_path, read_edits, save_edit
+from ..data.label_edits import LabelEdit, change_edit, edits_path, read_edits
 from ..evaluation.figures import qualitative, save_figure
 from ..evaluation.reports import ReportImage, report
 from ..evaluation.views import Maps
@@ -26,7 +26,7 @@ from ..training.step_images import StepImages
 from .looking import Answer, Looking, rule_of, title
 
 # %% auto #0
-__all__ = ['MOST_LINES', 'training_command', 'Noting', 'edit_fields']
+__all__ = ['MOST_LINES', 'training_command', 'Noting', 'merged', 'edit_fields']
 
 # %% ../../nbs/widgets/02_noting.ipynb #c4583934
 def training_command(
@@ -86,9 +86,9 @@ class Noting:
     def edit(self, asked: Mapping[str, Any]) -> Answer:
         "Save what is noted about an image: what is said now, the rest as it stands in the file."
         classes, image = self.looking.sides[0].opened.task.classes, asked["image"]
-        before = read_edits(self.path, classes).get(image) if self.path.is_file() else None
-        edit = replace(before or LabelEdit(image), **asked["edit"])
-        save_edit(self.path, edit, classes)
+        edits = change_edit(self.path, image, classes=classes, change=lambda found: merged(
+            found, asked["edit"], asked.get("before", {})))
+        edit = edits.get(image, LabelEdit(image))
         return Answer({"edit": edit_fields(edit), "text": f"{edit.id}: saved in {shown(self.path)}"})
 
     def export(self, asked: Mapping[str, Any]) -> Answer:
@@ -130,6 +130,21 @@ class Noting:
             files = save_figure(qualitative([*each], step, names), folder / name)
         written = [shown(f) for f in files]
         return Answer({"files": written, "text": f"written: {', '.join(written)}"})
+
+
+def merged(
+    found: LabelEdit,            # as it stands in the file
+    part: Mapping[str, Any],     # the fields that are said now
+    before: Mapping[str, Any],   # the same fields as the reader saw them
+) -> LabelEdit:
+    "An edit with what is said now; of its labels, only what the reader has changed."
+    said = dict(part)
+    for name, other in (("add", "remove"), ("remove", "add")):
+        if name in part and name in before:
+            new, old = {*part[name]}, {*before[name]}
+            against = {*part.get(other, ())} - {*before.get(other, ())}
+            said[name] = (getattr(found, name) | (new - old)) - (old - new) - against
+    return replace(found, **said)
 
 
 def edit_fields(edit: LabelEdit) -> dict[str, Any]:

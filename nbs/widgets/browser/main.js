@@ -314,7 +314,7 @@ function render({ model, el }) {
     const before = edit(position), of = info();
     of.edits[image] = { ...before, ...part }; // at once: the next change must not be made to what was before
     try {
-      const reply = await question("edit", { image, edit: part });
+      const reply = await question("edit", { image, edit: part, before: { add: before.add, remove: before.remove } });
       of.edits[image] = reply.edit;
       if (at.reply) at.reply.command = reply.command;
       say(reply.text);
