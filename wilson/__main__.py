@@ -140,6 +140,8 @@ def runs_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--remove", nargs="+", metavar="RUN", help="remove these: <task>/<run> or "
                         "<task>/<run>/step<k>, as the list shows them; never one that another step starts "
                         "from, or that is being trained")
+    parser.add_argument("--force", action="store_true", help="with --remove: also what another machine is "
+                        "recorded to train, if nobody holds its lock")
 
 
 def run_runs(options: argparse.Namespace) -> None:
@@ -147,7 +149,7 @@ def run_runs(options: argparse.Namespace) -> None:
     from wilson.results.run_list import remove_runs, run_list, run_text
     o = options
     if o.remove:
-        for line in remove_runs(o.remove, o.runs_dir):
+        for line in remove_runs(o.remove, o.runs_dir, o.force):
             print(line)
         return
     print(run_text(run_list(o.runs_dir, o.task, o.runs, o.state)))

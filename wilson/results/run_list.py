@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..locks import try_lock
 from ..places import InputError, at_root, did_you_mean
 from .records import Record, chosen, read_records
 from ..training.runs import STATES, StepFolder, emptied, held, is_held, rebuild_results, shown
@@ -90,6 +91,7 @@ def _bytes(size: int) -> str:
 def remove_runs(
     names: Sequence[str],     # "<task>/<run>" or "<task>/<run>/step<k>"
     runs_dir: Path | str = "runs",
+    force: bool = False,      # also what another host is said to train, where its lock is free
 ) -> list[str]:               # what was done, line by line
     "Remove steps; InputError, before any is removed, where one may not go."
     root = at_root(runs_dir)
@@ -97,16 +99,25 @@ def remove_runs(
     going = {n: listed[n] for name in names for n in _named(name, listed, root)}
     for name, one in going.items():
         if one.state == "running":
-            who = StepFolder(one.record.path).read("status.json") or {}
-            raise InputError(f"{name} is being trained by process {who.get('pid', '?')} on "
-                             f"{who.get('host', '?')}; end that first.")
+            _check_running(name, one, force)
         if staying := [user for user in one.used_by if user not in going]:
             raise InputError(f"{name} is what {', '.join(staying)} starts from; name that too, or keep both.")
     said = []
-    for name, one in sorted(going.items(), reverse=True):  # a step before the one it starts from
+    # a step before the one it starts from
+    for name, one in sorted(going.items(), key=lambda item: (item[1].record.step, item[0]), reverse=True):
         said.append(_remove(name, one))
     rebuild_results(root)
     return said
+
+
+def _check_running(name: str, one: Listed, force: bool) -> None:
+    who = StepFolder(one.record.path).read("status.json") or {}
+    process = f"process {who.get('pid', '?')} on {who.get('host', '?')}"
+    if is_held(one.record.path):
+        raise InputError(f"{name} is being trained by {process}; end that first.")
+    if not force:
+        raise InputError(f"{name} is recorded as being trained by {process}, which this machine cannot see, "
+                         f"and nobody holds its lock here. If that process has ended, use --force.")
 
 
 def _named(name: str, listed: dict[str, Listed], root: Path) -> list[str]:
@@ -122,13 +133,19 @@ def _remove(name: str, one: Listed) -> str:
     folder = StepFolder(one.record.path)
     run = folder.path.parent
     with held(folder):
+        # a step that has begun since the list was made is written down by now: it held this step's lock
+        if users := [r for r in read_records(run.parents[1]) if r.parent == folder.path]:
+            began = "/".join(users[0].path.parts[-3:])
+            raise InputError(f"{name} stays: {began} has begun from it meanwhile.")
         emptied(folder)
     if folder.path.exists():
         return f"{name}: removed but for folders that the step did not make; see {shown(folder.path)}"
     if not any(run.glob("step*")):
         shutil.rmtree(run / "logs", ignore_errors=True)
-        for lock in run.glob(".step*.lock"):
-            lock.unlink()
+        for file in run.glob(".step*.lock"):
+            if lock := try_lock(file):  # else a step begins
+                lock.remove_if_empty()
+                lock.release()
         with suppress(OSError):  # not empty
             run.rmdir()
     return f"{name}: removed, {_bytes(one.size)}"
