@@ -142,8 +142,9 @@ class BatchesOf(Dataset):
 # %% ../../nbs/data/05_loading.ipynb #c603f87f
 def _deaf(worker: int) -> None:
     "Signals are for the trainer: it still needs batches while it comes to a stop."
-    for number in (signal.SIGINT, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGUSR1"):
+        if hasattr(signal, name):  # Windows has fewer
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # not on macOS
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         trainer = multiprocessing.parent_process().pid
@@ -185,10 +186,11 @@ class Loader:
 
     def _started(self) -> Iterator[Batch]:
         # torch would raise the loss of a process wherever the trainer happens to be; `next` tells it too
-        told = signal.getsignal(signal.SIGCHLD)
+        ended = getattr(signal, "SIGCHLD", None)  # not on Windows
+        told = ended and signal.getsignal(ended)
         batches = iter(self.loader)
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGCHLD, told)
+        if ended and threading.current_thread() is threading.main_thread():
+            signal.signal(ended, told)
         return batches
 
     def epoch(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:

@@ -5,7 +5,7 @@
 # %% ../../nbs/training/05b_cost.ipynb #0fc35412
 from __future__ import annotations
 
-import resource
+import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -44,7 +44,11 @@ def peak_memory(device: torch.device) -> float:
     with suppress(OSError):  # getrusage would begin with what the process that started this one had
         status = Path("/proc/self/status").read_text(encoding="utf-8").split()
         return int(status[status.index("VmHWM:") + 1]) * 1024 / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    with suppress(ImportError):
+        import resource
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+    return 0.0  # Windows tells it otherwise
 
 # %% ../../nbs/training/05b_cost.ipynb #bf843807
 @dataclass
@@ -84,4 +88,5 @@ class Cost:
         minutes, seconds = divmod(round(self.seconds), 60)
         energy = "" if self.energy is None else f", {self.energy / 3600:.2f} Wh"
         kind = "GPU memory" if self.device.type == "cuda" else "memory"
-        return f"{minutes} min {seconds:02} s of training{energy}, at most {self.memory:.1f} GB of {kind}"
+        memory = f", at most {self.memory:.1f} GB of {kind}" if self.memory else ""
+        return f"{minutes} min {seconds:02} s of training{energy}{memory}"

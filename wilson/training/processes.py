@@ -28,7 +28,7 @@ import torch
 from ..places import InputError
 from ..ranks import joined
 from .runs import is_running, shown
-from .stopping import LEFT, Interrupted, Stop, asked_to_stop, ended_in_time
+from .stopping import KILL, LEFT, NOTICE, Interrupted, Stop, asked_to_stop, ended_in_time
 
 T = TypeVar("T")
 
@@ -122,7 +122,7 @@ def in_processes(
                 thread.start()
                 _wait(thread, stop, copy, lambda: set(multiprocessing.active_children()) - others)
             except KeyboardInterrupt:  # a second one
-                _send(set(multiprocessing.active_children()) - others, signal.SIGKILL)
+                _send(set(multiprocessing.active_children()) - others, KILL)
                 raise
             finally:
                 thread.join(10)
@@ -166,10 +166,10 @@ def _wait(
         if stop.signal is None:
             continue
         since = since or time.monotonic()
-        _send(processes() - told, signal.SIGUSR1)
+        _send(processes() - told, NOTICE)
         told |= processes()
         if time.monotonic() - since > LEFT.get(stop.signal, float("inf")):
-            _send(processes(), signal.SIGKILL)
+            _send(processes(), KILL)
 
 
 def _send(processes: set, number: int) -> None:
@@ -230,7 +230,7 @@ def failure(diaries: list[Diary], outcome: BaseException) -> Exception:
     killed.sort(key=lambda rank: codes.get(rank, 0) >= 0)
     if killed and not own:
         one = killed[0]
-        if codes.get(one, -signal.SIGKILL) != -signal.SIGKILL:
+        if codes.get(one, -KILL) != -KILL:
             return RankFailed(f"rank {one} of {len(ends)} was ended by {_named(codes[one])}; its last words: "
                               f"{shown(diaries[one].log)}")
         return InputError(

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 # %% auto #0
-__all__ = ['ASKING', 'GRACE', 'LEFT', 'Interrupted', 'Stop', 'asked_to_stop', 'ended_in_time']
+__all__ = ['NOTICE', 'KILL', 'ASKING', 'GRACE', 'LEFT', 'Interrupted', 'Stop', 'asked_to_stop', 'ended_in_time']
 
 # %% ../../nbs/training/04a_stopping.ipynb #666b29ec
 class Interrupted(KeyboardInterrupt):
@@ -43,7 +43,9 @@ class Stop:
     signal: int | None = None
 
 # %% ../../nbs/training/04a_stopping.ipynb #744de2a4
-ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+NOTICE = getattr(signal, "SIGUSR1", signal.SIGTERM)  # what ranks are told by; Windows has neither this one
+KILL = getattr(signal, "SIGKILL", signal.SIGTERM)    # nor this one
+ASKING = tuple(dict.fromkeys((signal.SIGINT, signal.SIGTERM, NOTICE)))
 GRACE = 2.0  # seconds
 # to ranks; torchrun and Slurm kill 30 s after SIGTERM
 LEFT = {signal.SIGINT: 2 * GRACE, signal.SIGTERM: 20.0}

@@ -27,6 +27,7 @@ from .launch import train
 from .members import member_config, step_folders
 from .recipes import identity
 from .runs import StepFolder, is_held, shown
+from .stopping import KILL
 
 # %% auto #0
 __all__ = ['Job', 'plan', 'Outcome', 'already_there', 'without_process', 'Running', 'started', 'shares', 'visible_gpus', 'end',
@@ -190,11 +191,12 @@ def end(
     processes: Sequence[subprocess.Popen],
 ) -> None:
     "End processes: wait, then SIGINT, then SIGTERM, then SIGKILL."
-    for told, seconds in ((None, 1), (signal.SIGINT, 30), (signal.SIGTERM, 10), (signal.SIGKILL, 10)):
+    for told, seconds in ((None, 1), (signal.SIGINT, 30), (signal.SIGTERM, 10), (KILL, 10)):
         alive = [process for process in processes if process.poll() is None]
         for process in alive:
             if told:
-                process.send_signal(told)
+                with suppress(ValueError):  # Windows has no SIGINT for others
+                    process.send_signal(told)
         until = time.monotonic() + seconds
         for process in alive:
             with suppress(subprocess.TimeoutExpired):

@@ -9,7 +9,6 @@ import datetime
 import json
 import math
 import os
-import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -33,7 +32,7 @@ from .methods import Method
 from .runs import StepFolder, shown
 from .schedules import onecycle_factor, poly_factor, warmup_factor
 from .states import newest_state, random_states, save_state, set_random_states
-from .stopping import Interrupted, Stop
+from .stopping import NOTICE, Interrupted, Stop
 from .updates import Report, Updates, eagerly
 
 # %% auto #0
@@ -217,7 +216,7 @@ class Trainer:
         self.cost.end()
         self.save()
         if stopping:
-            raise Interrupted(self.stop.signal or signal.SIGUSR1)
+            raise Interrupted(self.stop.signal or NOTICE)
         self.cost.begin()
 
     def _told(self, report: Report | None) -> Sequence[float]:
