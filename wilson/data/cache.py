@@ -25,6 +25,7 @@ from tqdm.auto import tqdm
 from .disk import held
 from .reading import image_size
 from .samples import image_of, mask_of, scaled_size, StepSamples
+from ..limits import available_cpus
 from ..locks import try_lock, wait_for_lock
 from ..places import flush
 
@@ -174,7 +175,7 @@ def _fill(aside: Path, places: Mapping[str, Sequence[int]], end: int,
                     file.seek(start)
                     file.write(pixels)
 
-            with ThreadPoolExecutor(os.cpu_count()) as threads:
+            with ThreadPoolExecutor(available_cpus()) as threads:
                 bar = tqdm(threads.map(put, places), f"caching {kind.split('-')[0]}", len(places),
                            leave=False, delay=2)
                 for _ in bar:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ from torchvision.io import ImageReadMode, decode_image
 from tqdm.auto import tqdm
 
 from .samples import Split
+from ..limits import available_cpus
 from ..places import project_root
 
 # %% auto #0
@@ -226,7 +226,7 @@ def look_at_all(
 ) -> dict[Pair, Look]:
     "Every pair of the splits looked at once."
     pairs = list(dict.fromkeys(pair for split in splits for pair in pairs_of(split)))
-    pool = ThreadPoolExecutor(threads or os.cpu_count())
+    pool = ThreadPoolExecutor(threads or available_cpus())
     try:
         looks = pool.map(look_at_pair, *zip(*pairs)) if pairs else ()
         bar = tqdm(looks, "verifying", len(pairs), disable=not progress, leave=False, delay=1)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +20,7 @@ from .opening import LABELS_TABLE, check_images
 from .parts import first_folder, link, list_text, made_files, newer, replace_text
 from .reading import write_mask
 from .voc import IMAGE_FOLDER, LIST_FOLDERS, MASK_FOLDERS
+from ..limits import available_cpus
 from ..places import InputError, written_aside
 
 # %% auto #0
@@ -97,7 +97,7 @@ def _are_ids(masks: Sequence[Path], said: DatasetFile) -> bool:
         except InputError as e:
             return e
 
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
+    with ThreadPoolExecutor(available_cpus()) as threads:
         looks = list(tqdm(threads.map(look, masks), "masks", len(masks), leave=False, delay=2))
     if wrong := [str(e) for e in looks if isinstance(e, InputError)]:
         more = f"\n… and {len(wrong) - 20} more" if len(wrong) > 20 else ""

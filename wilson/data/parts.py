@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from .disk import held
 from .lists import id_of
+from ..limits import available_cpus
 from ..places import InputError, written_aside
 
 # %% auto #0
@@ -79,7 +80,7 @@ def made_files(
             return
         try:
             aside.mkdir(parents=True, exist_ok=True)
-            with ThreadPoolExecutor(os.cpu_count()) as threads:
+            with ThreadPoolExecutor(available_cpus()) as threads:
                 for _ in tqdm(threads.map(one, range(len(names))), f"making {folder.name}", len(names),
                               leave=False, delay=1):
                     pass
@@ -121,7 +122,7 @@ def thumbnails(
         small.save(half, quality=85, format="JPEG")
         half.replace(pair[1])
 
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
+    with ThreadPoolExecutor(available_cpus()) as threads:
         for _ in tqdm(threads.map(make, missing), "thumbnails", len(missing), leave=False, delay=1):
             pass
     return len(missing)

@@ -33,6 +33,7 @@ from ..data.voc import AppliedEdits, SegmentationFolder
 from ..evaluation.metrics import across_steps
 from ..evaluation.quality import masks_of
 from ..models.segmenter import grow, start_rare
+from ..limits import available_cpus
 from ..places import InputError, at_root, project_root, written_aside
 from .checkpoints import BALANCED, WEIGHTS_FILES, build_method, save_weights
 from ..ranks import agreed, first, in_turn, joined, n_ranks, placed, rank
@@ -402,6 +403,8 @@ def train_steps(
     task, data, results = task_of(config), in_turn(lambda: open_data(config)), []
     if (device := chosen_device(config.device)).type == "cuda":
         torch.cuda.set_device(device)  # what names no device means this one
+    if "OMP_NUM_THREADS" not in os.environ and n_ranks() == 1:  # torch does not know a container's quota
+        torch.set_num_threads(min(torch.get_num_threads(), available_cpus()))
     for index in steps:
         results.append(train_step(config, task, data, index, stop))
         agreed(lambda: rebuild_results(config.runs_dir))

@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from ..limits import available_cpus
 from ..places import InputError
 from ..ranks import joined
 from .runs import is_running, shown
@@ -84,7 +85,7 @@ def _as_rank(
     diary.write("running")
     ended_in_time(lambda number: diary.write("ended", signal=number), lambda: _another_lost(logs))
     if "OMP_NUM_THREADS" not in os.environ and not torch.cuda.is_available():
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ["WORLD_SIZE"])))
+        torch.set_num_threads(max(1, available_cpus() // int(os.environ["WORLD_SIZE"])))
     try:
         with asked_to_stop(grace=None) as stop, joined(place_of_rank(device), meeting):
             result = work(*arguments, stop)

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
+from ..limits import available_cpus
 from ..places import InputError, at_root, project_root
 from .config import parsed
 from .launch import train
@@ -234,7 +235,7 @@ def run_sweep(
     if jobs < 1:
         raise InputError(f"jobs={jobs}: expected at least one process at a time.")
     waiting, running, outcomes = plan(members, runs_dir), [], {}
-    logs, threads = at_root(runs_dir) / "sweeps" / name, max(1, (os.cpu_count() or 1) // jobs)
+    logs, threads = at_root(runs_dir) / "sweeps" / name, max(1, available_cpus() // jobs)
     free, said = shares(visible_gpus() if gpus is None else gpus, jobs), ""
     try:
         with tqdm(total=len(waiting), desc=name) as bar:
