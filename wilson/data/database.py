@@ -107,7 +107,7 @@ def opened(
             try:
                 why = _wrong(db, kind, version, whole)
                 if why is None:
-                    return _prepared(db, kind, version, schema)
+                    return _prepared(db, path, kind, version, schema)
                 db.close()
             except sqlite3.Error as e:
                 db.close()
@@ -117,8 +117,45 @@ def opened(
             _cleared(path, kind, why, say)
 
 
-def _prepared(db: sqlite3.Connection, kind: int, version: int, schema: str) -> sqlite3.Connection:
-    db.execute("PRAGMA journal_mode = WAL")
+_OVER_NETWORK = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "beegfs", "ceph", "afs", "9p",
+                 "virtiofs", "fuse")
+
+
+def _file_system(path: Path) -> str:
+    "The type of the file system that a path is on; empty where the system does not tell."
+    found = (0, "")
+    with suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            place, kind = line.split()[4], line.split(" - ")[1].split()[0]
+            if path.resolve().is_relative_to(place.replace("\\040", " ")) and len(place) >= found[0]:
+                found = len(place), kind
+    return found[1]
+
+
+def _with_journal(db: sqlite3.Connection, path: Path) -> sqlite3.Connection:
+    "The connection, or another one, with a write-ahead log or SQLite's older journal."
+    if _file_system(path).partition(".")[0] not in _OVER_NETWORK:  # "fuse.sshfs"
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+            with transaction(db):  # only now the log's memory is needed
+                return db
+        except sqlite3.OperationalError as e:
+            if "locked" in str(e):  # another process is writing
+                raise
+    db.close()
+    db = connected(path)
+    wait = db.execute("PRAGMA busy_timeout").fetchone()[0]
+    with suppress(sqlite3.OperationalError):  # another process has it open: it stays as it is
+        db.execute("PRAGMA busy_timeout = 0")
+        db.execute("PRAGMA locking_mode = EXCLUSIVE")  # then a log that is there is read without that memory
+        db.execute("PRAGMA journal_mode = DELETE")
+    db.execute("PRAGMA locking_mode = NORMAL")
+    db.execute(f"PRAGMA busy_timeout = {wait}")
+    return db
+
+
+def _prepared(db: sqlite3.Connection, path: Path, kind: int, version: int, schema: str) -> sqlite3.Connection:
+    db = _with_journal(db, path)
     db.execute("PRAGMA synchronous = NORMAL")   # a power cut may undo the last seconds, and nothing else
     db.execute("PRAGMA secure_delete = OFF")    # else what is removed is written once more, as zeros
     with transaction(db):
