@@ -18,6 +18,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from ..data.disk import writing
 from ..data.tasks import Task
 from ..locks import LockTimeout, file_lock, is_locked, is_running
 from ..places import InputError, at_root, project_root, written_aside
@@ -170,7 +171,9 @@ def lock_path(
 @contextmanager
 def held(folder: StepFolder) -> Iterator[None]:
     "Hold a step's folder for writing; InputError where another process holds it."
-    folder.path.mkdir(parents=True, exist_ok=True)
+    with writing(folder.path):
+        folder.path.mkdir(parents=True, exist_ok=True)
+        lock_path(folder.path).touch()
     began = time.monotonic()
 
     def is_busy() -> bool:  # for longer than somebody looks whether it is
