@@ -47,7 +47,7 @@ from .processes import RankFailed, in_processes
 from .starting import chosen_dataset, chosen_device, fresh_segmenter, label_maps, n_processes
 from .starting import norm_of, open_data, parent_folder, parent_segmenter
 from .states import remove_states
-from .stopping import Interrupted, Stop, asked_to_stop, ended_in_time
+from .stopping import Interrupted, Stop, asked_to_stop, end_with_parent, ended_in_time
 from .trainer import Trainer, make_optimizer
 from .updates import Updates, eagerly, precision_on
 
@@ -416,9 +416,12 @@ def _among_others(config: TrainConfig) -> list[StepResult]:
     "Train as one of the ranks that torchrun started."
     if os.environ["RANK"] != "0":
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # the first speaks for all
-    ended_in_time()
+    folders: list[StepFolder] = []  # known later
+    ended_in_time(lambda number: _recorded_by_rank(number, folders))
+    end_with_parent()
     with asked_to_stop(grace=None) as stop, joined(chosen_device(config.device)):
         config, steps = in_turn(lambda: ready(config))
+        folders += [StepFolder(step_path(config, task_of(config), index)) for index in steps]
         # are there GPUs enough on this machine, and none named?
         n_processes(replace(config, nproc=int(os.environ["LOCAL_WORLD_SIZE"])))
         images = config.batch_size // config.accumulate
@@ -426,6 +429,15 @@ def _among_others(config: TrainConfig) -> list[StepResult]:
             raise InputError(f"{n_ranks()} processes: a pass has {images} images (batch_size="
                              f"{config.batch_size}, accumulate={config.accumulate}), and each needs one.")
         return train_steps(config, steps, stop)
+
+
+def _recorded_by_rank(number: int, folders: Sequence[StepFolder]) -> None:
+    "The end of this rank by a signal, when the others do not answer and no state can be saved."
+    for folder in folders:
+        status = folder.read("status.json") or {}
+        if status.get("state") == "running" and status.get("pid") == os.getpid():
+            folder.set_state("interrupted", f"by {signal.Signals(number).name}, while a rank did not answer; "
+                                            f"it goes on from its last state")
 
 
 def _recorded_for_ranks(error: BaseException, folders: Sequence[StepFolder], since: float) -> None:

@@ -29,7 +29,8 @@ from ..limits import available_cpus
 from ..places import InputError
 from ..ranks import joined
 from .runs import is_running, shown
-from .stopping import KILL, LEFT, NOTICE, Interrupted, Stop, asked_to_stop, ended_in_time
+from .stopping import KILL, LEFT, NOTICE, Interrupted, Stop
+from .stopping import asked_to_stop, end_with_parent, ended_in_time
 
 T = TypeVar("T")
 
@@ -84,6 +85,8 @@ def _as_rank(
     _into(diary.log)
     diary.write("running")
     ended_in_time(lambda number: diary.write("ended", signal=number), lambda: _another_lost(logs))
+    parent = os.getppid()
+    end_with_parent()
     if "OMP_NUM_THREADS" not in os.environ and not torch.cuda.is_available():
         torch.set_num_threads(max(1, available_cpus() // int(os.environ["WORLD_SIZE"])))
     try:
@@ -91,6 +94,8 @@ def _as_rank(
             result = work(*arguments, stop)
     except Interrupted as e:  # all ranks have agreed on it
         diary.write("interrupted")
+        if os.getppid() != parent:
+            os._exit(e.exit_code)  # torch would wait for somebody who reads the result
         return e
     except BaseException as e:
         sentence = str(e) if isinstance(e, InputError) else None

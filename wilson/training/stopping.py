@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import _thread
+import ctypes
 import os
 import signal
 import socket
@@ -15,7 +16,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 # %% auto #0
-__all__ = ['NOTICE', 'KILL', 'ASKING', 'GRACE', 'LEFT', 'Interrupted', 'Stop', 'asked_to_stop', 'ended_in_time']
+__all__ = ['NOTICE', 'KILL', 'ASKING', 'GRACE', 'LEFT', 'Interrupted', 'Stop', 'asked_to_stop', 'ended_in_time',
+           'end_with_parent']
 
 # %% ../../nbs/training/04a_stopping.ipynb #666b29ec
 class Interrupted(KeyboardInterrupt):
@@ -45,10 +47,11 @@ class Stop:
 # %% ../../nbs/training/04a_stopping.ipynb #744de2a4
 NOTICE = getattr(signal, "SIGUSR1", signal.SIGTERM)  # what ranks are told by; Windows has neither this one
 KILL = getattr(signal, "SIGKILL", signal.SIGTERM)    # nor this one
-ASKING = tuple(dict.fromkeys((signal.SIGINT, signal.SIGTERM, NOTICE)))
+ASKING = tuple(dict.fromkeys(getattr(signal, name, NOTICE) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")))
 GRACE = 2.0  # seconds
 # to ranks; torchrun and Slurm kill 30 s after SIGTERM
-LEFT = {signal.SIGINT: 2 * GRACE, signal.SIGTERM: 20.0}
+LEFT = {number: 2 * GRACE if number == signal.SIGINT else 20.0
+        for number in ASKING if number != getattr(signal, "SIGUSR1", None)}
 
 
 @contextmanager
@@ -70,7 +73,9 @@ def asked_to_stop(
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = {number: signal.signal(number, leave_a_mark) for number in ASKING}
+    hangup = getattr(signal, "SIGHUP", None)
+    ignored = {hangup} if hangup and signal.getsignal(hangup) == signal.SIG_IGN else set()  # by nohup
+    before = {number: signal.signal(number, leave_a_mark) for number in ASKING if number not in ignored}
     try:
         yield stop
     finally:
@@ -86,7 +91,7 @@ def ended_in_time(
     lost: Callable[[], bool] = lambda: False,           # whether waiting longer than `GRACE` is in vain
     left: Mapping[int, float] = LEFT,                   # seconds after each signal
 ) -> None:
-    "From now on SIGINT and SIGTERM end this process after a time, whatever it is doing."
+    "From now on SIGINT, SIGTERM and SIGHUP end this process after a time, whatever it is doing."
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
     signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
@@ -102,3 +107,19 @@ def ended_in_time(
                 os._exit(128 + number)
 
     threading.Thread(target=watch, args=(theirs,), daemon=True).start()
+
+# %% ../../nbs/training/04a_stopping.ipynb #cecdb3cc
+def end_with_parent(
+    seconds: float = 1.0,  # between two looks
+) -> None:
+    "From now on the end of the process that started this one counts as SIGTERM."
+    parent = os.getppid()
+    with suppress(OSError, AttributeError, TypeError):  # Linux alone: PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(1, int(signal.SIGCONT), 0, 0, 0)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(seconds)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
