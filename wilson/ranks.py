@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import datetime
 import os
+import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,10 +17,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from .places import InputError
+
 T = TypeVar("T")
 
 # %% auto #0
-__all__ = ['T', 'n_ranks', 'rank', 'alone', 'first', 'summed', 'gathered', 'agreed', 'in_turn', 'placed', 'joined']
+__all__ = ['T', 'n_ranks', 'rank', 'alone', 'first', 'summed', 'gathered', 'agreed', 'in_turn', 'find_loopback', 'check_loopback',
+           'placed', 'joined']
 
 # %% ../nbs/ranks.ipynb #5d894953
 _alone = False  # whether this process does something that the others know nothing of
@@ -97,10 +101,49 @@ def in_turn(make: Callable[[], T]) -> T:
         made = made if first() else make()
     return made
 
+# %% ../nbs/ranks.ipynb #14e356ac
+def find_loopback() -> str | None:
+    "The name of this machine's loopback interface: `lo`, on macOS `lo0`, or whatever it was renamed to."
+    names = [name for _, name in socket.if_nameindex()]
+    for name in names:
+        kind = Path("/sys/class/net", name, "type")  # Linux
+        if kind.is_file() and kind.read_text(encoding="ascii").strip() == "772":
+            return name
+    return next((name for name in names if name.startswith("lo")), None)
+
+
+def check_loopback() -> None:
+    "InputError where processes of this machine cannot speak to each other."
+    try:
+        for family, kind, _, _, address in socket.getaddrinfo("localhost", 0, type=socket.SOCK_STREAM):
+            with suppress(OSError), socket.socket(family, kind) as s:
+                s.bind(address)
+                s.listen(1)
+                socket.create_connection(s.getsockname()[:2], timeout=10).close()
+                return
+    except OSError:
+        pass  # the name is not known
+    raise InputError("Processes of one machine speak to each other over localhost, which does not answer on "
+                     "this machine. Have its loopback interface started (`ip link set lo up`) and `127.0.0.1 "
+                     "localhost` in /etc/hosts, or train in one process: nproc=1.")
+
+
+def _check_store() -> None:
+    host, port = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return  # the first rank makes it
+    try:
+        socket.create_connection((host, int(port)), timeout=60).close()
+    except (OSError, ValueError):
+        raise InputError(f"TORCHELASTIC_RUN_ID and RANK mark this process as started by torchrun, but no "
+                         f"torchrun answers at {host}:{port}. If an earlier launch left them, `unset "
+                         f"TORCHELASTIC_RUN_ID`; otherwise start the processes again by torchrun.") from None
+
 # %% ../nbs/ranks.ipynb #ea49561e
 def placed() -> bool:
     "Whether torch elastic or torchrun started this process as one of several ranks."
-    return "TORCHELASTIC_RUN_ID" in os.environ and "RANK" in os.environ
+    return all(name in os.environ for name in ("TORCHELASTIC_RUN_ID", "RANK", "LOCAL_RANK", "WORLD_SIZE",
+                                               "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
 
 
 @contextmanager
@@ -113,11 +156,21 @@ def joined(
     if meeting is not None:
         local = {"init_method": meeting.as_uri(), "rank": int(os.environ["RANK"]),
                  "world_size": int(os.environ["WORLD_SIZE"])}
-        for interface in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
-            os.environ.setdefault(interface, "lo")
+        if (loopback := find_loopback()) is not None:  # not the interface of a cluster that the shell names
+            os.environ |= {"GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback}
+    else:
+        _check_store()
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
-                            timeout=datetime.timedelta(minutes=30), **local)
+    try:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+                                timeout=datetime.timedelta(minutes=30), **local)
+    except RuntimeError as e:
+        if "Unable to find address for" not in str(e):
+            raise
+        names = ", ".join(name for _, name in socket.if_nameindex())
+        given = os.environ.get("GLOO_SOCKET_IFNAME")
+        raise InputError(f"GLOO_SOCKET_IFNAME={given!r} is not a network interface of this machine with an "
+                         f"address; it has {names}. Name one of them, or unset the variable.") from None
     yield
     dist.destroy_process_group()  # not after an error: the others may never come to it
