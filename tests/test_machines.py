@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -14,8 +15,17 @@ import pytest
 import torch
 from conftest import descendants, environment, gone, wait_for
 
+from wilson import ranks
+from wilson.places import InputError
+from wilson.ranks import joined, placed
 from wilson.training import launch
+from wilson.training.config import parsed
+from wilson.training.gpus import start_gpu, visible_gpus
+from wilson.training.processes import in_processes
+from wilson.training.recipes import resolved
 from wilson.training.runs import StepFolder
+from wilson.training.starting import chosen_device, n_processes
+from wilson.training.sweep import Job, run_sweep, shares, started
 
 # a step that takes minutes, with a state after every other update
 LONG = ("train", "--dataset", "shapes", "--data-root", "data/few", "--task", "striped disc,plain cross|checkered cross",
@@ -100,3 +110,160 @@ def test_a_rank_that_ends_without_an_answer_says_so(tmp_path):
     launch._recorded_by_rank(signal.SIGTERM, [StepFolder(tmp_path / "not begun"), ours, finished, theirs])
     assert [folder.state for folder in (ours, finished, theirs)] == ["interrupted", "finished", "running"]
     assert "by SIGTERM" in ours.read("status.json")["reason"]
+
+
+# -------------------------------------------------------------------------------- names of GPUs
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    "A machine with `n` GPUs as torch would count them, of which a list leaves some."
+    def machine(listed: str | None, n: int, variable: str = "CUDA_VISIBLE_DEVICES", usable: bool = True) -> None:
+        for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "RANK", "TORCHELASTIC_RUN_ID"):
+            monkeypatch.delenv(name, raising=False)
+        if listed is not None:
+            monkeypatch.setenv(variable, listed)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: n)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: n > 0 and usable)
+        monkeypatch.setattr(torch.version, "hip", "6.2" if variable.startswith("HIP") else None)
+        monkeypatch.setattr("wilson.training.starting.start_gpu", lambda device: None)
+    return machine
+
+
+# the list, how many of a machine's four GPUs CUDA then shows, and what two jobs of a sweep see
+LISTS = {
+    "not set": (None, 4, ["0,2", "1,3"]),
+    "numbers": ("2,3", 2, ["2", "3"]),
+    "blanks": (" 2 , 3 ", 2, ["2", "3"]),
+    "a trailing comma": ("2,3,", 2, ["2", "3"]),
+    "UUIDs": ("GPU-8932f937-d72c-4106-c12f-20bd9faed9f6,GPU-1f0", 2, ["GPU-8932f937-d72c-4106-c12f-20bd9faed9f6", "GPU-1f0"]),
+    "MIG by UUID": ("MIG-89c850dc,MIG-f2b5fbbd", 1, ["MIG-89c850dc", "MIG-f2b5fbbd"]),
+    "MIG by numbers": ("MIG-GPU-5c89/1/0,MIG-GPU-5c89/2/0", 1, ["MIG-GPU-5c89/1/0", "MIG-GPU-5c89/2/0"]),
+    "more MIG than jobs": ("MIG-a,MIG-b,MIG-c", 1, ["MIG-a", "MIG-b"]),
+    "one that is not there": ("0,9,1", 1, ["0", "0"]),
+    "an empty one": ("1,,0", 1, ["1", "1"]),
+    "a word": ("1,gpu,0", 1, ["1", "1"]),
+    "numbers, then a UUID": ("0,GPU-1f0", 1, ["0", "0"]),
+    "-1 in the middle": ("0,-1,1", 1, ["0", "0"]),
+    "empty": ("", 0, [None, None]),
+    "-1": ("-1", 0, [None, None]),
+    "NoDevFiles": ("NoDevFiles", 0, [None, None]),
+}
+
+
+@pytest.mark.parametrize("case", LISTS)
+def test_gpus_are_those_that_cuda_shows(case, gpus, capsys):
+    "Dealt out as they were written; as many processes as CUDA shows; a line about what it ignores."
+    listed, n, jobs = LISTS[case]
+    for variable in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"):
+        gpus(listed, n, variable)
+        assert shares(visible_gpus(), 2) == jobs
+        config = resolved(parsed({"batch_size": 12}), "shapes")
+        assert n_processes(config) == max(1, n) and chosen_device("auto").type == ("cuda" if n else "cpu")
+        said = capsys.readouterr().out
+        assert ("CUDA ignores" in said) == (case in ("one that is not there", "an empty one", "a word", "numbers, then a UUID",
+                                                     "-1 in the middle")), said
+        if n:
+            with pytest.raises(InputError, match=f"cuda:{n}.*{n} GPU.*cuda:0, auto or cpu"):
+                chosen_device(f"cuda:{n}")
+        else:
+            with pytest.raises(InputError, match=f"no GPUs by {variable}=.*use auto or cpu"):
+                chosen_device("cuda")
+        with pytest.raises(InputError, match=f"at most nproc={n}|a pass has"):
+            n_processes(replace(config, nproc=n + 1 if n else 13))
+        if n:  # the advice works
+            assert n_processes(replace(config, nproc=n)) == n
+
+
+@pytest.mark.parametrize("listed", ["0,0", "1, 01", "GPU-1f0,GPU-1f0", "MIG-a,MIG-a"])
+def test_a_gpu_that_is_named_twice_is_refused(listed, gpus):
+    "CUDA shows none then: training would take the processor without a word."
+    gpus(listed, 0)
+    for ask in (visible_gpus, lambda: n_processes(resolved(parsed({}), "shapes")), lambda: chosen_device("cuda")):
+        with pytest.raises(InputError, match="CUDA_VISIBLE_DEVICES=.* twice"):
+            ask()
+    assert n_processes(resolved(parsed({"device": "cpu"}), "shapes")) == 1
+
+
+def test_jobs_get_the_variable_of_their_gpus(gpus, tmp_path, monkeypatch):
+    "As it was written, quoted in the log where a shell needs it; a sweep on the processor asks for no GPU."
+    given = []
+    monkeypatch.setattr(subprocess, "Popen", lambda command, env, **more: given.append(env))
+    for variable in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"):
+        gpus("MIG-GPU-5c89/1/0,MIG-GPU-5c89/2/0", 1, variable)
+        started(Job("a", {}), tmp_path / "a.log", 1, shares(visible_gpus(), 2)[1])
+        assert given[-1][variable] == "MIG-GPU-5c89/2/0"
+        assert f"$ {variable}=MIG-GPU-5c89/2/0 wilson train" in (tmp_path / "a.log").read_text(encoding="utf-8")
+    gpus("0,0", 0)
+    assert run_sweep([], jobs=2, runs_dir=tmp_path) == [] == run_sweep([{"device": "cpu", "alhpa": 1}], jobs=2, runs_dir=tmp_path)[1:]
+    with pytest.raises(InputError, match="twice"):
+        run_sweep([{"device": "auto"}], jobs=2, runs_dir=tmp_path)
+
+
+@pytest.mark.parametrize(("said", "words"), [
+    ("CUDA out of memory. Tried to allocate 2.00 MiB. GPU 0 has a total capacity of 79 GiB", "nvidia-smi"),
+    ("CUDA error: uncorrectable ECC error encountered\nCUDA kernel errors might be asynchronously reported", "damaged"),
+    ("CUDA error: all CUDA-capable devices are busy or unavailable", "for itself"),
+    ("CUDA error: no kernel image is available for execution on the device", "not built"),
+    ("CUDA error: system not yet initialized", "fabricmanager"),
+    ("", "Choose another GPU"),
+])
+def test_a_gpu_that_cannot_be_used(said, words, monkeypatch):
+    "One sentence: which, what CUDA says, what to do."
+    def fails(device):
+        raise RuntimeError(said)
+    monkeypatch.setattr(torch.cuda, "set_device", fails)
+    with pytest.raises(InputError, match=r"\Acuda:1 cannot be used: .*device=cpu\.\Z") as error:
+        start_gpu(torch.device("cuda:1"))
+    assert words in str(error.value) and "kernel errors might" not in str(error.value)
+
+
+def test_gpus_that_torch_counts_and_cannot_use(gpus, monkeypatch):
+    "A driver that is too old: two processes on the processor are not what was asked for."
+    gpus(None, 2, usable=False)
+
+    def init():
+        raise RuntimeError("The NVIDIA driver on your system is too old (found version 11040). Please update")
+    monkeypatch.setattr(torch.cuda, "init", init)
+    with pytest.raises(InputError, match="The 2 GPUs of this machine cannot be used.*too old.*Update the driver.*device=cpu"):
+        n_processes(resolved(parsed({}), "shapes"))
+    assert n_processes(resolved(parsed({"device": "cpu"}), "shapes")) == 1
+
+
+def test_a_rank_without_a_gpu_of_its_own(gpus, monkeypatch):
+    "torchrun with more processes than GPUs."
+    gpus("3", 1)
+    for name in ("TORCHELASTIC_RUN_ID", "RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "1")
+    assert chosen_device("cpu").type == "cpu"
+    with pytest.raises(InputError, match="cuda:1.*1 GPU by CUDA_VISIBLE_DEVICES='3'"):
+        chosen_device("auto")
+
+
+# ------------------------------------------------------------------------- what other tools leave behind
+
+
+def test_variables_of_other_tools_start_no_group(monkeypatch):
+    "A Slurm shell, a launcher that was: training alone is not mistaken for a rank; what torchrun left is named."
+    left = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "3", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1",
+            "SLURM_PROCID": "3", "SLURM_NTASKS": "8", "SLURM_LOCALID": "3"}
+    for name, value in left.items():
+        monkeypatch.setenv(name, value)
+    assert not placed()
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    assert not placed()
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    assert placed()
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    with pytest.raises(InputError, match="127.0.0.1:1.*unset TORCHELASTIC_RUN_ID"), joined(torch.device("cpu")):
+        pass
+
+
+def test_no_loopback_is_one_sentence(monkeypatch, tmp_path):
+    "Also where the interface is there but down; a name of a cluster's interface is no hindrance on one machine."
+    def no_answer(*_, **__):
+        raise OSError(101, "Network is unreachable")
+    monkeypatch.setattr(ranks.socket, "create_connection", no_answer)
+    with pytest.raises(InputError, match="nproc=1"):
+        in_processes(print, (), 2, tmp_path / "logs", "cpu")
+    assert not (tmp_path / "logs").exists()

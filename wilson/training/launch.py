@@ -332,7 +332,7 @@ def ready(
     "The configuration resolved, and the steps to train; InputError where one of them cannot be."
     config = resolved(config, chosen_dataset(config))
     task = task_of(config)
-    chosen_device(config.device)
+    chosen_device(config.device, start=False)  # the processes that train are known later
     if config.parent != "auto" and config.step in ("all", "0"):
         raise InputError(f"parent={config.parent!r} with step={config.step}: a parent is where one later "
                          f"step starts from; name that step (step=1 …).")

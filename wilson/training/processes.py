@@ -27,7 +27,8 @@ import torch
 
 from ..limits import available_cpus
 from ..places import InputError
-from ..ranks import joined
+from ..ranks import check_loopback, joined
+from .gpus import start_gpu
 from .runs import is_running, shown
 from .stopping import KILL, LEFT, NOTICE, Interrupted, Stop
 from .stopping import asked_to_stop, end_with_parent, ended_in_time
@@ -90,6 +91,7 @@ def _as_rank(
     if "OMP_NUM_THREADS" not in os.environ and not torch.cuda.is_available():
         torch.set_num_threads(max(1, available_cpus() // int(os.environ["WORLD_SIZE"])))
     try:
+        start_gpu(place_of_rank(device))
         with asked_to_stop(grace=None) as stop, joined(place_of_rank(device), meeting):
             result = work(*arguments, stop)
     except Interrupted as e:  # all ranks have agreed on it
@@ -116,6 +118,7 @@ def in_processes(
     device: str = "auto",
 ) -> T:                      # of the first rank
     "Call `work` in `n` processes that form a group. Raises InputError, RankFailed or Interrupted."
+    check_loopback()
     logs.mkdir(parents=True, exist_ok=True)
     for file in logs.glob("rank*.*"):
         file.unlink()
@@ -153,6 +156,7 @@ def _launch(outcome: list, n: int, folder: Path, arguments: tuple) -> None:
     # else it listens on every interface, for ranks of other machines
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     config = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=n, run_id=uuid.uuid4().hex, max_restarts=0,
+                          local_addr="localhost",  # asks no name server
                           rdzv_backend="c10d", rdzv_endpoint=str(folder / "rendezvous"),
                           rdzv_configs={"store_type": "file"}, start_method="spawn", monitor_interval=0.1,
                           logs_specs=DefaultLogsSpecs(log_dir=str(folder / "elastic")))

@@ -24,6 +24,7 @@ from ..places import InputError, at_root
 from .checkpoints import open_step
 from ..ranks import placed
 from .config import TrainConfig
+from .gpus import count_gpus, describe_gpus, describe_ignored, start_gpu
 from .processes import place_of_rank
 from .runs import StepFolder, shown, step_path
 from .updates import norm_on
@@ -59,41 +60,56 @@ def open_data(config: TrainConfig) -> SegmentationFolder:
     return data if config.label_edits is None else edited_data(data, config.label_edits)
 
 # %% ../../nbs/training/06a_starting.ipynb #9f8209ac
-def chosen_device(device: str) -> torch.device:
+def chosen_device(
+    device: str,
+    start: bool = True,  # whether this process is the one that uses it
+) -> torch.device:
     "auto: a GPU where there is one; among several ranks each its own."
     if placed() and device in ("auto", "cuda", "cpu"):
-        return place_of_rank(device)
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        place = place_of_rank(device)
+    elif device == "auto":
+        place = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    else:
+        place = _device_of(device)
+    if place.type == "cuda":
+        n = torch.cuda.device_count()
+        if (place.index or 0) >= n:
+            use = "GPUs are counted from 0: use cuda:0, auto or cpu." if n else "use auto or cpu."
+            raise InputError(f"device={str(place)!r} is not on this machine ({describe_gpus()}); {use}")
+        if start:
+            start_gpu(place)
+    return place
+
+
+def _device_of(name: str) -> torch.device:
     try:
-        if device.startswith("cuda"):  # asked without a context: several processes may come to share it
-            place = torch.device(device)
-            if (place.index or 0) >= torch.cuda.device_count():
-                raise RuntimeError(f"{torch.cuda.device_count()} GPUs are here")
-            return place
-        torch.empty(0, device=device)
+        device = torch.device(name)
+        if device.type != "cuda":  # which starts in the process that uses it alone
+            torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as e:
-        raise InputError(f"device={device!r} is not on this machine ({str(e).splitlines()[0]}); "
+        raise InputError(f"device={name!r} is not on this machine ({str(e).splitlines()[0]}); "
                          f"use auto or cpu.") from None
-    return torch.device(device)
+    return device
 
 # %% ../../nbs/training/06a_starting.ipynb #dcece46b
 def n_processes(
     config: TrainConfig,  # resolved
 ) -> int:
     "How many processes of this machine train together."
-    gpus = torch.cuda.device_count() if config.device in ("auto", "cuda") else 0
+    gpus = count_gpus() if config.device in ("auto", "cuda") else 0
     images = config.batch_size // config.accumulate
     n = config.nproc or max(1, min(gpus, images))
     if n > images:
         raise InputError(f"nproc={n}: a pass has {images} images (batch_size={config.batch_size}, accumulate="
                          f"{config.accumulate}), and each process needs one; give at most nproc={images}.")
     if n > 1 and gpus and n > gpus:
-        raise InputError(f"nproc={n}: each process needs a GPU of its own, and there are {gpus}; give at "
-                         f"most nproc={gpus}, or device=cpu.")
+        raise InputError(f"nproc={n}: each process needs a GPU of its own, and this one can use "
+                         f"{describe_gpus()}; give at most nproc={gpus}, or device=cpu.")
     if n > 1 and config.device not in ("auto", "cuda", "cpu"):
         raise InputError(f"nproc={n} with device={config.device!r}: several processes take the GPUs in their "
                          f"order; give device=cuda and name the GPUs by CUDA_VISIBLE_DEVICES.")
+    if config.device in ("auto", "cuda") and (ignored := describe_ignored()):
+        print(ignored, flush=True)
     return n
 
 # %% ../../nbs/training/06a_starting.ipynb #9fe4b15b

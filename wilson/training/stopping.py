@@ -47,7 +47,8 @@ class Stop:
 # %% ../../nbs/training/04a_stopping.ipynb #744de2a4
 NOTICE = getattr(signal, "SIGUSR1", signal.SIGTERM)  # what ranks are told by; Windows has neither this one
 KILL = getattr(signal, "SIGKILL", signal.SIGTERM)    # nor this one
-ASKING = tuple(dict.fromkeys(getattr(signal, name, NOTICE) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")))
+ASKING = tuple(dict.fromkeys(getattr(signal, name, NOTICE)
+                             for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")))
 GRACE = 2.0  # seconds
 # to ranks; torchrun and Slurm kill 30 s after SIGTERM
 LEFT = {number: 2 * GRACE if number == signal.SIGINT else 20.0

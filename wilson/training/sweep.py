@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm.auto import tqdm
 
 from ..limits import available_cpus
 from ..places import InputError, at_root, project_root
 from .config import parsed
+from .gpus import are_mig, gpu_variable, visible_gpus
 from .launch import train
 from .members import member_config, step_folders
 from .recipes import identity
@@ -31,8 +31,8 @@ from .runs import StepFolder, is_held, shown
 from .stopping import KILL
 
 # %% auto #0
-__all__ = ['Job', 'plan', 'Outcome', 'already_there', 'without_process', 'Running', 'started', 'shares', 'visible_gpus', 'end',
-           'summary', 'is_ready', 'run_sweep']
+__all__ = ['Job', 'plan', 'Outcome', 'already_there', 'without_process', 'Running', 'started', 'shares', 'end', 'summary',
+           'is_ready', 'run_sweep']
 
 # %% ../../nbs/training/11_sweep.ipynb #dc1a2256
 @dataclass(frozen=True)
@@ -161,10 +161,10 @@ def started(
     "Start a job's process."
     log.parent.mkdir(parents=True, exist_ok=True)
     # no bars in a log
-    own = {} if gpus is None else {"CUDA_VISIBLE_DEVICES": gpus}
+    own = {} if gpus is None else {gpu_variable()[0]: gpus}
     environment = {"OMP_NUM_THREADS": str(threads)} | os.environ | {"TQDM_DISABLE": "1"} | own
     with open(log, "a", encoding="utf-8") as out:
-        said = "".join(f"{n}={v} " for n, v in own.items())
+        said = "".join(f"{n}={shlex.quote(v)} " for n, v in own.items())
         out.write(f"$ {said}wilson {shlex.join(job.command)}\n")
         out.flush()
         process = subprocess.Popen([sys.executable, "-m", "wilson", *job.command], cwd=project_root(),
@@ -176,16 +176,12 @@ def shares(
     gpus: Sequence[str],
     jobs: int,
 ) -> list[str | None]:  # one per job at a time, as CUDA_VISIBLE_DEVICES names them; None: all there are
-    "GPUs dealt out to jobs."
+    "GPUs dealt out to jobs; of MIG instances one to each, since CUDA shows a process no second."
     if not gpus or jobs == 1:
         return [None] * jobs
+    if are_mig(gpus):
+        return [gpus[k % len(gpus)] for k in range(jobs)]
     return [",".join(gpus[k::jobs]) or gpus[k % len(gpus)] for k in range(jobs)]
-
-
-def visible_gpus() -> list[str]:
-    "The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."
-    n, named = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
-    return [str(k) for k in range(n)] if named is None else named.split(",")[:n]
 
 # %% ../../nbs/training/11_sweep.ipynb #f4623197
 def end(
@@ -236,7 +232,10 @@ def run_sweep(
         raise InputError(f"jobs={jobs}: expected at least one process at a time.")
     waiting, running, outcomes = plan(members, runs_dir), [], {}
     logs, threads = at_root(runs_dir) / "sweeps" / name, max(1, available_cpus() // jobs)
-    free, said = shares(visible_gpus() if gpus is None else gpus, jobs), ""
+    if gpus is None:
+        on_gpus = jobs > 1 and any(member.get("device") != "cpu" for member in members)
+        gpus = visible_gpus() if on_gpus else []
+    free, said = shares(gpus, jobs), ""
     try:
         with tqdm(total=len(waiting), desc=name) as bar:
             while waiting or running:
