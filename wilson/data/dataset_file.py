@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from .classes import Classes, palette
+from .image_files import open_image, read_file
 from .lists import read_text
 from .tasks import Task
 from ..places import InputError, did_you_mean
@@ -117,11 +118,8 @@ def mask_ids(
     file: DatasetFile,
 ) -> tuple[np.ndarray, bool]:  # H, W uint8 dataset ids; are these the numbers in the file?
     "A mask in any of the usual codings; a colour of no class is an error."
-    try:
-        with Image.open(path) as image:
-            image.load()
-    except (OSError, SyntaxError) as e:
-        raise InputError(f"{path} cannot be read as a mask ({e}); replace the file.") from None
+    with open_image(path, read_file(path, "mask"), "mask") as image:
+        image.load()
     if image.mode in ("L", "P"):
         numbers = np.array(image)
         meant = _meant(image, np.unique(numbers), file) if image.mode == "P" and file.by_colour else None

@@ -6,20 +6,20 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from PIL import Image
-from torchvision.io import ImageReadMode, decode_image
 from tqdm.auto import tqdm
 
+from .image_files import FileInputError, MissingFileInputError, open_image, read_file
+from .reading import decode_image, decode_mask, orientation
 from .samples import Split
 from ..limits import available_cpus
 from ..places import project_root
@@ -51,36 +51,19 @@ def typed(path: Path) -> str:
 def _content(path: Path, what: str) -> bytes | Finding:
     # the file's bytes, or why there are none; `what` is "image" or "mask"
     try:
-        if content := path.read_bytes():
-            return content
-        problem = "is empty (0 bytes)"
-    except FileNotFoundError:
+        return read_file(path, what)
+    except MissingFileInputError:
         return Finding(typed(path), "is not there, but a list names it",
                        "restore it, or take its id out of the list", kind=f"{what} that is not there")
-    except OSError as e:
-        problem = f"cannot be opened ({e.strerror or e})"
-    return _unreadable(path, what, problem)
+    except FileInputError as e:
+        return _unreadable(path, what, e)
 
 
-def _unreadable(path: Path, what: str, problem: str) -> Finding:
-    return Finding(typed(path), problem, "replace the file, or take its id out of the list",
-                   kind=f"{what} that cannot be read")
-
-
-def _broken(content: bytes, error: Exception) -> str:
-    # why a file that is there cannot be decoded
-    reason = re.sub(r"^.*\.cpp:\d+, ", "", str(error).partition("\n")[0]).rstrip(".") or type(error).__name__
-    for magic, name in ((b"\xff\xd8", "JPEG"), (b"\x89PNG", "PNG")):
-        if content.startswith(magic):
-            return f"is a broken {name} ({reason})"
-    try:
-        with Image.open(BytesIO(content)) as image:
-            return f"is a {image.format}, which is not read here or is broken; expected JPEG or PNG"
-    except Exception:  # PIL raises what it likes at a stranger's bytes
-        return f"is no image, it begins with {content[:12]!r}; expected JPEG or PNG"
+def _unreadable(path: Path, what: str, error: FileInputError) -> Finding:
+    return Finding(typed(path), error.problem, error.remedy, kind=f"{what} that cannot be read")
 
 # %% ../../nbs/data/07_file_checks.ipynb #165426f4
-_UNUSUAL = {  # PIL's mode → what it is, what becomes of it
+_UNUSUAL = {  # Pillow's mode → what it is, what becomes of it
     "1": ("is black and white", "it is read as grey, the three channels alike"),
     "L": ("is grey", "it is read with the three channels alike"),
     "LA": ("is grey with an alpha channel", "alpha is dropped and the three channels are alike"),
@@ -90,20 +73,16 @@ _UNUSUAL = {  # PIL's mode → what it is, what becomes of it
 }
 
 
-def _image_findings(path: Path, image: torch.Tensor, mode: str, stored: tuple[int, int],
-                    orientation: int) -> Iterator[Finding]:
-    if image.ndim != 3:
-        yield Finding(typed(path), f"has {len(image)} frames, expected one picture",
-                      "save one of them as JPEG or PNG", kind="image of several frames")
-    elif image.dtype != torch.uint8:
+def _image_findings(path: Path, content: bytes, image: Image.Image, turned: int) -> Iterator[Finding]:
+    if image.format == "PNG" and content[24] == 16:  # its header's bit depth
         yield Finding(typed(path), "has 16 bits a channel", "it is read by the upper 8 of them",
                       error=False, kind="unusual image")
-    elif mode in _UNUSUAL:
-        problem, remedy = _UNUSUAL[mode]
+    elif image.mode in _UNUSUAL:
+        problem, remedy = _UNUSUAL[image.mode]
         yield Finding(typed(path), problem, remedy, error=False, kind="unusual image")
-    if orientation != 1:
-        turned = f"is stored {stored[0]}×{stored[1]} and turned upright by EXIF orientation {orientation}"
-        yield Finding(typed(path), turned, "it is read upright, as viewers show it, and so must its mask be",
+    if turned != 1:
+        problem = f"is stored {image.width}×{image.height} and turned upright by EXIF orientation {turned}"
+        yield Finding(typed(path), problem, "it is read upright, as viewers show it, and so must its mask be",
                       error=False, kind="image turned by EXIF")
 
 # %% ../../nbs/data/07_file_checks.ipynb #607e193e
@@ -122,23 +101,13 @@ def look_at_image(path: Path) -> ImageLook:
     if isinstance(content, Finding):
         return ImageLook((content,))
     try:
-        encoded = torch.frombuffer(bytearray(content), dtype=torch.uint8)
-        image = decode_image(encoded, mode=ImageReadMode.RGB, apply_exif_orientation=True)
-    except Exception as e:  # a broken file may break the decoder in any way
-        return ImageLook((_unreadable(path, "image", _broken(content, e)),))
-    mode, stored, orientation = _header(content)
-    size = image.shape[-1], image.shape[-2]
-    findings = tuple(_image_findings(path, image, mode, stored or size, orientation))
-    return ImageLook(findings, size, stored or size, orientation, hashlib.sha256(content).digest())
-
-
-def _header(content: bytes) -> tuple[str, tuple[int, int] | None, int]:  # mode, W and H, EXIF orientation
-    try:
-        with Image.open(BytesIO(content)) as image:
-            turned = image.getexif().get(0x0112, 1) if image.format in ("JPEG", "PNG") else 1
-            return image.mode, image.size, turned if turned in range(1, 9) else 1
-    except Exception:  # the decoder of training read it, and that counts
-        return "", None, 1
+        with open_image(path, content) as image:
+            turned, stored = orientation(image), image.size
+            findings = tuple(_image_findings(path, content, image, turned))
+            height, width, _ = decode_image(path, content, image).shape
+    except FileInputError as e:
+        return ImageLook((_unreadable(path, "image", e),))
+    return ImageLook(findings, (width, height), stored, turned, hashlib.sha256(content).digest())
 
 # %% ../../nbs/data/07_file_checks.ipynb #9de6eb83
 class MaskLook(NamedTuple):
@@ -154,13 +123,13 @@ def look_at_mask(path: Path) -> MaskLook:
     if isinstance(content, Finding):
         return MaskLook((content,))
     try:
-        with Image.open(BytesIO(content)) as image:
+        with open_image(path, content, "mask") as image:
             if wrong := _no_mask(image, content):
                 save = "save its class ids as an 8-bit PNG, grey or with a palette, as `write_mask` does"
                 return MaskLook((Finding(typed(path), wrong, save, kind="mask that is no 8-bit PNG of ids"),))
-            numbers = np.asarray(image)
-    except Exception as e:  # a broken file may break the decoder in any way
-        return MaskLook((_unreadable(path, "mask", _broken(content, e)),))
+        numbers = decode_mask(path, content)
+    except FileInputError as e:
+        return MaskLook((_unreadable(path, "mask", e),))
     counts = np.bincount(numbers.ravel(), minlength=256)
     return MaskLook((), numbers.shape[::-1], {int(n): int(counts[n]) for n in np.flatnonzero(counts)})
 

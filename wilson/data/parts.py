@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from PIL import Image, ImageOps
 from tqdm.auto import tqdm
 
 from .disk import held
+from .image_files import FileInputError
 from .lists import id_of
 from ..limits import available_cpus
+from .reading import small_copy
 from ..places import InputError, written_aside
 
 # %% auto #0
@@ -112,12 +113,9 @@ def thumbnails(
 
     def make(pair: tuple[Path, Path]) -> None:
         try:
-            with Image.open(pair[0]) as image:
-                image.draft("RGB", (2 * THUMBNAIL_SIDE, 2 * THUMBNAIL_SIDE))  # decoded at a fraction
-                small = ImageOps.exif_transpose(image).convert("RGB")
-        except (OSError, SyntaxError):  # a broken image is for `verify` to name
+            small = small_copy(pair[0], THUMBNAIL_SIDE)
+        except FileInputError:  # a broken image is for `verify` to name
             return
-        small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
         half = folder / f".{os.getpid()}.{pair[1].name}"
         small.save(half, quality=85, format="JPEG")
         half.replace(pair[1])

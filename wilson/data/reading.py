@@ -5,44 +5,99 @@
 # %% ../../nbs/data/00_reading.ipynb #f321cc92
 from __future__ import annotations
 
-import struct
 import zlib
-from contextlib import suppress
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_image, read_file
 
 from .classes import palette
+from .image_files import MissingFileInputError, decode_jpeg_data, file_error, open_image
+from .image_files import png_data, read_file
 from ..places import InputError
 
 # %% auto #0
-__all__ = ['read_image', 'image_size', 'read_mask', 'write_mask', 'check_size']
+__all__ = ['orientation', 'upright', 'small_copy', 'decode_image', 'read_image', 'image_size', 'decode_mask', 'read_mask',
+           'write_mask', 'check_size']
+
+# %% ../../nbs/data/00_reading.ipynb #5a1c0e24
+def orientation(image: Image.Image) -> int:
+    "EXIF's orientation of an image, 1 to 8; 1 is upright, 5 to 8 lie on their side."
+    if image.format not in ("JPEG", "PNG"):
+        return 1
+    exif = Image.Exif()
+    try:
+        exif.load(image.info.get("exif", b""))
+        found = exif.get(0x0112, 1)
+        return int(found) if found in range(1, 9) else 1
+    except Exception:  # damaged EXIF is no reason to refuse the picture
+        return 1
+
+
+def upright(pixels: np.ndarray, turned: int) -> np.ndarray:
+    "Pixels H, W, … of EXIF orientation `turned`, as viewers show them."
+    if turned > 4:
+        pixels = pixels.swapaxes(0, 1)
+    if turned in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if turned in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def small_copy(
+    path: Path | str,
+    side: int,         # the longer one, pixels
+) -> Image.Image:      # RGB, upright
+    "A small copy of an image, decoded at a fraction of the cost where its format allows."
+    with open_image(path) as image:
+        image.draft("RGB", (2 * side, 2 * side))
+        small = image.convert("RGB")
+        small.thumbnail((side, side))
+        return Image.fromarray(upright(np.asarray(small), orientation(image)))
+
+# %% ../../nbs/data/00_reading.ipynb #5a1c0e27
+def decode_image(
+    path: Path | str,
+    content: bytes,
+    image: Image.Image,  # opened from `content`
+) -> np.ndarray:         # H, W, 3 uint8
+    "The pixels of an opened image as RGB, upright."
+    if image.format in ("GIF", "WEBP") and image.n_frames > 1:
+        raise file_error(path, f"has {image.n_frames} frames, expected one picture",
+                         remedy="save one of them as JPEG or PNG")
+    pixels = decode_jpeg_data(path, content) if image.format == "JPEG" else _rgb(image)
+    if pixels.shape != (*image.size[::-1], 3):
+        raise ValueError(f"its data is {pixels.shape[1]}×{pixels.shape[0]} pixels, its header says "
+                         f"{image.width}×{image.height}")
+    return upright(pixels, orientation(image))
+
+
+def _rgb(image: Image.Image) -> np.ndarray:
+    image.load()
+    image.info.pop("transparency", None)  # else a palette's colours would be changed by it
+    if image.mode.startswith("I"):  # 16 bits grey
+        pixels = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
+    elif image.mode == "L":  # RGB of Pillow would take a fourth byte a pixel meanwhile
+        pixels = np.asarray(image)
+    else:
+        pixels = np.array(image.convert("RGB"))
+    return pixels if pixels.ndim == 3 else pixels[..., None].repeat(3, 2)
 
 # %% ../../nbs/data/00_reading.ipynb #9d6c4094
 def read_image(
-    path: Path | str,  # JPEG, PNG or WebP
+    path: Path | str,  # JPEG, PNG, WebP or GIF
 ) -> Tensor:           # 3, H, W uint8 RGB, channels last in memory
     "Decode an image, upright as viewers show it; the error names the file."
     try:
-        image = decode_image(read_file(str(path)), mode=ImageReadMode.RGB, apply_exif_orientation=True)
-    except (RuntimeError, OSError) as e:
-        if not Path(path).is_file():
-            raise InputError(f"{path} is in the list but there is no such file; restore it or take its "
-                             f"id out of the list.") from None
-        # torchvision begins with the line of its source
-        reason = str(e).splitlines()[0].rpartition(", ")[2]
-        raise InputError(f"{path} cannot be read as an image ({reason}); replace the file or take its id out "
-                         f"of the list.") from None
-    if image.ndim != 3:
-        raise InputError(f"{path} has {len(image)} frames, expected one picture; save one of them.")
-    return image if image.dtype == torch.uint8 else (image.int() >> 8).to(torch.uint8)
-
-
-_ORIENTATION = 0x0112  # EXIF's tag; 5 to 8 lie on their side
+        content = read_file(path)
+    except MissingFileInputError:
+        raise _missing_image(path) from None
+    with open_image(path, content) as image:
+        return torch.from_numpy(decode_image(path, content, image)).permute(2, 0, 1)
 
 
 def image_size(
@@ -50,60 +105,65 @@ def image_size(
 ) -> tuple[int, int]:  # H, W as `read_image` gives them
     "An image's size from its first bytes."
     try:
-        with Image.open(path) as image:
-            width, height = image.size
-            # torchvision turns these two formats, no other
-            turned = image.format in ("JPEG", "PNG") and image.getexif().get(_ORIENTATION, 1) > 4
-            return (width, height) if turned else (height, width)
-    except (OSError, SyntaxError) as e:
-        raise InputError(f"{path} cannot be read as an image ({e}); replace the file or take its id out of "
-                         f"the list.") from None
+        with open_image(path) as image:
+            return image.size if orientation(image) > 4 else image.size[::-1]
+    except MissingFileInputError:
+        raise _missing_image(path) from None
+
+
+def _missing_image(path: Path | str) -> InputError:
+    return InputError(f"{path} is in the list but there is no such file; restore it or take its id "
+                      f"out of the list.")
 
 # %% ../../nbs/data/00_reading.ipynb #d7ed701a
-_PNG, _CHUNK = b"\x89PNG\r\n\x1a\n", struct.Struct(">I4s")
+def _unfiltered(path: Path | str, header: Sequence[int], data: Sequence[memoryview]) -> np.ndarray | None:
+    "The pixels of an 8-bit PNG of one channel without row filters; None for any other PNG."
+    width, height, *kind = header
+    if kind not in ([8, 0, 0, 0, 0], [8, 3, 0, 0, 0]):  # bits, grey or palette, …
+        return None
+    unpacker, size, reason = zlib.decompressobj(), height * (width + 1), ""
+    try:
+        rows = unpacker.decompress(b"".join(data), size + 1)  # zlib's checksum is over all of the rows
+        if len(rows) != size or not unpacker.eof:
+            reason = f"its data does not have the size of {width:,}×{height:,} pixels"
+    except zlib.error as e:
+        reason = str(e)
+    if reason:
+        raise file_error(path, f"is a broken PNG ({reason})", "mask")
+    pixels = np.frombuffer(rows, np.uint8).reshape(height, width + 1)
+    return None if pixels[:, 0].any() else pixels[:, 1:].copy()
 
 
-def _unfiltered(content: bytes) -> np.ndarray:
-    "The bytes of an 8-bit PNG of one channel without row filters; ValueError where it is another."
-    width, height, *kind = struct.unpack_from(">IIBBBBB", content, 16)
-    if content[:8] != _PNG or kind not in ([8, 0, 0, 0, 0], [8, 3, 0, 0, 0]):  # bits, grey or palette, …
-        raise ValueError
-    place, packed = 8, []
-    while True:
-        size, name = _CHUNK.unpack_from(content, place)
-        if name == b"IDAT":
-            packed.append(content[place + 8:place + 8 + size])
-        if name == b"IEND":
-            break
-        place += 12 + size
-    # zlib's checksum is over all of the rows
-    rows = np.frombuffer(zlib.decompress(b"".join(packed)), np.uint8).reshape(height, width + 1)
-    if rows[:, 0].any():
-        raise ValueError
-    return rows[:, 1:].copy()
+def decode_mask(path: Path | str, content: bytes) -> np.ndarray:
+    "The pixels, H×W uint8, of a mask file with these bytes; the error names the file."
+    if content.startswith(b"\x89PNG"):
+        found = _unfiltered(path, *png_data(path, content, "mask"))
+        if found is not None:
+            return found
+    with open_image(path, content, "mask") as image:
+        if image.mode not in ("L", "P"):
+            raise InputError(f"{path} has mode {image.mode}, expected an 8-bit PNG of class ids (grey or "
+                             f"palette); save it so. Masks in colours are turned into ids by "
+                             f"`wilson prepare`, given the colours in dataset.toml.")
+        if image.format == "JPEG":
+            raise InputError(f"{path} is a JPEG, which does not keep numbers; save the mask's class ids as "
+                             f"an 8-bit PNG.")
+        if image.tile and image.tile[0][3] in ("L;2", "L;4"):
+            raise InputError(f"{path} is a grey PNG of {image.tile[0][3][2]} bits, whose numbers readers "
+                             f"stretch to 0…255; save it with 8 bits.")
+        return np.array(image)
 
 # %% ../../nbs/data/00_reading.ipynb #93da9c00
 def read_mask(
     path: Path | str,  # 8-bit PNG, grey or palette
 ) -> np.ndarray:       # H, W uint8: dataset ids, 255 is void
     "Decode a mask by its indices; the error names the file."
-    with suppress(OSError, ValueError, struct.error, zlib.error):  # PIL says what is wrong
-        return _unfiltered(Path(path).read_bytes())
     try:
-        with Image.open(path) as image:
-            if image.mode not in ("L", "P"):
-                raise InputError(f"{path} has mode {image.mode}, expected an 8-bit PNG of class ids (grey or "
-                                 f"palette); save it so. Masks in colours are turned into ids by "
-                                 f"`wilson prepare`, given the colours in dataset.toml.")
-            if image.tile and image.tile[0][3] in ("L;2", "L;4"):
-                raise InputError(f"{path} is a grey PNG of {image.tile[0][3][2]} bits, whose numbers readers "
-                                 f"stretch to 0…255; save it with 8 bits.")
-            return np.array(image)
-    except FileNotFoundError:
+        content = read_file(path, "mask")
+    except MissingFileInputError:
         raise InputError(f"{path} is missing: the list names an image without a mask; add the mask or take "
                          f"the id out of the list.") from None
-    except (OSError, SyntaxError) as e:
-        raise InputError(f"{path} cannot be read as a mask ({e}); replace the file.") from None
+    return decode_mask(path, content)
 
 
 def write_mask(

@@ -17,9 +17,10 @@ from weakref import WeakSet
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 
+from ..data.image_files import FileInputError
 from ..data.parts import THUMBNAIL_SIDE, newer
+from ..data.reading import small_copy
 from ..evaluation.index import FINAL, Index, build
 from ..evaluation.views import Logits
 from ..evaluation.what_if import TAUGHT, what_if
@@ -41,12 +42,9 @@ def thumbnail_bytes(
         return made.read_bytes()
     buffer = BytesIO()
     try:
-        with Image.open(image) as opened:
-            opened.draft("RGB", (2 * THUMBNAIL_SIDE, 2 * THUMBNAIL_SIDE))  # decoded at a fraction
-            small = ImageOps.exif_transpose(opened).convert("RGB")
-    except (OSError, SyntaxError):
+        small = small_copy(image, THUMBNAIL_SIDE)
+    except FileInputError:
         return b""
-    small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
     small.save(buffer, "JPEG", quality=85)
     return buffer.getvalue()
 

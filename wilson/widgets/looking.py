@@ -17,7 +17,8 @@ from PIL import Image
 from torch import Tensor
 
 from ..data.crops import nearest
-from ..data.reading import read_image
+from ..data.image_files import open_image
+from ..data.reading import orientation, read_image
 from ..evaluation.views import MAPS, Maps, difference, localizer_scores, one_thread
 from ..places import InputError, at_root, did_you_mean
 from ..pseudo.targets import TargetRule
@@ -83,9 +84,9 @@ def picture_bytes(
     side: int = 2 * SHOWN_SIDE,  # of what is sent, at most
 ) -> bytes:
     "An image file for a browser."
-    with Image.open(path) as image:
+    with open_image(path) as image:
         plain = image.format in ("JPEG", "PNG") and image.mode in ("RGB", "L")
-        if plain and image.getexif().get(0x0112, 1) == 1 and max(image.size) <= side:
+        if plain and orientation(image) == 1 and max(image.size) <= side:
             return path.read_bytes()
     image, buffer = Image.fromarray(read_image(path).permute(1, 2, 0).numpy()), BytesIO()
     image.thumbnail((side, side))
