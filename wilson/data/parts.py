@@ -15,8 +15,8 @@ from tqdm.auto import tqdm
 from .disk import held
 from .image_files import FileInputError
 from .lists import id_of
-from ..limits import available_cpus
 from .reading import small_copy
+from ..limits import available_cpus
 from ..places import InputError, written_aside
 
 # %% auto #0

@@ -30,7 +30,7 @@ from .config import TrainConfig, numbers
 from .methods import Method, PixelLabels
 from .plop import Plop
 from .recipes import task_of
-from .runs import StepFolder, file_hash, recorded_config, shown
+from .runs import StepFolder, is_of_weights, recorded_config, shown
 from .weak import Wilson
 
 # %% auto #0
@@ -53,7 +53,8 @@ def save_weights(
                for part, module in parts.items() if module is not None
                for name, t in module.state_dict().items()}
     with written_aside(path) as aside:
-        save_file(tensors, aside, {"classes": "|".join(step.names), "step": str(step.index)})
+        # one entry alone: safetensors writes several in any order, and the same weights are the same file
+        save_file(tensors, aside, {"classes": "|".join(step.names)})
 
 
 def read_weights(
@@ -191,7 +192,7 @@ def open_step(
 def _parent(folder: StepFolder, parent: Mapping[str, str], device: str | torch.device) -> Segmenter:
     path = Path(os.path.normpath(folder.path / parent["path"]))
     opened = open_step(path, device, with_old=False)
-    if file_hash(path / "weights.safetensors") != parent["hash"]:
+    if not is_of_weights(parent["hash"], path / "weights.safetensors"):
         raise InputError(f"{shown(folder.path)} started from other weights than {shown(path)} holds now: "
                          f"that step was trained again. Train this one again too (overwrite=True).")
     return freeze(opened.segmenter)

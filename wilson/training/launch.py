@@ -41,8 +41,8 @@ from .config import TrainConfig
 from .kept_maps import MapKeeper, whole_images
 from .recipes import identity, of_step, resolved, task_of
 from .measuring import headline, measured, training_images, validator, views_of
-from .runs import StepFolder, claim, emptied, file_hash, held
-from .runs import parent_lock, rebuild_results, shown, step_path
+from .runs import StepFolder, claim, emptied, held, is_of_weights, parent_lock
+from .runs import rebuild_results, shown, step_path, weights_hash
 from .processes import RankFailed, in_processes
 from .starting import chosen_dataset, chosen_device, fresh_segmenter, label_maps, n_processes
 from .starting import norm_of, open_data, parent_folder, parent_segmenter
@@ -84,7 +84,7 @@ def train_step(
     if data.edits and data.edits.effect:  # the data's fingerprint tells too, but names no reason
         same["label_edits"] = data.edits.effect
     if parent is not None:
-        same["parent"] = file_hash(parent / "weights.safetensors")
+        same["parent"] = _recorded_hash(folder, parent / "weights.safetensors")
 
     def claimed() -> str:
         return claim(folder, same, config.resume == "auto", config.overwrite)
@@ -104,6 +104,14 @@ def train_step(
             agreed(lambda: _begun(folder, record, data.edits, parent, anew=action == "new"))
             with reported(trainer):
                 return _trained(trainer, config, data, step, action, labelled)
+
+
+def _recorded_hash(folder: StepFolder, weights: Path) -> str:
+    "The hash that the step in `folder` has recorded, where it is of these weights; else theirs."
+    recorded = None
+    with suppress(InputError, LookupError, TypeError):  # `claim` names what is wrong with the record
+        recorded = folder.read("config.json")["identity"]["parent"]
+    return recorded if isinstance(recorded, str) and is_of_weights(recorded, weights) else weights_hash(weights)
 
 
 def run_of(folder: StepFolder, anew: bool) -> str:
@@ -286,7 +294,7 @@ def prepared(
                       config.save_minutes, config.max_skips, left_out=left_out)
     # relative to the step, so that a runs folder may be moved
     link = parent and {"path": os.path.relpath(parent, folder.path),
-                       "hash": file_hash(parent / "weights.safetensors")}
+                       "hash": weights_hash(parent / "weights.safetensors")}
     return trainer, record | {"parent": link}
 
 # %% ../../nbs/training/07_launch.ipynb #fcd07790

@@ -27,6 +27,7 @@ from .checkpoints import open_step, read_weights, save_weights
 from .config import TrainConfig
 from .recipes import of_step, resolved, task_of
 from .runs import StepFolder, emptied, file_hash, held, parent_lock, shown, step_path
+from .runs import weights_hash
 
 # %% auto #0
 __all__ = ['PUBLISHED_BODIES', 'usual_stride', 'nearest_body', 'PublishedCheckpoint', 'read_published', 'import_published',
@@ -204,7 +205,7 @@ def _link(parent: Path | str, folder: StepFolder, config: TrainConfig, step: Ste
         found, wanted = (f"{body} at stride {stride} of {', '.join(names)}"
                          for body, stride, names in (theirs, ours))
         raise InputError(f"{shown(path)} is {found}; this step starts from {wanted}.")
-    return {"path": os.path.relpath(path, folder.path), "hash": file_hash(path / "weights.safetensors")}
+    return {"path": os.path.relpath(path, folder.path), "hash": weights_hash(path / "weights.safetensors")}
 
 
 def _filled(found: PublishedCheckpoint, config: TrainConfig) -> tuple[Segmenter, Localizer | None]:

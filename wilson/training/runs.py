@@ -18,6 +18,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from ..data.disk import writing
 from ..data.tasks import Task
 from ..locks import LockTimeout, file_lock, is_locked, is_running
@@ -27,7 +29,8 @@ from .config import TrainConfig
 
 # %% auto #0
 __all__ = ['STATES', 'STATE_FILES', 'MAPS_FOLDER', 'INDEX', 'OWN_FOLDERS', 'step_path', 'shown', 'StepFolder', 'claim', 'as_now',
-           'recorded_config', 'emptied', 'lock_path', 'held', 'parent_lock', 'is_held', 'rebuild_results', 'file_hash']
+           'recorded_config', 'emptied', 'lock_path', 'held', 'parent_lock', 'is_held', 'rebuild_results', 'file_hash',
+           'weights_hash', 'is_of_weights']
 
 # %% ../../nbs/training/04_runs.ipynb #bd7168d4
 def step_path(
@@ -262,3 +265,39 @@ def file_hash(path: Path) -> str:
         while block := f.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()[:16]
+
+
+def weights_hash(
+    path: Path,  # a safetensors file
+) -> str:
+    "16 hex digits of the tensors in a file: names, types, shapes and values, whatever else the file holds."
+    try:
+        if not path.is_file():
+            raise FileNotFoundError
+        with safe_open(path, "pt"):  # checks that the header fits the file
+            pass
+    except FileNotFoundError:
+        raise InputError(f"{shown(path)} is missing: the step has not been trained to its end.") from None
+    except (SafetensorError, OSError) as e:
+        raise InputError(f"{shown(path)} is no weights file of wilson ({e}); train the step again.") from None
+    digest = hashlib.sha256()
+    with open(path, "rb") as f:
+        start = 8 + (length := int.from_bytes(f.read(8), "little"))
+        header = json.loads(f.read(length))
+        for name in sorted(header.keys() - {"__metadata__"}):
+            tensor = header[name]
+            digest.update(json.dumps([name, tensor["dtype"], tensor["shape"]]).encode())
+            begin, end = tensor["data_offsets"]
+            f.seek(start + begin)
+            while begin < end and (block := f.read(min(end - begin, 1 << 20))):
+                digest.update(block)
+                begin += len(block)
+    return digest.hexdigest()[:16]
+
+
+def is_of_weights(
+    recorded: str,  # a hash that a step has recorded
+    path: Path,     # a weights file
+) -> bool:
+    "Whether the hash is of these weights. Earlier versions recorded the hash of the whole file."
+    return recorded in (weights_hash(path), file_hash(path))
