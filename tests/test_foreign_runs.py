@@ -100,3 +100,95 @@ def test_hashes_of_earlier_versions_stay_true(trained, capsys):
         open_step(LATER)
     assert main(["train", *QUICK]) == 2
     assert "parent is" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------- paths in a foreign config.json
+
+
+def test_looking_at_a_run_writes_nothing_outside_of_it(trained, tmp_path, capsys):
+    from wilson.training.results import evaluate_step
+    from wilson.training.step_images import StepImages, edits_file
+    evil = tmp_path / "evil"
+    shutil.copytree("data/few", evil / "data")
+    for table in evil.rglob("image_labels-*.csv"):
+        table.unlink()
+    (evil / "x/cache").mkdir(parents=True)
+    (evil / "x/cache/logits.sqlite").write_text("a text of mine", encoding="utf-8")
+    record = json.loads((LATER / "config.json").read_text(encoding="utf-8"))
+    change(LATER / "config.json", parameters=record["parameters"] | {
+        "runs_dir": str(evil / "x"), "data_root": str(evil / "data"), "cache_gb": 1.0, "label_edits": str(evil / "e.csv"),
+        "pretrained": str(evil / "p.pth"), "voc_root": str(evil / "voc")})
+    (LATER / "label_edits.csv").write_text("id,add,remove,exclude,flag,note\n", encoding="utf-8")
+    before = written(evil)
+    images = StepImages(LATER, "cpu")
+    images.logits("validation", 0)
+    images.index("validation")
+    evaluate_step(LATER, "cpu")
+    assert written(evil) == before
+    assert Path("runs/cache/logits.sqlite").is_file()
+    assert [*Path("runs/image_labels").rglob("image_labels-val.csv")]
+    assert edits_file(images.opened).is_relative_to(trained / "runs/label_edits")
+    # who names the folder means it
+    shutil.rmtree("runs/image_labels")
+    evaluate_step(LATER, "cpu", evil / "data")
+    assert written(evil).keys() - before.keys() == {str(evil / "data" / f"image_labels-{n}.csv") for n in ("train", "val")}
+
+
+def test_label_edits_of_data_elsewhere_stay_with_the_runs(trained, tmp_path):
+    from wilson.widgets.looking import Looking
+    from wilson.widgets.noting import Noting
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree("data/few", elsewhere)
+    noted = "id,add,remove,exclude,flag,note\nval_00000,,,,yes,before\n"
+    (elsewhere / "label_edits.csv").write_text(noted, encoding="utf-8")
+    record = json.loads((LATER / "config.json").read_text(encoding="utf-8"))
+    change(LATER / "config.json", parameters=record["parameters"] | {"data_root": str(elsewhere)})
+    before, looking = written(elsewhere), Looking(device="cpu")
+    looking.begin()
+    noting = Noting(looking)
+    assert noting.edits()["val_00000"]["note"] == "before"
+    noting.edit({"image": "val_00001", "edit": {"flag": True}})
+    assert written(elsewhere) == before and noting.path.is_relative_to(trained / "runs")
+    assert {i for i, e in noting.edits().items() if e["flag"]} == {"val_00000", "val_00001"}
+
+
+def test_a_link_within_a_run_leads_nowhere(trained, tmp_path):
+    from wilson.training.step_images import is_in_project
+    (LATER / "data").symlink_to(tmp_path)
+    (trained / "data/mine").symlink_to(tmp_path)
+    runs = trained / "runs"
+    assert not is_in_project(LATER / "data", runs) and not is_in_project(tmp_path, runs)
+    assert not is_in_project("data/../../x", runs)
+    assert is_in_project("data/mine", runs) and is_in_project("data/few", runs) and is_in_project(trained / "data", runs)
+
+
+def test_a_moved_runs_folder_works_from_its_new_place(trained, tmp_path):
+    from wilson.training.step_images import StepImages
+    moved = tmp_path / "new place" / "runs"
+    moved.parent.mkdir()
+    Path("runs").rename(moved)
+    images = StepImages(moved / LATER.relative_to("runs"), "cpu")
+    images.logits("validation", 0)
+    assert images.weak and (moved / "cache/logits.sqlite").is_file() and not Path("runs").exists()
+    # a step on its own, its parent nowhere near
+    alone = tmp_path / "alone"
+    shutil.copytree(moved / LATER.relative_to("runs"), alone)
+    with pytest.raises(InputError, match="where no trained step is"):
+        open_step(alone)
+    opened = open_step(alone, with_old=False)
+    assert Path(opened.config.runs_dir).is_relative_to(alone)
+
+
+@pytest.mark.parametrize("path", ["/etc", "../../../../../../..", "../step1", "\0", "x" * 5000, "", None, 3, ["a"]])
+def test_a_parent_is_a_step_with_the_recorded_weights(path, trained):
+    record = json.loads((LATER / "config.json").read_text(encoding="utf-8"))
+    change(LATER / "config.json", parent=record["parent"] | {"path": path})
+    with pytest.raises(InputError):
+        open_step(LATER)
+
+
+def test_a_parent_that_was_moved_is_found_beside_the_step(trained, tmp_path):
+    record = json.loads((LATER / "config.json").read_text(encoding="utf-8"))
+    elsewhere = "/somebody/else/runs" / BASE.relative_to("runs")
+    change(LATER / "config.json", parent=record["parent"] | {"path": str(elsewhere)})
+    assert open_step(LATER).old is not None

@@ -106,21 +106,22 @@ def _check_entries(ids: Sequence[str], source: Path, entries: Collection[str], w
 
 # %% ../../nbs/data/03_coco.ipynb #6c3e50b8
 def _open_part(root: Path, part: str, list_name: str | None, image_labels: Path | str | None,
-               labels_dir: Path | str, masks_dir: Path, prefer_masks: bool) -> Split:
+               labels_dir: Path | str, masks_dir: Path, prefer_masks: bool, beside: bool) -> Split:
     folder = image_folder(root, part)
     name, ids, source = _listed(root, folder, part, list_name)
     split = Split(name, ids, image_files(folder, ids, source), np.zeros((len(ids), 256), bool))
     if png := png_masks(root, part):
         _check_entries(ids, source, [p.stem for p in png[0].glob("*.png")], png[0])
         split = replace(split, masks=tuple(png[0] / f"{i}.png" for i in ids), values=png[1])
-        return labelled(split, root, COCO, image_labels, labels_dir, prefer_masks)
+        return labelled(split, root, COCO, image_labels, labels_dir, prefer_masks, beside)
     path = root / "annotations" / f"instances_{part}.json"
     if path.is_file():
         if image_labels == "annotations" and not prefer_masks:
             annotations = read_annotations(path)
             _check_entries(ids, source, annotations.sizes, path)
             return replace(split, labels=annotated_labels(annotations, ids))
-        split = _drawn(split, source, path, (root / "masks" / part, made_for(root, masks_dir) / part))
+        folders = root / "masks" / part, made_for(root, masks_dir) / part
+        split = _drawn(split, source, path, folders, folders if beside else folders[1:])
         if image_labels is None or prefer_masks:
             return split
     elif image_labels in (None, "annotations"):
@@ -129,7 +130,9 @@ def _open_part(root: Path, part: str, list_name: str | None, image_labels: Path 
     return replace(split, labels=read_labels(at_root(image_labels), ids, COCO))
 
 # %% ../../nbs/data/03_coco.ipynb #d341fd23
-def _drawn(split: Split, source: Path, path: Path, folders: Sequence[Path]) -> Split:
+def _drawn(
+    split: Split, source: Path, path: Path, folders: Sequence[Path], writable: Sequence[Path],
+) -> Split:
     content = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     origin = f"drawn from {path.name}, content {content}"
     drawn = {f: drawn_ids(f, origin) for f in folders}
@@ -137,7 +140,7 @@ def _drawn(split: Split, source: Path, path: Path, folders: Sequence[Path]) -> S
     if folder is None:
         annotations = read_annotations(path)
         _check_entries(split.ids, source, annotations.sizes, path)
-        folder = _writable(folders)
+        folder = _writable(writable)
         draw_masks(annotations, split.ids, split.images, folder, origin)
     else:
         _check_entries(split.ids, source, drawn[folder], path)
@@ -164,11 +167,12 @@ def open_coco(
     image_labels: Path | str | None = None,  # a file in place of masks; "annotations": what the JSON names
     labels_dir: Path | str = "runs/image_labels",  # for labels of data that cannot be written to
     masks_dir: Path | str = "runs/masks",          # for masks of data that cannot be written to
+    beside: bool = True,                           # False: nothing is written into `root`
 ) -> SegmentationFolder:
     "Open COCO 2017, with its image-level labels; masks are drawn once where there are none."
     root, masks_dir = at_root(root), at_root(masks_dir)
-    train = _open_part(root, "train2017", train_list, image_labels, labels_dir, masks_dir, False)
-    val = _open_part(root, "val2017", val_list, image_labels, labels_dir, masks_dir, True)
+    train = _open_part(root, "train2017", train_list, image_labels, labels_dir, masks_dir, False, beside)
+    val = _open_part(root, "val2017", val_list, image_labels, labels_dir, masks_dir, True, beside)
     return SegmentationFolder(root, COCO, train, val)
 
 # %% ../../nbs/data/03_coco.ipynb #59feb346
@@ -182,9 +186,10 @@ def open_coco_voc(
     image_labels: Path | str | None = None,  # of VOC's training images, a file in place of masks
     labels_dir: Path | str = "runs/image_labels",
     masks_dir: Path | str = "runs/masks",
+    beside: bool = True,                # False: nothing is written into the two folders
 ) -> SegmentationFolder:
     "COCO for step 0, VOC for the next, validation on both; ids are COCO's."
-    coco = open_coco(coco_root, train_list, val_list, None, labels_dir, masks_dir)
-    voc = open_folder(voc_root, VOC, voc_train_list, voc_val_list, image_labels, labels_dir)
+    coco = open_coco(coco_root, train_list, val_list, None, labels_dir, masks_dir, beside)
+    voc = open_folder(voc_root, VOC, voc_train_list, voc_val_list, image_labels, labels_dir, beside)
     return replace(coco, classes=COCO.called("coco-voc"), later=as_coco(voc.train),
                    more_val={"voc": as_coco(voc.val)})

@@ -159,12 +159,13 @@ def made_for(
 
 def kept_labels(
     split: Split, root: Path, labels_dir: Path, classes: Classes,
+    beside: bool = True,      # False: they are kept in `labels_dir`, and nothing is written under `root`
 ) -> tuple[np.ndarray, str]:  # N, 256 bool; hash of the masks' pixels
     "Image-level labels of the masks: those kept from the last time, if the masks are still the same."
     fingerprint = mask_fingerprint(split.masks, split.values)
-    beside = root / f"image_labels-{split.name}.csv"
-    aside = made_for(root, labels_dir) / beside.name
-    for path in (beside, aside):
+    near = root / f"image_labels-{split.name}.csv"
+    aside = made_for(root, labels_dir) / near.name
+    for path in (near, aside):
         if path.is_file():
             origin, _, content = _first_line(path).partition(", content ")
             if origin.endswith(f"fingerprint {fingerprint}") and content:
@@ -172,7 +173,7 @@ def kept_labels(
     labels, content = labels_from_masks(split.masks, split.images, classes, split.values)
     origin = f"fingerprint {fingerprint}, content {content}"
     try:
-        write_labels(beside, split.ids, labels, classes, origin)
+        write_labels(near if beside else aside, split.ids, labels, classes, origin)
     except OSError:  # read-only or full: the data is not ours to write to
         write_labels(aside, split.ids, labels, classes, origin)
     return labels, content
@@ -190,13 +191,14 @@ def labelled(
     image_labels: Path | str | None,   # a table of image-level labels
     labels_dir: Path | str,            # for labels of data that cannot be written to
     prefer_masks: bool = False,        # over the table
+    beside: bool = True,               # whether labels read off masks may be kept under `root`
 ) -> Split:
     "The split with its image-level labels, from the table or from its masks."
     table = {} if image_labels is None else label_table(at_root(image_labels), classes)
     masked = [n for n, mask in enumerate(split.masks or ()) if mask]
     labels, content = _rows(table.get(i, ()) for i in split.ids), ""
     if masked:
-        seen, content = kept_labels(split.at(masked), root, at_root(labels_dir), classes)
+        seen, content = kept_labels(split.at(masked), root, at_root(labels_dir), classes, beside)
         for n, row in zip(masked, seen):
             if prefer_masks or split.ids[n] not in table:
                 labels[n] = row

@@ -61,10 +61,11 @@ def open_dataset(
     voc_train_list: str | None = None,
     voc_val_list: str | None = None,
     made_under: Path | str = "runs",    # where labels and masks go that cannot be kept beside the data
+    beside: bool = True,                # False: always there; nothing is written into the data set
 ) -> SegmentationFolder:
     "Open a data set, with its image-level labels; the demo data is made if it is not there."
     lists = {"train_list": train_list, "val_list": val_list, "image_labels": image_labels,
-             "labels_dir": f"{made_under}/image_labels"}
+             "labels_dir": f"{made_under}/image_labels", "beside": beside}
     if dataset == "coco":
         return open_coco(root, masks_dir=f"{made_under}/masks", **lists)
     if dataset == "coco-voc":

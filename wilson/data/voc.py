@@ -81,6 +81,7 @@ def open_folder(
     val_list: str | None = None,      # None: val
     image_labels: Path | str | None = None,  # a table of image-level labels, for images without masks
     labels_dir: Path | str = "runs/image_labels",  # for labels of data that cannot be written to
+    beside: bool = True,                           # False: nothing is written into `root`
 ) -> SegmentationFolder:
     "Open a data set in VOC's layout, with its image-level labels."
     root = at_root(root)
@@ -93,9 +94,9 @@ def open_folder(
         raise InputError(f"data_root={root} has no masks: expected {MASK_FOLDERS[0]}/ or {MASK_FOLDERS[1]}/. "
                          f"For a weak step alone give image-level labels as a file (image_labels=…).")
     train, val = listed(root, train_list, val_list, image_labels is not None)
-    train = labelled(train, root, classes, image_labels, labels_dir)
+    train = labelled(train, root, classes, image_labels, labels_dir, beside=beside)
     # masks of validation images say their labels; a table need only hold those of the training images
-    val = labelled(val, root, classes, image_labels, labels_dir, prefer_masks=True)
+    val = labelled(val, root, classes, image_labels, labels_dir, True, beside)
     return SegmentationFolder(root, classes, train, val)
 
 # %% ../../nbs/data/02_voc.ipynb #7630eb19

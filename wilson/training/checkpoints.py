@@ -30,12 +30,12 @@ from .config import TrainConfig, numbers
 from .methods import Method, PixelLabels
 from .plop import Plop
 from .recipes import task_of
-from .runs import StepFolder, is_of_weights, recorded_config, shown
+from .runs import INDEX, StepFolder, is_of_weights, recorded_config, shown
 from .weak import Wilson
 
 # %% auto #0
 __all__ = ['WEIGHTS_FILES', 'BALANCED', 'save_weights', 'read_weights', 'fill', 'OpenedStep', 'target_rule', 'build_method',
-           'open_step', 'recorded_task']
+           'open_step', 'own_runs_dir', 'parent_path', 'recorded_task']
 
 # %% ../../nbs/training/05_checkpoints.ipynb #476d87b8
 WEIGHTS_FILES = {"last": "weights.safetensors", "best": "best.safetensors"}
@@ -162,11 +162,7 @@ def open_step(
         hint = (f" Did you mean {shown(near[0])}?" if near
                 else " A step's folder is runs/<task>/<run>/step<k>.")
         raise InputError(f"{shown(folder.path)} holds no config.json, so it is no trained step.{hint}")
-    config = recorded_config(record)
-    if config.label_edits is not None:
-        config = replace(config, label_edits=str(folder.path / EDITS_FILE))
-    task = recorded_task(record, config)
-    step = task.step(record["step"])
+    config, task, step = _recorded(folder, record)
     if weights not in WEIGHTS_FILES:
         raise InputError(f"weights={weights!r} is not known.{did_you_mean(weights, WEIGHTS_FILES)}")
     file = folder.path / WEIGHTS_FILES[weights]
@@ -179,7 +175,7 @@ def open_step(
                                config.crop_size, norm=norm)
     fill(segmenter, tensors, "segmenter", file)
     parent = record.get("parent")
-    old = _parent(folder, parent, device) if parent and with_old else None
+    old = _parent(folder, parent, at_root(config.runs_dir), device) if parent and with_old else None
     localizer = None
     if any(name.startswith("localizer.") for name in tensors):
         localizer = Localizer(segmenter.body.channels, step.n_classes, segmenter.head.channels, norm,
@@ -189,15 +185,70 @@ def open_step(
     return OpenedStep(folder, config, task, step, segmenter.to(device).eval(), localizer, old)
 
 
-def _parent(folder: StepFolder, parent: Mapping[str, str], device: str | torch.device) -> Segmenter:
-    path = Path(os.path.normpath(folder.path / parent["path"]))
-    opened = open_step(path, device, with_old=False)
-    if not is_of_weights(parent["hash"], path / "weights.safetensors"):
-        raise InputError(f"{shown(folder.path)} started from other weights than {shown(path)} holds now: "
-                         f"that step was trained again. Train this one again too (overwrite=True).")
-    return freeze(opened.segmenter)
+# %% ../../nbs/training/05_checkpoints.ipynb #14a05bd8
+def _recorded(folder: StepFolder, record: Mapping[str, Any]) -> tuple[TrainConfig, Task, Step]:
+    "What a record says of a step, but for where it lies: paths of the machine that wrote it decide nothing."
+    try:
+        config = recorded_config(record)
+        task = recorded_task(record, config)
+        step = task.step(record["step"])
+    except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as e:
+        reason = str(e) if isinstance(e, InputError) else repr(e)
+        raise InputError(f"{shown(folder.path / 'config.json')} does not describe a step ({reason}). Restore "
+                         f"the file from a copy, or open another step.") from None
+    if config.label_edits is not None:
+        config = replace(config, label_edits=str(folder.path / EDITS_FILE))
+    return replace(config, runs_dir=shown(own_runs_dir(folder, task, step))), task, step
 
 
+def own_runs_dir(
+    folder: StepFolder,
+    task: Task,
+    step: Step,
+) -> Path:
+    "The runs folder that a step lies in; of a step without its run, a folder within the step."
+    path = Path(os.path.abspath(folder.path))
+    within = len(path.parts) > 3 and path.parts[-3] == task.folder and path.name == f"step{step.index}"
+    return path.parents[2] if within else path / INDEX
+
+
+def parent_path(
+    folder: StepFolder,
+    parent: Mapping[str, str],  # of its config.json: path, seen from the folder, and hash
+    runs_dir: Path,             # where the step lies
+) -> Path:
+    "The folder of the step that a step started from: with the weights it started from, or InputError."
+    path, recorded = parent.get("path"), parent.get("hash")
+    if not isinstance(path, str) or not isinstance(recorded, str):
+        raise InputError(f"{shown(folder.path / 'config.json')} does not say from which step this one "
+                         f"started; expected a parent with path and hash.")
+    # first where it was; then the step of that name beside this one, if only a part was moved
+    places = [Path(os.path.normpath(folder.path / path)), runs_dir.joinpath(*Path(path).parts[-3:])]
+    there = [p for p in places if _is_step(p)]
+    for place in there:
+        if is_of_weights(recorded, place / WEIGHTS_FILES["last"]):
+            return place
+    if there:
+        raise InputError(f"{shown(folder.path)} started from other weights than {shown(there[0])} holds "
+                         f"now: that step was trained again. Train this one again too (overwrite=True).")
+    raise InputError(f"{shown(folder.path)} started from {shown(places[0])}, where no trained step is. "
+                     f"Restore that folder, or copy it to {shown(places[1])}.")
+
+
+def _is_step(path: Path) -> bool:
+    try:
+        return all((path / name).is_file() for name in ("config.json", WEIGHTS_FILES["last"]))
+    except OSError:  # a name that no file can have
+        return False
+
+
+def _parent(
+    folder: StepFolder, parent: Mapping[str, str], runs_dir: Path, device: str | torch.device,
+) -> Segmenter:
+    return freeze(open_step(parent_path(folder, parent, runs_dir), device, with_old=False).segmenter)
+
+
+# %% ../../nbs/training/05_checkpoints.ipynb #5db0bfb7
 def recorded_task(
     record: Mapping[str, Any],  # of config.json
     config: TrainConfig,        # of the same

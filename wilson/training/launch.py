@@ -235,13 +235,16 @@ def _trained(trainer: Trainer, config: TrainConfig, data: SegmentationFolder, st
 # %% ../../nbs/training/07_launch.ipynb #1d176172
 def earlier_scores(folder: StepFolder) -> list[dict] | None:
     "Scores of the steps before, base first; None where there is none, or one of them was not scored."
-    parent = (folder.read("config.json") or {}).get("parent")
-    if not parent:
-        return None
-    before = StepFolder(Path(os.path.normpath(folder.path / parent["path"])))
-    metrics, record = before.read("metrics.json"), before.read("config.json") or {}
-    earlier = earlier_scores(before) if record.get("parent") else []
-    return None if metrics is None or earlier is None else [*earlier, metrics["scores"]]
+    scores, seen = [], {folder.path}
+    while parent := (folder.read("config.json") or {}).get("parent"):
+        folder = StepFolder(Path(os.path.normpath(folder.path / parent["path"])))
+        metrics = folder.read("metrics.json")
+        if metrics is None or folder.path in seen:
+            return None
+        seen.add(folder.path)
+        scores.insert(0, metrics["scores"])
+    return scores or None
+
 
 # %% ../../nbs/training/07_launch.ipynb #7b2ff9be
 def prepared(

@@ -27,7 +27,8 @@ from .checkpoints import open_step
 from .config import TrainConfig
 from .launch import StepResult
 from .measuring import fixed_images, measured
-from .starting import chosen_device, open_data
+from .starting import chosen_device
+from .step_images import recorded_data
 
 # %% auto #0
 __all__ = ['LABEL_MAPS', 'result_table', 'result_figure', 'evaluate_step', 'Prediction', 'predict', 'moved', 'label_map',
@@ -60,7 +61,7 @@ def result_figure(
     "Panels of a few validation images with classes of the step, as `wilson.evaluation.figures` prints them."
     from wilson.evaluation.figures import qualitative  # brings matplotlib, which a training does not need
     opened = open_step(path)
-    samples = evaluation_samples(open_data(opened.config).val, opened.step,
+    samples = evaluation_samples(recorded_data(opened).val, opened.step,
                                  CentreCrop(opened.config.crop_size_val or opened.config.crop_size))
     return qualitative([Maps(opened.views(samples[0, i]), opened.rule)
                         for i in fixed_images(samples, opened.step, count)], opened.step)
@@ -79,7 +80,7 @@ def evaluate_step(
     if opened.localizer is not None and opened.old is not None:
         taught = taught_labels(opened.segmenter, opened.localizer, opened.old, opened.rule)
     config = moved(opened.config, data_root)
-    scored = measured(opened.views, config, open_data(config), chosen_device(device), taught)
+    scored = measured(opened.views, config, recorded_data(opened, data_root), chosen_device(device), taught)
     del scored["details"]
     return StepResult(opened.folder.path, opened.step.index, True,
                       {"step": opened.step.index, "seconds": seconds, **scored})
@@ -165,7 +166,7 @@ def write_label_maps(
     if opened.localizer is None or opened.old is None:
         raise InputError(f"{path} has no localizer to make label maps with; name a later step of "
                          f"method=wilson.")
-    split = open_data(moved(opened.config, data_root)).train_of(opened.step.index)
+    split = recorded_data(opened, data_root).train_of(opened.step.index)
     ids = np.zeros(256, np.uint8)
     ids[opened.step.n_old: opened.step.n_classes] = opened.step.ids[opened.step.n_old - 1:]
     ids[255] = 255

@@ -300,4 +300,4 @@ def is_of_weights(
     path: Path,     # a weights file
 ) -> bool:
     "Whether the hash is of these weights. Earlier versions recorded the hash of the whole file."
-    return recorded in (weights_hash(path), file_hash(path))
+    return recorded == weights_hash(path) or recorded == file_hash(path)

@@ -52,11 +52,14 @@ def _begun(root: Path) -> bool:
     return root.is_dir() and any(p.name != "archives" for p in root.iterdir())
 
 
-def open_data(config: TrainConfig) -> SegmentationFolder:
+def open_data(
+    config: TrainConfig,   # resolved
+    beside: bool = True,   # False: nothing is written into the data set
+) -> SegmentationFolder:
     "The data of a resolved configuration, its label edits applied; demo data is made if it is not there."
     data = open_dataset(config.dataset, config.data_root, config.train_list, config.val_list,
                         config.image_labels, config.voc_root, config.voc_train_list, config.voc_val_list,
-                        made_under=config.runs_dir)
+                        made_under=config.runs_dir, beside=beside)
     return data if config.label_edits is None else edited_data(data, config.label_edits)
 
 # %% ../../nbs/training/06a_starting.ipynb #9f8209ac

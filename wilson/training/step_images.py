@@ -6,18 +6,21 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 
 import numpy as np
 
 from ..data.image_labels import made_for
+from ..data.label_edits import edits_path
 from ..data.tasks import Step
 from ..data.voc import SegmentationFolder
 from ..evaluation.index import Index
 from ..evaluation.views import Logits
-from ..places import InputError, at_root
+from ..places import InputError, at_root, project_root
 from .checkpoints import OpenedStep, open_step
 from .indexing import step_index, step_logits
 from .kept_maps import KeptMaps, whole_images
@@ -25,7 +28,7 @@ from .runs import StepFolder, shown
 from .starting import chosen_device, open_data
 
 # %% auto #0
-__all__ = ['finished_steps', 'newest', 'data_of', 'StepImages']
+__all__ = ['finished_steps', 'newest', 'is_in_project', 'recorded_data', 'data_of', 'edits_file', 'StepImages']
 
 # %% ../../nbs/training/09a_step_images.ipynb #7b7bfbda
 def finished_steps(
@@ -52,13 +55,42 @@ def newest(
                key=lambda at: (found[at[0]][at[1]] / "status.json").stat().st_mtime_ns)
 
 # %% ../../nbs/training/09a_step_images.ipynb #f8756005
+def is_in_project(
+    path: Path | str,   # as a step has recorded it
+    runs_dir: Path,     # that the step lies in
+) -> bool:
+    "Whether a recorded folder is one of this project, so that files may be written there unasked."
+    place = Path(os.path.normpath(at_root(path)))
+    # a link within a run may lead anywhere; elsewhere in the project it is the user's own
+    linked = place.is_relative_to(runs_dir)
+    return any(p.is_relative_to(project_root()) for p in (place.resolve(), *([] if linked else [place])))
+
+
+def recorded_data(
+    opened: OpenedStep,
+    data_root: Path | str | None = None,  # where the data lies now; None: where it was
+) -> SegmentationFolder:
+    "The data of a step. Nothing is written into a folder outside of the project that is not named here."
+    config, runs_dir = opened.config, at_root(opened.config.runs_dir)
+    if data_root is not None:
+        config = replace(config, data_root=str(data_root))
+    recorded = [config.data_root] * (data_root is None) + [config.voc_root] * (config.dataset == "coco-voc")
+    return open_data(config, beside=all(is_in_project(path, runs_dir) for path in recorded))
+
+
 def data_of(opened: OpenedStep) -> SegmentationFolder:
     "The data that a step was trained on; InputError where it is gone."
     root = at_root(opened.config.data_root)
     if not root.is_dir():
         raise InputError(f"{shown(opened.folder.path)} was trained on the images in {shown(root)}, and "
                          f"there is no such folder. Put it back to see them; the run itself is whole.")
-    return open_data(opened.config)
+    return recorded_data(opened)
+
+
+def edits_file(opened: OpenedStep) -> Path:
+    "Where the label edits of a step's data go: beside data in the project, else under the runs folder."
+    root, runs_dir = at_root(opened.config.data_root), at_root(opened.config.runs_dir)
+    return edits_path(root if is_in_project(root, runs_dir) else made_for(root, runs_dir / "label_edits"))
 
 # %% ../../nbs/training/09a_step_images.ipynb #266b78ab
 class StepImages:

@@ -17,12 +17,12 @@ from ..data.label_edits import LabelEdit, change_edit, edits_path, read_edits
 from ..evaluation.figures import qualitative, save_figure
 from ..evaluation.reports import ReportImage, report
 from ..evaluation.views import Maps
-from ..places import InputError, at_root
+from ..places import InputError, at_root, written_aside
 from ..pseudo.targets import TargetRule
 from ..training.config import TrainConfig
 from ..training.recipes import resolved
 from ..training.runs import shown
-from ..training.step_images import StepImages
+from ..training.step_images import StepImages, edits_file
 from .looking import Answer, Looking, rule_of, title
 
 # %% auto #0
@@ -46,7 +46,7 @@ def training_command(
         "affinity_dilations": (_words(rule.dilations), _words(own.dilations)),
         "thresholds": (_words(rule.thresholds), _words(own.thresholds))}
     changed = {name: now for name, (now, before) in tried.items() if now != before}
-    edits = edits_path(config.data_root)
+    edits = edits_file(images.opened)
     if edits.is_file() and shown(edits) != given.get("label_edits"):
         changed["label_edits"] = shown(edits)
     if changed:
@@ -75,17 +75,26 @@ class Noting:
     @property
     def path(self) -> Path:
         "The file of the data set that is looked at."
+        return edits_file(self.looking.sides[0].opened)
+
+    @property
+    def _beside(self) -> Path:
+        "The file beside the data, which is only read where the data is outside of the project."
         return edits_path(self.looking.sides[0].opened.config.data_root)
 
     def edits(self) -> dict[str, dict[str, Any]]:
         "All that is noted, by id, for JSON."
         classes = self.looking.sides[0].opened.task.classes
-        found = read_edits(self.path, classes) if self.path.is_file() else {}
+        there = next((p for p in (self.path, self._beside) if p.is_file()), None)
+        found = {} if there is None else read_edits(there, classes)
         return {i: edit_fields(e) for i, e in found.items()}
 
     def edit(self, asked: Mapping[str, Any]) -> Answer:
         "Save what is noted about an image: what is said now, the rest as it stands in the file."
         classes, image = self.looking.sides[0].opened.task.classes, asked["image"]
+        if not self.path.is_file() and self._beside.is_file():
+            with written_aside(self.path) as aside:
+                aside.write_bytes(self._beside.read_bytes())
         edits = change_edit(self.path, image, classes=classes, change=lambda found: merged(
             found, asked["edit"], asked.get("before", {})))
         edit = edits.get(image, LabelEdit(image))
