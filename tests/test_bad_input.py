@@ -323,7 +323,7 @@ def test_no_trained_step(based, capsys):
 @pytest.mark.parametrize("content", [b"", b"{", b"[]"])
 def test_run_files_that_are_no_json(content, based, capsys):
     (based / BASE / "config.json").write_bytes(content)
-    says(refused(capsys, *quick()), "config.json", "Remove the folder")
+    says(refused(capsys, *quick()), "config.json", "cannot be read", "restore this one from a copy")
 
 
 # ------------------------------------------------------------------------- foreign files

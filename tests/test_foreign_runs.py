@@ -1,16 +1,13 @@
 """Runs of others, moved runs and damaged ones: nothing of theirs is trusted, and one odd folder stops no list."""
 from __future__ import annotations
 
-import hashlib
+import copy
 import json
 import os
 import random
 import shutil
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from conftest import QUICK
@@ -20,7 +17,8 @@ from wilson.__main__ import main
 from wilson.data.tasks import Task
 from wilson.places import InputError
 from wilson.training.checkpoints import open_step, read_weights, save_weights
-from wilson.training.runs import StepFolder, file_hash, is_of_weights, weights_hash
+from wilson.training.runs import file_hash
+from wilson.training.weights import is_of_weights, weights_hash
 
 TASK = "shapes-striped_disc__dotted_square-overlap"
 BASE, LATER = Path("runs", TASK, "base-s42", "step0"), Path("runs", TASK, "wilson-s42", "step1")
@@ -192,3 +190,145 @@ def test_a_parent_that_was_moved_is_found_beside_the_step(trained, tmp_path):
     elsewhere = "/somebody/else/runs" / BASE.relative_to("runs")
     change(LATER / "config.json", parent=record["parent"] | {"path": str(elsewhere)})
     assert open_step(LATER).old is not None
+
+
+# ------------------------------------------------------- odd folders among those that are listed
+
+VALUES = (None, True, -1, 0, 7, 10 ** 400, float("nan"), float("inf"), 1e308, "", "x", "\ud800", "\x1b[2J\n<script>", [], {},
+          [[[]]], {"a": {"b": []}}, ["x", 3], "../" * 3 + "x", "\0")
+
+
+def mutated(content, chance: random.Random):
+    "The same JSON with one to three values, keys or containers changed."
+    content = json.loads(json.dumps(content))
+    for _ in range(chance.randint(1, 3)):
+        at, key = content, None
+        while True:
+            keys = [*at] if isinstance(at, dict) else [*range(len(at))]
+            if not keys:
+                break
+            key = chance.choice(keys)
+            if isinstance(at[key], dict | list) and at[key] and chance.random() < 0.7:
+                at = at[key]
+            else:
+                break
+        if key is None:
+            continue
+        how = chance.random()
+        if how < 0.7:
+            at[key] = copy.deepcopy(chance.choice(VALUES))
+        elif how < 0.85 and isinstance(at, dict):
+            del at[key]
+        elif isinstance(at, dict):
+            at[chance.choice(["x", "", "\ud800", "all", "published"])] = at.pop(key)
+    return content
+
+
+def broken(raw: bytes, chance: random.Random) -> bytes:
+    "Bytes of a file, torn or foreign."
+    return chance.choice([b"", raw[: chance.randint(1, len(raw) - 1)], b"\0" * len(raw), b"[" * 100_000, b"[]", b"3", b"null",
+                          b'"x"', b"<html>", raw.decode().encode("utf-16"), b"\xff" + raw, raw.replace(b'"', b"'")])
+
+
+def everything_that_lists() -> str:
+    "What the commands that list runs say of those in runs/, other than by pictures."
+    from wilson.results.records import read_records, variants
+    from wilson.results.report import TABLES, table_of
+    from wilson.results.run_list import run_list, run_text
+    from wilson.results.tables import FORMATS
+    from wilson.training.runs import rebuild_results
+    from wilson.training.step_images import finished_steps, newest
+    text = run_text(run_list())
+    assert newest(finished_steps())
+    rebuild_results("runs")
+    records = read_records()
+    for found in variants(records).values():
+        for kind in TABLES:
+            table = table_of(kind, found, records, next(iter(found[0].records[0].miou)))
+            text += "".join(write(table) for write in FORMATS.values())
+    return text
+
+
+def test_no_content_of_a_file_stops_the_lists(trained, capsys):
+    whole = {}
+    for n in range(10):
+        for step, source in ((0, BASE), (1, LATER)):
+            folder = Path("runs", TASK, f"odd-s{n}", f"step{step}")
+            folder.mkdir(parents=True)
+            for name in ("config.json", "status.json", "metrics.json"):
+                whole[folder / name] = (source / name).read_bytes()
+                (folder / name).write_bytes(whole[folder / name])
+    assert "odd-s9" in everything_that_lists() and "left out" not in capsys.readouterr().out
+    left_out = 0
+    for seed in range(30):
+        chance = random.Random(seed)
+        for n in range(10):  # one file of each run
+            file = chance.choice([f for f in whole if f"odd-s{n}" in f.parts])
+            changed = json.dumps(mutated(json.loads(whole[file]), chance)).encode()
+            file.write_bytes(broken(whole[file], chance) if chance.random() < 0.2 else changed)
+        text, said = everything_that_lists(), capsys.readouterr()
+        assert "wilson-s42" in text and "base-s42" in text, seed
+        for line in said.out.splitlines():
+            assert "odd-s" in line and len(line) < 600 and line.isprintable(), (seed, line)
+            assert "Remove" not in line, (seed, line)
+        left_out += len({line for line in said.out.splitlines() if "is left out" in line})
+        for file, content in whole.items():
+            file.write_bytes(content)
+    assert left_out > 150
+    assert "odd-s9" in everything_that_lists() and "left out" not in capsys.readouterr().out
+
+
+def test_parents_that_lead_back_to_themselves(trained, capsys):
+    record = json.loads((LATER / "config.json").read_text(encoding="utf-8"))
+    runs = {name: Path("runs", TASK, name, "step1") for name in "abcd"}
+    for name, to in (("a", "b"), ("b", "a"), ("c", "a"), ("d", "d")):
+        shutil.copytree(LATER, runs[name])
+        change(runs[name] / "config.json", parent=record["parent"] | {"path": f"../../{to}/step1"})
+    text = everything_that_lists()
+    assert "wilson-s42" in text
+    said = capsys.readouterr().out
+    assert all(f"{path} is left out: the steps that it starts from lead back" in said for path in runs.values())
+    for kind in ("steps", "cost"):
+        assert main(["compare", "--table", kind]) == 0
+
+
+def test_folders_and_files_of_odd_kinds(trained, capsys):
+    odd = Path("runs", TASK, "odd")
+    (odd / "step0" / "config.json").mkdir(parents=True)
+    (odd / "step1").mkdir()
+    os.mkfifo(odd / "step1" / "config.json")
+    os.mkfifo(odd / "step1" / "status.json")
+    (odd / "step2").symlink_to("step2")
+    (odd / "step3").mkdir()
+    (odd / "step3" / "config.json").symlink_to("/dev/zero")
+    shutil.copytree(LATER, odd / "step²")
+    (odd / "step4").write_bytes(b"")
+    assert "wilson-s42" in everything_that_lists()
+    assert main(["runs"]) == 0 and main(["compare"]) == 0
+    assert "not a regular file" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", [b"", b'{"state": "fin', "{'ü'}".encode("latin-1")])
+def test_a_finished_run_whose_status_is_torn_stays(content, trained, capsys):
+    (LATER / "status.json").write_bytes(content)
+    assert main(["runs"]) == 0
+    said = capsys.readouterr().out
+    line = next(line for line in said.splitlines() if line.startswith(f"| {LATER.relative_to('runs')}"))
+    assert "| unknown |" in line and f"{LATER} is listed as unknown" in said
+    assert main(["runs", "--state", "unknown"]) == 0
+    before = written(LATER)
+    assert main(["train", *QUICK]) == 2
+    said = capsys.readouterr().err
+    assert "status.json cannot be read" in said and "overwrite=True" in said and "emove" not in said
+    assert written(LATER) == before
+    assert main(["evaluate", str(LATER), "--device", "cpu"]) == 0
+
+
+def test_a_record_in_another_encoding_is_not_thrown_away(trained, capsys):
+    for name in ("config.json", "metrics.json"):
+        content = (LATER / name).read_text(encoding="utf-8").replace("dotted square", "Kühe")
+        (LATER / name).write_bytes(content.encode("latin-1"))
+    assert main(["evaluate", str(LATER)]) == 2
+    said = capsys.readouterr().err
+    assert "config.json cannot be read: it is not in UTF-8" in said and "emove" not in said
+    assert "wilson-s42" not in everything_that_lists() and "is left out" in capsys.readouterr().out

@@ -17,9 +17,10 @@ from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ..evaluation.quality import calibration_error
+from ..places import InputError
 from .records import Record, Variant
 from .tables import groups_of
-from ..training.runs import StepFolder
+from ..training.runs import StepFolder, one_line, shown
 
 # %% auto #0
 __all__ = ['COLOURS', 'STROKES', 'MARKS', 'styles', 'curve', 'learning_curves', 'score_plot', 'chain', 'step_curves',
@@ -186,8 +187,27 @@ def _by_class(values: Mapping[str, Mapping[str, Sequence[float]]], label: str, n
 
 # %% ../../nbs/results/03_charts.ipynb #05580307
 def details(step: Path) -> dict | None:
-    "What a step's details.json holds; None for a step of before there was one."
-    return StepFolder(step).read("details.json")
+    "What a step's details.json holds; None for a step of before there was one, or where it cannot be read."
+    try:
+        found = StepFolder(step).read("details.json")
+        if found is not None:
+            _check_details(found)
+        return found
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as e:
+        print(f"{shown(step / 'details.json')} is left out: {one_line(e)}")
+        return None
+
+
+def _check_details(found: dict) -> None:
+    names, n_old = found["classes"], found["n_old"]
+    if not all(isinstance(name, str) for name in names) or type(n_old) is not int:
+        raise InputError("classes or n_old are of another kind")
+    tables = [*found["confusion"].values()]
+    if any(np.array(t, float).shape != (len(names) + 1, len(names)) for t in tables):
+        raise InputError(f"a confusion matrix is not of {len(names)} classes")
+    for kind, bins in found.get("calibration", {}).items():
+        if len({np.array(bins[n], float).shape for n in ("pairs", "probability", "right")}) != 1:
+            raise InputError(f"the calibration of {kind} classes is not whole")
 
 
 def confusion_matrix(

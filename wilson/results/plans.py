@@ -94,6 +94,8 @@ def _state(path: Path, config: TrainConfig, step: int) -> tuple[str, str]:
     if found is None:
         return "to train", ""
     wanted = json.loads(json.dumps(identity(config, step, {})))
+    if not isinstance(found.get("identity"), dict):
+        return "taken", f"{shown(path / 'config.json')} does not say what the step was trained with"
     there, state = as_now(found["identity"], wanted), status.get("state", "interrupted")
     differing = [f"{n} is {there.get(n)!r}, wanted {v!r}" for n, v in wanted.items() if there.get(n) != v]
     if differing and not config.overwrite and state != "failed":

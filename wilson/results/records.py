@@ -16,12 +16,76 @@ from typing import Any
 
 from ..places import InputError, at_root, did_you_mean
 from ..training.checkpoints import recorded_task
-from ..training.config import TrainConfig
+from ..training.config import BY_STEP, TrainConfig
 from ..training.recipes import resolved
-from ..training.runs import StepFolder, recorded_config, shown
+from ..training.runs import StepFolder, one_line, recorded_config, shown
 
 # %% auto #0
-__all__ = ['Scores', 'ORDER', 'Record', 'read_records', 'chosen', 'Variant', 'variants']
+__all__ = ['Scores', 'ORDER', 'check_config', 'check_metrics', 'Record', 'read_records', 'chosen', 'Variant', 'variants']
+
+# %% ../../nbs/results/01_records.ipynb #2271e7a5
+_OF_ONE_RUN = ("seed", "parent", "groups")  # what an identity holds beside the recipe
+
+
+def _require(fits: bool, file: str, name: str, expected: str) -> None:
+    if not fits:
+        raise InputError(f"{file} has no valid {name}; expected {expected}")
+
+
+def _is_number(value: Any) -> bool:
+    "A finite number of a size that sums and plots can take; whole numbers of JSON may have any length."
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e18
+
+
+def _is_value(value: Any) -> bool:
+    return value is None or isinstance(value, str | bool) or _is_number(value)
+
+
+def _are_numbers(values: Any) -> bool:
+    return isinstance(values, dict) and all(v is None or _is_number(v) for v in values.values())
+
+
+def check_config(config: Mapping[str, Any]) -> None:
+    "InputError where a config.json lacks a field that a list of runs reads, or has it of another kind."
+    file, number = "config.json", config.get("step")
+    _require(type(number) is int and number >= 0, file, "step", "the number of the step")
+    for name in ("parameters", "identity"):
+        _require(isinstance(config.get(name), dict), file, name, "values by name")
+    parameters, numeric = config["parameters"], {n for n, kind in BY_STEP.items() if kind is not str}
+    numeric |= {f.name for f in fields(TrainConfig) if f.type.startswith(("int", "float"))}
+    for name in ("dataset", "task", "method"):
+        _require(isinstance(parameters.get(name), str), file, f"parameters.{name}", "a name")
+    _require(_is_number(parameters.get("seed")), file, "parameters.seed", "a whole number")
+    for name, value in parameters.items():
+        _require(_is_value(value), file, f"parameters.{name}", "text, a number, true, false or null")
+    for name, value in config["identity"].items():
+        if name not in _OF_ONE_RUN:
+            fits = value is None or _is_number(value) if name in numeric else _is_value(value)
+            _require(fits, file, f"identity.{name}", "a number" if name in numeric else "a single value")
+    parent = config.get("parent")
+    fits = isinstance(parent, dict) and all(isinstance(parent.get(n), str) for n in ("path", "hash"))
+    _require(not parent or fits, file, "parent", "its path and the hash of its weights")
+
+# %% ../../nbs/results/01_records.ipynb #c1b2e625
+def check_metrics(metrics: Mapping[str, Any]) -> None:
+    "The same for a metrics.json."
+    file, none = "metrics.json", {}
+    scores, labels = metrics.get("scores", none), metrics.get("pseudo_labels", none)
+    for name, group in (("scores", scores), ("pseudo_labels", labels)):
+        _require(isinstance(group, dict), file, name, "scores by name")
+    taught = {f"pseudo_labels.{n}": s for n, s in labels.items()}
+    taught |= {n: metrics[n] for n in ("localizer",) if n in metrics}
+    for name, score in ({f"scores.{n}": s for n, s in scores.items()} | taught).items():
+        fits = isinstance(score, dict) and all(map(_are_numbers, (score.get("miou"), score.get("iou", none))))
+        _require(fits, file, name, "miou by group and iou by class, in percent")
+    _require(_are_numbers(metrics.get("cost", none)), file, "cost", "numbers by name")
+    for name in ("seconds", "images_per_second"):
+        _require(metrics.get(name) is None or _is_number(metrics[name]), file, name, "a number")
+    across = metrics.get("across_steps", none)
+    fits = isinstance(across, dict) and all(isinstance(a, dict) and _are_numbers(a.get("forgetting") or none)
+                                            for a in across.values())
+    _require(fits, file, "across_steps", "forgetting by protocol and class")
+
 
 # %% ../../nbs/results/01_records.ipynb #8b793a4c
 Scores = Mapping[str, Mapping[str, float | None]]  # … → group of classes → mean IoU in percent
@@ -33,7 +97,7 @@ class Record:
     path: Path
     step: int
     steps: int                    # of its task
-    state: str                    # one of `wilson.training.runs.STATES`, or "none"
+    state: str                    # one of `wilson.training.runs.STATES`, "none", or "unknown"
     parameters: Mapping[str, Any]
     recipe: Mapping[str, Any] = field(repr=False)            # "step 0: epochs" where an earlier step's differ
     miou: Scores = field(default_factory=dict)    # by protocol
@@ -66,12 +130,10 @@ class Record:
         found = StepFolder(self.path).read("metrics.json")
         if found is None:
             raise InputError(f"{shown(self.path)} has no metrics.json any more; train it again.")
+        check_metrics(found)
         return found
 
 # %% ../../nbs/results/01_records.ipynb #613d2e12
-_OF_ONE_RUN = ("seed", "parent", "groups")  # what an identity holds beside the recipe
-
-
 def read_records(
     runs_dir: Path | str = "runs",
 ) -> list[Record]:  # by task, run and step
@@ -82,8 +144,11 @@ def read_records(
         try:
             record = _record(file.parent, found, sizes)
             found[record.path] = record
-        except (InputError, OSError, KeyError, TypeError, AttributeError, ValueError) as e:
-            print(f"{shown(file.parent)} is left out: {e if isinstance(e, InputError) else repr(e)}")
+        except Exception as e:  # files of others fail in every way, and must not hide those that are whole
+            print(f"{shown(file.parent)} is left out: {one_line(e)}")
+    for record in _in_circles(found):
+        print(f"{shown(record.path)} is left out: the steps that it starts from lead back to themselves")
+        del found[record.path]
     return sorted(found.values(), key=lambda r: (r.task, r.run, r.step))
 
 
@@ -94,10 +159,16 @@ def _number(step: Path) -> int:
 
 def _record(path: Path, before: Mapping[Path, Record], sizes: dict[str, int]) -> Record:
     folder = StepFolder(path)
-    config = folder.read("config.json")
-    parameters, number = config["parameters"], int(config["step"])
-    state = folder.state or "none"
-    metrics = (folder.read("metrics.json") or {}) if state == "finished" else {}
+    config = folder.read("config.json") or {}  # just removed
+    check_config(config)
+    parameters, number = config["parameters"], config["step"]
+    try:
+        state = folder.state or "none"
+    except InputError as e:
+        state = "unknown"
+        print(f"{shown(path)} is listed as unknown: {one_line(e)}")
+    metrics = (folder.read("metrics.json") or {}) if state in ("finished", "unknown") else {}
+    check_metrics(metrics)
     parent = config.get("parent")
     parent = Path(os.path.normpath(path / parent["path"])) if parent else None
     recipe = {n: v for n, v in config["identity"].items() if n not in _OF_ONE_RUN}
@@ -106,6 +177,8 @@ def _record(path: Path, before: Mapping[Path, Record], sizes: dict[str, int]) ->
     kind = json.dumps([config.get("dataset"), parameters["dataset"], parameters["task"]])
     if kind not in sizes:
         sizes[kind] = len(recorded_task(config, recorded_config(config)))
+    if number >= sizes[kind]:
+        raise InputError(f"config.json is of step {number}, and its task has steps 0 to {sizes[kind] - 1}")
     taught = {n: metrics[n] for n in ("localizer",) if n in metrics} | metrics.get("pseudo_labels", {})
     cost = {n: metrics.get(n) for n in ("seconds", "images_per_second")} | metrics.get("cost", {})
     return Record(path, number, sizes[kind], state, parameters, recipe,
@@ -121,6 +194,19 @@ def _before(recipe: Mapping[str, Any], parent: Record | None, said: Mapping[str,
     own = {f"step {parent.step}: {n}": v for n, v in parent.recipe.items()
            if n not in earlier and n in recipe and n != "method" and recipe[n] != v}
     return earlier | own
+
+# %% ../../nbs/results/01_records.ipynb #029d5b5a
+def _in_circles(found: Mapping[Path, Record]) -> list[Record]:
+    "The records whose chain of parents has no end."
+    ends: dict[Path, bool] = {}
+    for path in found:
+        chain, seen = [], set()
+        while path in found and path not in seen and path not in ends:
+            chain.append(path)
+            seen.add(path)
+            path = found[path].parent
+        ends |= dict.fromkeys(chain, ends.get(path, path not in seen))
+    return [found[path] for path, has_end in ends.items() if not has_end]
 
 # %% ../../nbs/results/01_records.ipynb #4bc9bdf6
 def chosen(

@@ -25,7 +25,7 @@ __all__ = ['Listed', 'run_list', 'run_text', 'remove_runs']
 class Listed:
     "A step in the list of runs."
     record: Record
-    state: str                     # one of STATES, "killed", or "none"
+    state: str                     # one of STATES, "killed", "unknown" or "none"
     size: int                      # bytes of its folder
     used_by: tuple[str, ...] = ()  # names of the steps that start from it
 
@@ -39,10 +39,10 @@ def run_list(
     runs_dir: Path | str = "runs",
     task: str | None = None,   # its folder, or a pattern
     runs: str | None = None,   # pattern of the runs' names
-    state: str | None = None,  # one of STATES, or "killed"
+    state: str | None = None,  # one of STATES, "killed" or "unknown"
 ) -> list[Listed]:             # by task, run and step
     "The steps that fit all that is given; InputError for a state that is none."
-    if state is not None and state not in (known := (*STATES, "killed")):
+    if state is not None and state not in (known := (*STATES, "killed", "unknown")):
         raise InputError(f"state={state!r} is not known.{did_you_mean(state, known)}")
     records = read_records(runs_dir)
     users: dict[Path | None, list[str]] = {}

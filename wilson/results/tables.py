@@ -192,7 +192,10 @@ def _over_steps(record: Record, at: Mapping, protocol: str) -> list[float | None
     scores = [r.metrics()["scores"].get(protocol) for r in chain if r.miou]
     if None in scores or len(scores) < len(chain) or chain[0].step:
         return [record.miou.get(protocol, {}).get("all"), None, None]
-    across = across_steps(scores)
+    try:
+        across = across_steps(scores)
+    except (ValueError, LookupError):  # the steps before are of other classes: a run put together by hand
+        return [record.miou.get(protocol, {}).get("all"), None, None]
     return [*across["all_by_step"], across["average"], across["mean_forgetting"]]
 
 
@@ -237,4 +240,7 @@ def cost_table(
 
 
 def _chain(record: Record, at: Mapping) -> list[Record]:
-    return [*(_chain(at[record.parent], at) if record.parent in at else ()), record]
+    steps = [record]
+    while steps[-1].parent in at:
+        steps.append(at[steps[-1].parent])
+    return steps[::-1]

@@ -30,8 +30,9 @@ from .config import TrainConfig, numbers
 from .methods import Method, PixelLabels
 from .plop import Plop
 from .recipes import task_of
-from .runs import INDEX, StepFolder, is_of_weights, recorded_config, shown
+from .runs import INDEX, StepFolder, recorded_config, shown
 from .weak import Wilson
+from .weights import is_of_weights
 
 # %% auto #0
 __all__ = ['WEIGHTS_FILES', 'BALANCED', 'save_weights', 'read_weights', 'fill', 'OpenedStep', 'target_rule', 'build_method',
@@ -211,7 +212,7 @@ def own_runs_dir(
     within = len(path.parts) > 3 and path.parts[-3] == task.folder and path.name == f"step{step.index}"
     return path.parents[2] if within else path / INDEX
 
-
+# %% ../../nbs/training/05_checkpoints.ipynb #aef11832
 def parent_path(
     folder: StepFolder,
     parent: Mapping[str, str],  # of its config.json: path, seen from the folder, and hash

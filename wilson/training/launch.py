@@ -41,8 +41,8 @@ from .config import TrainConfig
 from .kept_maps import MapKeeper, whole_images
 from .recipes import identity, of_step, resolved, task_of
 from .measuring import headline, measured, training_images, validator, views_of
-from .runs import StepFolder, claim, emptied, held, is_of_weights, parent_lock
-from .runs import rebuild_results, shown, step_path, weights_hash
+from .runs import StepFolder, claim, emptied, held, parent_lock
+from .runs import rebuild_results, shown, step_path
 from .processes import RankFailed, in_processes
 from .starting import chosen_dataset, chosen_device, fresh_segmenter, label_maps, n_processes
 from .starting import norm_of, open_data, parent_folder, parent_segmenter
@@ -50,6 +50,7 @@ from .states import remove_states
 from .stopping import Interrupted, Stop, asked_to_stop, end_with_parent, ended_in_time
 from .trainer import Trainer, make_optimizer
 from .updates import Updates, eagerly, precision_on
+from .weights import is_of_weights, weights_hash
 
 # %% auto #0
 __all__ = ['StepResult', 'train_step', 'run_of', 'reported', 'roomy', 'edits_said', 'earlier_scores', 'prepared', 'ready',
@@ -111,7 +112,8 @@ def _recorded_hash(folder: StepFolder, weights: Path) -> str:
     recorded = None
     with suppress(InputError, LookupError, TypeError):  # `claim` names what is wrong with the record
         recorded = folder.read("config.json")["identity"]["parent"]
-    return recorded if isinstance(recorded, str) and is_of_weights(recorded, weights) else weights_hash(weights)
+    known = isinstance(recorded, str) and is_of_weights(recorded, weights)
+    return recorded if known else weights_hash(weights)
 
 
 def run_of(folder: StepFolder, anew: bool) -> str:

@@ -27,7 +27,7 @@ from .checkpoints import open_step, read_weights, save_weights
 from .config import TrainConfig
 from .recipes import of_step, resolved, task_of
 from .runs import StepFolder, emptied, file_hash, held, parent_lock, shown, step_path
-from .runs import weights_hash
+from .weights import weights_hash
 
 # %% auto #0
 __all__ = ['PUBLISHED_BODIES', 'usual_stride', 'nearest_body', 'PublishedCheckpoint', 'read_published', 'import_published',

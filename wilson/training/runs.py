@@ -11,14 +11,13 @@ import hashlib
 import json
 import os
 import socket
+import stat
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
-
-from safetensors import SafetensorError, safe_open
 
 from ..data.disk import writing
 from ..data.tasks import Task
@@ -28,9 +27,9 @@ from ..ranks import first
 from .config import TrainConfig
 
 # %% auto #0
-__all__ = ['STATES', 'STATE_FILES', 'MAPS_FOLDER', 'INDEX', 'OWN_FOLDERS', 'step_path', 'shown', 'StepFolder', 'claim', 'as_now',
-           'recorded_config', 'emptied', 'lock_path', 'held', 'parent_lock', 'is_held', 'rebuild_results', 'file_hash',
-           'weights_hash', 'is_of_weights']
+__all__ = ['MOST_JSON', 'STATES', 'STATE_FILES', 'MAPS_FOLDER', 'INDEX', 'OWN_FOLDERS', 'step_path', 'shown', 'StepFolder',
+           'claim', 'as_now', 'recorded_config', 'emptied', 'lock_path', 'held', 'parent_lock', 'is_held', 'one_line',
+           'rebuild_results', 'file_hash']
 
 # %% ../../nbs/training/04_runs.ipynb #bd7168d4
 def step_path(
@@ -47,6 +46,32 @@ def shown(path: Path) -> str:
     "A path as a person would type it: from the root, where it lies under it."
     path = Path(path)
     return str(path.relative_to(project_root())) if path.is_relative_to(project_root()) else str(path)
+
+# %% ../../nbs/training/04_runs.ipynb #84d721d0
+MOST_JSON = 64 << 20  # bytes of a JSON file in a step's folder
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    "A JSON object; ValueError with the reason where the file holds none."
+    status = file.stat()
+    if not stat.S_ISREG(status.st_mode):  # reading a pipe would never end
+        raise ValueError("it is not a regular file")
+    if status.st_size > MOST_JSON:
+        raise ValueError(f"it has {status.st_size:,} bytes, and at most {MOST_JSON:,} are expected")
+    raw = file.read_bytes()
+    if not raw.strip(b"\0 \r\n\t"):
+        raise ValueError("it is empty")
+    try:
+        content = json.loads(raw.decode("utf-8"))
+    except UnicodeDecodeError as e:
+        raise ValueError(f"it is not in UTF-8 (byte {e.start})") from None
+    except json.JSONDecodeError as e:
+        raise ValueError(f"it is not JSON ({e})") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"it holds a {type(content).__name__}, not a JSON object")
+    if b"\\ud" in raw.lower():  # half a character can be written in JSON, and nowhere else
+        json.dumps(content, ensure_ascii=False).encode()
+    return content
 
 # %% ../../nbs/training/04_runs.ipynb #cc43cd0d
 STATES = ("running", "interrupted", "finished", "failed")
@@ -68,15 +93,15 @@ class StepFolder:
         "A JSON file of the folder."
         file = self.path / name
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-            if not isinstance(content, dict):
-                raise ValueError
-            return content
-        except FileNotFoundError:
+            return _read_json(file)
+        except (FileNotFoundError, NotADirectoryError):
             return None
-        except ValueError:
-            raise InputError(f"{file} is not JSON; it was not written by wilson. Remove the "
-                             f"folder or choose another name.") from None
+        except (ValueError, OSError, RecursionError) as e:
+            reason = getattr(e, "strerror", None) or e
+            if isinstance(e, RecursionError):
+                reason = "it is nested too deeply"
+            raise InputError(f"{shown(file)} cannot be read: {reason}. The other files of the folder may be "
+                             f"whole: restore this one from a copy, or choose another name.") from None
 
     def write(self, name: str, content: Mapping[str, Any], indent: int | None = 1) -> None:
         "Write a JSON file of the folder, whole or not at all; of several ranks the first does."
@@ -87,8 +112,12 @@ class StepFolder:
 
     @property
     def state(self) -> str | None:
-        "One of STATES, or None for a folder without a status."
-        return (self.read("status.json") or {}).get("state")
+        "One of STATES, or None for a folder without a status; InputError where the status cannot be read."
+        status = self.read("status.json")
+        if status is not None and status.get("state") not in STATES:
+            raise InputError(f"{shown(self.path / 'status.json')} has the state {status.get('state')!r:.60}; "
+                             f"expected one of {', '.join(STATES)}. Restore the file from a copy.")
+        return status and status["state"]
 
     def set_state(self, state: str, reason: str = "") -> None:
         "Record a state with time, host and process."
@@ -112,7 +141,13 @@ def claim(
     overwrite: bool = False,   # replace a step of another configuration
 ) -> str:                      # "reuse" | "resume" | "new"
     "What to do with a step's folder; InputError where another configuration lies there."
-    found = folder.read("config.json")
+    try:
+        found, state = folder.read("config.json"), folder.state
+    except InputError as e:
+        if overwrite:
+            return "new"
+        raise InputError(f"{e} Whether the step is finished is not known, so it is neither used nor "
+                         f"replaced; overwrite=True trains it anew.") from None
     if found is None:
         if folder.path.is_dir() and any(folder.path.iterdir()) and not overwrite:
             raise InputError(f"{shown(folder.path)} holds files but no config.json; it is no run of wilson. "
@@ -120,18 +155,23 @@ def claim(
         return "new"
     # through JSON: what was written is what is compared
     wanted = json.loads(json.dumps(same))
+    if not isinstance(found.get("identity"), dict):
+        if overwrite:
+            return "new"
+        raise InputError(f"{shown(folder.path / 'config.json')} does not say what the step was trained with. "
+                         f"Choose another name, or overwrite=True to replace the step.")
     there = as_now(found["identity"], wanted)
     differing = [f"{n} is {there.get(n)!r}, wanted {wanted.get(n)!r}"
                  for n in sorted({*wanted, *there}) if there.get(n) != wanted.get(n)]
     started = any((folder.path / name).is_file() for name in STATE_FILES)
     # what failed before its first state, for want of memory or by a wrong value, may be tried with another
-    if differing and not overwrite and (started or folder.state != "failed"):
-        kind = "base_name" if found["step"] == 0 else "name"
+    if differing and not overwrite and (started or state != "failed"):
+        kind = "base_name" if found.get("step") == 0 else "name"
         raise InputError(f"{shown(folder.path)} holds a step of another configuration: "
                          f"{'; '.join(differing)}. Choose another {kind}, or overwrite=True to replace it.")
     if differing:
         return "new"
-    if folder.state == "finished":
+    if state == "finished":
         return "reuse"
     return "resume" if resume and started else "new"
 
@@ -147,8 +187,10 @@ def as_now(
 
 def recorded_config(record: Mapping[str, Any]) -> TrainConfig:
     "The configuration in a config.json, of this version or another."
-    known = {f.name for f in fields(TrainConfig)}
-    return TrainConfig(**{n: v for n, v in record["parameters"].items() if n in known})
+    known, recorded = {f.name for f in fields(TrainConfig)}, record.get("parameters")
+    if not isinstance(recorded, dict):
+        raise InputError("it has no parameters")
+    return TrainConfig(**{n: v for n, v in recorded.items() if n in known})
 
 # %% ../../nbs/training/04_runs.ipynb #a01ff520
 def emptied(folder: StepFolder) -> None:
@@ -230,6 +272,12 @@ def is_held(path: Path) -> bool:
     return StepFolder(path).state == "running" and is_locked(lock_path(path))
 
 # %% ../../nbs/training/04_runs.ipynb #ec3f25c3
+def one_line(error: Exception) -> str:
+    "An error as one line of printable characters; files of others put anything into it."
+    text = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+    return "".join(c if c.isprintable() else " " for c in text)[:400]
+
+
 def rebuild_results(
     runs_dir: Path | str,
 ) -> Path:  # runs/results.csv
@@ -241,9 +289,10 @@ def rebuild_results(
         for file in sorted(runs_dir.glob("*/*/step*/metrics.json")):
             try:
                 rows.append(_row(file, StepFolder(file.parent).read("metrics.json")))
-            except (InputError, KeyError, TypeError) as e:  # foreign, torn, or just being replaced
-                print(f"{shown(file)} is left out of {path.name}: {e}")
-        with written_aside(path) as aside, open(aside, "w", encoding="utf-8", newline="") as f:
+            except (ValueError, LookupError, TypeError, AttributeError) as e:  # foreign, torn, being replaced
+                print(f"{shown(file)} is left out of {path.name}: {one_line(e)}")
+        with written_aside(path) as aside, open(
+                aside, "w", encoding="utf-8", newline="", errors="surrogateescape") as f:  # names as they are
             writer = csv.DictWriter(f, list(dict.fromkeys(n for row in rows for n in row)) or ["task"])
             writer.writeheader()
             writer.writerows(rows)
@@ -255,6 +304,8 @@ def _row(file: Path, metrics: Mapping[str, Any]) -> dict[str, Any]:
            "step": metrics["step"], "seconds": metrics["seconds"]}
     for protocol, score in metrics["scores"].items():
         row |= {f"{protocol}_{group}": value for group, value in score["miou"].items()}
+    if odd := next((name for name, value in row.items() if isinstance(value, dict | list)), None):
+        raise ValueError(f"{odd} is not a number")
     return {n: round(v, 3) if isinstance(v, float) else v for n, v in row.items()}
 
 # %% ../../nbs/training/04_runs.ipynb #08fe8aea
@@ -265,39 +316,3 @@ def file_hash(path: Path) -> str:
         while block := f.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()[:16]
-
-
-def weights_hash(
-    path: Path,  # a safetensors file
-) -> str:
-    "16 hex digits of the tensors in a file: names, types, shapes and values, whatever else the file holds."
-    try:
-        if not path.is_file():
-            raise FileNotFoundError
-        with safe_open(path, "pt"):  # checks that the header fits the file
-            pass
-    except FileNotFoundError:
-        raise InputError(f"{shown(path)} is missing: the step has not been trained to its end.") from None
-    except (SafetensorError, OSError) as e:
-        raise InputError(f"{shown(path)} is no weights file of wilson ({e}); train the step again.") from None
-    digest = hashlib.sha256()
-    with open(path, "rb") as f:
-        start = 8 + (length := int.from_bytes(f.read(8), "little"))
-        header = json.loads(f.read(length))
-        for name in sorted(header.keys() - {"__metadata__"}):
-            tensor = header[name]
-            digest.update(json.dumps([name, tensor["dtype"], tensor["shape"]]).encode())
-            begin, end = tensor["data_offsets"]
-            f.seek(start + begin)
-            while begin < end and (block := f.read(min(end - begin, 1 << 20))):
-                digest.update(block)
-                begin += len(block)
-    return digest.hexdigest()[:16]
-
-
-def is_of_weights(
-    recorded: str,  # a hash that a step has recorded
-    path: Path,     # a weights file
-) -> bool:
-    "Whether the hash is of these weights. Earlier versions recorded the hash of the whole file."
-    return recorded == weights_hash(path) or recorded == file_hash(path)

@@ -24,7 +24,7 @@ from ..places import InputError, at_root, project_root
 from .checkpoints import OpenedStep, open_step
 from .indexing import step_index, step_logits
 from .kept_maps import KeptMaps, whole_images
-from .runs import StepFolder, shown
+from .runs import StepFolder, one_line, shown
 from .starting import chosen_device, open_data
 
 # %% auto #0
@@ -33,6 +33,7 @@ __all__ = ['finished_steps', 'newest', 'is_in_project', 'recorded_data', 'data_o
 # %% ../../nbs/training/09a_step_images.ipynb #7b7bfbda
 def finished_steps(
     runs_dir: Path | str = "runs",
+    say: Callable[[str], None] = print,  # hears which steps are left out, and why
 ) -> dict[str, dict[int, Path]]:  # "task/run" → step → folder
     "The finished steps under `runs_dir`, in order of their names."
     found: dict[str, dict[int, Path]] = {}
@@ -40,9 +41,10 @@ def finished_steps(
         number = file.parent.name.removeprefix("step")
         try:
             finished = StepFolder(file.parent).state == "finished"
-        except InputError:  # a torn status: not finished
+        except InputError as e:
+            say(f"{shown(file.parent)} is left out: {one_line(e)}")
             continue
-        if finished and number.isdigit():
+        if finished and number.isdecimal():
             found.setdefault("/".join(file.parts[-4:-2]), {})[int(number)] = file.parent
     return {run: dict(sorted(steps.items())) for run, steps in found.items()}
 
