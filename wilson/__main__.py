@@ -78,6 +78,7 @@ def verify_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image-labels", help="table of image-level labels")
     parser.add_argument("--voc-root", default="data/voc", help="of coco-voc (default: data/voc)")
     parser.add_argument("--report", metavar="FILE", help="write everything that was found there")
+    _overwrite_option(parser)
 
 
 def run_verify(options: argparse.Namespace) -> int:
@@ -85,7 +86,7 @@ def run_verify(options: argparse.Namespace) -> int:
     from wilson.data.opening import classes_of, default_root
     from wilson.data.tasks import Task
     from wilson.data.verifying import verified
-    from wilson.places import at_root, written_aside
+    from wilson.data.outputs import output_file
     from wilson.training.config import parsed
     o = options
     root = o.data_root or default_root(o.dataset)
@@ -94,7 +95,7 @@ def run_verify(options: argparse.Namespace) -> int:
                       o.voc_root)
     print(report)
     if o.report:
-        with written_aside(at_root(o.report)) as aside:
+        with output_file(o.report, o.overwrite) as aside:
             aside.write_text(report.text() + "\n", encoding="utf-8")
     return 0 if report.ok else 1
 
@@ -114,19 +115,26 @@ def run_evaluate(options: argparse.Namespace) -> None:
     print(result_table([evaluate_step(o.step_folder, o.device, o.data_root, o.weights)]))
 
 
+def _overwrite_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--overwrite", action="store_true",
+                        help="replace files that wilson has not written, also in a data set")
+
+
 def predict_parser(parser: argparse.ArgumentParser) -> None:
     "Options of `wilson predict`."
     parser.add_argument("step_folder", help="runs/<task>/<run>/step<k>")
     parser.add_argument("images", nargs="+", help="JPEG or PNG files")
     parser.add_argument("--out", default="runs/predictions",
                         help="folder of the masks (default: runs/predictions)")
+    _overwrite_option(parser)
     parser.add_argument("--device", default="auto", help="auto | cpu | cuda (default: auto)")
 
 
 def run_predict(options: argparse.Namespace) -> None:
     "Write mask and overlay of each image and say what is in it."
     from wilson.training.results import predict
-    for prediction in predict(options.step_folder, options.images, options.out, options.device):
+    o = options
+    for prediction in predict(o.step_folder, o.images, o.out, o.device, o.overwrite):
         shares = ", ".join(f"{name} {share:.0%}" for name, share in prediction.shares.items())
         print(f"{prediction.mask}: {shares or 'background only'}")
 
@@ -170,11 +178,14 @@ def compare_parser(parser: argparse.ArgumentParser) -> None:
                         help="markdown | latex | csv | html (default: markdown)")
     parser.add_argument("--out", metavar="FOLDER",
                         help="write all there: tables as Markdown, LaTeX, CSV; figures as PNG, PDF")
+    _overwrite_option(parser)
 
 
 def run_compare(options: argparse.Namespace) -> None:
     "Print a table, or write all."
-    from wilson.results.report import TABLES, compared, figures, table_of, write_figures, write_tables
+    from wilson.data.outputs import OutputFolder
+    from wilson.results.report import (TABLES, compared, figure_files, figures, table_files, table_of,
+                                       write_figures, write_tables)
     from wilson.results.tables import FORMATS
     from wilson.training.runs import shown
     o = options
@@ -184,8 +195,10 @@ def run_compare(options: argparse.Namespace) -> None:
     if not o.out:
         print(FORMATS[o.format](table_of(o.table, found, records, o.protocol)).rstrip())
         return
-    written = write_tables({kind: table_of(kind, found, records, o.protocol) for kind in TABLES}, o.out)
-    written += write_figures(figures(found, records, o.protocol), o.out)
+    tables = {kind: table_of(kind, found, records, o.protocol) for kind in TABLES}
+    drawn = figures(found, records, o.protocol)
+    OutputFolder(o.out, o.overwrite).check([*table_files(tables), *figure_files(drawn)])
+    written = write_tables(tables, o.out, overwrite=o.overwrite) + write_figures(drawn, o.out, o.overwrite)
     print("\n".join(shown(f) for f in written))
 
 # %% ../nbs/command.ipynb #52785701
@@ -194,6 +207,7 @@ def labels_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("step_folder", help="runs/<task>/<run>/step<k>, of method=wilson")
     parser.add_argument("--out", default="runs/label_maps",
                         help="folder of the PNGs (default: runs/label_maps)")
+    _overwrite_option(parser)
     parser.add_argument("--kind", default="cam", help="cam | refined | hard (default: cam)")
     parser.add_argument("--data-root", help="where its data lies now (default: where it was)")
     parser.add_argument("--device", default="auto", help="auto | cpu | cuda (default: auto)")
@@ -204,7 +218,7 @@ def run_labels(options: argparse.Namespace) -> None:
     from wilson.training.results import write_label_maps
     from wilson.training.runs import shown
     o = options
-    out = shown(write_label_maps(o.step_folder, o.out, o.kind, o.device, o.data_root))
+    out = shown(write_label_maps(o.step_folder, o.out, o.kind, o.device, o.data_root, o.overwrite))
     print(f"{out}: train on them with --method external --pseudo-dir {out}")
 
 # %% ../nbs/command.ipynb #c27f4a96

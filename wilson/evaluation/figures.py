@@ -20,9 +20,10 @@ from matplotlib.text import Text
 from matplotlib.transforms import Affine2D
 
 from ..data.disk import writing
+from ..data.outputs import OutputFolder
 from ..data.tasks import Step
 from .views import DIFFERENCE_COLOURS, DIFFERENCES, MAPS, ROW, Maps, class_colours, panels
-from ..places import InputError, at_root, did_you_mean, written_aside
+from ..places import InputError, at_root, did_you_mean
 from ..pseudo.labels import IGNORE
 
 # %% auto #0
@@ -240,14 +241,18 @@ _LOCK = Lock()
 def save_figure(
     figure: Figure,
     path: Path | str,          # from the root; its ending, .png or .pdf or none, does not matter
+    overwrite: bool = False,   # replace files that wilson has not written
 ) -> tuple[Path, Path]:        # the PNG, 300 dots per inch, and the PDF
     "Write a figure as PNG and as PDF, each whole or not at all; InputError where that cannot be."
     path = at_root(path)
     stem = path.stem if path.suffix.lower() in (".png", ".pdf") else path.name
     written = path.with_name(f"{stem}.png"), path.with_name(f"{stem}.pdf")
+    outputs = OutputFolder(path.parent, overwrite, "another name")
+    for file in written:  # both, before one is written
+        outputs.check_file(file.name)
     nameless = {"Software": None}, {"CreationDate": None, "Producer": None, "Creator": None}
     for file, metadata in zip(written, nameless):
-        with writing(file), written_aside(file) as aside, _LOCK:
+        with writing(file), outputs.file(file.name) as aside, _LOCK:
             before = {name: rcParams[name] for name in _LETTERS}
             try:
                 rcParams.update(_LETTERS)

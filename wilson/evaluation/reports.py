@@ -19,10 +19,11 @@ from PIL import Image
 from torch import Tensor
 
 from ..data.disk import writing
+from ..data.outputs import output_file
 from ..data.tasks import Step
 from .figures import legend_entries, shown_classes
 from .views import MAPS, Maps, class_colours, panels
-from ..places import InputError, at_root, written_aside
+from ..places import InputError, at_root
 from ..pseudo.labels import IGNORE
 from ..pseudo.targets import TargetRule
 
@@ -278,6 +279,7 @@ def report(
     names: Sequence[str] = REPORTED,        # panels
     class_index: int | None = None,         # heat maps of this class
     opacity: float = 0.7,
+    overwrite: bool = False,                # replace a file that wilson has not written
 ) -> Path:                                  # the file
     "Write one HTML file that needs no other: what was looked at, its numbers, every image with its panels."
     counted, seen, sections, index = Counted(step.n_classes), set(), [], []
@@ -303,7 +305,7 @@ def report(
         index=f"<nav><h2>Images</h2>{_list(index)}</nav>" if len(sections) > 1 else "",
         footer=f"One file of {size / 1000:.1f} MB, {size / len(sections):.0f} kB an image.")
     path = at_root(path)
-    with writing(path), written_aside(path) as aside:
+    with writing(path), output_file(path, overwrite) as aside:
         # a file's name need not be UTF-8, and is told as it can be
         aside.write_text(page, encoding="utf-8", errors="backslashreplace")
     return path

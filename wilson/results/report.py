@@ -5,13 +5,16 @@
 # %% ../../nbs/results/04_report.ipynb #0840eaee
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from ..evaluation.figures import save_figure
-from ..places import InputError, at_root, did_you_mean, made_folder, written_aside
+from ..data.outputs import OutputFolder
+from ..places import InputError, at_root, did_you_mean, made_folder
 from .anchors import anchor_for, anchors, caveats
 from .charts import (class_scores, confusion_matrix, forgetting, learning_curves, parameter_plot,
                                    reliability, score_plot, step_curves, varied)
@@ -21,7 +24,8 @@ from .tables import (ENDINGS, FORMATS, Column, Table, class_table, cost_table, l
 from ..training.runs import shown
 
 # %% auto #0
-__all__ = ['FIGURES', 'TABLES', 'compared', 'published_table', 'figures', 'write_figures', 'table_of', 'write_tables']
+__all__ = ['FIGURES', 'TABLES', 'compared', 'published_table', 'figures', 'write_figures', 'figure_files', 'table_of',
+           'write_tables', 'table_files']
 
 # %% ../../nbs/results/04_report.ipynb #8e57ad53
 def compared(
@@ -115,11 +119,23 @@ def _drawn(found: Sequence[Variant], name: str) -> dict[float, float] | None:
 def write_figures(
     made: Mapping[str, Figure],
     out: Path | str,             # folder, made
+    overwrite: bool = False,     # replace files that wilson has not written, also in a data set
 ) -> list[Path]:
     "Write figures as PNG and PDF."
+    OutputFolder(out, overwrite).check(figure_files(made))
     out = made_folder(at_root(out))
     return [file for name, figure in made.items()
-            for file in save_figure(figure, out / name.replace(" ", "-").replace("=", "-"))]
+            for file in save_figure(figure, out / f"{_file_name(name)}.png", overwrite)]
+
+
+def figure_files(made: Mapping[str, Figure]) -> list[str]:
+    "Names of the files of figures."
+    return [f"{_file_name(name)}.{end}" for name in made for end in ("png", "pdf")]
+
+
+def _file_name(name: str) -> str:
+    "A name for a file: labels hold what users typed."
+    return re.sub(r"[^\w.+,-]+", "-", name).lstrip(".-") or "figure"
 
 # %% ../../nbs/results/04_report.ipynb #8f1a485c
 TABLES: dict[str, Callable[[Sequence[Variant], Sequence[Record], str], Table]] = {
@@ -151,15 +167,21 @@ def write_tables(
     tables: Mapping[str, Table],  # by the name of its file
     out: Path | str,              # folder, made
     formats: Sequence[str] = ("markdown", "latex", "csv"),
+    overwrite: bool = False,      # replace files that wilson has not written, also in a data set
 ) -> list[Path]:
     "Write tables; InputError for a format that there is not."
     for name in formats:
         if name not in FORMATS:
             raise InputError(f"format={name!r} is not known.{did_you_mean(name, FORMATS)}")
-    out, written = made_folder(at_root(out)), []
-    for name, table in tables.items():
-        for format in formats:
-            written.append(out / f"{name}.{ENDINGS[format]}")
-            with written_aside(written[-1]) as aside:
-                aside.write_text(FORMATS[format](table).rstrip() + "\n", encoding="utf-8")
-    return written
+    outputs, names = OutputFolder(out, overwrite), table_files(tables, formats)
+    outputs.check(names)
+    made_folder(outputs.path)
+    for name, (table, format) in zip(names, itertools.product(tables.values(), formats)):
+        with outputs.file(name) as aside:
+            aside.write_text(FORMATS[format](table).rstrip() + "\n", encoding="utf-8")
+    return [outputs.path / name for name in names]
+
+
+def table_files(tables: Iterable[str], formats: Sequence[str] = ("markdown", "latex", "csv")) -> list[str]:
+    "Names of the files of tables."
+    return [f"{name}.{ENDINGS[format]}" for name in tables for format in formats]

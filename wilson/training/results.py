@@ -17,6 +17,7 @@ from torchvision.io import write_png
 from tqdm.auto import tqdm
 
 from ..data.crops import CentreCrop
+from ..data.outputs import OutputFolder
 from ..data.reading import read_image, write_mask
 from ..data.samples import evaluation_samples, Sample, training_samples
 from ..evaluation.quality import taught_labels
@@ -31,8 +32,8 @@ from .starting import chosen_device
 from .step_images import recorded_data
 
 # %% auto #0
-__all__ = ['LABEL_MAPS', 'result_table', 'result_figure', 'evaluate_step', 'Prediction', 'predict', 'moved', 'label_map',
-           'write_label_maps']
+__all__ = ['LABEL_MAPS', 'result_table', 'result_figure', 'evaluate_step', 'Prediction', 'predict', 'data_roots', 'moved',
+           'label_map', 'write_label_maps']
 
 # %% ../../nbs/training/09_results.ipynb #16b51551
 def result_table(
@@ -101,6 +102,7 @@ def predict(
     images: Sequence[Path | str],
     out: Path | str = "runs/predictions",
     device: str = "auto",
+    overwrite: bool = False,         # replace files that wilson has not written, also in a data set
 ) -> list[Prediction]:
     "Segment images of one's own: masks in dataset ids and overlays go to `out`."
     opened, out = open_step(path, chosen_device(device), with_old=False), at_root(out)
@@ -113,6 +115,8 @@ def predict(
         which = min(taken) if taken else next(p for p in written if written.count(p) > 1)
         raise InputError(f"{which} would be overwritten; choose another folder with out=…, or "
                          f"give the images different names.")
+    outputs = OutputFolder(out, overwrite)
+    outputs.check([p.name for p in written], data_roots(opened.config))
     pictures = [read_image(image) for image in images]  # all are readable before anything is written
     made_folder(out)
     ids, predictions = np.array([0, *opened.step.ids], np.uint8), []
@@ -120,14 +124,21 @@ def predict(
         logits = opened.views(Sample(picture, None, torch.zeros(opened.step.n_classes - 1), image.stem))
         classes = logits.prediction()
         mask, overlay = out / f"{image.stem}.png", out / f"{image.stem}-overlay.png"
-        write_mask(mask, ids[classes])
         laid_over = classes_over(picture, classes, class_colours(opened.step))
-        write_png(torch.from_numpy(laid_over).permute(2, 0, 1).contiguous(), str(overlay))
+        with outputs.file(mask.name) as aside:
+            write_mask(aside, ids[classes])
+        with outputs.file(overlay.name) as aside:
+            write_png(torch.from_numpy(laid_over).permute(2, 0, 1).contiguous(), str(aside))
         share = torch.bincount(classes.flatten().long(), minlength=opened.step.n_classes) / classes.numel()
         shares = {opened.step.names[c]: share[c].item()
                   for c in share.argsort(descending=True).tolist() if c and share[c]}
         predictions.append(Prediction(image, mask, overlay, shares))
     return predictions
+
+
+def data_roots(config: TrainConfig) -> list[str]:
+    "Folders of the data that a run was trained on."
+    return [root for root in (config.data_root, config.voc_root) if root]
 
 
 def moved(config: TrainConfig, data_root: Path | str | None) -> TrainConfig:
@@ -154,10 +165,11 @@ def label_map(
 
 def write_label_maps(
     path: Path | str,   # a finished step's folder, with a localizer
-    out: Path | str,    # folder of the maps, made; maps that are there are replaced
+    out: Path | str,    # folder of the maps, made
     kind: str = "cam",
     device: str = "auto",
     data_root: Path | str | None = None,  # where its data lies now; None: where it was
+    overwrite: bool = False,  # replace files that wilson has not written, also in a data set
 ) -> Path:              # `out`
     "Write the label maps of a step's training images as `<image>.png`."
     if kind not in LABEL_MAPS:
@@ -166,6 +178,8 @@ def write_label_maps(
     if opened.localizer is None or opened.old is None:
         raise InputError(f"{path} has no localizer to make label maps with; name a later step of "
                          f"method=wilson.")
+    outputs, named = OutputFolder(out, overwrite), [] if data_root is None else [str(data_root)]
+    outputs.check((), data_roots(opened.config) + named)
     split = recorded_data(opened, data_root).train_of(opened.step.index)
     ids = np.zeros(256, np.uint8)
     ids[opened.step.n_old: opened.step.n_classes] = opened.step.ids[opened.step.n_old - 1:]
@@ -173,8 +187,10 @@ def write_label_maps(
     if split.values is not None:  # the masks' files use other numbers than ids; so will these
         ids = np.array([split.values.index(i) for i in ids], np.uint8)
     samples = training_samples(split, opened.step, None, reads_masks=False, old_labels=opened.rule.old_labels)
+    outputs.check(f"{i}.png" for i in samples.split.ids)
     out = made_folder(at_root(out))
     for index in tqdm(range(len(samples)), desc=f"label maps ({kind})", leave=False):
         logits = opened.views(samples[0, index])
-        write_mask(out / f"{logits.id}.png", ids[label_map(logits, opened.rule, kind)])
+        with outputs.file(f"{logits.id}.png") as aside:
+            write_mask(aside, ids[label_map(logits, opened.rule, kind)])
     return out

@@ -1,0 +1,180 @@
+"""What is written where: files of others stay, folders that were named as sources stay, and nothing of others is run or shown as code."""
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from functools import partial
+from pathlib import Path
+
+import pytest
+from conftest import QUICK
+from matplotlib.figure import Figure
+from test_figures import STEP, made_up
+
+from wilson.__main__ import main
+from wilson.data.outputs import RECORD, OutputFolder, data_set_around, output_file
+from wilson.data.shapes import make_shapes
+from wilson.evaluation.reports import ReportImage, report
+from wilson.places import InputError
+from wilson.results.report import write_figures, write_tables
+from wilson.results.tables import Column, Table
+
+LATER = "runs/shapes-striped_disc__dotted_square-overlap/wilson-s42/step1"
+
+
+def snapshot(*folders: Path) -> dict[str, tuple]:
+    "Every file, folder and link below, with content and time of change."
+    found = {}
+    for path in sorted(p for folder in folders for p in folder.rglob("*")):
+        content = os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else b""
+        found[str(path)] = content, path.lstat().st_mtime_ns
+    return found
+
+
+def refused(capsys, *arguments) -> str:
+    "The sentence with which the command refuses."
+    assert main([*map(str, arguments)]) == 2
+    return capsys.readouterr().err
+
+
+# ---------------------------------------------------------------------------------- files of others
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    "A root with a base and a weak step."
+    root = tmp_path_factory.mktemp("outputs") / "root"
+    root.mkdir()
+    (root / "settings.ini").write_text("[DEFAULT]\nlib_name = wilson\n", encoding="utf-8")
+    make_shapes(root / "data/few", n_train=120, n_val=6)
+    before = os.getcwd()
+    os.chdir(root)
+    try:
+        assert main(["train", *QUICK]) == 0
+    finally:
+        os.chdir(before)
+    return root
+
+
+@pytest.fixture
+def project(trained, tmp_path, monkeypatch) -> Path:
+    "A copy of it, and the working directory."
+    shutil.copytree(trained, tmp_path / "root")
+    monkeypatch.chdir(tmp_path / "root")
+    return tmp_path / "root"
+
+
+def test_predict_leaves_files_of_others(project, tmp_path, capsys):
+    "Masks of the same names, in a folder of any name; the same command again may replace its own, until one is edited."
+    images = sorted((project / "data/few/JPEGImages").glob("val_*.jpg"))[:2]
+    theirs = tmp_path / "anywhere"
+    theirs.mkdir()
+    (theirs / f"{images[1].stem}.png").write_bytes(b"drawn by hand")
+    before = snapshot(tmp_path)
+    said = refused(capsys, "predict", LATER, *images, "--out", theirs)
+    assert f"{images[1].stem}.png is there already" in said and "--overwrite" in said and snapshot(tmp_path) == before
+
+    own = ("predict", LATER, *images, "--out", tmp_path / "own")
+    for _ in range(2):
+        assert main([*map(str, own)]) == 0
+    assert {p.name for p in (tmp_path / "own").iterdir()} == {
+        RECORD, *(f"{i.stem}{end}.png" for i in images for end in ("", "-overlay"))}
+    edited = tmp_path / f"own/{images[0].stem}.png"
+    edited.write_bytes(edited.read_bytes() + b"edited")
+    before = snapshot(tmp_path)
+    assert "changed since" in refused(capsys, *own) and snapshot(tmp_path) == before
+    assert main([*map(str, own), "--overwrite"]) == 0 and not edited.read_bytes().endswith(b"edited")
+    linked = tmp_path / f"own/{images[1].stem}.png"
+    linked.rename(tmp_path / "kept.png")
+    linked.symlink_to(tmp_path / "kept.png")
+    kept = (tmp_path / "kept.png").read_bytes()
+    refused(capsys, *own)
+    assert main([*map(str, own), "--overwrite"]) == 0 and not linked.is_symlink() and (tmp_path / "kept.png").read_bytes() == kept
+
+
+def test_data_sets_are_not_written_to(project, tmp_path, capsys):
+    "Named straight, through a link, or where the data set is a link to it; of labels as of predictions."
+    few, elsewhere = project / "data/few", tmp_path / "elsewhere/labels"
+    elsewhere.parent.mkdir()
+    (few / "SegmentationClass").rename(elsewhere)
+    (few / "SegmentationClass").symlink_to(elsewhere)
+    (tmp_path / "shortcut").symlink_to(few / "JPEGImages")
+    strange = tmp_path / "strange.jpg"  # a name that no mask has
+    shutil.copy(next((few / "JPEGImages").glob("*.jpg")), strange)
+    before = snapshot(few, elsewhere)
+    for out in (few, few / "SegmentationClass", few / "new", few / "JPEGImages/new", elsewhere, tmp_path / "shortcut/new"):
+        for command in (("predict", LATER, strange), ("labels", LATER)):
+            said = refused(capsys, *command, "--out", out)
+            assert f"{out} lies in the data set {Path(os.path.realpath(few))}" in said.replace(str(few), os.path.realpath(few)), said
+    assert snapshot(few, elsewhere) == before
+    assert main(["labels", LATER, "--out", str(few / "new"), "--overwrite"]) == 0 and any((few / "new").glob("*.png"))
+    assert main(["labels", LATER, "--out", "runs/label_maps"]) == main(["labels", LATER, "--out", "runs/label_maps"]) == 0
+    one = min(Path("runs/label_maps").glob("*.png"))
+    one.write_bytes(b"mine")
+    before = snapshot(Path("runs/label_maps"))
+    assert f"{one.name} is there already" in refused(capsys, "labels", LATER, "--out", "runs/label_maps")
+    assert snapshot(Path("runs/label_maps")) == before
+
+
+def test_tables_figures_and_reports_leave_files_of_others(project, capsys):
+    "`compare --out` writes nothing where one of its figures is not its own; `verify --report`, tables and figures again and again."
+    Path("shown").mkdir()
+    Path("shown/scores.pdf").write_text("mine", encoding="utf-8")
+    before = snapshot(project)
+    said = refused(capsys, "compare", "--out", "shown")
+    assert "scores.pdf is there already" in said and "--overwrite" in said and snapshot(project) == before
+
+    verify = ["verify", "shapes", "--data-root", "data/few", "--report", "found.txt"]
+    table, figure = Table("two", (Column("all"),), {"wilson": [[1.0]]}), Figure((1, 1))
+    page = [ReportImage(made_up(5, [1, 17]))]
+    writes = {"found.txt": lambda **how: main([*verify, *["--overwrite"] * bool(how)]), "t.csv": partial(write_tables, {"t": table}, "."),
+              "f.pdf": partial(write_figures, {"f": figure}, "."), "r.html": partial(report, "r.html", "R", {}, page, STEP)}
+    for file, write in writes.items():
+        write()
+        write()
+        Path(file).write_text("mine", encoding="utf-8")
+        if file == "found.txt":
+            assert "found.txt is there already" in refused(capsys, *verify)
+        else:
+            with pytest.raises(InputError, match=f"{file} is there already"):
+                write()
+        assert Path(file).read_text(encoding="utf-8") == "mine"
+        write(overwrite=True)
+        assert Path(file).read_bytes() != b"mine"
+
+
+def test_a_write_that_fails_leaves_what_was_there(tmp_path):
+    "The old file stays whole and ours; a record that is a link is not followed; a folder stays a folder."
+    file = tmp_path / "a.txt"
+    with output_file(file) as aside:
+        aside.write_text("one", encoding="utf-8")
+    with pytest.raises(ZeroDivisionError), output_file(file) as aside:
+        aside.write_text("tw", encoding="utf-8")
+        raise ZeroDivisionError
+    assert file.read_text(encoding="utf-8") == "one" and {p.name for p in tmp_path.iterdir()} == {"a.txt", RECORD}
+    with pytest.raises(InputError, match="is there already"), output_file(tmp_path / "late.txt") as aside:
+        (tmp_path / "late.txt").write_text("theirs, a moment before", encoding="utf-8")
+    assert (tmp_path / "late.txt").read_text(encoding="utf-8").startswith("theirs")
+    (tmp_path / "folder.txt").mkdir()
+    with pytest.raises(InputError, match="is a folder"), output_file(tmp_path / "folder.txt", overwrite=True):
+        pass
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / RECORD).symlink_to(tmp_path / "victim")
+    with pytest.raises(InputError, match="is a link"), output_file(tmp_path / "other/new.txt"):
+        pass
+    assert not (tmp_path / "victim").exists()
+
+
+def test_folders_that_only_look_like_data_sets(tmp_path, monkeypatch):
+    "A project at the data set's own root writes to its runs; a home with images and masks is no data set as a whole."
+    (tmp_path / "settings.ini").write_text("[DEFAULT]\nlib_name = wilson\n", encoding="utf-8")
+    for name in ("JPEGImages", "images", "masks", "work"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert data_set_around("runs/predictions") is None and data_set_around("masks/new") == tmp_path
+    (tmp_path / "JPEGImages").rmdir()
+    monkeypatch.chdir(tmp_path / "work")
+    (tmp_path / "settings.ini").unlink()
+    assert data_set_around(tmp_path / "work/out") is None and data_set_around(tmp_path / "images") == tmp_path
+    OutputFolder(tmp_path / "work").check(["a.png"], [tmp_path / "gone"])
