@@ -2,15 +2,26 @@
 from __future__ import annotations
 
 import errno
+import json
+import multiprocessing
 import os
 import stat
+import subprocess
 import sys
 import threading
+import time
+from types import SimpleNamespace
 
 import pytest
 
 from conftest import need
+from wilson import locks
+from wilson.data.classes import VOC
+from wilson.data.label_edits import LabelEdit, read_edits, save_edit
+from wilson.locks import LockTimeout, file_lock, is_locked, try_lock
 from wilson.places import InputError, at_root, project_root, written_aside
+from wilson.training.runs import StepFolder, held, is_held
+from wilson.widgets.noting import Noting
 
 NOBODY = 65534
 
@@ -119,3 +130,153 @@ def test_a_refused_flush_is_no_error(tmp_path, monkeypatch, number):
     with pytest.raises(OSError, match="Input/output"), written_aside(tmp_path / "a") as aside:
         aside.write_bytes(b"lost")
     assert (tmp_path / "a").read_bytes() == b"whole" and len([*tmp_path.iterdir()]) == 1
+
+
+# ------------------------------------------------------------------------------------ locks
+
+
+class Refusing:
+    "`fcntl` on a file system without locks."
+    LOCK_SH, LOCK_EX, LOCK_NB, LOCK_UN = 1, 2, 4, 8
+
+    def __init__(self, number: int = errno.ENOLCK):
+        self.number = number
+
+    def flock(self, file, kind):
+        raise OSError(self.number, os.strerror(self.number))
+
+
+@pytest.fixture(params=["flock", "refused", "no fcntl"])
+def kind(request, monkeypatch) -> str:
+    "The locks of this machine, those of a file system without any, those of Windows."
+    if request.param != "flock":
+        monkeypatch.setattr(locks, "fcntl", Refusing() if request.param == "refused" else None)
+    monkeypatch.setattr(locks, "_reported", False)
+    return request.param
+
+
+def in_forks(*works) -> list[int]:
+    "The exit codes of functions that are called in processes of their own, side by side."
+    fork = multiprocessing.get_context("fork")
+    processes = [fork.Process(target=work) for work in works]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    return [process.exitcode for process in processes]
+
+
+def test_a_refusal_is_not_another_process(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(locks, "_reported", False)
+    folder = StepFolder(tmp_path / "step0")
+    for number in (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS, errno.EBADF, errno.EACCES):
+        monkeypatch.setattr(locks, "fcntl", Refusing(number))
+        with held(folder):
+            folder.set_state("running")
+            assert is_held(folder.path) and try_lock(tmp_path / ".step0.lock") is None
+        assert not is_held(folder.path)
+    with held(folder), pytest.raises(InputError, match=f"is being trained by process {os.getpid()}"):
+        held(folder).__enter__()
+    said = capsys.readouterr().out
+    assert said == "File locks are not available here (No locks available); lock files are used instead.\n"
+    assert not list(tmp_path.glob(".*.holder*"))
+
+
+def test_one_at_a_time(tmp_path, kind):
+    "Also where some die with the lock in their hand, and several notice at once."
+    lock, inside, count = tmp_path / "lock", tmp_path / "inside", tmp_path / "count"
+    count.write_text("0", encoding="utf-8")
+
+    def work(n: int) -> None:
+        for k in range(12):
+            with file_lock(lock) as one:
+                os.close(os.open(inside, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+                count.write_text(str(int(count.read_text(encoding="utf-8")) + 1), encoding="utf-8")
+                inside.unlink()
+                if n % 2 and k == 7:
+                    os._exit(9)
+                if k % 3 == 0:
+                    one.remove_if_empty()  # who waits has opened another file than who comes
+    assert in_forks(*(lambda n=n: work(n) for n in range(5))) == [0, 9, 0, 9, 0]
+    assert count.read_text(encoding="utf-8") == str(3 * 12 + 2 * 8) and not inside.exists()
+
+
+def test_shared_with_those_who_share(tmp_path, kind):
+    path = tmp_path / "pixels"
+    first, second = try_lock(path, shared=True), try_lock(path, shared=True)
+    assert first and second and not is_locked(path)
+    first.release()
+    assert try_lock(path) is None
+    assert in_forks(first.release, second.release) == [0, 0]  # a forked process releases nothing
+    assert try_lock(path) is None
+    second.release()
+    with file_lock(path):
+        assert is_locked(path) and try_lock(path, shared=True) is None
+        began = time.monotonic()
+        with pytest.raises(LockTimeout, match="is locked by another process"):
+            locks.wait_for_lock(path, seconds=0.05)
+        assert time.monotonic() - began < 5
+    assert [p.name for p in tmp_path.iterdir()] == ["pixels"]
+
+
+def test_whose_lock_file_it_is(tmp_path, kind):
+    "A process of this machine that has ended gives way; of others nobody can know, and the message names them."
+    path, holder = tmp_path / "lock", tmp_path / "lock.holder"
+    me = locks._machine() | {"pid": os.getpid(), "start": locks._start(os.getpid())}
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    for gone in ({"pid": ended.pid}, {"start": "1"}, {"pid": -1}, {"pid": "x"}):
+        holder.write_text(json.dumps(me | gone), encoding="utf-8")
+        assert not is_locked(path)
+        with file_lock(path, seconds=0):
+            pass
+    for there in ({"host": "node7", "boot": "another"}, {"space": "pid:[1]"}):
+        holder.write_text(json.dumps(me | there | {"pid": ended.pid}), encoding="utf-8")
+        assert is_locked(path)
+        with pytest.raises(LockTimeout, match=rf"process {ended.pid} on .*if it has ended, remove .*lock\.holder"):
+            locks.wait_for_lock(path, seconds=0)
+    holder.write_text("no JSON", encoding="utf-8")
+    assert try_lock(path) is None
+    holder.write_bytes(b"")  # being written, or its writer was killed there
+    assert try_lock(path) is None
+    os.utime(holder, (1, 1))
+    with file_lock(path, seconds=0):
+        pass
+
+
+@pytest.fixture
+def unflushed(monkeypatch) -> None:
+    "Nobody pulls the plug, and disks differ."
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+
+
+def test_two_writers_of_label_edits(tmp_path, kind, unflushed):
+    "60 and 60 edits: all are there, and nobody takes another's unfinished file away."
+    path = tmp_path / "label_edits.csv"
+
+    def save(who: str) -> None:
+        for n in range(60):
+            save_edit(path, LabelEdit(f"{who}{n}", note=who), VOC)
+    assert in_forks(lambda: save("a"), lambda: save("b")) == [0, 0]
+    assert len(read_edits(path, VOC)) == 120 and [p.name for p in tmp_path.iterdir()] == ["label_edits.csv"]
+
+
+def test_two_studios_note_of_one_image(tmp_path, unflushed):
+    "A flag, a note and labels of one image at once, forty images: nothing of it is lost."
+    side = SimpleNamespace(opened=SimpleNamespace(
+        config=SimpleNamespace(data_root=str(tmp_path)), task=SimpleNamespace(classes=VOC)))
+    parts = ({"flag": True}, {"note": "blurred"}, {"add": ["cat"], "remove": []}, {"add": ["dog"], "remove": []})
+    studios = [Noting(SimpleNamespace(sides=[side])) for _ in parts]
+    for n in range(40):
+        at_once = threading.Barrier(len(parts))
+
+        def note(studio: Noting, part: dict) -> None:
+            at_once.wait()
+            studio.edit({"image": f"i{n}", "edit": part, "before": {"add": [], "remove": []}})
+        threads = [threading.Thread(target=note, args=pair) for pair in zip(studios, parts)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    edits = read_edits(studios[0].path, VOC)
+    assert edits == {f"i{n}": LabelEdit(f"i{n}", {"cat", "dog"}, flag=True, note="blurred") for n in range(40)}

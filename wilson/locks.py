@@ -271,7 +271,7 @@ def wait_for_lock(
         if waited >= seconds or give_up():
             raise LockTimeout(f"{path} is locked by another process{_who(path)}; wait until it has ended, "
                               f"and try again.")
-        if waited > 0.2 and not is_said:
+        if waited > 0.3 and not is_said:
             is_said = True
             print(f"another process{_who(path)} holds {path}; waiting for it")
         time.sleep(pause)
