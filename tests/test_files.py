@@ -214,7 +214,7 @@ def test_shared_with_those_who_share(tmp_path, kind):
         assert is_locked(path) and try_lock(path, shared=True) is None
         began = time.monotonic()
         with pytest.raises(LockTimeout, match="is locked by another process"):
-            locks.wait_for_lock(path, seconds=0.05)
+            file_lock(path, seconds=0.05)
         assert time.monotonic() - began < 5
     assert [p.name for p in tmp_path.iterdir()] == ["pixels"]
 
@@ -234,7 +234,7 @@ def test_whose_lock_file_it_is(tmp_path, kind):
         holder.write_text(json.dumps(me | there | {"pid": ended.pid}), encoding="utf-8")
         assert is_locked(path)
         with pytest.raises(LockTimeout, match=rf"process {ended.pid} on .*if it has ended, remove .*lock\.holder"):
-            locks.wait_for_lock(path, seconds=0)
+            file_lock(path, seconds=0)
     holder.write_text("no JSON", encoding="utf-8")
     assert try_lock(path) is None
     holder.write_bytes(b"")  # being written, or its writer was killed there

@@ -10,8 +10,8 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ except ImportError:  # Windows
     fcntl = None
 
 # %% auto #0
-__all__ = ['is_running', 'FileLock', 'try_lock', 'LockTimeout', 'wait_for_lock', 'file_lock', 'is_locked']
+__all__ = ['is_running', 'FileLock', 'try_lock', 'LockTimeout', 'file_lock', 'is_locked']
 
 # %% ../nbs/locks.ipynb #48ad09bd
 def is_running(pid: int) -> bool:
@@ -217,6 +217,12 @@ class FileLock:
             return os.path.samestat(os.fstat(self.file.fileno()), self.path.stat())
         return False
 
+    def __enter__(self) -> FileLock:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
     def remove_if_empty(self) -> None:
         "Remove the file at `path` where it is the locked one and nothing is in it."
         if self._is_in_place() and not self.path.stat().st_size:
@@ -258,40 +264,26 @@ class LockTimeout(InputError):
     "Another process has held a lock for longer than somebody would wait."
 
 
-def wait_for_lock(
+def file_lock(
     path: Path | str,                             # made, empty, where there is no file
     shared: bool = False,                         # together with others that share it
     seconds: float = float("inf"),                # to wait for others
     give_up: Callable[[], bool] = lambda: False,  # asked while waiting
-) -> FileLock:                                    # to be released
+    quiet: bool = False,                          # print nothing while waiting
+) -> FileLock:                                    # held within `with`, or until it is released
     "Lock a file; LockTimeout where others hold it for longer."
-    began, pause, is_said = time.monotonic(), 0.001, False
+    began, pause, is_said = time.monotonic(), 0.001, quiet
     while (lock := try_lock(path, shared)) is None:
         waited = time.monotonic() - began
         if waited >= seconds or give_up():
             raise LockTimeout(f"{path} is locked by another process{_who(path)}; wait until it has ended, "
                               f"and try again.")
-        if waited > 0.3 and not is_said:
+        if waited > 0.02 and not is_said:
             is_said = True
             print(f"another process{_who(path)} holds {path}; waiting for it")
         time.sleep(pause)
         pause = min(2 * pause, 0.05)
     return lock
-
-
-@contextmanager
-def file_lock(
-    path: Path | str,
-    shared: bool = False,
-    seconds: float = float("inf"),
-    give_up: Callable[[], bool] = lambda: False,
-) -> Iterator[FileLock]:
-    "Within it, a file is locked; as `wait_for_lock`."
-    lock = wait_for_lock(path, shared, seconds, give_up)
-    try:
-        yield lock
-    finally:
-        lock.release()
 
 
 def _who(path: Path | str) -> str:

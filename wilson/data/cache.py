@@ -26,7 +26,7 @@ from .disk import held
 from .reading import image_size
 from .samples import image_of, mask_of, scaled_size, StepSamples
 from ..limits import available_cpus
-from ..locks import try_lock, wait_for_lock
+from ..locks import file_lock, try_lock
 from ..places import flush
 
 # %% auto #0
@@ -38,7 +38,7 @@ class Pack(Mapping):
 
     def __init__(self, folder: Path):
         self.folder, self.places = folder, json.loads((folder / "index.json").read_text(encoding="utf-8"))
-        self.lock = wait_for_lock(folder / "pixels.u8", shared=True)  # says that it is in use
+        self.lock = file_lock(folder / "pixels.u8", shared=True)  # says that it is in use
         weakref.finalize(self, self.lock.release)
         self.pixels = _mapped(self.lock.path) if self.places else np.empty(0, np.uint8)
 

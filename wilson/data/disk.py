@@ -46,9 +46,9 @@ bytes_bar = partial(tqdm, unit="B", unit_scale=True, leave=False, delay=1)
 
 # %% ../../nbs/data/06_disk.ipynb #1640cc4d
 @contextmanager
-def held(path: Path) -> Iterator[BinaryIO]:
+def held(path: Path, quiet: bool = False) -> Iterator[BinaryIO]:
     "The file at `path` to append to, for one process at a time; if nothing is in it afterwards, it goes."
-    with file_lock(path) as lock:
+    with file_lock(path, quiet=quiet) as lock:
         try:
             yield lock.file
         finally:

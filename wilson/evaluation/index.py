@@ -325,7 +325,7 @@ class Index:
                 try:
                     if self.on_disk:
                         place = self.path.with_name(f".{self.path.name}.building")
-                        stack.enter_context(file_lock(place, give_up=stop))
+                        stack.enter_context(file_lock(place, give_up=stop, quiet=True))
                 except LockTimeout:
                     is_mine = False
                 except OSError:  # nothing can be written there: work is done twice, and rows are added once

@@ -227,7 +227,7 @@ def held(folder: StepFolder) -> Iterator[None]:
     with ExitStack() as stack:
         try:
             # the processes that loaded data for one that was killed notice it within seconds
-            stack.enter_context(file_lock(lock_path(folder.path), seconds=10, give_up=is_busy))
+            stack.enter_context(file_lock(lock_path(folder.path), seconds=10, give_up=is_busy, quiet=True))
         except LockTimeout:
             who = folder.read("status.json") or {}
             raise InputError(f"{shown(folder.path)} is being trained by process {who.get('pid', '?')} on "
@@ -284,7 +284,7 @@ def rebuild_results(
     "One line per finished step, from the metrics files."
     runs_dir = at_root(runs_dir)
     path = runs_dir / "results.csv"
-    with file_lock(runs_dir / ".results.lock"):
+    with file_lock(runs_dir / ".results.lock", quiet=True):
         rows = []
         for file in sorted(runs_dir.glob("*/*/step*/metrics.json")):
             try:
