@@ -10,17 +10,25 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import fields
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-from conftest import need
+from conftest import QUICK, REPO, environment, need
 from wilson import locks
+from wilson.__main__ import main
+from wilson.data.cache import packed
 from wilson.data.classes import VOC
 from wilson.data.label_edits import LabelEdit, read_edits, save_edit
 from wilson.locks import LockTimeout, file_lock, is_locked, try_lock
 from wilson.places import InputError, at_root, project_root, written_aside
-from wilson.training.runs import StepFolder, held, is_held
+from wilson.results import run_list
+from wilson.training.config import parsed
+from wilson.training.launch import _begun
+from wilson.training.recipes import identity, resolved, task_of
+from wilson.training.runs import StepFolder, held, is_held, step_path
 from wilson.widgets.noting import Noting
 
 NOBODY = 65534
@@ -280,3 +288,129 @@ def test_two_studios_note_of_one_image(tmp_path, unflushed):
             thread.join()
     edits = read_edits(studios[0].path, VOC)
     assert edits == {f"i{n}": LabelEdit(f"i{n}", {"cat", "dog"}, flag=True, note="blurred") for n in range(40)}
+
+
+# ------------------------------------------------------------------------------------- runs
+
+
+def written_step(runs, step: int, state: str = "finished", method: str = "wilson") -> StepFolder:
+    "A step's folder without a training."
+    config = resolved(parsed({"dataset": "shapes", "task": "15-5", "runs_dir": str(runs), "method": method}), "shapes")
+    parent = step and {"path": "../../base-s42/step0", "hash": "0"}
+    folder = StepFolder(step_path(config, task_of(config), step))
+    folder.write("config.json", {"identity": identity(config, step, {"images": "d"}), "step": step, "parent": parent or None,
+                                 "parameters": {f.name: getattr(config, f.name) for f in fields(config)}})
+    (folder.path / "weights.safetensors").touch()
+    folder.set_state(state)
+    return folder
+
+
+def test_a_step_that_begins_keeps_its_base(tmp_path, monkeypatch):
+    "The base is removed before a step begins from it, or not at all."
+    base = written_step(tmp_path, 0)
+    listing, name = run_list.run_list, "shapes-15-5-overlap/base-s42"
+
+    def list_and_begin(*asked, **more):
+        found = listing(*asked, **more)
+        written_step(tmp_path, 1, "running")
+        return found
+    monkeypatch.setattr(run_list, "run_list", list_and_begin)
+    with pytest.raises(InputError, match="wilson-s42/step1 has begun from it meanwhile"):
+        run_list.remove_runs([name], tmp_path)
+    assert base.state == "finished" and (base.path / "weights.safetensors").is_file()
+    monkeypatch.setattr(run_list, "run_list", listing)
+    run_list.remove_runs(["shapes-15-5-overlap/wilson-s42", name], tmp_path)
+    late = StepFolder(base.path.parents[1] / "mib-s42/step1")
+    with held(late), pytest.raises(InputError, match="was removed meanwhile"):
+        _begun(late, {"step": 1}, None, base.path, anew=True)
+    assert not late.path.exists()
+
+
+def test_lock_files_in_use_stay(tmp_path):
+    "Who has opened a lock file and who comes after its removal never hold it both."
+    one = written_step(tmp_path, 0).path
+    lock = one.with_name(".step0.lock")
+    with file_lock(lock):
+        with pytest.raises(InputError, match="is being trained"):
+            run_list.remove_runs(["shapes-15-5-overlap/base-s42"], tmp_path)
+        lock.unlink()  # by anybody
+        with file_lock(lock, seconds=5) as second:  # on the file that is there now
+            assert try_lock(lock) is None and second._is_in_place()
+
+
+def test_force_removes_what_nobody_trains(tmp_path, capsys):
+    folder = written_step(tmp_path, 0, "running")
+    status = folder.read("status.json")
+    folder.write("status.json", status | {"host": "container-7f3a", "pid": 17})
+    command = ["runs", "--runs-dir", str(tmp_path), "--remove", "shapes-15-5-overlap/base-s42"]
+    assert main(command) == 2
+    said = capsys.readouterr().err
+    assert "process 17 on container-7f3a" in said and "--force" in said and folder.path.is_dir()
+    with file_lock(folder.path.with_name(".step0.lock")):
+        assert main([*command, "--force"]) == 2
+        assert "is being trained by process 17 on container-7f3a; end that first" in capsys.readouterr().err
+    assert main([*command, "--force"]) == 0 and not folder.path.parent.exists()
+
+
+# ----------------------------------------------------------------------- what systems refuse
+
+
+def test_files_that_cannot_be_mapped(tmp_path, monkeypatch, capsys):
+    "FUSE and 9p mounts answer ENODEV; the same images come from the file."
+    folders = {}
+    arrays = {tmp_path / f"{n}.png": np.random.default_rng(n).integers(0, 256, (5 + n, 7, 3), np.uint8) for n in range(3)}
+    for path in arrays:
+        path.touch()
+    for name in ("mapped", "refused"):
+        if name == "refused":
+            def refuse(*_, **__):
+                raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+            monkeypatch.setattr(np, "memmap", refuse)
+            monkeypatch.setattr(os, "posix_fallocate", refuse)
+        folders[name] = packed([*arrays], "images-0", arrays.__getitem__, lambda p: arrays[p].shape, tmp_path / name, 10**9)
+    for path, array in arrays.items():
+        assert all((pack[path] == array).all() for pack in folders.values())
+    assert capsys.readouterr().out.count("cannot be mapped into memory (No such device)") == 1
+
+
+# a file system without locks, and a system without what Windows lacks: set up before anything is imported
+REFUSE = """
+import errno, fcntl, os
+def flock(file, kind): raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+fcntl.flock = flock
+"""
+HIDE = """
+import os, signal, sys
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name in ("fcntl", "resource", "termios"): raise ImportError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Hidden())
+for name in ("SIGUSR1", "SIGUSR2", "SIGHUP", "SIGALRM", "SIGQUIT", "pthread_sigmask", "sigwaitinfo"): delattr(signal, name)
+for name in ("posix_fallocate", "sched_getaffinity"): delattr(os, name)
+"""
+WORK = """
+import importlib, pkgutil, sys
+import wilson
+for module in pkgutil.walk_packages(wilson.__path__, "wilson."):
+    if module.name != "wilson.__main__": importlib.import_module(module.name)
+from wilson.__main__ import main
+options = sys.argv[1:]
+assert main(["train", *options, "--num-workers", "1", "--cache-gb", "1"]) == 0
+assert main(["evaluate", "runs/shapes-striped_disc__dotted_square-overlap/wilson-s42/step1"]) == 0
+assert main(["sweep", "--grid", "seed=42", *options]) == 0
+print("fcntl" in sys.modules, "resource" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize("what", ["refused", "hidden"])
+def test_training_without_locks(root, what):
+    (root / "site").mkdir()
+    (root / "site/sitecustomize.py").write_text(REFUSE if what == "refused" else HIDE, encoding="utf-8")
+    paths = os.pathsep.join((str(root / "site"), str(REPO)))
+    done = subprocess.run([sys.executable, "-c", WORK, *QUICK], cwd=root, capture_output=True, text=True, timeout=300,
+                          env=environment(LOGNAME="me", PYTHONPATH=paths))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("File locks are not available here") == (what == "refused")
+    assert "being trained" not in done.stdout + done.stderr and "2 reused" in done.stdout
+    assert what == "refused" or done.stdout.splitlines()[-1] == "False False"
+    assert not [*(root / "runs").rglob(".*.holder*")] and not [*(root / "runs").rglob(".*.part")]

@@ -126,13 +126,8 @@ def _create(file: Path) -> bool:
             if os.name == "nt":  # just being removed
                 return False
             raise
-        try:
-            os.write(handle, json.dumps(content).encode())
-        except OSError:
-            os.close(handle)
-            _remove(file)
-            raise
-        os.close(handle)
+        with os.fdopen(handle, "w", encoding="utf-8") as out:
+            json.dump(content, out)
         return True
 
 
