@@ -6,14 +6,14 @@ from setuptools import find_packages, setup
 
 here = Path(__file__).parent
 parser = ConfigParser(delimiters=["="], interpolation=None)
-parser.read(here / "settings.ini")
+parser.read(here / "settings.ini", encoding="utf-8")
 facts = parser["DEFAULT"]
 
 setup(
     name=facts["lib_name"],
     version=facts["version"],
     description=facts["description"],
-    long_description=(here / "README.md").read_text(),
+    long_description=(here / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     author=facts["author"],
     author_email=facts["author_email"],

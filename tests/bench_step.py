@@ -197,7 +197,7 @@ def by_kind(act: Callable[[], None]) -> tuple[float, float]:
 
 def memory(o: argparse.Namespace, side: str, kind: str) -> float:
     "GB: the most that two steps took, in a process of their own."
-    told = subprocess.run([sys.executable, __file__, *sys.argv[1:], "--photographs", o.photographs, "--only", f"{side} {kind}"], check=True, capture_output=True, text=True)
+    told = subprocess.run([sys.executable, __file__, *sys.argv[1:], "--photographs", o.photographs, "--only", f"{side} {kind}"], check=True, capture_output=True, text=True, encoding="utf-8")
     return float(told.stdout.split()[-1])
 
 

@@ -66,7 +66,7 @@ def served(root: Path):
                f"--ServerApp.port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}",
                f"--ServerApp.root_dir={root}", "--LabApp.expose_app_in_browser=True",
                "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
-    with log.open("w") as out:
+    with log.open("w", encoding="utf-8") as out:
         server = subprocess.Popen(command, cwd=root, env=alone(root), stdout=out, stderr=out,
                                   stdin=subprocess.DEVNULL, start_new_session=True)
     try:

@@ -119,8 +119,8 @@ def environment(**more: str) -> dict[str, str]:
 
 def started(arguments, cwd: Path, **more) -> subprocess.Popen:
     "`wilson …` as a process in `cwd`."
-    return subprocess.Popen([sys.executable, "-m", "wilson", *map(str, arguments)], cwd=cwd, text=True, env=environment(),
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, **more)
+    return subprocess.Popen([sys.executable, "-m", "wilson", *map(str, arguments)], cwd=cwd, text=True, encoding="utf-8",
+                            env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, **more)
 
 
 def wilson(arguments, cwd: Path, timeout: float = 120) -> subprocess.CompletedProcess:

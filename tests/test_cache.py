@@ -48,7 +48,7 @@ def samples(root):
 
 def maker(delay: float) -> subprocess.Popen:
     "A process that fills the cache, waiting `delay` seconds at every image."
-    return subprocess.Popen([sys.executable, "-c", MAKE, str(delay)], env=environment(), text=True,
+    return subprocess.Popen([sys.executable, "-c", MAKE, str(delay)], env=environment(), text=True, encoding="utf-8",
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
@@ -106,7 +106,7 @@ def test_a_full_disk_is_left_alone(root):
     need(allowed.returncode == 0, "needs `unshare -rm mount …`, which this machine does not permit")
     for spared, some in ((2 << 30, False), (500_000, True)):
         code = MAKE.replace("delay =", f"cache.SPARED = {spared}\ndelay =")
-        done = subprocess.run(["unshare", "-rm", "bash", "-c", script, "bash", code], env=environment(), text=True,
+        done = subprocess.run(["unshare", "-rm", "bash", "-c", script, "bash", code], env=environment(), text=True, encoding="utf-8",
                               capture_output=True, timeout=120)
         assert done.returncode == 0, done.stderr
         kept = int(done.stdout.splitlines()[-1].split()[0])

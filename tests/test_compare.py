@@ -43,7 +43,7 @@ def trained(tmp_path_factory) -> Path:
 
 
 def said(root: Path, *arguments: str, code: int = 0) -> str:
-    done = subprocess.run([sys.executable, "-m", "wilson", *arguments], cwd=root, env=environment(), text=True,
+    done = subprocess.run([sys.executable, "-m", "wilson", *arguments], cwd=root, env=environment(), text=True, encoding="utf-8",
                           capture_output=True, timeout=120)
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr

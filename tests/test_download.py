@@ -145,7 +145,7 @@ def script(text: str, *arguments: object) -> list[str]:
 
 
 def started(text: str, *arguments: object) -> subprocess.Popen:
-    return subprocess.Popen(script(text, *arguments), env=environment(no_proxy="127.0.0.1"), text=True,
+    return subprocess.Popen(script(text, *arguments), env=environment(no_proxy="127.0.0.1"), text=True, encoding="utf-8",
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
@@ -167,7 +167,7 @@ def on_small_disk(disk: Path, size: str, text: str, *arguments: object) -> subpr
     disk.mkdir()
     mount = 'mount -t tmpfs -o size="$1" none "$2" || exit 99; shift 2; exec "$@"'
     command = ["unshare", "-rm", "bash", "-c", mount, "bash", size, str(disk), *script(text, disk, *arguments)]
-    done = subprocess.run(command, env=environment(no_proxy="127.0.0.1"), capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, env=environment(no_proxy="127.0.0.1"), capture_output=True, text=True, encoding="utf-8", timeout=60)
     assert done.returncode != 99, done.stderr
     return done
 

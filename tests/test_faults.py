@@ -332,7 +332,7 @@ def test_disk_full_while_a_state_is_written(root, half, whole):
     (root / "runs").mkdir()
     script = f'mount -t tmpfs -o size={size} none runs || exit 99; "$@"; code=$?; cp -a runs kept; exit $code'
     done = subprocess.run(["unshare", "-rm", "bash", "-c", script, "bash", sys.executable, "-m", "wilson", *command], cwd=root,
-                          env=environment(), capture_output=True, text=True, timeout=120)
+                          env=environment(), capture_output=True, text=True, encoding="utf-8", timeout=120)
     last_line = done.stderr.strip().splitlines()[-1].rpartition("\r")[2]
     assert done.returncode == 2 and "the disk is full" in last_line and "Traceback" not in done.stderr, done
     os.rename(root / "kept", root / "runs")
@@ -518,7 +518,7 @@ def torchrun(*options: str, command=COMMAND) -> list[str]:
 def test_torchrun_is_nproc(root, whole_pair):
     "Started by torchrun: the same step, and every line once."
     done = subprocess.run(torchrun("--standalone", "--nproc-per-node", "2", command=[*COMMAND, "--step", "0"]), cwd=root,
-                          env=environment(), capture_output=True, text=True, timeout=180)
+                          env=environment(), capture_output=True, text=True, encoding="utf-8", timeout=180)
     assert done.returncode == 0, done.stderr
     assert_same(root / BASE, whole_pair / BASE)
     lines = done.stdout.splitlines()

@@ -139,7 +139,7 @@ def test_same_bytes_from_any_process_and_thread(tmp_path):
         out = tmp_path / seed
         more = {"MATPLOTLIBRC": settings} if settings else {}
         env = BESIDE | {"PYTHONHASHSEED": seed} | more
-        done = subprocess.run([sys.executable, "-c", DRAW, str(out)], env=env, capture_output=True, text=True, timeout=180)
+        done = subprocess.run([sys.executable, "-c", DRAW, str(out)], env=env, capture_output=True, text=True, encoding="utf-8", timeout=180)
         assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
         for kind in found:
             files = [*out.glob(f"*.{kind}")]
@@ -172,7 +172,7 @@ def test_a_disk_that_takes_nothing(tmp_path):
     for disk in disks:
         disk.mkdir()
     done = subprocess.run(["unshare", "-rm", "bash", "-c", mounts + 'exec "$@"', "bash", sys.executable, "-c", SAVE, *disks],
-                          env=BESIDE, capture_output=True, text=True, timeout=120)
+                          env=BESIDE, capture_output=True, text=True, encoding="utf-8", timeout=120)
     assert done.returncode == 0, done.stderr
     lines = iter(done.stdout.splitlines())
     for reason in ("No space left", "Read-only"):

@@ -263,7 +263,7 @@ def confined() -> list[str]:
 
 def confined_run(confined: list[str], script: str, code: str, folder: Path) -> str:
     done = subprocess.run([*confined, f'{script} || exit 99; exec "{sys.executable}" -c "$1"', "bash", code], cwd=folder,
-                          env=environment(PYTHONPATH=JOBS), text=True, capture_output=True, timeout=100)
+                          env=environment(PYTHONPATH=JOBS), text=True, encoding="utf-8", capture_output=True, timeout=100)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -76,7 +76,7 @@ def lab(root: Path, **variables: str):
     command = [sys.executable, REPO / ".ci/lab.py", "--no-browser", "--allow-root",
                "--LabApp.expose_app_in_browser=True", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
     process = subprocess.Popen(command, cwd=root, env=alone(root) | variables, stdin=subprocess.DEVNULL,
-                               stdout=subprocess.PIPE, text=True)
+                               stdout=subprocess.PIPE, text=True, encoding="utf-8")
     try:
         yield process, sorted([process.stdout.readline(), process.stdout.readline()])
     finally:

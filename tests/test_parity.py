@@ -148,7 +148,7 @@ def test_stand_alone(tiny, tmp_path):
     "As a script from anywhere: exit status and closing line."
     for extra, status in ({}, 0), ({"focal": np.array(1.0)}, 1):
         np.savez(tmp_path / "tiny.npz", **(tiny | extra))
-        done = subprocess.run([sys.executable, CHECK, "tiny.npz"], cwd=tmp_path, text=True,
+        done = subprocess.run([sys.executable, CHECK, "tiny.npz"], cwd=tmp_path, text=True, encoding="utf-8",
                               capture_output=True)
         assert done.returncode == status, done.stdout + done.stderr
         assert f"{status} failed" in done.stdout
@@ -209,6 +209,6 @@ def test_a_broken_function_fails_without_recorded_results(monkeypatch, tiny, tmp
 def test_kernel_that_waits_for_a_gpu():
     "The refinement as a Triton kernel, which tests/bench_gpu.sh measures, computes what `refine` does."
     pytest.importorskip("triton", reason="torch for CPUs comes without triton")
-    done = subprocess.run([sys.executable, str(ROOT / "tests/bench_pamr.py"), "equal"], capture_output=True, text=True,
+    done = subprocess.run([sys.executable, str(ROOT / "tests/bench_pamr.py"), "equal"], capture_output=True, text=True, encoding="utf-8",
                           env=os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)})
     assert done.stdout.strip() == "equal", done.stderr

@@ -824,7 +824,7 @@ def command(text: str, *arguments: object) -> list[str]:
 
 
 def started(text: str, *arguments: object) -> subprocess.Popen:
-    return subprocess.Popen(command(text, *arguments), env=environment(), text=True,
+    return subprocess.Popen(command(text, *arguments), env=environment(), text=True, encoding="utf-8",
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
@@ -921,7 +921,7 @@ def alone(mount: str, text: str, *arguments: object) -> str:
     allowed = subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True)
     need(allowed.returncode == 0, "needs `unshare -rm mount …`, which this machine does not permit")
     within = ["unshare", "-rm", "bash", "-c", f'{mount} && exec "$@"', "bash", *command(text, *arguments)]
-    done = subprocess.run(within, env=environment(), capture_output=True, text=True, timeout=120)
+    done = subprocess.run(within, env=environment(), capture_output=True, text=True, encoding="utf-8", timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

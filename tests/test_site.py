@@ -20,7 +20,7 @@ def site(tmp_path_factory) -> Path:
     pages, html = tmp_path_factory.mktemp("site") / "source", tmp_path_factory.mktemp("html")
     for command in (["python", ".ci/site/pages.py", pages, "index"],
                     ["sphinx-build", "-W", "-n", "-q", "-c", ".ci/site", pages, html]):
-        done = subprocess.run([Path(sys.executable).parent / command[0], *command[1:]], cwd=REPO, env=environment(), text=True,
+        done = subprocess.run([Path(sys.executable).parent / command[0], *command[1:]], cwd=REPO, env=environment(), text=True, encoding="utf-8",
                               capture_output=True, timeout=300)
         assert done.returncode == 0, done.stdout + done.stderr
     return html

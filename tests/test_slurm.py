@@ -154,11 +154,11 @@ class Cluster:
         return processes_with(f"SLURM_CONF={self.variables['SLURM_CONF']}")
 
     def said(self) -> str:
-        return "\n".join(f"{p.name}: {p.read_text(encoding="utf-8")[-1500:]}" for p in self.folder.glob("*.[lo]*"))
+        return "\n".join(f"{p.name}: {p.read_text(encoding='utf-8')[-1500:]}" for p in self.folder.glob("*.[lo]*"))
 
     def run(self, *command: object, cwd: Path | None = None) -> str:
         "Output of a command of Slurm, which must succeed."
-        done = subprocess.run([str(c) for c in command], cwd=cwd, env=self.variables, capture_output=True, text=True,
+        done = subprocess.run([str(c) for c in command], cwd=cwd, env=self.variables, capture_output=True, text=True, encoding="utf-8",
                               timeout=60)
         assert done.returncode == 0 or command[0] == "sinfo", (command, done.stdout, done.stderr)
         return done.stdout.strip()

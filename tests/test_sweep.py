@@ -48,7 +48,7 @@ def states(outcomes) -> dict[str, str]:
 def interrupted(root: Path) -> None:
     "A sweep in a process group of its own, interrupted as a terminal does it, in the middle of its first base."
     code = f"from wilson.training.sweep import run_sweep; run_sweep({MEMBERS!r}, name='ours')"
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=root, text=True, start_new_session=True,
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=root, text=True, encoding="utf-8", start_new_session=True,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     base, until = state(root, "base-s1/step0"), time.monotonic() + 60
     while not (base.path / "last.pt").is_file() and process.poll() is None and time.monotonic() < until:
@@ -126,7 +126,7 @@ def test_a_dry_run_prints_the_plan_and_starts_nothing(root):
 
 
 def wilson(root: Path, *arguments: str, code: int = 0) -> subprocess.CompletedProcess:
-    done = subprocess.run([sys.executable, "-m", "wilson", *arguments], cwd=root, text=True, capture_output=True, timeout=300)
+    done = subprocess.run([sys.executable, "-m", "wilson", *arguments], cwd=root, text=True, encoding="utf-8", capture_output=True, timeout=300)
     assert done.returncode == code, done.stdout + done.stderr
     return done
 
@@ -215,5 +215,5 @@ def test_the_papers_tables(root):
     assert "| WILSON | COCO→VOC | 39.8 | 41.0 | 40.6 | 55.7 | – | – | – | – | – | to train |" in said
     assert "label_maps=…" in said and "swapped" in said and not (root / "runs").exists()
     bad = subprocess.run([sys.executable, "-m", "papermill", str(REPO / "nbs/paper.ipynb"), "out.ipynb", "-p", "part", "tabel3"], cwd=root,
-                         capture_output=True, text=True, timeout=120)
+                         capture_output=True, text=True, encoding="utf-8", timeout=120)
     assert bad.returncode and "Did you mean 'table3'" in bad.stderr

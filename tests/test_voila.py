@@ -67,7 +67,7 @@ def studio(root: Path, *flags: str):
     "What `make studio` starts: the process and the address it prints."
     process = subprocess.Popen([sys.executable, REPO / ".ci/studio.py", *flags], cwd=root,
                                env=alone(root) | {"JUPYTER_TOKEN": "of-something-else"},
-                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, encoding="utf-8")
     try:
         said = process.stdout.readline()
         found = re.fullmatch(r"Studio: (http://127\.0\.0\.1:\d+/\?token=[0-9a-f]{32,})\n", said)
@@ -194,7 +194,7 @@ def test_without_voila_one_sentence_says_what_to_do(tmp_path):
     hidden = (f"import importlib.util, sys; sys.path.insert(0, {str(REPO / '.ci')!r}); "
               "importlib.util.find_spec = lambda name: None; import studio; sys.exit(studio.main())")
     done = subprocess.run([sys.executable, "-c", hidden], cwd=tmp_path, env=alone(tmp_path), capture_output=True,
-                          text=True, timeout=60)
+                          text=True, encoding="utf-8", timeout=60)
     assert done.returncode == 1 and done.stderr == ""
     assert re.fullmatch(r"`make studio` needs voila, .* -e '\.\[voila\]'\n", done.stdout), done.stdout
     assert list(tmp_path.iterdir()) == []

@@ -8,7 +8,7 @@ from latex2mathml.converter import convert
 
 sys.path.insert(0, str(Path(__file__).parent))
 settings = configparser.ConfigParser()
-settings.read(Path(__file__).parents[2] / "settings.ini")
+settings.read(Path(__file__).parents[2] / "settings.ini", encoding="utf-8")
 
 project, author = settings["DEFAULT"]["title"], settings["DEFAULT"]["author"]
 copyright = author  # noqa: A001

@@ -334,7 +334,8 @@ def _version(package: str) -> str:
 def _commit() -> str | None:
     command = ["git", "-C", str(project_root()), "rev-parse", "HEAD"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=5).stdout.strip() or None
+        done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=5)
+        return done.stdout.strip() or None
     except (OSError, subprocess.SubprocessError):
         return None
 
