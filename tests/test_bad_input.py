@@ -383,7 +383,7 @@ def mounted(root: Path, mount: str, then: str = "true", *arguments) -> subproces
     need(allowed.returncode == 0, "needs `unshare -rm mount …`, which this machine does not permit")
     script = f'{mount} || exit 99; "$@"; code=$?; {then}; exit $code'
     command = ["unshare", "-rm", "bash", "-c", script, "bash", sys.executable, "-m", "wilson", *map(str, arguments)]
-    done = subprocess.run(command, cwd=root, env=environment(), capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=root, env=environment(), capture_output=True, text=True, encoding="utf-8", timeout=120)
     assert done.returncode != 99, done.stderr
     return done
 

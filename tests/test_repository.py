@@ -24,7 +24,7 @@ def listed() -> tuple[Path, ...]:
     "Files of the repository, relative: what git tracks, and what it would."
     need((REPO / ".git").exists() and shutil.which("git"), "needs git and the repository's history")
     command = ["git", "-C", str(REPO), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    names = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\0")
+    names = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=True).stdout.split("\0")
     found = tuple(sorted({Path(n) for n in names if n and (REPO / n).is_file()}))
     assert Path("settings.ini") in found
     return found
@@ -44,7 +44,7 @@ def run(*command: object, cwd: Path, **variables: str) -> str:
     env = environment(**variables)
     if "PYTHONPATH" not in variables:
         env.pop("PYTHONPATH")
-    done = subprocess.run([str(c) for c in command], cwd=cwd, env=env, capture_output=True, text=True, timeout=180)
+    done = subprocess.run([str(c) for c in command], cwd=cwd, env=env, capture_output=True, text=True, encoding="utf-8", timeout=180)
     assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
     return done.stdout
 
@@ -289,7 +289,7 @@ def imported(name: str, path: Path) -> set[str]:
 
 
 FLOORS = {"data": 1, "models": 1, "pseudo": 2, "evaluation": 3, "training": 4, "results": 5, "widgets": 6, "__main__": 6}
-GROUND = {"wilson.places", "wilson.locks", "wilson.limits", "wilson.data.classes", "wilson.ranks"}
+GROUND = {"wilson.places", "wilson.locks", "wilson.limits", "wilson.terminals", "wilson.data.classes", "wilson.ranks"}
 
 
 def test_no_import_goes_upward():

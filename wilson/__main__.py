@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 
 from .places import InputError, did_you_mean
+from .terminals import printable, safe_output, set_bars, use_utf8_names
 
 # %% auto #0
 __all__ = ['COMMANDS', 'train_parser', 'run_train', 'prepare_parser', 'run_prepare', 'verify_parser', 'run_verify',
@@ -368,7 +369,14 @@ def main(
     arguments: Sequence[str] | None = None,  # without the program's name; None: of this process
 ) -> int:                                    # exit code
     "The `wilson` command."
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None:  # a process of its own
+        use_utf8_names()
+        set_bars()
+    with safe_output():
+        return _answer(list(sys.argv[1:] if arguments is None else arguments))
+
+
+def _answer(arguments: list[str]) -> int:
     usage = "wilson COMMAND [--help]\n\n" + "\n".join(f"  {n:10} {c[0]}" for n, c in COMMANDS.items())
     if not arguments or arguments[0] in ("-h", "--help"):
         print(f"usage: {usage}")
@@ -385,7 +393,7 @@ def main(
     try:
         return run(parser.parse_args(rest)) or 0
     except InputError as e:
-        print(f"wilson: {e}", file=sys.stderr)
+        print(f"wilson: {printable(e)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as e:
         return getattr(e, "exit_code", 130)

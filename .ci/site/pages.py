@@ -39,7 +39,7 @@ def contents() -> str:
     parts = {"Workbench": list(WORKBENCH), "Stories": sorted(f"stories/{p.stem}" for p in REPO.glob("nbs/stories/*.ipynb"))}
     for floor, title in FLOORS.items():
         parts[title] = sorted(f"{floor}/{p.stem}" for p in REPO.glob(f"nbs/{floor}/*.ipynb"))
-    parts["The ground"] = ["places", "ranks", "command"]
+    parts["The ground"] = ["places", "terminals", "ranks", "command"]
     parts["The project"] = [Path(name).stem for name in TEXTS.values()]
     return "\n\n".join("\n".join(["```{toctree}", ":hidden:", f":caption: {title}", "", *pages, "```"])
                        for title, pages in parts.items())

@@ -59,7 +59,8 @@ def read_dataset_file(
         if not isinstance(found.get(key, {}), dict):
             raise InputError(f"{path}: {key} = {found[key]!r}; expected a part [{key}] with lines like "
                              f"name = value.")
-    name = str(found.get("name", path.absolute().parent.name))
+    # the name of a folder may hold anything; that of a data set becomes part of other names
+    name = str(found.get("name", re.sub(r"[^\w.+-]+", "_", path.absolute().parent.name)))
     if not re.fullmatch(r"[\w.+-]+", name) or name in ("auto", "voc", "coco", "coco-voc", "shapes"):
         raise InputError(f"{path}: name = {name!r}; expected letters, digits and any of . + - _, and no name "
                          f"of a known data set.")

@@ -87,12 +87,23 @@ def files_by_id(
     folder: Path,
     suffixes: Sequence[str] = IMAGE_SUFFIXES,
 ) -> dict[str, list[Path]]:
-    "The files of a folder by id; hidden ones are no one's."
+    "The files of a folder by id, hidden ones left out; a name that is not UTF-8 is an error."
     found: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() in suffixes and not path.name.startswith("."):
+            _check_name(path)
             found.setdefault(id_of(path.name), []).append(path)
     return found
+
+
+def _check_name(path: Path) -> None:
+    # lists and tables are UTF-8, so they cannot name such a file
+    try:
+        path.name.encode("utf-8")
+    except UnicodeEncodeError:
+        shown = path.name.encode("utf-8", "backslashreplace").decode()
+        raise InputError(f"{path.parent} holds a file whose name is not UTF-8, '{shown}'; rename it (on "
+                         f"Linux `convmv -f latin1 -t utf8 --notest` renames whole folders).") from None
 
 
 def image_files(

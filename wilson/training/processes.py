@@ -28,6 +28,7 @@ import torch
 from ..limits import available_cpus
 from ..places import InputError
 from ..ranks import check_loopback, joined
+from ..terminals import Output
 from .gpus import start_gpu
 from .runs import is_running, shown
 from .stopping import KILL, LEFT, NOTICE, Interrupted, Stop
@@ -59,10 +60,11 @@ class Diary:
 
 def _into(log: Path) -> None:
     "Everything that this process says, from Python or from C, goes to a file."
-    sys.stdout.flush()
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
+    sys.stdout, sys.stderr = (Output(open(number, "w", buffering=1, encoding="utf-8", closefd=False),
+                                     controls=True) for number in (1, 2))
 
 
 def _another_lost(logs: Path) -> bool:

@@ -24,6 +24,7 @@ from ..data.tasks import Task
 from ..locks import LockTimeout, file_lock, is_locked, is_running
 from ..places import InputError, at_root, project_root, written_aside
 from ..ranks import first
+from ..terminals import ESCAPES
 from .config import TrainConfig
 
 # %% auto #0
@@ -108,7 +109,9 @@ class StepFolder:
         if not first():
             return
         with written_aside(self.path / name) as aside:
-            aside.write_text(json.dumps(content, indent=indent, ensure_ascii=False) + "\n", encoding="utf-8")
+            # a folder whose name is not UTF-8: such an escape is JSON's own
+            aside.write_text(json.dumps(content, indent=indent, ensure_ascii=False) + "\n", encoding="utf-8",
+                             errors="backslashreplace")
 
     @property
     def state(self) -> str | None:
@@ -130,7 +133,7 @@ class StepFolder:
         if not first():
             return
         print(message, flush=True)
-        with open(self.path / "log.txt", "a", encoding="utf-8") as f:
+        with open(self.path / "log.txt", "a", encoding="utf-8", errors=ESCAPES) as f:
             f.write(message + "\n")
 
 # %% ../../nbs/training/04_runs.ipynb #937a4536
@@ -291,8 +294,8 @@ def rebuild_results(
                 rows.append(_row(file, StepFolder(file.parent).read("metrics.json")))
             except (ValueError, LookupError, TypeError, AttributeError) as e:  # foreign, torn, being replaced
                 print(f"{shown(file)} is left out of {path.name}: {one_line(e)}")
-        with written_aside(path) as aside, open(
-                aside, "w", encoding="utf-8", newline="", errors="surrogateescape") as f:  # names as they are
+        with (written_aside(path) as aside,
+              open(aside, "w", encoding="utf-8", errors=ESCAPES, newline="") as f):
             writer = csv.DictWriter(f, list(dict.fromkeys(n for row in rows for n in row)) or ["task"])
             writer.writeheader()
             writer.writerows(rows)

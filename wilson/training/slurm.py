@@ -240,7 +240,8 @@ def written(
     logs_of(runs_dir).mkdir(parents=True, exist_ok=True)
     for path, text in texts.items():
         with written_aside(path) as aside:
-            aside.write_text(text, encoding="utf-8")
+            # the bytes of a path stay what they are, UTF-8 or not
+            aside.write_text(text, encoding="utf-8", errors="surrogateescape")
         path.chmod(0o755)
     return list(texts)
 

@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 
 from ..limits import available_cpus
 from ..places import InputError, at_root, project_root
+from ..terminals import ESCAPES
 from .config import parsed
 from .gpus import are_mig, gpu_variable, visible_gpus
 from .launch import train
@@ -47,7 +48,8 @@ class Job:
     @property
     def command(self) -> list[str]:
         "Arguments of `wilson`."
-        given = {n: v for n, v in self.parameters.items() if v is not None}
+        given = {n: ",".join(map(str, v)) if isinstance(v, (list, tuple)) else v
+                 for n, v in self.parameters.items() if v is not None}
         return ["train", *(f"--{n.replace('_', '-')}={v}" for n, v in given.items())]
 
 # %% ../../nbs/training/11_sweep.ipynb #c6c93308
@@ -163,7 +165,8 @@ def started(
     # no bars in a log
     own = {} if gpus is None else {gpu_variable()[0]: gpus}
     environment = {"OMP_NUM_THREADS": str(threads)} | os.environ | {"TQDM_DISABLE": "1"} | own
-    with open(log, "a", encoding="utf-8") as out:
+    environment["PYTHONIOENCODING"] = "utf-8:backslashreplace"  # as the log is read
+    with open(log, "a", encoding="utf-8", errors=ESCAPES) as out:
         said = "".join(f"{n}={shlex.quote(v)} " for n, v in own.items())
         out.write(f"$ {said}wilson {shlex.join(job.command)}\n")
         out.flush()
