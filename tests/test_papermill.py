@@ -22,7 +22,8 @@ from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
 from wilson.places import InputError
-from wilson.training.config import TrainConfig, given_parameters, parsed
+from wilson.training.config import TrainConfig, parsed
+from wilson.training.notebook_parameters import given_parameters
 from wilson.training.papermill import with_output
 from wilson.training.runs import StepFolder
 
@@ -199,7 +200,7 @@ def test_two_processes_stopped_and_gone_on_with(root, notebook):
     assert step.state == "interrupted" and "Interrupted in epoch 2" in outputs(executed(root))
     updates = int(step.read("status.json")["reason"].rpartition(" ")[2])
     done = subprocess.run([*PAPERMILL, "nbs/train.ipynb", "again.ipynb", *TWO], cwd=root, env=environment(),
-                          stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120)
+                          stdin=subprocess.DEVNULL, capture_output=True, text=True, encoding="utf-8", timeout=120)
     assert done.returncode == 0, done.stderr
     assert f"going on from epoch 2, update {updates + 1}" in outputs(root / "again.ipynb")
     assert StepFolder(root / "runs/shapes-15-5-overlap/wilson-s42/step1").state == "finished"
@@ -225,7 +226,7 @@ def test_a_failing_rank(root, notebook, tmp_path):
     (tmp_path / "faulty/sitecustomize.py").write_text(FAULTY, encoding="utf-8")
     done = subprocess.run([*PAPERMILL, "nbs/train.ipynb", *GIVEN, "-p", "nproc", "2"], cwd=root, timeout=120,
                           env=environment(PYTHONPATH=f"{tmp_path / 'faulty'}{os.pathsep}{REPO}"),
-                          stdin=subprocess.DEVNULL, capture_output=True, text=True)
+                          stdin=subprocess.DEVNULL, capture_output=True, text=True, encoding="utf-8")
     assert done.returncode == 1
     assert "rank 1 of 2 failed" in done.stderr and "KeyError: 'lost'" in done.stderr, done.stderr
     assert done.stderr.count("Traceback") == 1 and "click" not in done.stderr, done.stderr
@@ -246,7 +247,7 @@ def test_redirected(root, notebook, tmp_path):
 def test_from_another_folder_with_an_output_path(root, notebook):
     "What is given stays as given; runs are found from the root all the same."
     done = subprocess.run([*PAPERMILL, "train.ipynb", "mine.ipynb", *GIVEN], cwd=root / "nbs", env=environment(),
-                          stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120)
+                          stdin=subprocess.DEVNULL, capture_output=True, text=True, encoding="utf-8", timeout=120)
     assert done.returncode == 0, done.stderr
     assert (root / "nbs/train.ipynb").read_bytes() == notebook
     assert not (root / "runs/notebooks").exists()
@@ -257,7 +258,7 @@ def test_misspelt_parameter(root, notebook):
     "papermill itself only warns about a name it does not know."
     sentence = "There is no parameter 'alhpa'. Did you mean 'alpha'"
     done = subprocess.run([*PAPERMILL, "nbs/train.ipynb", *GIVEN, "-p", "alhpa", "0.3"], cwd=root, env=environment(), stdin=subprocess.DEVNULL,
-                          capture_output=True, text=True, timeout=120)
+                          capture_output=True, text=True, encoding="utf-8", timeout=120)
     assert done.returncode != 0
     assert sentence in done.stderr + done.stdout
     assert sentence in outputs(executed(root))
@@ -313,7 +314,7 @@ def test_run_all_twice_in_one_kernel(root, notebook):
 def papermill(root: Path, name: str, *given: str) -> tuple[int, str]:
     "Exit code of a workbench notebook, and all it shows."
     done = subprocess.run([*PAPERMILL, f"nbs/{name}.ipynb", "out.ipynb", *given], cwd=root, env=environment(),
-                          capture_output=True, text=True, timeout=300)
+                          capture_output=True, text=True, encoding="utf-8", timeout=300)
     return done.returncode, outputs(root / "out.ipynb") + done.stderr
 
 

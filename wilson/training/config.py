@@ -5,21 +5,23 @@
 # %% ../../nbs/training/02_config.ipynb #f7b425ee
 from __future__ import annotations
 
-import ast
 import math
+import operator
 import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from ..models.backbones import BACKBONES, check_backbone
-from ..places import InputError, did_you_mean
+from ..places import InputError, at_root, did_you_mean
+from .cells import TEXT, text_expected
 
 # %% auto #0
 __all__ = ['COMPAT', 'CHOICES', 'POLICIES', 'POSITIVE', 'NOT_NEGATIVE', 'BY_STEP', 'LISTS', 'about', 'TrainConfig', 'parsed',
-           'given_parameters', 'check_names', 'numbers']
+           'numbers', 'as_bool']
 
 # %% ../../nbs/training/02_config.ipynb #f678f205
 def about(default: Any, text: str) -> Any:
@@ -174,34 +176,6 @@ def parsed(
             raise InputError(f"There is no parameter {name!r}.{did_you_mean(name, known)}")
     return TrainConfig(**parameters)
 
-# %% ../../nbs/training/02_config.ipynb #2fd5ee16
-def given_parameters(
-    cells: Sequence[str],  # a notebook's cells so far: IPython's `In`
-) -> dict[str, Any]:       # by name; the last assignment wins
-    "What the `parameters` cell and papermill's own assign: the cells that only assign constants."
-    given = {}
-    for cell in cells:
-        try:
-            given |= {node.targets[0].id: _literal(node.value) for node in ast.parse(cell).body}
-        except (SyntaxError, AttributeError, ValueError):  # a cell that does something
-            continue
-    return given
-
-
-def check_names(cells: Sequence[str]) -> None:
-    "Refuse what papermill injected under a name that the notebook's first cell has not."
-    known = given_parameters(cells[:2])  # `In` begins with an empty one
-    for name in given_parameters(cells[:3]):
-        if name not in known:
-            raise InputError(f"There is no parameter {name!r}.{did_you_mean(name, known)}")
-
-
-def _literal(node: ast.expr) -> Any:
-    # papermill writes nan and inf as calls; unread, they would take their whole cell with them
-    if isinstance(node, ast.Call) and ast.unparse(node.func) == "float" and len(node.args) == 1:
-        return float(ast.literal_eval(node.args[0]))
-    return ast.literal_eval(node)
-
 # %% ../../nbs/training/02_config.ipynb #08c763a6
 _hints = cache(typing.get_type_hints)  # they are asked for by every field of every configuration
 
@@ -210,8 +184,10 @@ def _converted(name: str, value: Any) -> Any:
     hint = _hints(TrainConfig)[name]
     optional = isinstance(hint, types.UnionType)
     kind = next(t for t in typing.get_args(hint) if t is not type(None)) if optional else hint
-    if value is None or (
-            optional and isinstance(value, str) and value.lower() == "none" and name != "pretrained"):
+    if name in TEXT and isinstance(value, (bool, int, float)):
+        raise text_expected(name, value)
+    written = isinstance(value, str) and value.lower() == "none" and name not in (*TEXT, "pretrained")
+    if value is None or optional and written:
         if not optional:
             raise InputError(f"{name}=None: expected {_kind(kind)}.")
         return None
@@ -235,8 +211,24 @@ def numbers(
     return tuple(_as(LISTS[name], name, word) for word in words)
 
 
+def as_bool(name: str, value: Any) -> bool:
+    "True or false as a person types it: papermill hands `false` on as text, which Python takes for true."
+    return _as(bool, name, value)
+
+
 def _kind(kind: type) -> str:
     return {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[kind]
+
+
+def _as_int(value: Any) -> int:
+    if isinstance(value, bool):
+        raise ValueError
+    try:
+        return operator.index(value) if not isinstance(value, str) else int(value)
+    except (TypeError, ValueError):  # "1e3", 12.0
+        if float(value) != int(float(value)):
+            raise ValueError from None
+        return int(float(value))
 
 
 def _as(kind: type, name: str, value: Any) -> Any:
@@ -245,9 +237,7 @@ def _as(kind: type, name: str, value: Any) -> Any:
             said = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
             return said[str(value).lower()]
         if kind is int:
-            if isinstance(value, bool) or float(value) != int(float(value)):
-                raise ValueError
-            return int(float(value))
+            return _as_int(value)
         if kind is float and isinstance(value, bool):
             raise ValueError
         return kind(value)
@@ -255,6 +245,14 @@ def _as(kind: type, name: str, value: Any) -> Any:
         raise InputError(f"{name}={value!r}: expected {_kind(kind)}.") from None
 
 # %% ../../nbs/training/02_config.ipynb #6dd5341d
+def _is_utf8(path: Path) -> bool:
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _check(config: TrainConfig) -> None:
     for name, allowed in CHOICES.items():
         value = getattr(config, name)
@@ -273,6 +271,11 @@ def _check(config: TrainConfig) -> None:
         if value is not None and (value in ("", ".", "..") or "/" in value):
             raise InputError(f"{name}={value!r}: expected the name of one folder, without "
                              f"'/'; runs_dir says where it lies.")
+    for name in ("name", "base_name", "runs_dir"):
+        value = getattr(config, name)
+        if value is not None and not _is_utf8(at_root(value)):
+            raise InputError(f"{name}={value!r}: the folder's path, {str(at_root(value))!r}, is not UTF-8; "
+                             f"weights cannot be written there, so give another {name}.")
     for policy in (config.lr_policy or "poly").split("/"):
         if policy not in POLICIES:
             raise InputError(f"lr_policy={policy!r} is not known.{did_you_mean(policy, POLICIES)}")

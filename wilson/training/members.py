@@ -65,7 +65,7 @@ def read_grid(
     text: str,
 ) -> list[Axes]:  # one per part
     "The axes of grids written as text; InputError for what cannot be read."
-    parts: list[dict[str, list[str]]] = [{}]
+    parts: list[dict[str, list[str | None]]] = [{}]
     try:
         words = shlex.split(text)
     except ValueError as e:
@@ -81,7 +81,7 @@ def read_grid(
             raise InputError(f"grid={text!r}: {name} stands there twice; give all its values at once, "
                              f"{name}=value;value, or begin another grid by +.")
         else:
-            parts[-1][name] = values.split(";")
+            parts[-1][name] = [value or None for value in values.split(";")]
     return [part for part in parts if part]
 
 # %% ../../nbs/training/10a_members.ipynb #c486f2b4
@@ -159,7 +159,7 @@ def read_members(
     "The members of a sweep from a JSON file: a list of parameters of `wilson train`."
     file = at_root(path)
     try:
-        members = json.loads(file.read_text(encoding="utf-8"))
+        members = json.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as e:
         raise InputError(f"members={str(path)!r} cannot be read as JSON: {e}.") from None
     if not isinstance(members, list) or not all(isinstance(m, dict) for m in members):

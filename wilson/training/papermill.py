@@ -5,17 +5,23 @@
 # %% ../../nbs/training/08_papermill.ipynb #cbaab708
 from __future__ import annotations
 
+import ast
 import datetime
+import json
 import logging
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from ..places import at_root, project_root
+from ..places import InputError, at_root, project_root
+from ..terminals import printable, safe_output, set_bars, use_utf8_names
+from .cells import TEXT, read_cell
 
 # %% auto #0
-__all__ = ['with_output', 'main']
+__all__ = ['with_output', 'text_parameters', 'with_text', 'with_kernel', 'is_bar', 'main']
 
 # %% ../../nbs/training/08_papermill.ipynb #a6c090d9
 def with_output(
@@ -40,24 +46,127 @@ def with_output(
     shown = [] if any("log-output" in a for a in arguments) else ["--log-output"]
     return [*arguments[:at], str(target), *shown, *arguments[at:]]
 
+# %% ../../nbs/training/08_papermill.ipynb #7c7e9902
+def _named(arguments: Sequence[str]) -> tuple[Mapping[str, Any], Mapping[str, Any] | None]:
+    "papermill's options as its own parser reads them, and the notebook, if it uses wilson."
+    from papermill.__main__ import papermill
+    options = papermill.make_context("papermill", list(arguments), resilient_parsing=True).params
+    path = options.get("notebook_path")
+    if not path or not Path(path).is_file():
+        return options, None
+    try:
+        notebook = json.loads(Path(path).read_text(encoding="utf-8"))
+        uses_wilson = re.search(r"^\s*(from|import) wilson\b", "\n".join(_code(notebook)), re.MULTILINE)
+    except (OSError, ValueError, TypeError, AttributeError, KeyError):  # for papermill to name
+        return options, None
+    return options, notebook if uses_wilson else None
 
+
+def _code(notebook: Mapping[str, Any]) -> list[str]:
+    return ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+
+
+def _tagged(notebook: Mapping[str, Any], tag: str) -> list[str]:
+    return ["".join(cell["source"]) for cell in notebook["cells"] if tag in cell["metadata"].get("tags", ())]
+
+
+def _defaults(notebook: Mapping[str, Any]) -> dict[str, Any]:
+    return {n: v for s in _tagged(notebook, "parameters") for n, v in read_cell(s).constants.items()}
+
+
+def text_parameters(notebook: Mapping[str, Any]) -> set[str]:
+    "Parameters that are text: by their default, by `check_names`, or as those of a training."
+    names = {n for n, v in _defaults(notebook).items() if isinstance(v, str)}
+    for source in _code(notebook):
+        for call in re.findall(r"check_names\(In, text=(\([^)]*\))\)", source):
+            names |= {*ast.literal_eval(call)}
+        if "given_parameters(In)" in source:
+            names |= {*TEXT}
+    return names
+
+# %% ../../nbs/training/08_papermill.ipynb #5910f879
+def with_text(
+    arguments: Sequence[str],  # of the command line, without the program's name
+) -> list[str]:                # with `-r` for what is text, and True or False for what is neither
+    "The command line with its parameters as typed; InputError where they would have no effect."
+    options, notebook = _named(arguments)
+    if notebook is None or "--" in arguments:
+        return list(arguments)
+    given, raw = dict(options.get("parameters") or ()), dict(options.get("parameters_raw") or ())
+    some = given or raw or options.get("parameters_file") or options.get("parameters_yaml")
+    if some and not _tagged(notebook, "parameters") and not _tagged(notebook, "injected-parameters"):
+        raise InputError(f"{options['notebook_path']}: no cell is tagged `parameters`, so its defaults would "
+                         f"win over what you give. Tag the cell of defaults (JupyterLab: the gear at the "
+                         f"upper right, Cell Tags; VS Code: Add Cell Tag in the cell's menu).")
+    defaults, text, more = _defaults(notebook), text_parameters(notebook), []
+    for name, value in given.items():
+        if name in text and name not in raw and value != "None":
+            more += ["-r", name, value]
+        elif isinstance(defaults.get(name), bool) and value.lower() in ("true", "false"):
+            more += ["-p", name, value.capitalize()]
+    return [*arguments, *more]
+
+
+def with_kernel(
+    arguments: Sequence[str],
+) -> list[str]:  # with `-k python3` where the notebook names a kernel that is not here
+    "The command line, its kernel one of this machine."
+    from jupyter_client.kernelspec import KernelSpecManager
+    options, notebook = _named(arguments)
+    if notebook is None or options.get("kernel"):
+        return list(arguments)
+    metadata = notebook.get("metadata", {})
+    saved, language = metadata.get("kernelspec", {}), metadata.get("language_info", {}).get("name")
+    more = []
+    if saved.get("name") not in KernelSpecManager().find_kernel_specs():
+        more += ["-k", "python3"]
+        if saved.get("name"):
+            print(f"papermill: the notebook was saved with the kernel {saved['name']!r}, which is not on "
+                  f"this machine; python3 is taken (-k NAME chooses another).", file=sys.stderr)
+    if not (language or saved.get("language") or options.get("language")):
+        more += ["--language", "python"]
+    return [*arguments, *more]
+
+
+def is_bar(text: str) -> bool:
+    "Whether a notebook's output is a state of a progress bar; in a kernel TQDM_DISABLE has no effect."
+    return re.fullmatch(r"\s*(?:[^\n]*:)?\s*\d+%\|[^\n]*\[[^\n]*\]\s*", text) is not None
+
+
+def _supplied(typed: Sequence[str], arguments: Sequence[str]) -> Path | None:
+    return next((Path(a) for a in arguments if a not in typed and a.endswith(".ipynb")), None)
+
+# %% ../../nbs/training/08_papermill.ipynb #52ab7631
 def main() -> int:
     "`papermill`, with an output path supplied where there is none."
+    use_utf8_names()
+    set_bars()
+    with safe_output():
+        return _run(sys.argv[1:])
+
+
+def _run(typed: list[str]) -> int:
     import click
     from papermill.__main__ import papermill
     from papermill.exceptions import PapermillExecutionError
-    arguments = with_output(sys.argv[1:])
-    if len(arguments) > len(sys.argv[1:]):
-        place = next(Path(a) for a in arguments if a not in sys.argv[1:])
+    try:
+        arguments = with_kernel(with_text(with_output(typed)))
+    except InputError as e:
+        print(f"papermill: {printable(e)}", file=sys.stderr)
+        return 2
+    if (place := _supplied(typed, arguments)) is not None:
         print(f"executed notebook: {place.relative_to(project_root())}", file=sys.stderr)
     os.environ.setdefault("TQDM_MININTERVAL", "30")
+    if not sys.stderr.isatty():
+        logging.getLogger("papermill").addFilter(lambda record: not is_bar(record.getMessage()))
     try:
         return papermill(arguments, prog_name="papermill", standalone_mode=False) or 0
     except click.ClickException as e:
         e.show()
         return e.exit_code
     except PapermillExecutionError as e:
-        print(e, file=sys.stderr)
+        # IPython colours its tracebacks; a file shows no colours
+        print(e if sys.stderr.isatty() else re.sub(r"\x1b\[[0-9;]*m", "", str(e)), file=sys.stderr)
         return 1
     except click.Abort:  # Ctrl-C; papermill has ended the kernel
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # else the cell's error is told once more
