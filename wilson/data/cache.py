@@ -68,11 +68,12 @@ def _mapped(file: Path) -> np.ndarray | None:
 
 
 def pack_name(kind: str, files: Sequence[Path]) -> str:
-    "Changes with every file's path, size and time."
+    "Changes with every file's path, size and times, and where a file is replaced."
     digest = hashlib.sha256(kind.encode())
     for path in files:
         stat = path.stat()
-        digest.update(f"{path} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+        times = f"{stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}"  # a copy may keep the first
+        digest.update(f"{path} {stat.st_size} {times}\n".encode())
     return f"{kind}-{digest.hexdigest()[:16]}"
 
 # %% ../../nbs/data/05_cache.ipynb #9c66d41d

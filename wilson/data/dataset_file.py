@@ -25,11 +25,12 @@ except ModuleNotFoundError:  # Python 3.10
     import tomli as tomllib
 
 # %% auto #0
-__all__ = ['DATASET_FILE', 'RESERVED', 'DatasetFile', 'read_dataset_file', 'mask_ids']
+__all__ = ['DATASET_FILE', 'RESERVED', 'MOST_CLASSES', 'DatasetFile', 'read_dataset_file', 'mask_ids']
 
 # %% ../../nbs/data/02a_dataset_file.ipynb #8847f45f
 DATASET_FILE = "dataset.toml"
 RESERVED = {"background": 0, "void": 255}
+MOST_CLASSES = 252  # of 256 numbers four have another meaning in training and evaluation
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,9 @@ def _ids(path: Path, classes: Any) -> dict[str, int]:
             raise InputError(f"{path}: a class {name!r}; background and void are there anyway.")
         if type(number) is not int or not 1 <= number <= 254:
             raise InputError(f"{path}: {name} = {number!r}; expected its number in the masks, 1 to 254.")
+    if len(classes) > MOST_CLASSES:
+        raise InputError(f"{path} lists {len(classes)} classes; expected at most {MOST_CLASSES}: a mask has 256 "
+                         f"numbers, and background, void, later classes and missing labels need one each.")
     if len({*classes.values()}) < len(classes):
         raise InputError(f"{path}: two classes have one number; give each its own.")
     return classes

@@ -135,7 +135,7 @@ def mask_fingerprint(
     masks: Sequence[Path],
     values: Sequence[int] | None = None,  # number in a mask file → dataset id
 ) -> str:  # 16 hex digits
-    "Changes when a mask is added, removed, resized, rewritten or its numbers get another meaning."
+    "Changes when a mask is added, removed, resized, replaced, written to or its numbers get another meaning."
     digest = hashlib.sha256()
     for path in masks:
         try:
@@ -143,7 +143,9 @@ def mask_fingerprint(
         except FileNotFoundError:
             read_mask(path)  # says which mask is missing and what to do
             raise
-        digest.update(f"{path.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+        # a copy with its times kept (cp -p, rsync -t) is told by ctime, which nobody can set, and by the inode
+        times = f"{stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}"
+        digest.update(f"{path.name} {stat.st_size} {times}\n".encode())
     digest.update(bytes(values or ()))
     return digest.hexdigest()[:16]
 

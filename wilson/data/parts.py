@@ -94,8 +94,10 @@ def made_files(
 
 
 def newer(made: Path, *than: Path) -> bool:
-    "Is a made file there, and not older than what it was made of?"
-    return made.is_file() and all(made.stat().st_mtime_ns >= p.stat().st_mtime_ns for p in than)
+    "Is a made file there, and has nothing that it was made of been written to or replaced since?"
+    # ctime tells of an older file that was put in its place with its times kept
+    changed = [max(s.st_mtime_ns, s.st_ctime_ns) for s in (p.stat() for p in than)]
+    return made.is_file() and all(made.stat().st_mtime_ns >= time for time in changed)
 
 # %% ../../nbs/data/08a_parts.ipynb #6ec1152c
 THUMBNAIL_SIDE = 128  # pixels, the longer one
@@ -106,7 +108,7 @@ def thumbnails(
     ids: Sequence[str],
     folder: Path,
 ) -> int:           # how many were made
-    "Small copies of images, `<id>.jpg`; those that are there and not older than their image stay."
+    "Small copies of images, `<id>.jpg`; those that are there stay, unless their image has changed since."
     folder.mkdir(parents=True, exist_ok=True)
     missing = [(path, folder / f"{i}.jpg") for i, path in zip(ids, images)
                if not newer(folder / f"{i}.jpg", path)]
