@@ -174,8 +174,6 @@ def _check_classes(edit: LabelEdit, classes: Classes, where: str) -> None:
 @contextmanager
 def _alone(path: Path | str) -> Iterator[Path]:
     path = at_root(path).resolve()  # what a link points to is written, and the link stays
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
     with writing(path), held(path.with_name(f".{path.name}.lock"), quiet=True):
         for aside in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
             aside.unlink(missing_ok=True)

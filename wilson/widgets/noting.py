@@ -17,7 +17,7 @@ from ..data.label_edits import LabelEdit, change_edit, edits_path, read_edits
 from ..evaluation.figures import qualitative, save_figure
 from ..evaluation.reports import ReportImage, report
 from ..evaluation.views import Maps
-from ..places import InputError, at_root, written_aside
+from ..places import InputError, at_root, made_folder, written_aside
 from ..pseudo.targets import TargetRule
 from ..training.config import TrainConfig
 from ..training.recipes import resolved
@@ -92,6 +92,8 @@ class Noting:
     def edit(self, asked: Mapping[str, Any]) -> Answer:
         "Save what is noted about an image: what is said now, the rest as it stands in the file."
         classes, image = self.looking.sides[0].opened.task.classes, asked["image"]
+        if self.path != at_root(self._beside):
+            made_folder(self.path.parent)
         if not self.path.is_file() and self._beside.is_file():
             with written_aside(self.path) as aside:
                 aside.write_bytes(self._beside.read_bytes())
