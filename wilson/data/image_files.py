@@ -12,7 +12,7 @@ import stat
 import struct
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from io import BytesIO
 from pathlib import Path
 
@@ -66,7 +66,9 @@ MAX_PIXELS = 1 << 28  # 16384 × 16384
 
 def max_pixels() -> int:
     "The number of pixels that an image may have: `WILSON_MAX_PIXELS` of the environment, else `MAX_PIXELS`."
-    given = os.environ.get("WILSON_MAX_PIXELS", str(MAX_PIXELS))
+    given = os.environ.get("WILSON_MAX_PIXELS")
+    if given is None:
+        return MAX_PIXELS
     if not re.fullmatch(r"[1-9][0-9]{0,17}", given, re.ASCII):
         raise InputError(f"WILSON_MAX_PIXELS={given!r}: expected a number of pixels, such as {MAX_PIXELS}.")
     return int(given)
@@ -127,13 +129,14 @@ def read_file(path: Path | str, what: str = "image") -> bytes:
         with open(path, "rb") as file:
             head = file.read(_HEAD)
             image_format(path, head, what)
-            return head + file.read(size - len(head))
+            file.seek(0)
+            return file.read(size)
     except OSError as e:
         raise file_error(path, f"cannot be opened ({e.strerror or e})", what) from None
 
 # %% ../../nbs/data/00_image_files.ipynb #5a1c0e12
-_MAGIC = {b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG", b"GIF87a": "GIF", b"GIF89a": "GIF", b"BM": "BMP",
-          b"II*\0": "TIFF", b"MM\0*": "TIFF", b"II+\0": "TIFF", b"MM\0+": "TIFF"}
+_MAGIC = {b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG", b"GIF87a": "GIF", b"GIF89a": "GIF",
+          b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF", b"II+\0": "TIFF", b"MM\0+": "TIFF"}
 _READERS = {"JPEG": JpegImageFile, "PNG": PngImageFile, "WebP": WebPImageFile, "GIF": GifImageFile,
             "BMP": BmpImageFile, "TIFF": TiffImageFile}
 _IMAGES = ("JPEG", "PNG", "WebP", "GIF")  # formats of images; those of masks are all
@@ -217,8 +220,7 @@ def open_image(
     n_bytes = file_bytes(path, what) if content is None else len(content)
     kind = "image"
     try:
-        source = open(path, "rb") if content is None else BytesIO(content)
-        with caught_warnings() as lines, source as file:
+        with (open(path, "rb") if content is None else BytesIO(content)) as file:
             head = file.read(_HEAD)
             kind = image_format(path, head, what)
             if kind == "PNG" and content is not None:
@@ -228,9 +230,10 @@ def open_image(
             file.seek(0)
             image = _READERS[kind](file)  # without a name, so that nothing is mapped into memory
             check_pixels(path, image.size, kind, n_bytes, what)
-            yield image
-        if kind == "TIFF" and lines:  # libtiff goes on after an error, too
-            raise ValueError(b"".join(lines).decode(errors="replace"))
+            with caught_warnings() if kind == "TIFF" else nullcontext([]) as lines:
+                yield image
+            if lines:  # libtiff goes on after an error, too
+                raise ValueError(b"".join(lines).decode(errors="replace"))
     except InputError:
         raise
     except PermissionError as e:

@@ -26,11 +26,11 @@ __all__ = ['orientation', 'upright', 'small_copy', 'decode_image', 'read_image',
 # %% ../../nbs/data/00_reading.ipynb #5a1c0e24
 def orientation(image: Image.Image) -> int:
     "EXIF's orientation of an image, 1 to 8; 1 is upright, 5 to 8 lie on their side."
-    if image.format not in ("JPEG", "PNG"):
+    if image.format not in ("JPEG", "PNG") or "exif" not in image.info:
         return 1
     exif = Image.Exif()
     try:
-        exif.load(image.info.get("exif", b""))
+        exif.load(image.info["exif"])
         found = exif.get(0x0112, 1)
         return int(found) if found in range(1, 9) else 1
     except Exception:  # damaged EXIF is no reason to refuse the picture
