@@ -134,6 +134,37 @@ def rehashed(png: bytes) -> bytes:
     return bytes(data)
 
 
+ODD = [None, True, -1, 0, 300, 10**9, 2**70, 1.5, float("nan"), "", "x", "\0", [], [[]], {}, [1, 2, 3], "9" * 5000]
+
+
+def odd_value(rng: np.random.Generator, content: bytes) -> bytes:
+    "JSON that can be read, with another value at one place."
+    whole = json.loads(content)
+    places, node = [], whole
+    while isinstance(node, (dict, list)) and node and (not places or rng.integers(8)):
+        keys = list(node) if isinstance(node, dict) else range(len(node))
+        key = keys[int(rng.integers(len(keys)))]
+        places.append((node, key))
+        node = node[key]
+    node, key = places[-1]
+    odd = ODD[int(rng.integers(len(ODD)))]
+    if rng.integers(4):
+        node[key] = odd
+    else:
+        del node[key]
+    return json.dumps(whole).encode()
+
+
+def odd_line(rng: np.random.Generator, content: bytes) -> bytes:
+    "A text with another value behind one of its equal signs."
+    parts = content.split(b"= ")
+    n = int(rng.integers(1, len(parts)))
+    value = [b"1", b"-1", b"[]", b"{}", b"true", b"nan", b"1979-05-27", b'""', b'[1, 2, 3]', b'[0.5, 1, 2]', b"[[1]]",
+             b'"\\u0000"', b"[" * 3000, b"9" * 5000, b"{a = 1}"][int(rng.integers(15))]
+    parts[n] = value + b"\n" + parts[n].partition(b"\n")[2]
+    return b"= ".join(parts)
+
+
 # ------------------------------------------------------------------------------------- readers
 
 
@@ -182,6 +213,10 @@ def main(folder: Path, cases: int, kinds: list[str]) -> dict[str, Counter]:
             changed = damaged(rng, content)
             if name.endswith(".png") and case % 2:
                 changed = rehashed(changed)
+            elif name.endswith(".json") and case % 2:
+                changed = odd_value(rng, content)
+            elif name.endswith(".toml") and case % 2:
+                changed = odd_line(rng, content)
             path.write_bytes(changed)
             try:
                 found = outcome(read, path)

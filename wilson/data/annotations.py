@@ -11,11 +11,13 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm.auto import tqdm
 
 from .classes import COCO
+from .image_files import max_pixels
 from .image_labels import read_labels, write_labels
 from .reading import read_mask, write_mask, check_size
 from ..places import InputError
@@ -51,7 +53,7 @@ def read_annotations(
                 regions[names[a["image_id"]]].append({k: a[k] for k in _USED})
             else:
                 strays.append(f"{a['id']} (image_id {a['image_id']}, category_id {a['category_id']})")
-    except (ValueError, KeyError, TypeError) as e:
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as e:
         raise InputError(f"{path} is no instances file of COCO ({type(e).__name__}: {e}); expected "
                          f"`images`, `annotations` and `categories`. Unpack annotations_trainval2017.zip "
                          f"anew.") from None
@@ -61,6 +63,9 @@ def read_annotations(
         raise InputError(f"{path}: {len(strays)} annotations are of no image or no category of the file, "
                          f"the first {strays[0]}; take them out.")
     _check_categories(path, categories)
+    for name, (height, width) in sizes.items():
+        if height < 1 or width < 1 or height * width > max_pixels():
+            raise InputError(f"{path}: image {name} has {width}×{height} pixels; expected 1 to {max_pixels():,}.")
     return Annotations(path, sizes, regions)
 
 # %% ../../nbs/data/03_annotations.ipynb #be5e130f
@@ -84,6 +89,21 @@ def annotated_labels(
     return labels
 
 # %% ../../nbs/data/03_annotations.ipynb #bbd0ff41
+def _checked(runs: Any, height: int, width: int) -> Any:
+    "A segmentation, if it is of the image's size: pycocotools takes any number, and memory for it."
+    if isinstance(runs, list):
+        points, most = np.concatenate([np.asarray(p, float) for p in runs]), 2 * max(height, width)
+        if not (abs(points) <= most).all():  # not of NaN either
+            raise ValueError(f"a point outside of ±{most}")
+        return runs
+    if list(runs["size"]) != [height, width]:
+        raise ValueError(f"size {runs['size']}, expected [{height}, {width}]")
+    if isinstance(counts := runs["counts"], list):
+        if not all(type(c) is int and c >= 0 for c in counts) or sum(counts) != height * width:
+            raise ValueError(f"counts of {height * width} pixels expected")
+    return runs
+
+
 def painted(
     annotations: Annotations,
     id: str,         # of the image
@@ -98,8 +118,8 @@ def painted(
                          f"stuffthingmaps/.") from None
     mask = np.zeros(annotations.sizes[id], np.uint8)
     for region in sorted(annotations.regions[id], key=lambda r: not r["iscrowd"]):
-        runs = region["segmentation"]
         try:
+            runs = _checked(region["segmentation"], *mask.shape)
             if isinstance(runs, list):
                 runs = rle.merge(rle.frPyObjects(runs, *mask.shape))
             elif isinstance(runs["counts"], list):

@@ -51,7 +51,9 @@ def read_dataset_file(
     except FileNotFoundError:
         raise InputError(f"{path} is missing; it lists the classes, such as "
                          f"classes = [\"cow\", \"horse\"].") from None
-    except tomllib.TOMLDecodeError as e:
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as e:  # also a number of thousands of digits, brackets in brackets
         raise InputError(f"{path} is no TOML: {e}.") from None
     known = ("name", "classes", "colours", "tasks")
     if strange := [key for key in found if key not in known]:
