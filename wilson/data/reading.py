@@ -55,6 +55,8 @@ def small_copy(
     "A small copy of an image, decoded at a fraction of the cost where its format allows."
     with open_image(path) as image:
         image.draft("RGB", (2 * side, 2 * side))
+        image.load()
+        image.info.pop("transparency", None)  # as `decode_image` does
         small = image.convert("RGB")
         small.thumbnail((side, side))
         return Image.fromarray(upright(np.asarray(small), orientation(image)))
