@@ -21,9 +21,11 @@ from test_bad_input import refused, says
 
 from wilson.data.annotations import painted, read_annotations
 from wilson.data.classes import COCO
+from wilson.data.dataset_file import read_dataset_file
 from wilson.data.file_checks import look_at_image, look_at_mask
 from wilson.data.image_files import FileInputError
-from wilson.data.reading import image_size, read_image, read_mask, small_copy, write_mask
+from wilson.data.lists import read_text
+from wilson.data.reading import image_size, read_image, read_mask, small_copy
 from wilson.places import InputError
 
 CASES = 200  # of each kind
@@ -179,6 +181,13 @@ def test_special_files(kind, tmp_path, monkeypatch):
         says(str(error.value), "x.png", said)
     for look in (look_at_image, look_at_mask):
         assert [f.error and said in f.problem for f in look(path).findings] == [True]
+
+
+@pytest.mark.parametrize("read", [read_text, read_annotations, read_dataset_file])
+def test_texts_that_are_pipes(read, tmp_path):
+    os.mkfifo(tmp_path / "text")
+    with pytest.raises(InputError, match="text is not a regular file; expected a text file"):
+        read(tmp_path / "text")
 
 
 def test_sizes_agree_with_what_is_read(tmp_path):

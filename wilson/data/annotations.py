@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from .classes import COCO
 from .image_files import max_pixels
 from .image_labels import read_labels, write_labels
+from .lists import read_text
 from .reading import read_mask, write_mask, check_size
 from ..places import InputError
 
@@ -41,8 +42,9 @@ def read_annotations(
     path: Path,
 ) -> Annotations:
     "Read an instances file; one that is torn, of other categories or at odds with itself is an error."
+    text = read_text(path)
     try:
-        found = json.loads(path.read_bytes())
+        found = json.loads(text)
         names = {i["id"]: Path(i["file_name"]).stem for i in found["images"]}
         sizes = {names[i["id"]]: (int(i["height"]), int(i["width"])) for i in found["images"]}
         categories = {int(c["id"]): c["name"] for c in found["categories"]}

@@ -37,8 +37,11 @@ def read_text(
     path: Path,
 ) -> str:
     "A text file in UTF-8, of any system; the error names the file."
+    path = Path(path)
+    if path.exists() and not path.is_file():  # a named pipe would block its reader
+        raise InputError(f"{path} is not a regular file; expected a text file.")
     try:
-        return Path(path).read_text(encoding="utf-8-sig")
+        return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as e:
         raise InputError(f"{path} is not in UTF-8 (byte {e.start}); save it in that encoding.") from None
 
