@@ -8,6 +8,7 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from dataclasses import fields
@@ -21,6 +22,7 @@ from wilson import locks
 from wilson.__main__ import main
 from wilson.data.cache import packed
 from wilson.data.classes import VOC
+from wilson.data.database import copied
 from wilson.data.label_edits import LabelEdit, read_edits, save_edit
 from wilson.locks import LockTimeout, file_lock, is_locked, try_lock
 from wilson.places import InputError, at_root, project_root, written_aside
@@ -414,3 +416,17 @@ def test_training_without_locks(root, what):
     assert "being trained" not in done.stdout + done.stderr and "2 reused" in done.stdout
     assert what == "refused" or done.stdout.splitlines()[-1] == "False False"
     assert not [*(root / "runs").rglob(".*.holder*")] and not [*(root / "runs").rglob(".*.part")]
+
+
+def test_no_folder_for_temporary_files(tmp_path, monkeypatch, capsys):
+    "torch would end in a traceback as soon as it is imported; facts can be read without a copy."
+    def fail():
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp', '/var/tmp']")
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_get_default_tempdir", fail)
+    assert main(["runs", "--runs-dir", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("wilson: No usable temporary directory") and "TMPDIR" in said and said.count("\n") == 1
+    (tmp_path / "x.sqlite").touch()
+    with copied(tmp_path / "x.sqlite", 1, 1) as db:
+        assert db is None

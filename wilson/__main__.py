@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import fields
 
-from .places import InputError, did_you_mean
+from .places import InputError, check_temp_folder, did_you_mean
 from .terminals import printable, safe_output, set_bars, use_utf8_names
 
 # %% auto #0
@@ -389,8 +389,9 @@ def _answer(arguments: list[str]) -> int:
     parser = Parser(prog=f"wilson {name}", description=about, allow_abbrev=False)
     if name in ("train", "sweep", "slurm"):  # forty options are better read once, below
         parser.usage = f"wilson {name} [--OPTION VALUE …]"
-    options_of(parser)
     try:
+        check_temp_folder()
+        options_of(parser)
         return run(parser.parse_args(rest)) or 0
     except InputError as e:
         print(f"wilson: {printable(e)}", file=sys.stderr)

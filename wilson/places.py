@@ -11,12 +11,13 @@ import os
 import re
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['project_root', 'at_root', 'written_aside', 'flush', 'InputError', 'did_you_mean', 'made_folder']
+__all__ = ['project_root', 'at_root', 'written_aside', 'flush', 'InputError', 'did_you_mean', 'made_folder', 'check_temp_folder']
 
 # %% ../nbs/places.ipynb #032f21f5
 def project_root(
@@ -136,3 +137,11 @@ def made_folder(
             raise InputError(f"{place} is a file, and a folder is to go there; name another place.")
     path.mkdir(parents=True, exist_ok=True)
     return path
+
+
+def check_temp_folder() -> None:
+    "InputError where there is no folder for temporary files, which torch needs as soon as it is imported."
+    try:
+        tempfile.gettempdir()
+    except OSError as e:
+        raise InputError(f"{e.strerror}; make room there, or set TMPDIR to a folder that can be written.") from None

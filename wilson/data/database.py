@@ -10,7 +10,7 @@ import shutil
 import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from .disk import held
@@ -177,9 +177,10 @@ def stands(path: Path, as_opened: os.stat_result) -> bool:
 @contextmanager
 def copied(path: Path, kind: int, version: int) -> Iterator[sqlite3.Connection | None]:
     "A database as it is now, to read from; None where there is none that is ours and whole."
-    with tempfile.TemporaryDirectory() as folder:
+    with ExitStack() as stack:
         db = None
         try:
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
             for part in ("", "-wal"):
                 with suppress(FileNotFoundError):
                     shutil.copy(f"{path}{part}", Path(folder, f"copy{part}"))
