@@ -144,4 +144,4 @@ def check_temp_folder() -> None:
     try:
         tempfile.gettempdir()
     except OSError as e:
-        raise InputError(f"{e.strerror}; make room there, or set TMPDIR to a folder that can be written.") from None
+        raise InputError(f"{e.strerror}; make room there, or set TMPDIR to another folder.") from None
