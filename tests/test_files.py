@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import multiprocessing
 import os
@@ -12,6 +13,7 @@ import tempfile
 import threading
 import time
 from dataclasses import fields
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,10 +22,11 @@ import pytest
 from conftest import QUICK, REPO, environment, need
 from wilson import locks
 from wilson.__main__ import main
-from wilson.data.cache import packed
+from wilson.data.cache import make_room, packed
 from wilson.data.classes import VOC
 from wilson.data.database import copied
 from wilson.data.label_edits import LabelEdit, read_edits, save_edit
+from wilson.data.parts import link
 from wilson.locks import LockTimeout, file_lock, is_locked, try_lock
 from wilson.places import InputError, at_root, project_root, written_aside
 from wilson.results import run_list
@@ -430,3 +433,30 @@ def test_no_folder_for_temporary_files(tmp_path, monkeypatch, capsys):
     (tmp_path / "x.sqlite").touch()
     with copied(tmp_path / "x.sqlite", 1, 1) as db:
         assert db is None
+
+
+def test_links_refused(tmp_path, monkeypatch):
+    "FAT, SMB and Windows without the right to make links: the reason is not a full disk."
+    for number, words in ((errno.EPERM, "links may not be possible"), (errno.ENOSPC, "make room there")):
+        def refuse(*_):
+            raise OSError(number, os.strerror(number))
+        monkeypatch.setattr(Path, "symlink_to", refuse)
+        with pytest.raises(InputError, match=f"{os.strerror(number)}.*{words}"):
+            link(tmp_path / "JPEGImages", tmp_path)
+
+
+def test_an_exclusive_lock_needs_a_file_that_can_be_written(tmp_path, monkeypatch):
+    "NFSv4 refuses (EBADF) to lock a file that was opened to read; a pack nobody uses must not seem in use for ever."
+    flock = locks.fcntl.flock
+
+    class Nfs(Refusing):
+        def flock(self, file, kind):
+            handle = file if isinstance(file, int) else file.fileno()
+            writable = fcntl.fcntl(handle, fcntl.F_GETFL) & (os.O_RDWR | os.O_WRONLY)
+            if kind & self.LOCK_EX and not writable:
+                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+            flock(handle, kind)
+    monkeypatch.setattr(locks, "fcntl", Nfs())
+    (tmp_path / "pack").mkdir()
+    (tmp_path / "pack/pixels.u8").write_bytes(b"x" * 100)
+    assert make_room(tmp_path, 10, 0) == 0 and not (tmp_path / "pack").exists()

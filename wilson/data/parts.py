@@ -5,6 +5,7 @@
 # %% ../../nbs/data/08a_parts.ipynb #4a3d431f
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -39,8 +40,10 @@ def link(
         aside.symlink_to(target.resolve())
         aside.rename(path)
     except OSError as e:
-        raise InputError(f"{path} cannot be made ({e.strerror}); make room there, or name another folder for "
-                         f"the data set (data_root).") from None
+        full = e.errno in (errno.ENOSPC, errno.EDQUOT)
+        remedy = "make room there" if full else "links may not be possible on that file system; copy it there"
+        raise InputError(f"{path} cannot be made a link to {target} ({e.strerror}); {remedy}, or name "
+                         f"another folder for the data set (data_root).") from None
     return f"{path.name}: linked to {target}"
 
 
