@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -61,31 +62,35 @@ def groups_of(
         return protocol[task]
     if any(_plain(task) == _plain(n) for n in classes.names):
         return _groups_by_name(classes, task)
+    first, last = classes.names[:2], classes.names[2:3]
+    written = f"{','.join(first)}|{last[0]}" if last else "|".join(first)
     raise InputError(
         f"task={task!r} is no protocol of {classes.dataset} and names no class of it."
-        f"{did_you_mean(task, known)} Or write the classes out, steps divided by '|': "
-        f"\"{classes.names[0]},{classes.names[1]}|{classes.names[2]}\".")
+        f"{did_you_mean(task, known)} Or write the classes out, steps divided by '|': \"{written}\".")
 
 
 def _plain(name: str) -> str:
-    return re.sub(r"[\s_-]+", "", name).lower()
+    # a keyboard and an editor may write one letter by different characters
+    return re.sub(r"[\s_-]+", "", unicodedata.normalize("NFC", name)).lower()
 
 
 def _groups_by_name(classes: Classes, task: str) -> tuple[tuple[int, ...], ...]:
     ids = {_plain(n): i for n, i in zip(classes.names, classes.ids)}
+    exact = dict(zip(classes.names, classes.ids))  # two names may differ by a capital alone
     groups, seen = [], set()
     for k, part in enumerate(task.split("|")):
         names = [n.strip() for n in part.split(",") if n.strip()]
         if not names:
             raise InputError(f"task={task!r}: step {k} names no class; write at least one between '|'.")
         for name in names:
-            if _plain(name) not in ids:
+            number = exact.get(name, ids.get(_plain(name)))
+            if number is None:
                 raise InputError(f"task={task!r}: {classes.dataset} has no class {name!r}."
                                  f"{did_you_mean(name, classes.names)}")
-            if ids[_plain(name)] in seen:
+            if number in seen:
                 raise InputError(f"task={task!r} names class {name!r} twice; keep it in one step.")
-            seen.add(ids[_plain(name)])
-        groups.append(tuple(ids[_plain(n)] for n in names))
+            seen.add(number)
+        groups.append(tuple(exact.get(n, ids.get(_plain(n))) for n in names))
     return tuple(groups)
 
 # %% ../../nbs/data/00_tasks.ipynb #ba394ea0

@@ -285,7 +285,7 @@ def _check(config: TrainConfig) -> None:
     if config.backbone is not None:
         check_backbone(config.backbone)
     if config.batch_size == 1:
-        raise InputError("batch_size=1: batch norm needs at least 2 images.")
+        raise InputError("batch_size=1: batch norm needs at least 2 images; give batch_size=2 or more.")
     if config.norm == "inplace" and config.precision == "bf16":
         raise InputError("norm=inplace with precision=bf16: the in-place kernels know no bfloat16; give "
                          "precision=fp16, or norm=plain.")
@@ -308,9 +308,15 @@ def _check(config: TrainConfig) -> None:
                          "`wilson labels` writes such maps from a trained step.")
     if config.step != "all" and not config.step.isdecimal():
         raise InputError(f"step={config.step!r}: expected 'all' or the number of a step.")
-    if config.batch_size is not None and config.batch_size % config.accumulate:
-        raise InputError(f"accumulate={config.accumulate}: batch_size={config.batch_size} does not divide "
-                         f"into so many equal passes.")
-    if config.batch_size is not None and config.batch_size // config.accumulate < 2:
-        raise InputError(f"accumulate={config.accumulate}: a pass of one image; batch norm needs at least 2, "
-                         f"so give at most accumulate={config.batch_size // 2}.")
+    if config.batch_size is not None:
+        _check_passes(config.batch_size, config.accumulate)
+
+
+def _check_passes(images: int, passes: int) -> None:
+    possible = max(n for n in range(1, min(passes, images // 2) + 1) if images % n == 0)
+    if images % passes:
+        raise InputError(f"accumulate={passes}: batch_size={images} does not divide into so many equal "
+                         f"passes; give accumulate={possible}, or another batch_size.")
+    if images // passes < 2:
+        raise InputError(f"accumulate={passes}: a pass of one image; batch norm needs at least 2, so give at "
+                         f"most accumulate={possible}.")

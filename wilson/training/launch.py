@@ -359,13 +359,15 @@ def ready(
         steps = [len(task) - 1] if config.method == "joint" else list(range(len(task)))
     data = open_data(config)
     check_edited_ids(data)
-    for index in steps:
-        _checked(config, task, data, index)
+    sizes = [size for index in steps if (size := _checked(config, task, data, index)) is not None]
+    if sizes:  # refuses a batch larger than the smallest step
+        EpochBatches(min(sizes), config.batch_size, config.seed)
     return config, steps
 
 
-def _checked(config: TrainConfig, task: Task, data: SegmentationFolder, index: int) -> None:
-    "What can be known of a step before the first is trained."
+def _checked(config: TrainConfig, task: Task, data: SegmentationFolder, index: int) -> int | None:
+    "What can be known of a step before the first is trained; returns the number of its images, if known."
+    size = None
     later, joint = index > 0, config.method == "joint"
     if not (later and config.pseudo_dir):
         weak, step = later and config.method == "wilson", task.step(index)
@@ -373,9 +375,9 @@ def _checked(config: TrainConfig, task: Task, data: SegmentationFolder, index: i
         if not len(samples):
             raise InputError(f"step {index} of task {task.name!r} has nothing to train on: no image of the "
                              f"training list shows {', '.join(step.new)}.")
-        EpochBatches(len(samples), config.batch_size, config.seed)  # refuses a batch larger than the step
+        size = len(samples)
     if not later or joint:
-        return
+        return size
     epochs = int(of_step(config, "epochs", index))
     if config.method == "wilson" and config.pseudo_epoch >= epochs:
         raise InputError(f"pseudo_epoch={config.pseudo_epoch} of {epochs} epochs: no pseudo-label would ever "
@@ -385,6 +387,7 @@ def _checked(config: TrainConfig, task: Task, data: SegmentationFolder, index: i
                          f"steps, and label maps are of one; name a folder for each, such as maps/{{step}}.")
     if config.pseudo_dir:
         label_maps(config, task, data, task.step(index))
+    return size
 
 # %% ../../nbs/training/07_launch.ipynb #90aa699a
 def train(

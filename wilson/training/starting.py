@@ -104,7 +104,8 @@ def n_processes(
     n = config.nproc or max(1, min(gpus, images))
     if n > images:
         raise InputError(f"nproc={n}: a pass has {images} images (batch_size={config.batch_size}, accumulate="
-                         f"{config.accumulate}), and each process needs one; give at most nproc={images}.")
+                         f"{config.accumulate}), and each process needs one; give at most "
+                         f"nproc={min(images, gpus or images)}.")
     if n > 1 and gpus and n > gpus:
         raise InputError(f"nproc={n}: each process needs a GPU of its own, and this one can use "
                          f"{describe_gpus()}; give at most nproc={gpus}, or device=cpu.")
