@@ -369,11 +369,13 @@ def main(
     arguments: Sequence[str] | None = None,  # without the program's name; None: of this process
 ) -> int:                                    # exit code
     "The `wilson` command."
-    if arguments is None:  # a process of its own
-        use_utf8_names()
-        set_bars()
-    with safe_output():
-        return _answer(list(sys.argv[1:] if arguments is None else arguments))
+    if arguments is not None:
+        with safe_output():
+            return _answer(list(arguments))
+    use_utf8_names()  # a process of its own
+    set_bars()
+    with safe_output(controls=None):
+        return _answer(sys.argv[1:])
 
 
 def _answer(arguments: list[str]) -> int:

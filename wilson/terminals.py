@@ -95,10 +95,12 @@ class Output:
 
 
 @contextmanager
-def safe_output() -> Iterator[None]:
+def safe_output(
+    controls: bool | None = True,  # see `Output`; a notebook draws bars by them, though it is no terminal
+) -> Iterator[None]:
     "Within it, `print` and progress bars never raise."
     before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = Output(before[0], warn=True), Output(before[1])
+    sys.stdout, sys.stderr = Output(before[0], controls, warn=True), Output(before[1], controls)
     try:
         yield
     finally:

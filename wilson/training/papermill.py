@@ -141,7 +141,7 @@ def main() -> int:
     "`papermill`, with an output path supplied where there is none."
     use_utf8_names()
     set_bars()
-    with safe_output():
+    with safe_output(controls=None):
         return _run(sys.argv[1:])
 
 
