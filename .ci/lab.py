@@ -22,12 +22,27 @@ LOGS = Path("runs/lab")
 PATIENCE = 15  # seconds for both to end when asked, kernels included
 
 
+def private_log(name: str) -> int:
+    "A new log that only its owner can read, whatever was there before: servers write their token into it."
+    LOGS.mkdir(parents=True, exist_ok=True)
+    LOGS.chmod(0o700)
+    path = LOGS / f"{name}.log"
+    path.unlink(missing_ok=True)  # somebody may have the old one open
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    os.fchmod(handle, 0o600)
+    return handle
+
+
 def started(name: str, *command: str) -> subprocess.Popen:
     "A Python module as a process that a Ctrl-C in this terminal does not reach; what it says goes to its log."
-    with open(LOGS / f"{name}.log", "wb") as log:
-        # JupyterLab would ask in the terminal whether the Ctrl-C was meant
-        return subprocess.Popen([sys.executable, "-m", *command], stdin=subprocess.DEVNULL, stdout=log,
+    log = private_log(name)
+    try:
+        # -P: no module is taken from the working directory.
+        # A session of its own: JupyterLab would ask in the terminal whether the Ctrl-C was meant
+        return subprocess.Popen([sys.executable, "-P", "-m", *command], stdin=subprocess.DEVNULL, stdout=log,
                                 stderr=subprocess.STDOUT, start_new_session=True)
+    finally:
+        os.close(log)
 
 
 def last_words(name: str) -> str:
@@ -97,7 +112,6 @@ def asked_to_end(number: int, frame: object) -> None:
 
 
 def main() -> int:
-    LOGS.mkdir(parents=True, exist_ok=True)
     for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: the terminal was closed
         signal.signal(number, asked_to_end)
     processes = []

@@ -44,7 +44,6 @@ def main() -> int:
         print("`make studio` needs voila, which is not installed: "
               ".venv/bin/pip install -c constraints.txt -e '.[voila]'")
         return 1
-    LOGS.mkdir(parents=True, exist_ok=True)
     for name in ("JUPYTER_TOKEN", "JUPYTER_TOKEN_FILE"):
         os.environ.pop(name, None)  # voila would take that token, and not say it
     for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: the terminal was closed

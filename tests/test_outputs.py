@@ -4,11 +4,13 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
 import pytest
-from conftest import QUICK
+from conftest import QUICK, REPO, environment
 from matplotlib.figure import Figure
 from test_figures import STEP, made_up
 
@@ -19,6 +21,9 @@ from wilson.evaluation.reports import ReportImage, report
 from wilson.places import InputError
 from wilson.results.report import write_figures, write_tables
 from wilson.results.tables import Column, Table
+from wilson.training.processes import in_processes
+from wilson.training.slurm import Resources, write_script
+from wilson.training.sweep import Running, plan, run_sweep
 
 LATER = "runs/shapes-striped_disc__dotted_square-overlap/wilson-s42/step1"
 
@@ -178,3 +183,113 @@ def test_folders_that_only_look_like_data_sets(tmp_path, monkeypatch):
     (tmp_path / "settings.ini").unlink()
     assert data_set_around(tmp_path / "work/out") is None and data_set_around(tmp_path / "images") == tmp_path
     OutputFolder(tmp_path / "work").check(["a.png"], [tmp_path / "gone"])
+
+
+# ----------------------------------------------------------------------------------- what is started
+
+
+PLANTED = "import pathlib; pathlib.Path({!r}).touch()\nraise SystemExit({})\n"
+
+
+def plant(folder: Path, code: int = 0) -> Path:
+    "Modules that a Python which looks into this folder first would run; they make the file that is returned."
+    mark = folder / "PLANTED"
+    (folder / "wilson").mkdir()
+    for name in ("wilson/__init__", "wilson/__main__", "torch", "json", "socket", "pickle", "runpy", "this"):
+        (folder / f"{name}.py").write_text(PLANTED.format(str(mark), code), encoding="utf-8")
+    return mark
+
+
+@pytest.fixture
+def lab(monkeypatch):
+    "What `make lab` and `make studio` are made of."
+    monkeypatch.syspath_prepend(REPO / ".ci")
+    import lab
+    yield lab
+    del sys.modules["lab"]
+
+
+def test_logs_of_servers_are_private(lab, tmp_path, monkeypatch):
+    "New, also where a log of other modes was there and somebody reads it; and no module of the working directory is run."
+    monkeypatch.chdir(tmp_path)
+    mark = plant(tmp_path)
+    lab.LOGS.mkdir(parents=True)
+    lab.LOGS.chmod(0o755)
+    (lab.LOGS / "jupyterlab.log").touch(0o644)
+    before = os.umask(0)
+    try:
+        with open(lab.LOGS / "jupyterlab.log", encoding="utf-8") as spy:
+            for name in ("jupyterlab", "voila", "tensorboard"):
+                assert lab.started(name, "this").wait(60) == 0
+                assert (lab.LOGS / f"{name}.log").stat().st_mode & 0o777 == 0o600 and "Zen" in (lab.LOGS / f"{name}.log").read_text()
+            assert spy.read() == ""
+    finally:
+        os.umask(before)
+    assert lab.LOGS.stat().st_mode & 0o777 == 0o700 and not mark.exists()
+
+
+def test_a_sweep_runs_nothing_of_the_folders_around(trained, tmp_path, monkeypatch):
+    "Its root and its working directory hold a wilson, a torch and a json of somebody else; PYTHONPATH has an empty entry."
+    mine = tmp_path / "me"
+    shutil.copytree(trained / "data", mine / "data")
+    marks = [plant(tmp_path), plant(mine)]
+    shutil.copy(trained / "settings.ini", tmp_path)
+    monkeypatch.chdir(mine)
+    monkeypatch.setenv("PYTHONPATH", f"{os.pathsep}{REPO}")
+    member = dict(zip((n[2:].replace("-", "_") for n in QUICK[::2]), QUICK[1::2])) | {"method": "joint", "data_root": str(mine / "data/few")}
+    outcome, = run_sweep([member])
+    assert outcome.state == "finished", outcome
+    assert not any(mark.exists() for mark in marks)
+
+
+def test_ranks_run_nothing_of_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    mark = plant(tmp_path, code=3)
+    assert in_processes(repr, (), 1, tmp_path / "logs", "cpu").startswith("<wilson.training.stopping.Stop")
+    assert not mark.exists() and "PYTHONSAFEPATH" not in os.environ
+
+
+def test_a_job_is_finished_by_its_folders(project):
+    "Not by an exit code: nothing there, another configuration, no result, and all there."
+    member = dict(zip((n[2:].replace("-", "_") for n in QUICK[::2]), QUICK[1::2]))
+    Path("log").write_text("$ wilson\n", encoding="utf-8")
+
+    def outcome(job, *command):
+        process = subprocess.Popen(command)
+        process.wait()
+        return Running(job, process, Path("log")).outcome()
+
+    base, job = plan([member])
+    assert outcome(base, "true").state == outcome(job, "true").state == "finished" and outcome(job, "false").state == "failed"
+    other = plan([member | {"seed": 7}])[-1]
+    assert "its state is not recorded" in outcome(other, "true").reason
+    other = plan([member | {"epochs": 2}])[-1]
+    assert "another configuration" in outcome(other, "true").reason and outcome(other, "true").state == "failed"
+    status = job.folders[-1] / "status.json"
+    status.write_text(status.read_text(encoding="utf-8").replace('"finished"', '"running"'), encoding="utf-8")
+    assert "its state is running" in outcome(job, "true").reason
+
+
+def stub(folder: Path, **programs: str) -> dict[str, str]:
+    "Programs of a cluster as bash scripts, and the variables with which they are found first."
+    folder.mkdir()
+    for name, text in programs.items():
+        (folder / name).write_text(f"#!/bin/bash\n{text}\n", encoding="utf-8")
+        (folder / name).chmod(0o755)
+    return environment(PATH=f"{folder}{os.pathsep}{os.environ['PATH']}", SLURM_JOB_ID="1", SLURM_ARRAY_TASK_ID="0")
+
+
+def test_a_slurm_job_is_finished_by_its_folders(project, tmp_path):
+    "A step that ends well without having trained fails the job; and the script's own Python takes nothing from where it starts."
+    member = dict(zip((n[2:].replace("-", "_") for n in QUICK[::2]), QUICK[1::2]))
+    path = write_script(member, "job.sh")
+    variables = stub(tmp_path / "bin", srun="true", squeue="echo RUNNING", sleep="true")
+    run = partial(subprocess.run, ["bash", str(path)], env=variables, capture_output=True, text=True, timeout=60)
+    assert run().returncode == 0
+    status = Path(LATER, "status.json")
+    status.write_text(status.read_text(encoding="utf-8").replace('"finished"', '"failed"'), encoding="utf-8")
+    done = run()
+    assert done.returncode == 1 and f"this step is not finished: {project / LATER}" in done.stderr
+    text = path.read_text(encoding="utf-8")
+    assert f"{sys.executable} -P -m wilson" in text and "export PYTHONSAFEPATH=1" in text
+    assert "--no-python" in write_script(member, "two.sh", Resources(nodes=2)).read_text(encoding="utf-8")

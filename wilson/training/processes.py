@@ -37,7 +37,39 @@ from .stopping import asked_to_stop, end_with_parent, ended_in_time
 T = TypeVar("T")
 
 # %% auto #0
-__all__ = ['T', 'Diary', 'place_of_rank', 'in_processes', 'RankFailed', 'failure']
+__all__ = ['T', 'module_command', 'child_environment', 'Diary', 'place_of_rank', 'in_processes', 'RankFailed', 'failure']
+
+# %% ../../nbs/training/06c_processes.ipynb #83b03de5
+_WITHOUT_FOLDER = ("import sys; del sys.path[0]; import runpy; "
+                   "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)")
+
+
+def module_command(
+    module: str,
+    version: tuple = sys.version_info,
+) -> list[str]:
+    "Arguments with which Python runs a module and imports nothing from the working directory."
+    return ["-P", "-m", module] if version >= (3, 11) else ["-c", _WITHOUT_FOLDER, module]
+
+
+def child_environment() -> dict[str, str]:
+    "This process's variables, for a child that may start in another folder and imports nothing from there."
+    kept = {n: v for n, v in os.environ.items() if n != "PYTHONPATH"}
+    entries = [os.path.abspath(e) for e in os.environ.get("PYTHONPATH", "").split(os.pathsep) if e]
+    return kept | {"PYTHONSAFEPATH": "1"} | ({"PYTHONPATH": os.pathsep.join(entries)} if entries else {})
+
+
+@contextmanager
+def _safe_path() -> Iterator[None]:
+    "Within it, every Python that is started leaves the working directory out."
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop("PYTHONSAFEPATH")
+        if before is not None:
+            os.environ["PYTHONSAFEPATH"] = before
 
 # %% ../../nbs/training/06c_processes.ipynb #3c230a7c
 class Diary:
@@ -125,7 +157,7 @@ def in_processes(
     for file in logs.glob("rank*.*"):
         file.unlink()
     others, outcome = set(multiprocessing.active_children()), []
-    with tempfile.TemporaryDirectory() as folder, asked_to_stop(grace=None) as stop:
+    with tempfile.TemporaryDirectory() as folder, _safe_path(), asked_to_stop(grace=None) as stop:
         thread = threading.Thread(target=_launch, daemon=True, args=(
             outcome, n, Path(folder), (work, arguments, device, logs, Path(folder, "meeting"))))
         with _copied(logs / "rank0.log") as copy:

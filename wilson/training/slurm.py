@@ -16,8 +16,10 @@ from typing import Any
 from ..places import InputError, at_root, project_root, written_aside
 from .config import about, parsed
 from .launch import chosen_dataset
+from .members import steps_of
+from .processes import module_command
 from .recipes import resolved, task_of
-from .runs import shown
+from .runs import shown, step_path
 from .sweep import Job, plan
 
 # %% auto #0
@@ -109,7 +111,7 @@ def cores(resources: Resources, processes: int) -> int:
     return resources.cpus_per_task or 4 * processes
 
 # %% ../../nbs/training/12_slurm.ipynb #04c57061
-PROGRAM = ("-m", "wilson")  # what Python runs
+PROGRAM = (*module_command("wilson"),)  # what Python runs
 
 
 def launch_lines(
@@ -122,13 +124,14 @@ def launch_lines(
     srun = f"srun --cpus-per-task={cores(resources, processes)} {python}"
     if resources.nodes == 1:
         return [f'{srun} {shlex.join(program)} "${{train[@]}}" &']
+    agent = shlex.join(module_command("torch.distributed.run"))
     # else a machine that comes back waits for an address that the agents told each other once
     return ["export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1",
-            f"{srun} -m torch.distributed.run \\",
+            f"{srun} {agent} \\",
             f'  --nnodes="$SLURM_JOB_NUM_NODES" --nproc-per-node={processes} --max-restarts=3 \\',
             '  --rdzv-backend=c10d --rdzv-endpoint="$(hostname):$((20000 + SLURM_JOB_ID % 10000))" \\',
             '  --rdzv-id="$SLURM_JOB_ID" \\',
-            f'  {shlex.join(program)} "${{train[@]}}" &']
+            f'  --no-python {python} -u {shlex.join(program)} "${{train[@]}}" &']
 
 # %% ../../nbs/training/12_slurm.ipynb #7feccb50
 WATCH = r"""
@@ -158,6 +161,21 @@ if [ "$code" != 0 ] && [ "$(now State)" = RUNNING ] && asked; then
   echo "job $job was interrupted and goes back into the queue"
   scontrol requeue "$job"
 fi
+
+# Finished is what the folders of the steps say, not an exit code. A network file system may lag behind.
+finished() {
+  for folder in "${folders[@]}"; do
+    missing=$folder
+    grep -Eqs '^ *"state": "finished",?$' "$folder/status.json" || return 1
+  done
+}
+if [ "$code" = 0 ]; then
+  for pause in 0 1 2 5 10 20 30; do
+    sleep "$pause"
+    finished && break
+  done
+  finished || { echo "wilson: the training ended, but this step is not finished: $missing" >&2; code=1; }
+fi
 exit "$code"
 """
 
@@ -180,7 +198,8 @@ def script(
         "#!/usr/bin/env bash", *directives(resources, name, processes, logs, array),
         f"{MARK}; the same training goes on at every sitting until it is finished.", *resources.setup,
         f"cd {shlex.quote(str(project_root()))} || exit 1", "# no bars in a log",
-        f"export TQDM_DISABLE=1 OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{threads}}}", *train,
+        f"export TQDM_DISABLE=1 OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{threads}}}",
+        "export PYTHONSAFEPATH=1  # no module is taken from the working directory", *train,
         WATCH.replace("{USR1}", "USR1" if resources.nodes == 1 else "TERM"),
         *launch_lines(resources, processes, program), FINISH])
 
@@ -188,9 +207,10 @@ def script(
 def assigned(
     arguments: Sequence[str],  # of `wilson`
     indent: str = "",
+    name: str = "train",
 ) -> list[str]:
-    "The lines of bash that set the array `train`."
-    return [f"{indent}train=(", *(f"{indent}  {shlex.quote(a)}" for a in arguments), f"{indent})"]
+    "The lines of bash that set an array."
+    return [f"{indent}{name}=(", *(f"{indent}  {shlex.quote(a)}" for a in arguments), f"{indent})"]
 
 # %% ../../nbs/training/12_slurm.ipynb #e404be17
 def processes_of(
@@ -216,9 +236,11 @@ def write_script(
     "Write the batch script of one training; InputError before that where something is wrong."
     given, processes = processes_of(parameters, resources)
     config = parsed(given)
-    task_of(resolved(config, chosen_dataset(config)))
-    out = at_root(out)
-    train = assigned(Job(out.stem, given).command)
+    config = resolved(config, chosen_dataset(config))
+    task, out = task_of(config), at_root(out)
+    steps = steps_of(config) if config.step == "all" else [task.step(int(config.step)).index]
+    folders = [str(step_path(config, task, k)) for k in steps] if program == PROGRAM else []
+    train = [*assigned(Job(out.stem, given).command), *assigned(folders, name="folders")]
     text = script(resources, out.stem, processes, logs_of(config.runs_dir), train, program=program)
     return written({out: text}, config.runs_dir)[0]
 
@@ -272,21 +294,23 @@ def write_sweep(
     for name, part in arrays.items():
         indices = f"0-{len(part) - 1}" + (f"%{jobs}" if jobs else "")
         texts[out / f"{name}.sh"] = script(resources, f"{out.name}-{name}", max(counts), logs,
-                                           cases(part, bases), indices, program)
+                                           cases(part, bases, program == PROGRAM), indices, program)
     return written(texts, runs_dir)
 
 # %% ../../nbs/training/12_slurm.ipynb #ba5abc9d
 def cases(
     part: Sequence[Job],          # of one array
     bases: Mapping[str, Job],     # by name
+    ours: bool = True,            # wilson trains: what is finished can be read off its folders
 ) -> list[str]:
-    "The lines of bash that set `train` by the index of the array, and check that its base is there."
+    "The lines of bash that set `train` and `folders` by the array's index, and check that its base is there."
     lines = ["case $SLURM_ARRAY_TASK_ID in"]
     for index, job in enumerate(part):
         base = bases[job.base].folders[0] if job.base else ""
         lines += [f"{index})  # {job.name}", f"  base={shlex.quote(str(base))}"]
-        lines += [*assigned(job.command, "  "), "  ;;"]
-    finished = """grep -qs '"state": "finished"' "$base/status.json\""""
+        folders = [str(folder) for folder in job.folders] if ours else []
+        lines += [*assigned(job.command, "  "), *assigned(folders, "  ", "folders"), "  ;;"]
+    finished = """grep -Eqs '^ *"state": "finished",?$' "$base/status.json\""""
     return [*lines, "esac", f'if [ -n "$base" ] && ! {finished}; then',
             '  echo "wilson: not started: its base failed: $base" >&2', "  exit 2", "fi"]
 

@@ -5,6 +5,7 @@
 # %% ../../nbs/training/11_sweep.ipynb #dae86225
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import signal
@@ -28,12 +29,13 @@ from .gpus import are_mig, gpu_variable, visible_gpus
 from .launch import train
 from .members import member_config, step_folders
 from .recipes import identity
-from .runs import StepFolder, is_held, shown
+from .processes import child_environment, module_command
+from .runs import StepFolder, as_now, is_held, shown
 from .stopping import KILL
 
 # %% auto #0
-__all__ = ['Job', 'plan', 'Outcome', 'already_there', 'without_process', 'Running', 'started', 'shares', 'end', 'summary',
-           'is_ready', 'run_sweep']
+__all__ = ['Job', 'plan', 'Outcome', 'already_there', 'without_process', 'Running', 'unfinished', 'started', 'shares', 'end',
+           'summary', 'is_ready', 'run_sweep']
 
 # %% ../../nbs/training/11_sweep.ipynb #dc1a2256
 @dataclass(frozen=True)
@@ -147,11 +149,31 @@ class Running:
         "How it ended; of a failed one, the last line of its log."
         code = self.process.returncode
         if code == 0:
-            return Outcome(self.job.name, "finished", log=self.log)
+            reason = unfinished(self.job)
+            state = "failed" if reason else "finished"
+            return Outcome(self.job.name, state, reason and f"exit code 0, but {reason}", self.log)
         last = self.log.read_text(errors="replace", encoding="utf-8").rstrip().splitlines()[-1]
         # 2: wilson has said what is wrong
         reason = last if code == 2 else f"{last} (exit code {code})"
         return Outcome(self.job.name, "failed", reason, self.log)
+
+
+def unfinished(job: Job) -> str:
+    "What the folders of a job's steps lack to be finished; empty where all are."
+    member = {n: v for n, v in job.parameters.items() if n not in ("step", "runs_dir")}
+    try:
+        config = member_config(member, job.parameters.get("runs_dir", "runs"))
+        for path in job.folders:
+            folder = StepFolder(path)
+            wanted = json.loads(json.dumps(identity(config, int(path.name.removeprefix("step")), {})))
+            there = as_now((folder.read("config.json") or {}).get("identity", {}), wanted)
+            if folder.state != "finished" or not (path / "metrics.json").is_file():
+                return f"{shown(path)} is not finished: its state is {folder.state or 'not recorded'}"
+            if any(there.get(n) != v for n, v in wanted.items()):
+                return f"{shown(path)} holds a step of another configuration"
+    except InputError as e:
+        return str(e)
+    return ""
 
 
 def started(
@@ -164,14 +186,15 @@ def started(
     log.parent.mkdir(parents=True, exist_ok=True)
     # no bars in a log
     own = {} if gpus is None else {gpu_variable()[0]: gpus}
-    environment = {"OMP_NUM_THREADS": str(threads)} | os.environ | {"TQDM_DISABLE": "1"} | own
+    environment = {"OMP_NUM_THREADS": str(threads)} | child_environment() | {"TQDM_DISABLE": "1"} | own
     environment["PYTHONIOENCODING"] = "utf-8:backslashreplace"  # as the log is read
     with open(log, "a", encoding="utf-8", errors=ESCAPES) as out:
         said = "".join(f"{n}={shlex.quote(v)} " for n, v in own.items())
         out.write(f"$ {said}wilson {shlex.join(job.command)}\n")
         out.flush()
-        process = subprocess.Popen([sys.executable, "-m", "wilson", *job.command], cwd=project_root(),
-                                   env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+        command = [sys.executable, *module_command("wilson"), *job.command]
+        process = subprocess.Popen(command, cwd=project_root(), env=environment, stdin=subprocess.DEVNULL,
+                                   stdout=out, stderr=out)
     return Running(job, process, log, gpus)
 
 # %% ../../nbs/training/11_sweep.ipynb #ca6b39b6
