@@ -2,10 +2,15 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import json
 import os
+import random
 import shutil
 import subprocess
 import sys
+import tarfile
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,15 +20,20 @@ from matplotlib.figure import Figure
 from test_figures import STEP, made_up
 
 from wilson.__main__ import main
+from wilson.data.classes import SHAPES
+from wilson.data.download import VOC_TRAINVAL
 from wilson.data.outputs import RECORD, OutputFolder, data_set_around, output_file
+from wilson.data.preparing import prepare
 from wilson.data.shapes import make_shapes
+from wilson.data.unpack import unpack
 from wilson.evaluation.reports import ReportImage, report
 from wilson.places import InputError
 from wilson.results.report import write_figures, write_tables
 from wilson.results.tables import Column, Table
+from wilson.training.config import parsed
 from wilson.training.processes import in_processes
-from wilson.training.slurm import Resources, write_script
-from wilson.training.sweep import Running, plan, run_sweep
+from wilson.training.slurm import Resources, cases, write_script, write_sweep
+from wilson.training.sweep import Job, Running, plan, run_sweep
 
 LATER = "runs/shapes-striped_disc__dotted_square-overlap/wilson-s42/step1"
 
@@ -293,3 +303,137 @@ def test_a_slurm_job_is_finished_by_its_folders(project, tmp_path):
     text = path.read_text(encoding="utf-8")
     assert f"{sys.executable} -P -m wilson" in text and "export PYTHONSAFEPATH=1" in text
     assert "--no-python" in write_script(member, "two.sh", Resources(nodes=2)).read_text(encoding="utf-8")
+
+
+# ------------------------------------------------------------------------------ names in scripts
+
+
+SHARP = ["\n", "\x1b[31m", "'", '"', "`touch X`", "$(touch X)", "\\", "#", ";", "&", "|", " ", "\t", "*", "~", "!", "${HOME}", "é", "\r", ")", "<", ">"]
+
+
+def hostile(count: int) -> list[str]:
+    lots = random.Random(5)
+    return ["".join(lots.choices([*SHARP, "a", "touch X"], k=lots.randint(1, 9))) for _ in range(count)]
+
+
+def test_hostile_values_arrive_in_bash_as_they_are(tmp_path):
+    "Three hundred values as parameters, folders and bases of a job array, in one bash; nothing in them is run."
+    jobs = [Job(f"task/{v}", {"task": v, "data_root": v[::-1]}, (Path(f"/{v}"),), base="base") for v in hostile(300)]
+    bases = {"base": Job("base", {}, (Path("/runs\n/it's"),))}
+    lines = cases(jobs, bases)
+    chosen = "\n".join(lines[: lines.index("esac") + 1])
+    text = f"for SLURM_ARRAY_TASK_ID in {{0..299}}; do\n{chosen}\nprintf '%s\\0' \"${{train[@]}}\" \"${{folders[@]}}\" \"$base\"\ndone\n"
+    done = subprocess.run(["bash"], input=text.encode(), cwd=tmp_path, capture_output=True, timeout=60)
+    expected = [part for job in jobs for part in (*job.command, str(job.folders[0]), "/runs\n/it's")]
+    assert done.stdout.decode().split("\0")[:-1] == expected and not done.stderr and not any(tmp_path.iterdir())
+    assert not any(line.lstrip().startswith("#") for line in lines)
+
+
+def test_names_that_are_no_names_are_refused(tmp_path, monkeypatch):
+    "Of runs and bases, of a sweep and of the script, before anything is written; so are control characters in what Slurm reads."
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "settings.ini").write_text("[DEFAULT]\nlib_name = wilson\n", encoding="utf-8")
+    bad = [v for v in hostile(200) if not v.isalpha()] + ["..", "-rf", ".hidden", "=1+1", "a/b", ""]
+    for value in bad:
+        for call in (lambda: parsed({"name": value}), lambda: parsed({"base_name": value}), lambda: run_sweep([{}], name=value)):
+            with pytest.raises(InputError, match="letters, digits"):
+                call()
+    for value in [v for v in bad if "/" not in v and v not in ("", "..")]:
+        with pytest.raises(InputError, match="letters, digits"):
+            write_script({"dataset": "shapes"}, f"jobs/{value}")
+        with pytest.raises(InputError, match="letters, digits"):
+            write_sweep([{"dataset": "shapes"}], f"jobs/{value}")
+    for option in ("partition", "account", "setup", "sbatch"):
+        value = "a\n#SBATCH --wrap=x"
+        with pytest.raises(InputError, match="line break"):
+            Resources(**{option: (value,) if option in ("setup", "sbatch") else value})
+    with pytest.raises(InputError, match="line break"):
+        write_script({"dataset": "shapes", "runs_dir": "runs\ntouch X"}, "job.sh")
+    assert {p.name for p in tmp_path.iterdir()} == {"settings.ini"}
+    for good in ("mib-s1", "a=0.5+b", "Kühe_2", "7"):
+        assert parsed({"name": good}).name == good
+
+
+def test_scripts_are_as_private_as_the_umask_says(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = os.umask(0o077)
+    try:
+        path = write_script({"dataset": "shapes"}, "job.sh")
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o077 == 0 and os.access(path, os.X_OK)
+
+
+# ------------------------------------------------------------------------------ sources are only read
+
+
+def test_an_archive_is_not_unpacked_through_links(tmp_path, capsys):
+    "The topmost folder is a link, or one below: what is behind it stays as it was, and is named."
+    source, root = tmp_path / "source", tmp_path / "root"
+    (source / "JPEGImages").mkdir(parents=True)
+    (source / "JPEGImages/a.jpg").write_bytes(b"theirs")
+    (root / "ImageSets").mkdir(parents=True)
+    (root / "JPEGImages").symlink_to(source / "JPEGImages")
+    (root / "ImageSets/Main").symlink_to(source)
+    with tarfile.open(tmp_path / "voc.tar", "w") as tar:
+        for name in ("JPEGImages/a.jpg", "JPEGImages/b.jpg", "ImageSets/Main/c.txt", "ImageSets/d.txt", "SegmentationClass/b.png"):
+            tar.addfile(member := tarfile.TarInfo(name), io.BytesIO(b""))
+    before = snapshot(source)
+    unpack(tmp_path / "voc.tar", root, lambda m: m)
+    assert snapshot(source) == before
+    assert (root / "ImageSets/d.txt").is_file() and (root / "SegmentationClass/b.png").is_file()
+    said = capsys.readouterr().out
+    assert f"{root / 'JPEGImages'} is a link to" in said and "1 file is left out" in said and "ImageSets/Main" in said
+
+
+def test_prepare_only_reads_its_source(tmp_path, monkeypatch):
+    "VOC with half of its images and the archive beside them, COCO, own data: before and after, to the file's time of change."
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "settings.ini").write_text("[DEFAULT]\nlib_name = wilson\n", encoding="utf-8")
+    make_shapes(tmp_path / "made", n_train=8, n_val=4)
+    made = tmp_path / "made"
+    ids = sorted(p.stem for p in (made / "JPEGImages").iterdir())
+
+    voc = tmp_path / "sources/voc"
+    (voc / "VOC2012/JPEGImages").mkdir(parents=True)
+    shutil.copytree(made / "SegmentationClass", voc / "VOC2012/SegmentationClassAug")
+    shutil.copy(made / f"JPEGImages/{ids[0]}.jpg", voc / "VOC2012/JPEGImages")
+    with tarfile.open(voc / VOC_TRAINVAL.name, "w") as tar:
+        for folder in ("JPEGImages", "SegmentationClass"):
+            tar.add(made / folder, f"VOCdevkit/VOC2012/{folder}")
+        for name in ("train", "val"):
+            tar.add(next(made.rglob(f"{name}.txt")), f"VOCdevkit/VOC2012/ImageSets/Segmentation/{name}.txt")
+    content = (voc / VOC_TRAINVAL.name).read_bytes()
+    archive = replace(VOC_TRAINVAL, size=len(content), digest=f"sha256:{hashlib.sha256(content).hexdigest()}")
+    monkeypatch.setattr("wilson.data.public_data.VOC_TRAINVAL", archive)
+
+    own = tmp_path / "sources/own"
+    shutil.copytree(made / "JPEGImages", own / "images")
+    shutil.copytree(made / "SegmentationClass", own / "masks")
+    (own / "dataset.toml").write_text(f"classes = {json.dumps([*SHAPES.names])}\n", encoding="utf-8")
+
+    coco = tmp_path / "sources/coco"
+    for name in ("train2017", "val2017"):
+        shutil.copytree(made / "JPEGImages", coco / "images" / name)
+        images = [{"id": n, "file_name": f"{i}.jpg", "width": 96, "height": 96} for n, i in enumerate(ids)]
+        (coco / "annotations").mkdir(exist_ok=True)
+        (coco / f"annotations/instances_{name}.json").write_text(json.dumps(
+            {"images": images, "categories": [{"id": 1, "name": "person"}], "annotations": [
+                {"id": n, "image_id": n, "category_id": 1, "iscrowd": 0, "bbox": [0, 0, 9, 9], "area": 81,
+                 "segmentation": [[0, 0, 9, 0, 9, 9, 0, 9]]} for n in range(len(ids))]}), encoding="utf-8")
+
+    sources = tmp_path / "sources"
+    before = snapshot(sources)
+    for path in [sources, *sources.rglob("*")]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    for kind, source in (("voc", voc), ("own", own), ("coco", coco)):
+        try:
+            prepare(kind, source, f"data/{kind}", say=lambda line: None)
+        except InputError as e:  # of VOC, whose images stay as incomplete as they are
+            assert kind == "voc" and "b.jpg" not in str(e), e
+        assert snapshot(sources) == before, kind
+    assert not (tmp_path / "data/voc/JPEGImages" / f"{ids[1]}.jpg").exists()
+    for data_root in (own, own / "prepared"):
+        with pytest.raises(InputError, match="nothing is written there"):
+            prepare("own", own, data_root)
+    assert snapshot(sources) == before

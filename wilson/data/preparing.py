@@ -47,6 +47,10 @@ def prepare(
     source = None if source is None else at_root(source)
     if source is not None and not source.is_dir():
         raise InputError(f"source (--from): there is no folder {source}.")
+    if source is not None and root.resolve().is_relative_to(source.resolve()):
+        raise InputError(f"source (--from) is {source}, and nothing is written there, but the data set's "
+                         f"folder {root} lies in it. Name another with data_root (--data-root), or leave "
+                         f"source (--from) out to prepare the folder in place.")
     if not 0 < val_share < 1:
         raise InputError(f"val_share={val_share}: expected a share of the images, more than 0 and less than "
                          f"1.")

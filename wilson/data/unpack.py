@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -43,7 +44,7 @@ def _place(staged: Path, target: Path) -> None:
     "Rename `staged` to `target`; where that is a folder already, only what it lacks."
     if not os.path.lexists(target):
         os.rename(staged, target)
-    elif staged.is_dir():
+    elif staged.is_dir() and not target.is_symlink():  # never into a folder that lies elsewhere
         for child in staged.iterdir():
             _place(child, target / child.name)
 
@@ -81,8 +82,28 @@ MemberPath = Callable[[PurePosixPath], PurePosixPath | None]
 
 def _wanted(folder: Path, members: list[Member], member_path: MemberPath) -> dict[PurePosixPath, Member]:
     "What is to be unpacked, by its path under `folder`; of two members of one name the last counts."
+    places = _places(members, member_path)
+    return {p: m for p, m in places.items() if not os.path.lexists(folder / p) and not _link_above(folder, p)}
+
+
+def _places(members: list[Member], member_path: MemberPath) -> dict[PurePosixPath, Member]:
     places = {member_path(PurePosixPath(m.name)): m for m in members if m.kind == "file"}
-    return {p: m for p, m in places.items() if p is not None and not os.path.lexists(folder / p)}
+    return {p: m for p, m in places.items() if p is not None}
+
+
+def _link_above(folder: Path, place: PurePosixPath) -> Path | None:
+    "The folder on the way to a place that is a link: what is written there would be written elsewhere."
+    above = [folder.joinpath(*place.parts[:n]) for n in range(1, len(place.parts))]
+    return next((p for p in above if p.is_symlink()), None)
+
+
+def _say_links(path: Path, folder: Path, places: Iterable[PurePosixPath]) -> None:
+    links = Counter(_link_above(folder, p) for p in places if not os.path.lexists(folder / p))
+    for link, count in links.items():
+        if link is not None:
+            files = "1 file is" if count == 1 else f"{count:,} files are"
+            print(f"{path.name}: {files} left out, because {link} is a link to {os.readlink(link)}; nothing "
+                  f"is written there")
 
 
 def _extract(wanted: dict[PurePosixPath, Member], staging: Path, name: str) -> None:
@@ -123,6 +144,7 @@ def unpack(
         raise InputError(f"There is no archive {path} to unpack; download it first.")
     with writing(folder), _whole(path), members_of(path) as members:
         _check_names(path, members)
+        _say_links(path, folder, _places(members, member_path))
         if not _wanted(folder, members, member_path):
             return []
         with _staging(folder) as staging:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import operator
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,7 @@ from .cells import TEXT, text_expected
 
 # %% auto #0
 __all__ = ['COMPAT', 'CHOICES', 'POLICIES', 'POSITIVE', 'NOT_NEGATIVE', 'BY_STEP', 'LISTS', 'about', 'TrainConfig', 'parsed',
-           'numbers', 'as_bool']
+           'numbers', 'as_bool', 'is_folder_name']
 
 # %% ../../nbs/training/02_config.ipynb #f678f205
 def about(default: Any, text: str) -> Any:
@@ -245,6 +246,11 @@ def _as(kind: type, name: str, value: Any) -> Any:
         raise InputError(f"{name}={value!r}: expected {_kind(kind)}.") from None
 
 # %% ../../nbs/training/02_config.ipynb #6dd5341d
+def is_folder_name(name: str) -> bool:
+    "Whether a name may stand in paths, scripts and tables as it is."
+    return re.fullmatch(r"\w[\w.+=-]*", name) is not None
+
+
 def _is_utf8(path: Path) -> bool:
     try:
         str(path).encode("utf-8")
@@ -268,9 +274,9 @@ def _check(config: TrainConfig) -> None:
             raise InputError(f"{name}={value}: expected 0 or more.")
     for name in ("name", "base_name"):
         value = getattr(config, name)
-        if value is not None and (value in ("", ".", "..") or "/" in value):
-            raise InputError(f"{name}={value!r}: expected the name of one folder, without "
-                             f"'/'; runs_dir says where it lies.")
+        if value is not None and not is_folder_name(value):
+            raise InputError(f"{name}={value!r}: expected the name of one folder: letters, digits and any of "
+                             f". + = - _, with a letter or a digit first; runs_dir says where it lies.")
     for name in ("name", "base_name", "runs_dir"):
         value = getattr(config, name)
         if value is not None and not _is_utf8(at_root(value)):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..places import InputError, at_root, project_root, written_aside
-from .config import about, parsed
+from .config import about, is_folder_name, parsed
 from .launch import chosen_dataset
 from .members import steps_of
 from .processes import module_command
@@ -57,9 +57,9 @@ class Resources:
         if not minutes(self.time) >= SHORTEST:
             raise InputError(f"time={self.time!r}: expected HH:MM:SS or D-HH:MM:SS, at least {SHORTEST} "
                              f"minutes; {WARNING} seconds before the end a sitting is told to save and stop.")
-        for value in (self.partition, self.account, *self.sbatch):
-            if value and not value.isprintable():
-                raise InputError(f"{value!r} holds a line break; expected one line.")
+        for value in (self.partition, self.account, *self.setup, *self.sbatch):
+            if value and not value.replace("\t", " ").isprintable():
+                raise InputError(f"{value!r} holds a line break or a control character; expected one line.")
         for option in self.sbatch:
             _check_option(option)
 
@@ -95,6 +95,9 @@ def directives(
 ) -> list[str]:
     "The `#SBATCH` lines of a script."
     output = f"{str(logs).replace('%', '%%')}/%x-{'%A_%a' if array else '%j'}.out"
+    if not output.isprintable():  # Slurm reads these lines itself, one by one
+        raise InputError(f"{str(logs)!r} holds a line break or a control character, and the output of jobs "
+                         f"is to go there; choose another runs_dir.")
     options = {"job-name": name, "array": array, "nodes": resources.nodes, "ntasks-per-node": 1,
                "cpus-per-task": cores(resources, processes), "gpus-per-node": resources.gpus_per_node or "",
                "time": resources.time, "partition": resources.partition, "account": resources.account,
@@ -237,12 +240,20 @@ def write_script(
     given, processes = processes_of(parameters, resources)
     config = parsed(given)
     config = resolved(config, chosen_dataset(config))
-    task, out = task_of(config), at_root(out)
+    task, out = task_of(config), _named(out)
     steps = steps_of(config) if config.step == "all" else [task.step(int(config.step)).index]
     folders = [str(step_path(config, task, k)) for k in steps] if program == PROGRAM else []
     train = [*assigned(Job(out.stem, given).command), *assigned(folders, name="folders")]
     text = script(resources, out.stem, processes, logs_of(config.runs_dir), train, program=program)
     return written({out: text}, config.runs_dir)[0]
+
+
+def _named(out: Path | str) -> Path:
+    out = at_root(out)
+    if not is_folder_name(out.name):
+        raise InputError(f"out={str(out)!r}: its last part becomes the name of the job; expected letters, "
+                         f"digits and any of . + = - _, with a letter or a digit first.")
+    return out
 
 
 def logs_of(runs_dir: Path | str) -> Path:
@@ -264,7 +275,8 @@ def written(
         with written_aside(path) as aside:
             # the bytes of a path stay what they are, UTF-8 or not
             aside.write_text(text, encoding="utf-8", errors="surrogateescape")
-        path.chmod(0o755)
+        mode = path.stat().st_mode
+        path.chmod(mode | (mode & 0o444) >> 2)  # whoever may read it may run it
     return list(texts)
 
 # %% ../../nbs/training/12_slurm.ipynb #01cbab65
@@ -289,7 +301,7 @@ def write_sweep(
     bases = {job.name: job for job in planned if job.name in shared}
     arrays = {"bases": list(bases.values()), "members": [j for j in planned if j.name not in shared]}
     arrays = {name: part for name, part in arrays.items() if part}
-    out, logs = at_root(out), logs_of(runs_dir)
+    out, logs = _named(out), logs_of(runs_dir)
     texts = {out / "submit.sh": submit_script(list(arrays))}
     for name, part in arrays.items():
         indices = f"0-{len(part) - 1}" + (f"%{jobs}" if jobs else "")
@@ -307,7 +319,7 @@ def cases(
     lines = ["case $SLURM_ARRAY_TASK_ID in"]
     for index, job in enumerate(part):
         base = bases[job.base].folders[0] if job.base else ""
-        lines += [f"{index})  # {job.name}", f"  base={shlex.quote(str(base))}"]
+        lines += [f"{index})", f"  base={shlex.quote(str(base))}"]
         folders = [str(folder) for folder in job.folders] if ours else []
         lines += [*assigned(job.command, "  "), *assigned(folders, "  ", "folders"), "  ;;"]
     finished = """grep -Eqs '^ *"state": "finished",?$' "$base/status.json\""""
@@ -320,7 +332,7 @@ def submit_script(
 ) -> str:
     "Submits the arrays, one after the other; options of sbatch may be given to it."
     lines = ["#!/usr/bin/env bash", f"{MARK}; submits the arrays beside it.", "set -eu",
-             'cd "$(dirname "$0")"', "after=()"]
+             'cd -- "$(dirname -- "$0")"', "after=()"]
     for name in parts:
         lines += [f'{name}=$(sbatch --parsable "${{after[@]}}" "$@" {name}.sh)', f"{name}=${{{name}%%;*}}",
                   f'echo "{name}: job ${name}"', f'after=("--dependency=afterany:${name}")']

@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 from ..limits import available_cpus
 from ..places import InputError, at_root, project_root
 from ..terminals import ESCAPES
-from .config import parsed
+from .config import is_folder_name, parsed
 from .gpus import are_mig, gpu_variable, visible_gpus
 from .launch import train
 from .members import member_config, step_folders
@@ -256,6 +256,9 @@ def run_sweep(
     "Train all members, each shared base once and first."
     if jobs < 1:
         raise InputError(f"jobs={jobs}: expected at least one process at a time.")
+    if not is_folder_name(name):
+        raise InputError(f"The sweep's name is {name!r}; expected letters, digits and any of . + = - _, with "
+                         f"a letter or a digit first: its logs go to a folder of that name.")
     waiting, running, outcomes = plan(members, runs_dir), [], {}
     logs, threads = at_root(runs_dir) / "sweeps" / name, max(1, available_cpus() // jobs)
     if gpus is None:
