@@ -1,26 +1,32 @@
 """What is written where: files of others stay, folders that were named as sources stay, and nothing of others is run or shown as code."""
 from __future__ import annotations
 
+import csv
 import hashlib
 import io
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
 from dataclasses import replace
 from functools import partial
+from html import unescape
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from conftest import QUICK, REPO, environment
 from matplotlib.figure import Figure
+from nbconvert.exporters import HTMLExporter
 from test_figures import STEP, made_up
 
 from wilson.__main__ import main
 from wilson.data.classes import SHAPES
+from wilson.data.dataset_file import read_dataset_file
 from wilson.data.download import VOC_TRAINVAL
 from wilson.data.outputs import RECORD, OutputFolder, data_set_around, output_file
 from wilson.data.preparing import prepare
@@ -29,7 +35,8 @@ from wilson.data.unpack import unpack
 from wilson.evaluation.reports import ReportImage, report
 from wilson.places import InputError
 from wilson.results.report import write_figures, write_tables
-from wilson.results.tables import Column, Table
+from wilson.results.plans import plan_text
+from wilson.results.tables import Column, Table, comma_separated, html, latex, markdown, one_line
 from wilson.training.config import parsed
 from wilson.training.processes import in_processes
 from wilson.training.slurm import Resources, cases, write_script, write_sweep
@@ -437,3 +444,42 @@ def test_prepare_only_reads_its_source(tmp_path, monkeypatch):
         with pytest.raises(InputError, match="nothing is written there"):
             prepare("own", own, data_root)
     assert snapshot(sources) == before
+
+
+# ------------------------------------------------------------------------------ names in tables and pages
+
+SCRIPTS = ["<img src=x onerror=alert(1)>", "<script>alert(2)</script>", "a|b", "[x](javascript:alert(3))", "`code`", "x\ny", "\x1b[31mred", "$\\alpha$",
+           "&lt;b&gt;", "*bold*", "\\", "=cmd|' /C calc'!A0", "<style onload=alert(4)>", "![p](http://evil.example/p.png)"]
+
+
+def test_hostile_names_are_text_in_every_table(tmp_path):
+    "As Markdown, LaTeX, CSV and HTML: no tag, no link, no line more, no formula of a spreadsheet."
+    table = Table(SCRIPTS[0], tuple(Column(n) for n in SCRIPTS), {n: [[1.0]] * len(SCRIPTS) for n in SCRIPTS}, tuple(SCRIPTS))
+    page = HTMLExporter(template_name="basic").markdown2html({}, markdown(table))
+    for text in (page, html(table)):
+        found = []
+        reader = HTMLParser()
+        reader.handle_starttag = lambda tag, attrs: found.append((tag, dict(attrs)))
+        reader.feed(text)
+        assert {t for t, _ in found} <= {"p", "strong", "b", "table", "thead", "tbody", "tr", "th", "td", "ul", "li", "caption"}, found
+        assert not any(n.startswith("on") or n in ("src", "href") for _, attrs in found for n in attrs)
+        assert text.count("<td") + text.count("<th") == (len(SCRIPTS) + 1) ** 2 + text.count("<thead")
+    shown = unescape(re.sub(r"<[^>]*>", "", page))
+    assert all(one_line(n) in shown for n in SCRIPTS)
+    assert latex(table).count(r"\\" + "\n") == len(SCRIPTS) + 1 and "\x1b" not in latex(table)
+    rows = list(csv.reader(io.StringIO(comma_separated(table))))
+    assert len(rows) == len(SCRIPTS) + 1 and not any(field.startswith(("=", "+", "@")) for row in rows for field in row)
+
+
+def test_a_plan_and_a_list_show_names_as_text(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "<img" not in plan_text([{"dataset": "shapes", SCRIPTS[0]: 1}]) and "&lt;img" in plan_text([{"dataset": "shapes", SCRIPTS[0]: 1}])
+
+
+@pytest.mark.parametrize("text", [*(f"classes = [{json.dumps(n)}]" for n in ("<b>", "a>b", "x\ny", "\x1b[31m", "\x7f")),
+                                  *(f'classes = ["cow", "horse"]\n[tasks]\n{json.dumps(n)} = "cow | horse"' for n in
+                                    ("../../x", "a\nb", "<b>", "a/../../b", ".."))])
+def test_names_of_classes_and_tasks_are_plain(text, tmp_path):
+    (tmp_path / "dataset.toml").write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match="dataset.toml"):
+        read_dataset_file(tmp_path / "dataset.toml")

@@ -75,6 +75,9 @@ def read_dataset_file(
     shown = usual | colours
     tasks = tuple((n, "|".join(map(str, steps)) if isinstance(steps, list) else str(steps))
                   for n, steps in found.get("tasks", {}).items())
+    if strange := [n for n, _ in tasks if not re.fullmatch(r"\w[\w.+=-]*", n)]:
+        raise InputError(f"{path}: a task {strange[0]!r}; its folder is named so: expected letters, digits "
+                         f"and any of . + = - _, with a letter or a digit first.")
     classes = Classes(name, tuple(ids), tuple(ids.values()), tuple(shown[n] for n in ids), tasks)
     for task, _ in tasks:
         try:
@@ -97,9 +100,9 @@ def _ids(path: Path, classes: Any) -> dict[str, int]:
         raise InputError(f"{path} lists no classes; expected classes = [\"cow\", \"horse\"], or a part "
                          f"[classes] with lines like cow = 1.")
     for name, number in classes.items():
-        if name != name.strip() or not name or not name.isprintable() or set(name) & set("|,;/\\"):
-            raise InputError(f"{path}: a class {name!r}; expected a name without | , ; / or blanks around "
-                             f"it.")
+        if not name or name != name.strip() or not name.isprintable() or set(name) & set("|,;/\\<>"):
+            raise InputError(f"{path}: a class {name!r}; expected a name without | , ; / < > or blanks "
+                             f"around it.")
         if name in RESERVED:
             raise InputError(f"{path}: a class {name!r}; background and void are there anyway.")
         if type(number) is not int or not 1 <= number <= 254:

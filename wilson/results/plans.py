@@ -16,6 +16,7 @@ from typing import Any
 
 from ..places import InputError, at_root
 from .records import Record, Variant, read_records, variants
+from .tables import markdown_text
 from ..training.config import TrainConfig, parsed
 from ..training.recipes import identity, of_step, resolved
 from ..training.runs import StepFolder, as_now, is_held, shown
@@ -114,7 +115,7 @@ def plan_text(
 ) -> str:           # Markdown
     "The plan of a sweep: job by job, then how many of which kind and how long what is left may take."
     found = planned(members, runs_dir)
-    rows = [f"| {p.name} | {p.state} | {_time(p)} | {_cell(p.reason)} |" for p in found]
+    rows = [f"| {_cell(p.name)} | {p.state} | {_time(p)} | {_cell(p.reason)} |" for p in found]
     counts = Counter(p.state for p in found)
     known = [p.seconds for p in found if p.seconds and p.state != "taken"]
     unknown = sum(p.seconds is None and p.state != "taken" for p in found)
@@ -136,7 +137,7 @@ def _time(p: Planned) -> str:
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+    return markdown_text(" ".join(text.split()))
 
 
 def duration(seconds: float) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from ..locks import try_lock
 from ..places import InputError, at_root, did_you_mean
 from .records import Record, chosen, read_records
+from .tables import markdown_text
 from ..training.runs import STATES, StepFolder, emptied, held, is_held, rebuild_results, shown
 
 # %% auto #0
@@ -72,7 +73,8 @@ def run_text(
     listed: Sequence[Listed],
 ) -> str:  # Markdown
     "The list as a table, with the sum of sizes."
-    rows = [[one.name, one.state, _bytes(one.size), _score(one.record), str(len(one.used_by) or "")]
+    rows = [[markdown_text(one.name), one.state, _bytes(one.size), _score(one.record),
+             str(len(one.used_by) or "")]
             for one in listed]
     lines = [["step", "state", "size", "all, %", "used by"], ["---"] * 5, *rows]
     total = f"{len(listed)} steps, {_bytes(sum(one.size for one in listed))}"

@@ -16,8 +16,9 @@ from ..evaluation.metrics import across_steps
 from .records import Record, Variant
 
 # %% auto #0
-__all__ = ['FORMATS', 'ENDINGS', 'PROTOCOLS', 'Column', 'Table', 'mean', 'markdown', 'latex', 'comma_separated', 'html',
-           'groups_of', 'protocols_of', 'score_table', 'class_table', 'step_table', 'label_table', 'cost_table']
+__all__ = ['FORMATS', 'ENDINGS', 'PROTOCOLS', 'Column', 'Table', 'mean', 'one_line', 'markdown_text', 'markdown', 'latex',
+           'comma_separated', 'html', 'groups_of', 'protocols_of', 'score_table', 'class_table', 'step_table',
+           'label_table', 'cost_table']
 
 # %% ../../nbs/results/02_tables.ipynb #643db917
 @dataclass(frozen=True)
@@ -72,18 +73,35 @@ def _text(cell: Sequence[float | None], digits: int, bold: str, dash: str, plus_
 
 # %% ../../nbs/results/02_tables.ipynb #180d9a72
 _SPECIAL = str.maketrans({c: rf"\{c}" for c in "&%$#_{}"} | {
+    "<": r"\textless{}", ">": r"\textgreater{}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "|": r"\textbar{}",
     "–": "--", "→": r"$\to$", "±": r"$\pm$"})
+
+
+_MARKS = str.maketrans({c: rf"\{c}" for c in "\\`*[]|$"}
+                       | {"&": "&amp;", "<": "&lt;", ">": "&gt;"})
+
+
+def one_line(text: str) -> str:
+    "A text without line breaks and control characters: a blank stands for each."
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
+def markdown_text(text: str) -> str:
+    "A text that Markdown shows as it is, in a notebook or a page: no tags, links, code or formulas."
+    # an address would become a link
+    return one_line(text).translate(_MARKS).replace("://", r"\://")
 
 
 def markdown(table: Table) -> str:
     "The table with its title and notes."
     def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
-    head = ["", *(column.name for column in table.columns)]
+        return "| " + " | ".join(cells) + " |"
+    head = ["", *(markdown_text(column.name) for column in table.columns)]
     ruled = "| " + " | ".join(["---", *["---:"] * len(table.columns)]) + " |"
-    notes = "\n".join(f"- {note}" for note in table.notes)
-    return "\n".join([f"**{table.title}**", "", line(head), ruled, *map(line, table.texts("**{}**"))]) + (
+    notes = "\n".join(f"- {markdown_text(note)}" for note in table.notes)
+    rows = [line([markdown_text(label), *cells]) for label, *cells in table.texts("**{}**")]
+    return "\n".join([f"**{markdown_text(table.title)}**", "", line(head), ruled, *rows]) + (
         f"\n\n{notes}" if notes else "")
 
 
@@ -91,22 +109,30 @@ def latex(table: Table) -> str:
     r"A `table` environment that needs `\usepackage{booktabs}`."
     def line(cells: Sequence[str]) -> str:
         return " & ".join(cells) + r" \\"
-    head = ["", *(column.name.translate(_SPECIAL) for column in table.columns)]
-    rows = [[row[0].translate(_SPECIAL), *row[1:]] for row in table.texts(r"\textbf{{{}}}", "--", r"$\pm$")]
-    notes = " ".join(note.rstrip(".") + "." for note in table.notes).translate(_SPECIAL)
-    caption = f"{table.title.translate(_SPECIAL)}." + (f" {notes}" if notes else "")
+    def text(words: str) -> str:
+        return one_line(words).translate(_SPECIAL)
+    head = ["", *(text(column.name) for column in table.columns)]
+    rows = [[text(row[0]), *row[1:]] for row in table.texts(r"\textbf{{{}}}", "--", r"$\pm$")]
+    notes = text(" ".join(note.rstrip(".") + "." for note in table.notes))
+    caption = f"{text(table.title)}." + (f" {notes}" if notes else "")
     return "\n".join([r"\begin{table}", r"\centering", rf"\caption{{{caption}}}",
                       rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}", r"\toprule", line(head),
                       r"\midrule", *map(line, rows), r"\bottomrule", r"\end{tabular}", r"\end{table}"])
+
+
+def _field(text: str) -> str:
+    "A text as a field: a spreadsheet would compute one that begins like a formula."
+    text = one_line(text)
+    return f"'{text}" if text.lstrip().startswith(("=", "+", "-", "@")) else text
 
 
 def comma_separated(table: Table) -> str:
     "A header and one line per row; an empty field where there is no value."
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["", *(f"{c.name}{part}" for c in table.columns for part in ("", " std", " n"))])
+    writer.writerow(["", *(_field(f"{c.name}{part}") for c in table.columns for part in ("", " std", " n"))])
     for label, cells in table.rows.items():
-        row = [label]
+        row = [_field(label)]
         for cell in cells:
             there = [v for v in cell if v is not None]
             spread = statistics.stdev(there) if len(there) > 1 else ""
