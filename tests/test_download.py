@@ -133,7 +133,8 @@ def refused(work, *args) -> str:
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(os.listdir(folder)) if folder.exists() else []
+    "Files of a folder, without the notes about archives that nobody publishes a digest of."
+    return sorted(n for n in os.listdir(folder) if not n.endswith(".sha256")) if folder.exists() else []
 
 
 def script(text: str, *arguments: object) -> list[str]:

@@ -1,8 +1,11 @@
 """What is written where: files of others stay, folders that were named as sources stay, and nothing of others is run or shown as code."""
 from __future__ import annotations
 
+import contextlib
 import csv
+import gzip
 import hashlib
+import http.server
 import io
 import json
 import os
@@ -12,6 +15,9 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import threading
+import tracemalloc
+import zipfile
 from dataclasses import replace
 from functools import partial
 from html import unescape
@@ -27,7 +33,7 @@ from test_figures import STEP, made_up
 from wilson.__main__ import main
 from wilson.data.classes import SHAPES
 from wilson.data.dataset_file import read_dataset_file
-from wilson.data.download import VOC_TRAINVAL
+from wilson.data.download import VOC_TRAINVAL, Archive, download
 from wilson.data.outputs import RECORD, OutputFolder, data_set_around, output_file
 from wilson.data.preparing import prepare
 from wilson.data.shapes import make_shapes
@@ -483,3 +489,101 @@ def test_names_of_classes_and_tasks_are_plain(text, tmp_path):
     (tmp_path / "dataset.toml").write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match="dataset.toml"):
         read_dataset_file(tmp_path / "dataset.toml")
+
+
+# ------------------------------------------------------------------------------ archives and downloads
+
+
+def packed(path: Path, **members: bytes) -> Path:
+    with zipfile.ZipFile(path, "w") as z:
+        for name, content in members.items():
+            z.writestr(name, content)
+    return path
+
+
+def test_archives_that_are_none_or_too_much(tmp_path, monkeypatch):
+    "Zeros, nothing that is wanted, a header or a list as large as memory, sparse files, too many members, names with control characters."
+    (tmp_path / "zeros.tar").write_bytes(bytes(20_480))
+    packed(tmp_path / "other.zip", a=b"1")
+    with gzip.open(tmp_path / "header.tar.gz", "wb") as f:
+        member = tarfile.TarInfo("pax")
+        member.type, member.size = tarfile.XHDTYPE, 64 << 20
+        f.write(member.tobuf())
+        f.write(bytes(64 << 20))
+    member = tarfile.TarInfo("sparse")
+    member.type = tarfile.GNUTYPE_SPARSE
+    (tmp_path / "sparse.tar").write_bytes(member.tobuf() + bytes(10_240))
+    tracemalloc.start()
+    for name, words in {"zeros.tar": "none of the files that are expected", "other.zip": "none of the files that are expected",
+                        "header.tar.gz": "a header of 67,108,864 bytes", "sparse.tar": "sparse file"}.items():
+        with pytest.raises(InputError, match=words):
+            unpack(tmp_path / name, tmp_path / "out", lambda m: m if m.suffix == ".png" else None)
+    assert tracemalloc.get_traced_memory()[1] < 48 << 20
+    tracemalloc.stop()
+    for name in ("a\nb.png", "\x1b[2Ja.png", "a\x7f.png", "a\x85.png", "a\u2028.png"):
+        with pytest.raises(InputError, match="control character"):
+            unpack(packed(tmp_path / "names.zip", **{name: b""}), tmp_path / "out", lambda m: m)
+    for limit, words in (("MOST_MEMBERS", "more than 1 members"), ("LARGEST_LIST", "list of members"), ("LARGEST_CONTENT", "its files would have")):
+        with monkeypatch.context() as m, pytest.raises(InputError, match=words):
+            m.setattr(f"wilson.data.archives.{limit}", 1)
+            unpack(packed(tmp_path / "many.zip", a=b"11", b=b"22"), tmp_path / "out", lambda m: m)
+    assert not (tmp_path / "out").exists()
+
+
+def archive_at(content: bytes, url: str = "http://127.0.0.1:1/x.zip", **known) -> Archive:
+    return Archive("x.zip", (url,), **known)
+
+
+def test_a_file_that_is_no_such_archive_is_not_whole(tmp_path):
+    "Of an archive without a digest: zeros, an empty one, one of other folders; larger than the disk has room."
+    for content in (bytes(20_480), packed(tmp_path / "e.zip").read_bytes(), packed(tmp_path / "o.zip", **{"other/a.png": b"1"}).read_bytes()):
+        (tmp_path / "x.zip").write_bytes(content)
+        with pytest.raises(InputError, match="it holds no file"):
+            download(archive_at(content, inside="Wanted"), tmp_path)
+    packed(tmp_path / "x.zip", **{"top/Wanted/a.png": b"1"})
+    assert download(archive_at(b"", inside="Wanted"), tmp_path) == tmp_path / "x.zip"
+    usage = shutil.disk_usage(tmp_path)
+    with pytest.MonkeyPatch.context() as m, pytest.raises(InputError, match="has 0 free"):
+        m.setattr("wilson.data.archives.shutil.disk_usage", lambda p: usage._replace(free=0))
+        download(archive_at(b"", inside="Wanted"), tmp_path)
+
+
+def test_downloads_without_an_announced_size(tmp_path, monkeypatch, capsys):
+    "They have a limit and leave room for others; the first file's digest is noted, and another one is refused."
+    content = packed(tmp_path / "served.zip", a=random.Random(1).randbytes(900_000)).read_bytes()
+
+    class Answer(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                self.wfile.write(self.server.content)
+
+        def log_message(self, *_):
+            pass
+
+    monkeypatch.setattr("wilson.data.download._PAUSES", ())
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+    server.content, folder = content, tmp_path / "archives"
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    archive = archive_at(content, f"http://127.0.0.1:{server.server_port}/x.zip")
+    try:
+        with monkeypatch.context() as m, pytest.raises(InputError, match="whose size was not announced"):
+            m.setattr("wilson.data.download.LARGEST", 500_000)
+            download(archive, folder)
+        usage = shutil.disk_usage(tmp_path)
+        with monkeypatch.context() as m, pytest.raises(InputError, match="bytes free"):
+            m.setattr("shutil.disk_usage", lambda p: usage._replace(free=1 << 20))
+            download(archive, folder)
+        path = download(archive, folder)
+        assert "is noted in" in capsys.readouterr().err and (folder / "x.zip.sha256").read_text().startswith(hashlib.sha256(content).hexdigest())
+        path.unlink()
+        server.content = packed(tmp_path / "changed.zip", a=b"another").read_bytes()
+        with pytest.raises(InputError, match="that of the first download was"):
+            download(archive, folder)
+        path.write_bytes(server.content)
+        with pytest.raises(InputError, match="is not the published file"):
+            download(archive, folder)
+    finally:
+        server.shutdown()
+        server.server_close()

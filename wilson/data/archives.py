@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import lzma
+import shutil
 import stat
 import tarfile
 import zipfile
@@ -19,7 +20,8 @@ from typing import BinaryIO, NamedTuple
 from urllib.error import HTTPError
 
 # %% auto #0
-__all__ = ['TORN', 'Member', 'chunks', 'members_of', 'read_through', 'reason_of']
+__all__ = ['TORN', 'MOST_MEMBERS', 'LONGEST_HEADER', 'LARGEST_LIST', 'LARGEST_CONTENT', 'Member', 'chunks', 'TooMuch',
+           'members_of', 'read_through', 'reason_of']
 
 # %% ../../nbs/data/06_archives.ipynb #1ed6d8d0
 class Member(NamedTuple):
@@ -54,17 +56,70 @@ def chunks(f: BinaryIO) -> Iterator[bytes]:
     return iter(partial(f.read, 1 << 18), b"")
 
 
+MOST_MEMBERS = 500_000        # COCO's largest archive has 164,062
+LONGEST_HEADER = 1 << 20      # bytes of a name or another extended header
+LARGEST_LIST = 64 << 20       # bytes of a zip's list of members
+LARGEST_CONTENT = 1 << 40     # bytes, unpacked
+
+
+class TooMuch(tarfile.TarError):
+    "An archive asks for more than any published one."  # no ReadError: tarfile would catch it
+
+
+class _Header(tarfile.TarInfo):
+    "A member's header that is refused where reading it would need much memory."
+
+    def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
+        extended = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME,
+                    tarfile.GNUTYPE_LONGLINK)
+        if self.type in extended and not 0 <= self.size <= LONGEST_HEADER:
+            raise TooMuch(f"a header of {self.size:,} bytes; expected at most {LONGEST_HEADER:,}")
+        if self.type == tarfile.GNUTYPE_SPARSE:
+            raise TooMuch("it has a sparse file, which no published archive has")
+        return super()._proc_member(tar)
+
+    def _proc_gnusparse_10(self, *_: object) -> None:
+        raise TooMuch("it has a sparse file, which no published archive has")
+
+
+def _check_count(count: int, size: int) -> None:
+    if count > MOST_MEMBERS:
+        raise TooMuch(f"it has more than {MOST_MEMBERS:,} members")
+    if size > LARGEST_CONTENT:
+        raise TooMuch(f"its files would have more than {LARGEST_CONTENT:,} bytes")
+
+
+def _tar_members(tar: tarfile.TarFile) -> list[Member]:
+    members, size = [], 0
+    for info in tar:
+        members.append(_tar_member(tar, info))
+        size += info.size
+        _check_count(len(members), size)
+    return members
+
+
+@contextmanager
+def _opened_zip(path: Path) -> Iterator[zipfile.ZipFile]:
+    with open(path, "rb") as f:
+        end = zipfile._EndRecData(f)  # what ZipFile itself reads the list by, all of it at once
+    if end and end[zipfile._ECD_SIZE] > LARGEST_LIST:
+        raise TooMuch(f"its list of members has more than {LARGEST_LIST:,} bytes")
+    with zipfile.ZipFile(path) as archive:
+        _check_count(len(archive.infolist()), sum(info.file_size for info in archive.infolist()))
+        yield archive
+
+
 @contextmanager
 def members_of(path: Path) -> Iterator[list[Member]]:
     "What the tar, tar.gz or zip at `path` holds, open to be read; one of `TORN` where it is damaged."
     with open(path, "rb") as f:
         is_zip = f.read(4) in (b"PK\3\4", b"PK\5\6")
     if is_zip:
-        with zipfile.ZipFile(path) as archive:
+        with _opened_zip(path) as archive:
             yield [_zip_member(archive, info) for info in archive.infolist()]
     else:
-        with tarfile.open(path) as tar:
-            members = [_tar_member(tar, info) for info in tar]
+        with tarfile.open(path, tarinfo=_Header) as tar:
+            members = _tar_members(tar)
             if tar.fileobj.tell() < tar.offset + tarfile.BLOCKSIZE:
                 raise tarfile.ReadError("it ends early")
             for _ in chunks(tar.fileobj):  # to the end, where gzip has its checksum
@@ -72,9 +127,15 @@ def members_of(path: Path) -> Iterator[list[Member]]:
             yield members
 
 
-def read_through(path: Path) -> None:
-    "Read every file of an archive to its end; one of `TORN` where that fails."
+def read_through(path: Path, inside: str = "") -> None:
+    "Read every file of an archive to its end; one of `TORN` where that fails, or no file lies in `inside`."
     with members_of(path) as members:
+        size = sum(m.size for m in members)
+        free = shutil.disk_usage(path.parent).free
+        if size > free:
+            raise TooMuch(f"its files have {size:,} bytes, and {path.parent} has {free:,} free")
+        if not any(m.kind == "file" and (not inside or inside in m.name.split("/")) for m in members):
+            raise tarfile.ReadError("it holds no file" + (f" in a folder {inside}" if inside else ""))
         for member in members:
             if member.kind == "file":
                 with member.open() as f:

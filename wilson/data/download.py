@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import sys
 import time
 from dataclasses import dataclass
@@ -20,11 +21,11 @@ from urllib.request import Request, build_opener
 from .. import __version__
 from .archives import TORN, chunks, read_through, reason_of
 from .disk import bytes_bar, check_space, held, writing
-from ..places import InputError, at_root
+from ..places import InputError, at_root, written_aside
 
 # %% auto #0
-__all__ = ['VOC_TRAINVAL', 'SBD', 'VOC_AUG_MASKS', 'COCO_TRAIN', 'COCO_VAL', 'COCO_ANNOTATIONS', 'COCO_STUFFTHINGMAPS', 'Archive',
-           'download']
+__all__ = ['VOC_TRAINVAL', 'SBD', 'VOC_AUG_MASKS', 'COCO_TRAIN', 'COCO_VAL', 'COCO_ANNOTATIONS', 'COCO_STUFFTHINGMAPS', 'LARGEST',
+           'Archive', 'download']
 
 # %% ../../nbs/data/06_download.ipynb #e574b6f0
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Archive:
     mirrors: tuple[str, ...]   # in order of preference
     size: int | None = None    # bytes, where known
     digest: str | None = None  # 'md5:…' or 'sha256:…'; None where nobody publishes one
+    inside: str = ""           # a folder that it must hold files of
 
 # %% ../../nbs/data/06_download.ipynb #6476d2f3
 _VOC = "pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar"
@@ -50,7 +52,7 @@ SBD = Archive("benchmark.tgz", (f"https://www2.{_SBD}", f"https://www.{_SBD}"),
 VOC_AUG_MASKS = Archive(
     "SegmentationClassAug.zip",
     ("https://www.dropbox.com/s/oeu149j8qtbs1x0/SegmentationClassAug.zip?dl=1",
-     "http://cs.jhu.edu/~cxliu/data/SegmentationClassAug.zip"))
+     "http://cs.jhu.edu/~cxliu/data/SegmentationClassAug.zip"), inside="SegmentationClassAug")
 
 # %% ../../nbs/data/06_download.ipynb #9f9910f4
 def _coco(path: str, size: int, md5: str) -> Archive:
@@ -64,7 +66,8 @@ COCO_ANNOTATIONS = _coco("annotations/annotations_trainval2017.zip", 252_907_541
                          "f4bbac642086de4f52a3fdda2de5fa2c")
 COCO_STUFFTHINGMAPS = Archive(
     "stuffthingmaps_trainval2017.zip",
-    ("http://calvin.inf.ed.ac.uk/wp-content/uploads/data/cocostuffdataset/stuffthingmaps_trainval2017.zip",))
+    ("http://calvin.inf.ed.ac.uk/wp-content/uploads/data/cocostuffdataset/stuffthingmaps_trainval2017.zip",),
+    inside="train2017")
 
 # %% ../../nbs/data/06_download.ipynb #a39910de
 def _digest(path: Path, algorithm: str) -> str:
@@ -76,7 +79,23 @@ def _digest(path: Path, algorithm: str) -> str:
     return digest.hexdigest()
 
 
-def _flaw(archive: Archive, path: Path) -> str:
+def _noted(path: Path) -> Path:
+    "Where the digest of a first download is noted, of an archive whose digest nobody publishes."
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _note_digest(archive: Archive, part: Path, path: Path) -> None:
+    note = _noted(path)
+    if archive.digest or note.exists():
+        return
+    digest = _digest(part, "sha256")
+    with written_aside(note) as aside:
+        aside.write_text(f"{digest}  {path.name}\n", encoding="utf-8")
+    print(f"{path.name}: nobody publishes its digest; that of this first download is noted in {note}, and a "
+          f"file that differs from it is refused", file=sys.stderr)
+
+
+def _flaw(archive: Archive, path: Path, note: Path) -> str:
     "What keeps the file at `path` from being `archive`, in a few words; empty when it is right."
     try:
         size = path.stat().st_size
@@ -86,13 +105,18 @@ def _flaw(archive: Archive, path: Path) -> str:
             algorithm, _, expected = archive.digest.partition(":")
             found = _digest(path, algorithm)
             return "" if found == expected else f"its {algorithm} is {found}, expected {expected}"
-        read_through(path)
+        read_through(path, archive.inside)
+        if note.is_file():
+            expected = note.read_text(encoding="utf-8", errors="replace").partition(" ")[0].strip()
+            if (found := _digest(path, "sha256")) != expected:
+                return f"its sha256 is {found}, and that of the first download was {expected} ({note})"
         return ""
     except (*TORN, OSError) as e:
         return f"it cannot be read ({reason_of(e)})"
 
 # %% ../../nbs/data/06_download.ipynb #1cc81ae9
 _TIMEOUT = 30  # seconds without a byte
+LARGEST = 8 << 30  # bytes of an archive whose size is not known beforehand
 
 
 def _opened(url: str, offset: int) -> HTTPResponse:
@@ -115,6 +139,8 @@ def _announced(archive: Archive, response: HTTPResponse, offset: int) -> int | N
     if (length := response.headers.get("Content-Length")) is None:
         return archive.size
     total = int(length) + (offset if response.status == 206 else 0)
+    if archive.size is None and total > LARGEST:
+        raise ConnectionError(f"{total:,} bytes are offered, expected at most {LARGEST:,}")
     if archive.size not in (None, total):
         raise ConnectionError(f"{total:,} bytes are offered, expected {archive.size:,}")
     return total
@@ -132,6 +158,18 @@ def _emptied(part: BinaryIO) -> None:
     part.seek(0)
 
 # %% ../../nbs/data/06_download.ipynb #87735fe8
+def _check_unannounced(archive: Archive, part: BinaryIO, more: int) -> None:
+    "Of a file of unknown size: is there an end to it, and room?"
+    if part.tell() + more > LARGEST:
+        _emptied(part)
+        raise ConnectionError(f"more than {LARGEST:,} bytes came, of a file whose size was not announced")
+    folder = Path(part.name).parent
+    usage = shutil.disk_usage(folder)
+    least = min(64 << 20, usage.total // 100)  # others need room, too
+    if usage.free < least:
+        check_space(least, folder, f"going on with {archive.name}")
+
+
 def _receive(archive: Archive, url: str, part: BinaryIO) -> None:
     "Append to `part` what one connection gives; an error where that is less than it announced."
     if archive.size and part.tell() >= archive.size:
@@ -145,6 +183,8 @@ def _receive(archive: Archive, url: str, part: BinaryIO) -> None:
             _emptied(part)
         with bytes_bar(desc=archive.name, total=total, initial=part.tell()) as bar:
             while part.tell() != total and (chunk := response.read1(1 << 18)):
+                if total is None:
+                    _check_unannounced(archive, part, len(chunk))
                 _append(part, chunk)
                 bar.update(len(chunk))
     if total and part.tell() != total:
@@ -175,7 +215,8 @@ def _problem(archive: Archive, url: str, part: BinaryIO) -> str:
         _fetch(archive, url, part)
     except (OSError, HTTPException) as e:
         return reason_of(e)
-    if flaw := _flaw(archive, Path(part.name)):
+    path = Path(part.name)
+    if flaw := _flaw(archive, path, _noted(path.with_name(archive.name))):
         _emptied(part)
         return _problem(archive, url, part) if inherited else flaw
     return ""
@@ -189,7 +230,8 @@ def _complete(archive: Archive, part: BinaryIO, path: Path) -> None:
             return
         reasons.append(f"{url}: {problem}")
     kept = f" {part.tell():,} bytes of it are kept for the next run." if part.tell() else ""
-    known = [f"{archive.size:,} bytes"] * bool(archive.size) + [archive.digest or "no published digest"]
+    known = [f"{archive.size:,} bytes"] if archive.size else []
+    known.append(archive.digest or "no published digest")
     raise InputError(
         f"{archive.name} could not be downloaded. {'; '.join(reasons)}.{kept} By hand: fetch {archive.name} "
         f"({', '.join(known)}) from {archive.mirrors[0]} in a browser, put it as {path}, and run the same "
@@ -214,9 +256,10 @@ def download(
                 if not path.exists():  # it is, where another process was waited for
                     _complete(archive, f, path)
                     os.fsync(f.fileno())
+                    _note_digest(archive, part, path)
                     os.replace(part, path)
                     return path
-    if flaw := _flaw(archive, path):
+    if flaw := _flaw(archive, path, _noted(path)):
         raise InputError(f"{path} is not the published file: {flaw}. Move it away or delete it, and run "
                          "the same command again.")
     return path

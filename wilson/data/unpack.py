@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -28,6 +29,8 @@ def _trouble(member: Member) -> str:
         return "has an absolute name"
     if "\\" in member.name or PureWindowsPath(member.name).drive:
         return "has a backslash or a drive letter in its name"
+    if any(unicodedata.category(c) in ("Cc", "Zl", "Zp") for c in member.name):
+        return "has a line break or a control character in its name"
     if ".." in PurePosixPath(member.name).parts:
         return "leads out of the folder"
     return ""
@@ -144,7 +147,10 @@ def unpack(
         raise InputError(f"There is no archive {path} to unpack; download it first.")
     with writing(folder), _whole(path), members_of(path) as members:
         _check_names(path, members)
-        _say_links(path, folder, _places(members, member_path))
+        if not (places := _places(members, member_path)):
+            raise InputError(f"{path} holds none of the files that are expected of it; it is torn, or "
+                             f"another archive. Move it away or delete it, and run the same command again.")
+        _say_links(path, folder, places)
         if not _wanted(folder, members, member_path):
             return []
         with _staging(folder) as staging:
