@@ -95,7 +95,7 @@ def _note_digest(archive: Archive, part: Path, path: Path) -> None:
           f"file that differs from it is refused", file=sys.stderr)
 
 
-def _flaw(archive: Archive, path: Path, note: Path) -> str:
+def _flaw(archive: Archive, path: Path, note: Path | None = None) -> str:
     "What keeps the file at `path` from being `archive`, in a few words; empty when it is right."
     try:
         size = path.stat().st_size
@@ -106,7 +106,7 @@ def _flaw(archive: Archive, path: Path, note: Path) -> str:
             found = _digest(path, algorithm)
             return "" if found == expected else f"its {algorithm} is {found}, expected {expected}"
         read_through(path, archive.inside)
-        if note.is_file():
+        if note is not None and note.is_file():
             expected = note.read_text(encoding="utf-8", errors="replace").partition(" ")[0].strip()
             if (found := _digest(path, "sha256")) != expected:
                 return f"its sha256 is {found}, and that of the first download was {expected} ({note})"
