@@ -8,11 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models import MobileNet_V2_Weights, get_model_weights, mobilenet_v2
 
-from .foreign_weights import read_foreign
+from .foreign_weights import check_finite, found_instead, read_foreign
+from .foreign_weights import state_of, unwrapped
 from .resnets import ResidualBody, from_torchvision, make_resnet
 from .timm_bodies import PREFIX, TimmBody, check_timm, from_timm
 from .wider_resnet import WiderResNet
@@ -132,15 +132,22 @@ def missing_pretrained(
                       f"pretrained=none starts from random weights.")
 
 # %% ../../nbs/models/01_backbones.ipynb #4a5da50e
-def _read_weights(path: str | Path) -> dict[str, Tensor]:
-    "Tensors of a file: wrapping, `module.` and classifier removed."
-    state = load_file(path) if Path(path).suffix == ".safetensors" else read_foreign(path)
-    try:
-        state = state.get("state_dict", state)
-        state = {key.removeprefix("module."): value for key, value in state.items()}
-    except AttributeError:
-        raise InputError(f"{path} holds no weights by name; expected a dict of tensors, or one under "
-                         f"state_dict.") from None
+_OF_TORCHVISION = ("conv1.", "bn1.", "layer1.", "layer2.", "layer3.", "layer4.")
+
+
+def _read_weights(path: str | Path, body: nn.Module) -> dict[str, Tensor]:
+    "Tensors of a file: what was around the network, its prefixes and its classifier removed."
+    wanted = body.state_dict().keys()
+    # timm writes the same names with points or with underscores
+    of_timm = {key.removeprefix("features.").removeprefix("model.").replace("_", ".") for key in wanted}
+
+    def is_known(name: str) -> bool:
+        if isinstance(body, TimmBody):
+            return name.replace("_", ".") in of_timm
+        theirs = isinstance(body, ResidualBody) and name.startswith(_OF_TORCHVISION)
+        return name in wanted or f"features.{name}" in wanted or theirs
+
+    state = unwrapped(state_of(read_foreign(path), path), is_known, path, len(wanted) // 2)
     return {k: v for k, v in state.items() if not k.startswith(("classifier.", "fc."))}
 
 # %% ../../nbs/models/01_backbones.ipynb #55433d84
@@ -167,7 +174,8 @@ def load_pretrained(
     if not Path(path).is_file():
         raise InputError(f"{path} is missing: the weights of {name}. Get {_origin(name)}; or "
                          f"pretrained=none starts from random weights.")
-    state, wanted = _under_our_names(_read_weights(path), body), body.state_dict()
+    read, wanted = _read_weights(path, body), body.state_dict()
+    state = dict(_under_our_names(read, body))
     for key in wanted:
         if key.endswith("num_batches_tracked"):  # older files have no counters
             state.setdefault(key, wanted[key])
@@ -177,8 +185,10 @@ def load_pretrained(
                        ("has unexpected", [k for k in state if k not in wanted]),
                        ("has wrong shapes:", shapes)]:
         if keys:
+            instead = f". {found_instead(keys[0], read)}" if what == "misses" else ""
             raise InputError(f"{path} {what} {', '.join(keys[:3])} ({len(keys)} in all) for "
-                             f"backbone {name!r}; expected {_origin(name)}")
+                             f"backbone {name!r}; expected {_origin(name)}{instead}")
+    check_finite(read, path)  # under the names that the file has
     body.load_state_dict(state)
 
 # %% ../../nbs/models/01_backbones.ipynb #c8643202

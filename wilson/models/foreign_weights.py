@@ -5,42 +5,270 @@
 # %% ../../nbs/models/00_foreign_weights.ipynb #d8f7ff8d
 from __future__ import annotations
 
+import argparse
+import difflib
+import os
 import re
-from collections.abc import Callable
+import types
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
+from torch import Tensor
 
 from ..places import InputError
 
 # %% auto #0
-__all__ = ['read_foreign']
+__all__ = ['WRAPPERS', 'read_foreign', 'state_of', 'unwrapped', 'found_instead', 'check_finite']
 
 # %% ../../nbs/models/00_foreign_weights.ipynb #54abbac3
-def _scalar_of(module: str) -> Callable[[np.dtype, bytes], int | float]:
-    def scalar(dtype: np.dtype, data: bytes) -> int | float:
-        return np.frombuffer(data, dtype)[0].item()
-    scalar.__module__, scalar.__qualname__ = module, "scalar"  # the name under which a pickle asks for it
-    return scalar
+class _Dtype:
+    "Stands in for `numpy.dtype`: a kind of plain number or text, and its order of bytes."
+
+    def __init__(self, kind: str, *flags: bool):
+        if not isinstance(kind, str) or not re.fullmatch(r"[biufSU][0-9]+", kind):
+            raise ValueError(f"numpy.dtype {kind!r:.40} is not a kind of number")
+        self.name = kind
+
+    def __setstate__(self, state: tuple) -> None:
+        if state[1] in ("<", ">"):
+            self.name = state[1] + self.name
 
 
-_NUMBERS = [np.dtype, *(type(np.dtype(kind)) for kind in ("float64", "float32", "int64")),
-            *(_scalar_of(f"numpy.{core}.multiarray") for core in ("core", "_core"))]
+class _Array:
+    "Stands in for `numpy.ndarray`."
+    array: np.ndarray | None = None
+
+    def __setstate__(self, state: tuple) -> None:
+        _, shape, dtype, by_column, data = state
+        if not isinstance(data, bytes):
+            raise ValueError("numpy.ndarray of objects")
+        self.array = np.frombuffer(data, dtype.name).reshape(shape, order="F" if by_column else "C")
+
+# %% ../../nbs/models/00_foreign_weights.ipynb #7ccb34bb
+def _scalar(dtype: _Dtype, data: bytes) -> int | float | str:
+    return np.frombuffer(data, dtype.name)[0].item()
 
 
+def _named(stand_in: Callable, module: str, name: str) -> Callable:
+    "A callable of our own under the name by which a pickle asks for another."
+    def call(*arguments: Any) -> Any:
+        return stand_in(*arguments)
+    call.__module__, call.__qualname__ = module, name
+    return call
+
+
+_Dtype.__module__, _Dtype.__qualname__ = "numpy", "dtype"
+_Array.__module__, _Array.__qualname__ = "numpy", "ndarray"
+_PATHS = ("Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath")
+_HARMLESS = [
+    _Dtype, _Array, argparse.Namespace, types.SimpleNamespace,
+    list, dict, tuple, frozenset, int, float, str, bool, _named(lambda: b"", "builtins", "bytes"),
+    *(_named(_scalar, f"numpy.{core}.multiarray", "scalar") for core in ("core", "_core")),
+    *(_named(lambda *_: _Array(), f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")),
+    _named(lambda factory=None: {}, "collections", "defaultdict"),
+    *(_named(os.path.join, module, name) for module in ("pathlib", "pathlib._local") for name in _PATHS)]
+
+# %% ../../nbs/models/00_foreign_weights.ipynb #0cd5da3b
+_PAGE = "it is a web page. The link led to a page, of a log-in for instance; download the file itself."
+_BEGINNINGS = {
+    b"version https://git-lfs": "it is a pointer of Git LFS; run `git lfs pull` in its repository.",
+    b"<!doctype html": _PAGE,
+    b"<html": _PAGE,
+    b"<?xml": "it is XML, most often a server's error message; download the file again.",
+    b"{": "it is JSON, most often a server's error message; download the file again.",
+    b"\x1f\x8b": "it is compressed by gzip; unpack it with `gunzip`.",
+    b"\xfd7zxz": "it is compressed by xz; unpack it with `unxz`.",
+    b"7z\xbc\xaf": "it is a 7z archive; unpack it.",
+    b"\x89hdf": "it is HDF5, as Keras writes it; a file of PyTorch is expected.",
+}
+
+# %% ../../nbs/models/00_foreign_weights.ipynb #5c61376c
+def _other_kind(path: Path) -> str | None:
+    "What a file is, if its first bytes say that it holds no weights of PyTorch."
+    with open(path, "rb") as file:
+        head = file.read(512)
+    if not head.strip(b"\0"):
+        return f"it is empty ({path.stat().st_size:,} bytes, all zero). Fetch it again."
+    if head[257:262] == b"ustar":
+        return "it is a tar archive; unpack it."
+    if head.startswith(b"PK\x03\x04"):
+        return _other_zip(path)
+    start = head.lstrip().lower()
+    return next((kind for beginning, kind in _BEGINNINGS.items() if start.startswith(beginning)), None)
+
+
+def _other_zip(path: Path) -> str | None:
+    try:
+        with zipfile.ZipFile(path) as file:
+            names = file.namelist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):
+        return "it is torn: the end of the archive is missing. Fetch it again."
+    if any(name.endswith("constants.pkl") for name in names):
+        return ("it is a program (torch.jit.save), which may run code: refused. With `torch.jit.load` its "
+                "author can save `.state_dict()` alone.")
+    if any(name.endswith("data.pkl") for name in names):
+        return None
+    kind = "arrays of NumPy (npz)" if names and all(n.endswith(".npy") for n in names) else "a zip archive"
+    inside = ", ".join(names[:3]) or "nothing"
+    return f"it is {kind} of {inside}; torch.save would have written a data.pkl. Unpack it."
+
+
+def _is_safetensors(path: Path) -> bool:
+    "Whatever its name is: a length, then JSON."
+    with open(path, "rb") as file:
+        head = file.read(9)
+    return head[8:] == b"{" and int.from_bytes(head[:8], "little") < 100_000_000
+
+# %% ../../nbs/models/00_foreign_weights.ipynb #581592c3
 def read_foreign(
-    path: Path | str,  # a file of torch.save that is there
+    path: Path | str,  # a file of torch.save, or safetensors, that is there
 ) -> Any:
     "What the file holds, no code of it run; InputError where it is torn, foreign or refused."
+    if (kind := _other_kind(Path(path))) is not None:
+        raise InputError(f"{path} is not a file of weights: {kind}")
     try:
-        with torch.serialization.safe_globals(_NUMBERS):
+        if _is_safetensors(Path(path)):
+            return load_file(path)
+        with torch.serialization.safe_globals(_HARMLESS):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling fails in many ways
         if foreign := re.search(r"GLOBAL (\S+)", str(error)):
-            raise InputError(f"{path} holds {foreign[1]}, which is neither weights nor a number and "
-                             f"may run code: refused. Ask for a file of weights alone.") from None
+            raise InputError(f"{path} holds {foreign[1]}, which is neither weights nor a number and may run "
+                             f"code: refused. Ask for a file of weights alone; or, only if you trust its "
+                             f"author, save them and use that file:{_three_lines(Path(path))}") from None
         reason = (str(error) or type(error).__name__).splitlines()[0].split(". ")[0]
         raise InputError(f"{path} is not a file of weights that torch.load(weights_only=True) "
                          f"reads ({reason}): it is torn, or something else. Fetch it again.") from None
+
+# %% ../../nbs/models/00_foreign_weights.ipynb #398a6c85
+def _three_lines(path: Path) -> str:
+    "What saves the weights of a file alone."
+    try:
+        with zipfile.ZipFile(path) as file:
+            pickled = file.read(next(name for name in file.namelist() if name.endswith("data.pkl")))
+    except (OSError, ValueError, zipfile.BadZipFile, StopIteration):  # torch's older format
+        pickled = path.read_bytes()[: 1 << 24]
+    keys = [k for k in (*WRAPPERS, "pseudolabeler")
+            if b"X" + len(k).to_bytes(4, "little") + k.encode() in pickled]  # as a pickle writes text
+    weights = "content.state_dict()"  # of a whole network
+    if keys:
+        weights = (f"{{k: content[k].state_dict() if hasattr(content[k], 'state_dict') else content[k] for "
+                   f"k in {keys} if k in content}} if isinstance(content, dict) else {weights}")
+    return (f"\n    import torch"
+            f"\n    content = torch.load({str(path)!r}, map_location='cpu', weights_only=False)"
+            f"\n    torch.save({weights}, {str(path.with_name(path.stem + '-weights.pth'))!r})")
+
+# %% ../../nbs/models/00_foreign_weights.ipynb #67b25e12
+WRAPPERS = (  # keys under which people keep a state_dict; the first that is there is taken
+    "state_dict", "model_state", "model_state_dict", "model", "net", "network", "module", "weights", "params",
+    "backbone", "encoder", "student", "ema", "model_ema", "state_dict_ema", "ema_state_dict", "params_ema",
+    "teacher")
+
+
+def state_of(
+    content: Any,      # of `read_foreign`
+    path: Path | str,  # for the error
+) -> dict[str, Tensor]:
+    "The tensors of a checkpoint by name, out of the dictionaries around them."
+    for _ in range(8):
+        if not isinstance(content, Mapping):
+            break
+        inner = [k for k, v in content.items() if isinstance(v, Mapping) and _holds_tensors(v)]
+        known = [k for k in WRAPPERS if k in inner]
+        tensors = {k: t for k, v in content.items() if (t := _tensor(k, v, path)) is not None}
+        if not known and tensors:
+            return tensors
+        if not known and len(inner) != 1:
+            break
+        content = content[(known or inner)[0]]
+    raise InputError(f"{path} holds no weights by name ({_described(content)}); expected a dictionary of "
+                     f"tensors, or one under a key such as state_dict or model_state.")
+
+# %% ../../nbs/models/00_foreign_weights.ipynb #cfca2524
+def _holds_tensors(content: Any, depth: int = 8) -> bool:
+    if isinstance(content, Mapping):
+        return depth > 0 and any(_holds_tensors(v, depth - 1) for v in content.values())
+    return isinstance(content, Tensor | _Array)
+
+
+def _tensor(name: Any, value: Any, path: Path | str) -> Tensor | None:
+    if isinstance(value, _Array) and value.array is not None and value.array.dtype.kind in "biuf":
+        native = value.array.astype(value.array.dtype.newbyteorder("="))  # a copy that may be written to
+        return torch.from_numpy(native) if isinstance(name, str) else None
+    if not isinstance(value, Tensor) or not isinstance(name, str):
+        return None
+    if value.is_meta or value.is_quantized or value.layout != torch.strided:
+        kind = "quantized" if value.is_quantized else "without values (meta)" if value.is_meta else "sparse"
+        raise InputError(f"{path}: the tensor {name} is {kind}; save it dense, of floating-point numbers.")
+    return value.detach()
+
+
+def _described(content: Any) -> str:
+    if not isinstance(content, Mapping):
+        return type(content).__name__
+    parts = [f"{k}: {type(v).__name__}" for k, v in content.items()]
+    return ", ".join(parts[:5]) + (f" and {len(parts) - 5} more" if len(parts) > 5 else "") or "nothing"
+
+# %% ../../nbs/models/00_foreign_weights.ipynb #43b61178
+_WRAPPED = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+_AVERAGES = ("ema", "teacher", "momentum", "swa", "averaged")
+
+
+def unwrapped(
+    state: Mapping[str, Tensor],
+    is_known: Callable[[str], bool],  # whether the network may have a tensor of this name
+    path: Path | str,                 # for the error
+    least: int = 1,                   # known names that make a beginning a prefix: fewer are chance
+) -> dict[str, Tensor]:
+    "The tensors under the names that they have in the network: no names of wrappers, in whatever order."
+    names, hits = {}, Counter()
+    for name in state:
+        parts = name.split(".")
+        if not is_known(name):
+            parts = [p for p in parts if p not in _WRAPPED]
+        names[name] = parts
+        hits.update(".".join(parts[:n]) for n in range(len(parts)) if is_known(".".join(parts[n:])))
+    ranks = {p: (hits[p], not any(a in p.lower() for a in _AVERAGES), -len(p)) for p in hits if hits[p] >= least}
+    prefix = max(ranks, key=ranks.get, default="")
+    before, found = prefix.split(".") if prefix else [], {}
+    for name, parts in names.items():
+        if parts[: len(before)] == before and parts != ["n_averaged"]:  # a counter of torch's averaged models
+            own = ".".join(parts[len(before):])
+            if own in found:
+                raise InputError(f"{path} holds {own} twice, under different prefixes; save one of the two.")
+            found[own] = state[name]
+    return found
+
+# %% ../../nbs/models/00_foreign_weights.ipynb #1db3344a
+def found_instead(
+    missing: str,                 # a name that the network has
+    state: Mapping[str, Tensor],  # what the file has
+) -> str:                         # a sentence
+    "What a file has in the place of a tensor that is missing."
+    if near := difflib.get_close_matches(missing, state, n=2, cutoff=0.6):
+        what = " and ".join(f"{n} {tuple(state[n].shape)}" for n in near)
+        return f"The nearest name{'s are' if len(near) > 1 else ' is'} {what}."
+    starts = Counter(name.split(".")[0] for name in state)
+    what = ", ".join(f"{start}… ({count})" for start, count in starts.most_common(5))
+    return f"The file has {what or 'no tensor'}."
+
+
+def check_finite(
+    state: Mapping[str, Tensor],
+    path: Path | str,  # for the error
+) -> None:
+    "InputError with the name of a tensor that holds NaN or infinity: what it would predict means nothing."
+    for name, tensor in state.items():
+        # a sum is not finite where one of its parts is not, and needs no memory
+        if tensor.is_floating_point() and not tensor.sum(dtype=torch.float64).isfinite():
+            if not (odd := ~tensor.isfinite()).any():
+                continue
+            raise InputError(f"{path}: the tensor {name} holds NaN or infinity in {int(odd.sum()):,} of "
+                             f"{tensor.numel():,} places, so the network would predict nonsense. Use weights "
+                             f"from before the training diverged, or train again.")

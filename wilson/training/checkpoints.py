@@ -20,6 +20,7 @@ from ..data.classes import Classes
 from ..data.label_edits import EDITS_FILE
 from ..data.tasks import Step, Task
 from ..evaluation.views import Views
+from ..models.foreign_weights import check_finite
 from ..models.localizer import Localizer
 from ..models.norms import norm_for
 from ..models.segmenter import Segmenter, freeze, make_segmenter
@@ -64,13 +65,15 @@ def read_weights(
     "Read a weights file."
     try:
         with safe_open(path, "pt") as f:
-            return {n: f.get_tensor(n) for n in f.keys()}, tuple(f.metadata()["classes"].split("|"))
+            tensors, classes = {n: f.get_tensor(n) for n in f.keys()}, f.metadata()["classes"]
     except FileNotFoundError:
         raise InputError(f"{shown(path)} is missing: the step has not been trained to its end.") from None
-    except (SafetensorError, KeyError, TypeError) as e:
+    except (SafetensorError, KeyError, TypeError, OSError) as e:
         raise InputError(f"{shown(path)} is no weights file of wilson ({e}); train the step again.") from None
+    check_finite(tensors, shown(path))
+    return tensors, tuple(classes.split("|"))
 
-
+# %% ../../nbs/training/05_checkpoints.ipynb #ada37d7e
 def fill(
     module: nn.Module,
     tensors: Mapping[str, Tensor],  # of `read_weights`

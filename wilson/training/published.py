@@ -6,7 +6,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +22,8 @@ from torch import Tensor, nn
 import wilson
 from ..data.tasks import Step, Task
 from ..models.backbones import BACKBONES
-from ..models.foreign_weights import read_foreign
+from ..models.foreign_weights import check_finite, found_instead, read_foreign
+from ..models.foreign_weights import state_of, unwrapped
 from ..models.localizer import Localizer
 from ..models.segmenter import Segmenter, make_segmenter
 from ..places import InputError, at_root, written_aside
@@ -44,6 +48,19 @@ def _loaded(path: Path) -> dict[str, Any]:
         raise InputError(f"{shown(path)} holds a {type(content).__name__}; expected a dict with "
                          f"model_state.")
     return content
+
+
+def _number(path: Path, content: Mapping[str, Any], name: str, most: float) -> int | float | None:
+    "A plain number of the file from 0 to `most`; anything else is left out, with a line."
+    value = content.get(name)
+    if isinstance(value, Tensor) and value.numel() == 1:
+        value = value.item()
+    plain = isinstance(value, int | float) and not isinstance(value, bool)
+    if value is None or plain and 0 <= value <= most:
+        return value
+    said = f"{value!r:.40}".replace("\n", " ")
+    print(f"{shown(path)}: {name} is {said}, not a number from 0 to {most:,}; it is left out.")
+    return None
 
 # %% ../../nbs/training/10_published.ipynb #35e4dcba
 PUBLISHED_BODIES = ("resnet50", "resnet101", "wider_resnet38_a2")
@@ -96,32 +113,30 @@ def read_published(
     "Read a checkpoint of the published trainer; InputError where it is none or is not whole."
     path = at_root(path)
     content = _loaded(path)
-    state = _part(path, content.get("model_state", content), ("body.", "head.", "cls.0.weight"))
+    state = _part(path, content, ("body.", "head.", "cls.0.weight"))
     classes = []
     while f"cls.{len(classes)}.weight" in state:
         classes.append(len(state[f"cls.{len(classes)}.weight"]))
     backbone, segmenter, localizer = nearest_body(state, tuple(classes))
     _fit(path, f"segmenter with body {backbone}", state, segmenter)
+    check_finite(state, shown(path))
     maps = content.get("pseudolabeler")
     if maps is not None:
         maps = _part(path, maps, ("0.", "4."))
         _fit(path, f"localizer of {sum(classes)} classes", maps, localizer)
-    epoch, score = (content.get(n) if "model_state" in content else None for n in ("epoch", "best_score"))
+        check_finite(maps, shown(path))
+    epoch, score = _number(path, content, "epoch", 1e6), _number(path, content, "best_score", 1)
+    epoch = None if epoch is None else int(epoch)
     return PublishedCheckpoint(state, maps, tuple(classes), backbone, epoch, score)
 
 # %% ../../nbs/training/10_published.ipynb #dda24e8b
 def _part(path: Path, state: Any, beginnings: tuple[str, ...]) -> dict[str, Tensor]:
-    named = isinstance(state, dict) and all(isinstance(n, str) for n in state)
-    if not named or not all(isinstance(t, Tensor) for t in state.values()):
-        inside = ", ".join(list(state)[:5]) if named else type(state).__name__
-        raise InputError(f"{shown(path)} holds no weights ({inside}); expected model_state, "
-                         f"or the tensors themselves.")
-    state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    state = unwrapped(state_of(state, shown(path)), lambda name: name.startswith(beginnings), shown(path))
     for beginning in beginnings:
         if not any(name.startswith(beginning) for name in state):
             raise InputError(f"{shown(path)} is half a checkpoint: none of its {len(state)} tensors is named "
-                             f"{beginning}…. Expected those of {', '.join(b + '…' for b in beginnings)}; "
-                             f"ImageNet weights belong into pretrained/.")
+                             f"{beginning}…. Expected those of {', '.join(b + '…' for b in beginnings)}. "
+                             f"{found_instead(beginning, state)} ImageNet weights belong into pretrained/.")
     return state
 
 
@@ -137,7 +152,8 @@ def _fit(path: Path, what: str, state: dict[str, Tensor], module: nn.Module) -> 
     for how, names in wrong.items():
         if names:
             raise InputError(f"{shown(path)} comes nearest to a {what} ({len(wanted)} tensors), but "
-                             f"{how.format(len(names))}, the first {names[0]}. Fetch the file again, or one "
+                             f"{how.format(len(names))}, the first {names[0]}. "
+                             f"{found_instead(names[0], state)} Fetch the file again, or one "
                              f"whose body is {', '.join(PUBLISHED_BODIES)}.")
 
 # %% ../../nbs/training/10_published.ipynb #245365dc
@@ -176,11 +192,25 @@ def import_published(
     with held(folder), parent_lock(base):
         if any(folder.path.iterdir()) and not overwrite:
             raise InputError(f"{shown(folder.path)} is there already; give another name, or overwrite=True.")
-        emptied(folder)
-        save_weights(folder.path / "weights.safetensors", *models, step)
-        folder.write("config.json", record)
-        folder.set_state("finished", f"imported from {path.name}")
+        with _whole_step(folder) as made:
+            save_weights(made.path / "weights.safetensors", *models, step)
+            made.write("config.json", record)
+            made.set_state("finished", f"imported from {path.name}")
     return folder.path
+
+# %% ../../nbs/training/10_published.ipynb #84000f95
+@contextmanager
+def _whole_step(folder: StepFolder) -> Iterator[StepFolder]:
+    "A folder beside a step's, whose files take the place of the step's when all of them are written."
+    made = StepFolder(Path(tempfile.mkdtemp(dir=folder.path.parent, prefix=f".{folder.path.name}.")))
+    try:
+        yield made
+        emptied(folder)
+        # the status comes last: until then nobody takes the step for a finished one
+        for file in sorted(made.path.iterdir(), key=lambda file: file.name == "status.json"):
+            file.replace(folder.path / file.name)
+    finally:
+        shutil.rmtree(made.path, ignore_errors=True)
 
 # %% ../../nbs/training/10_published.ipynb #3640e715
 def _same_classes(path: Path, found: PublishedCheckpoint, task: Task, step: int) -> None:
