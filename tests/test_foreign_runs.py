@@ -6,8 +6,11 @@ import json
 import os
 import random
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import QUICK
@@ -332,3 +335,115 @@ def test_a_record_in_another_encoding_is_not_thrown_away(trained, capsys):
     said = capsys.readouterr().err
     assert "config.json cannot be read: it is not in UTF-8" in said and "emove" not in said
     assert "wilson-s42" not in everything_that_lists() and "is left out" in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------------ index files of others
+
+ENDLESS = "WITH RECURSIVE e(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM e) SELECT n id, 0 epoch, n position, 0.0 disagreement, " \
+          "0.0 confidence, 0.0 coverage, 0.0 gate, x'' told, x'' entries FROM e"
+
+
+def filled_index(path: Path, said: list):
+    from wilson.evaluation.index import ENTRY, Facts, Index
+    index = Index(path, {"weights": "w"}, 3, said.append)
+    index.add(0, Facts(np.array([(0, 1, 2, 9)], ENTRY), bytes([1, 0, 1])))
+    return index
+
+
+@pytest.mark.parametrize("statements", [
+    f"DROP TABLE facts; CREATE VIEW facts AS {ENDLESS}",
+    "CREATE TRIGGER t AFTER INSERT ON facts BEGIN DELETE FROM facts; END",
+    f"DROP TABLE belongs; CREATE VIEW belongs AS SELECT n identity FROM ({ENDLESS.replace('n id', 'n')})",
+    "CREATE TABLE more (n)", "CREATE INDEX odd ON facts (abs(gate))", "DROP TABLE belongs; CREATE TABLE belongs (identity)",
+])
+def test_an_index_with_another_schema_is_begun_anew(statements, tmp_path):
+    said = []
+    filled_index(tmp_path / "i.sqlite", said).close()
+    with closing(sqlite3.connect(tmp_path / "i.sqlite")) as db:
+        db.executescript(statements)
+    index = filled_index(tmp_path / "i.sqlite", said)
+    assert index.known() == {0} and index.on_disk and "other tables" in " ".join(said)
+    index.close()
+
+
+@pytest.mark.parametrize("name, value", [
+    ("entries", bytes([0, 200, 1, 1, 0, 0, 0])), ("entries", bytes([0, 1, 200, 1, 0, 0, 0])), ("entries", bytes([9, 1, 1, 1, 0, 0, 0])),
+    ("entries", b"x"), ("entries", "text"), ("told", bytes([1, 9, 0])), ("told", bytes(200)), ("told", 3), ("position", -1),
+    ("position", "a"), ("epoch", "a"), ("gate", "x"),
+])
+def test_rows_that_no_image_can_have_are_removed_and_found_again(name, value, tmp_path):
+    said = []
+    filled_index(tmp_path / "i.sqlite", said).close()
+    with closing(sqlite3.connect(tmp_path / "i.sqlite")) as db:
+        db.execute(f"UPDATE facts SET {name} = ?", (value,))
+        db.commit()
+    from wilson.evaluation.index import Index
+    index = Index(tmp_path / "i.sqlite", {"weights": "w"}, 3, said.append)
+    assert index.missing(1) == [0] and "1 rows that no image" in said[-1]
+    index.close()
+    index = filled_index(tmp_path / "i.sqlite", said)
+    assert index.missing(1) == [] and index.confusion("CAM")[1, 2] == 9 and len(said) == 1
+    index.close()
+
+
+@pytest.mark.parametrize("identity", [b"\xff", "[", "3", "[1]", 7, None])
+def test_an_index_that_belongs_to_nothing_is_begun_anew(identity, tmp_path):
+    said = []
+    filled_index(tmp_path / "i.sqlite", said).close()
+    with closing(sqlite3.connect(tmp_path / "i.sqlite")) as db:
+        db.execute("UPDATE belongs SET identity = ?", (identity,))
+        db.commit()
+    index = filled_index(tmp_path / "i.sqlite", said)
+    assert index.missing(1) == [] and index.on_disk and "begun anew" in said[-1]
+    index.close()
+
+
+def test_kept_logits_of_another_form_are_made_again(tmp_path):
+    import zlib
+    from wilson.evaluation.kept_logits import LogitsStore, _fit, _packed
+    from wilson.evaluation.views import Logits
+    from wilson.data.samples import Sample
+    sample = Sample(torch.zeros(3, 8, 8, dtype=torch.uint8), None, torch.zeros(2), "a")
+    maps = torch.zeros(3, 2, 2)
+    assert _fit((maps, None, None), sample)
+    for odd in ((None, None, None), (maps[:2], None, None), (maps, maps[:1], None), (maps, maps, maps), (maps / 0, None, None)):
+        assert not _fit(odd, sample)
+    store = LogitsStore(tmp_path / "l.sqlite", {"weights": "w"})
+    assert store.put(0, Logits(sample.image, None, sample.image_labels, maps, None, None, "a"))
+    packed = _packed(Logits(sample.image, None, sample.image_labels, maps, None, None, "a"))
+    with closing(sqlite3.connect(tmp_path / "l.sqlite")) as db:
+        for half in (b"", packed[:20], np.full(9, 60_000, "<u2").tobytes() + b"x", "text"):
+            raw = half.encode() if isinstance(half, str) else half
+            db.execute("UPDATE content SET half = ?", (half,))
+            db.execute("UPDATE kept SET digest = ?", (zlib.crc32(raw),))
+            db.commit()
+            assert store.get(0) is None
+    store.close()
+
+
+# ---------------------------------------------------------- a studio beside a training
+
+
+def test_a_studio_notices_that_a_run_was_trained_again(trained):
+    from wilson.widgets.studio import Studio
+    run = "/".join(LATER.parts[1:3])
+    studio = Studio(run=run, step=1, device="cpu")
+    try:
+        pushed, first = [], studio.images
+        studio.push = lambda name, **fields: pushed.append(name)
+        step = {"kind": "step", "side": 0, "run": run, "step": 1}
+        assert studio.answer(step).fields["again"] == "" and studio.images is first
+        tensors = load_file(LATER / "weights.safetensors")
+        tensors["segmenter.cls.1.bias"] += 5
+        save_file(tensors, LATER / "weights.safetensors.new", {"classes": "background|striped disc|dotted square"})
+        os.replace(LATER / "weights.safetensors.new", LATER / "weights.safetensors")
+        with pytest.raises(InputError, match="was trained again since it was opened"):
+            studio.answer({"kind": "table", "list": "validation", "classIndex": None, "map": None})
+        assert "retrained" in pushed
+        answer = studio.answer(step)
+        assert answer.fields["wrong"] == f"{LATER} was trained again; these are its new weights."
+        assert studio.images is not first and studio.images.is_current
+        assert torch.equal(studio.images.opened.segmenter.cls[1].bias, tensors["segmenter.cls.1.bias"])
+        assert studio.images.logits("validation", 0).prediction().float().mean() > 1
+    finally:
+        studio.close()

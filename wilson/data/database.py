@@ -24,7 +24,9 @@ def connected(
     seconds: float = 30.0,   # to wait for other processes
 ) -> sqlite3.Connection:
     "A connection that any thread may use, one at a time."
-    return sqlite3.connect(path, timeout=seconds, isolation_level=None, check_same_thread=False, uri=True)
+    db = sqlite3.connect(path, timeout=seconds, isolation_level=None, check_same_thread=False, uri=True)
+    db.execute("PRAGMA trusted_schema = OFF")  # a file may be somebody else's: its schema calls no function
+    return db
 
 
 @contextmanager
@@ -56,7 +58,15 @@ def _is_database(head: bytes) -> bool:
     return head.startswith(b"SQLite format 3\0")
 
 
-def _wrong(db: sqlite3.Connection, kind: int, version: int, whole: bool) -> str | None:
+def _is_made_by(schema: str, db: sqlite3.Connection) -> bool:
+    "Whether the tables and indices are those of the schema, word for word, and there is no view or trigger."
+    made = {" ".join(statement.split()) for statement in schema.split(";")}
+    rows = db.execute("SELECT type, name, sql FROM sqlite_master").fetchall()
+    own = {" ".join(str(sql).split()) for kind, name, sql in rows if not str(name).startswith("sqlite_")}
+    return own == made and {kind for kind, *_ in rows} <= {"table", "index"}
+
+
+def _wrong(db: sqlite3.Connection, kind: int, version: int, whole: bool, schema: str) -> str | None:
     "What is wrong with a database, in words; None for a good or an empty one."
     if not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
         return None
@@ -65,6 +75,8 @@ def _wrong(db: sqlite3.Connection, kind: int, version: int, whole: bool) -> str 
         return "was not written by wilson"
     if found[1] != version:
         return "was written by another version of wilson"
+    if not _is_made_by(schema, db):
+        return "has other tables than wilson makes"
     if whole and db.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
         return "is torn"
     return None
@@ -105,7 +117,7 @@ def opened(
         while True:
             db = connected(path)
             try:
-                why = _wrong(db, kind, version, whole)
+                why = _wrong(db, kind, version, whole, schema)
                 if why is None:
                     return _prepared(db, path, kind, version, schema)
                 db.close()
@@ -175,7 +187,7 @@ def stands(path: Path, as_opened: os.stat_result) -> bool:
 
 # %% ../../nbs/data/06_database.ipynb #01e950ca
 @contextmanager
-def copied(path: Path, kind: int, version: int) -> Iterator[sqlite3.Connection | None]:
+def copied(path: Path, kind: int, version: int, schema: str) -> Iterator[sqlite3.Connection | None]:
     "A database as it is now, to read from; None where there is none that is ours and whole."
     with ExitStack() as stack:
         db = None
@@ -185,7 +197,7 @@ def copied(path: Path, kind: int, version: int) -> Iterator[sqlite3.Connection |
                 with suppress(FileNotFoundError):
                     shutil.copy(f"{path}{part}", Path(folder, f"copy{part}"))
             db = connected(Path(folder, "copy"))
-            there = Path(folder, "copy").stat().st_size and _wrong(db, kind, version, True) is None
+            there = Path(folder, "copy").stat().st_size and _wrong(db, kind, version, True, schema) is None
         except (OSError, sqlite3.Error):
             there = False
         try:

@@ -130,6 +130,31 @@ class _Rows:
             self.known = _Known(*map(np.concatenate, zip(self.known[:3], made)), pairs)
         return self.known
 
+# %% ../../nbs/evaluation/03_index.ipynb #a155774a
+def _odd_rows(rows: Sequence[tuple], n_classes: int) -> set[int]:
+    "The ids of rows that cannot be ours: by their types, or by a class that the step does not have."
+    odd, formed = set(), []
+    for i, epoch, position, *numbers, told, entries in rows:
+        fits = (type(epoch) is int and type(position) is int and position >= 0
+                and type(told) is bytes and len(told) == n_classes
+                and type(entries) is bytes and not len(entries) % ENTRY.itemsize
+                and all(v is None or type(v) is float for v in numbers))
+        if fits:
+            formed.append((i, told, entries))
+        else:
+            odd.add(i)
+    # all at once, as there may be 100,000 of them, and one by one only where something is wrong
+    if not _are_of(b"".join(t for _, t, _ in formed), b"".join(e for *_, e in formed), n_classes):
+        odd |= {i for i, told, entries in formed if not _are_of(told, entries, n_classes)}
+    return odd
+
+
+def _are_of(told: bytes, entries: bytes, n_classes: int) -> bool:
+    pairs = np.frombuffer(entries, ENTRY)
+    limits = {"map": len(INDEXED), "truth": n_classes, "found": n_classes + 1}
+    fits = all(bool((pairs[name] < most).all()) for name, most in limits.items())
+    return fits and max(told, default=0) <= 1
+
 # %% ../../nbs/evaluation/03_index.ipynb #0564a7a8
 FINAL = -1  # the epoch of the finished step
 _KIND = 0x57496478
@@ -173,14 +198,16 @@ class Index:
             self._db.execute("DELETE FROM belongs")
             self._db.execute("INSERT INTO belongs VALUES (?)", (self._identity,))
         if found:
-            mine, theirs = json.loads(self._identity), json.loads(found[0])
+            mine, theirs = json.loads(self._identity), {}
+            with suppress(ValueError, TypeError, RecursionError):
+                theirs = dict(json.loads(found[0]))
             other = [name for name in mine if theirs.get(name) != mine[name]]
             self.say(f"{self.path} was of another {', '.join(other) or 'form'}; it is begun anew.")
 
     def _read_only(self, e: Exception) -> None:
         self.close()
         if self.path.is_file():
-            with copied(self.path, _KIND, FORMAT) as db, suppress(sqlite3.Error):
+            with copied(self.path, _KIND, FORMAT, _SCHEMA) as db, suppress(sqlite3.Error):
                 self._take(db)
         self._memory_only(e)
 
@@ -191,18 +218,24 @@ class Index:
 
     def _take(self, db: sqlite3.Connection | None) -> None:
         "New rows of the file, as long as it is of this identity."
-        for i, epoch, *row in () if db is None else db.execute(
-                f"SELECT {_ROW} FROM facts, belongs WHERE id > ? AND identity = ? ORDER BY id",
-                (self._last, self._identity)).fetchall():
+        rows = [] if db is None else db.execute(
+            f"SELECT {_ROW} FROM facts, belongs WHERE id > ? AND identity = ? ORDER BY id",
+            (self._last, self._identity)).fetchall()
+        odd = _odd_rows(rows, self.n_classes)
+        for i, epoch, *row in rows:
             self._last = i
-            self._put(epoch, row)
+            if i not in odd:
+                self._put(epoch, row)
+        if odd and db is self._db:
+            with transaction(db):  # else they would stand in the way of the right ones
+                db.executemany("DELETE FROM facts WHERE id = ?", [(i,) for i in odd])
+            self.say(f"{self.path} had {len(odd)} rows that no image of this step can have; "
+                     f"they are removed.")
 
     def _put(self, epoch: int, row: Sequence) -> None:
         position, *numbers, told, entries = row
-        # a row is taken whole or not at all
-        if len(told) == self.n_classes and len(entries) % ENTRY.itemsize == 0:
-            numbers = (np.nan if v is None else v for v in numbers)
-            self._rows.setdefault(epoch, _Rows(self.n_classes)).take((position, *numbers, told, entries))
+        numbers = (np.nan if v is None else v for v in numbers)
+        self._rows.setdefault(epoch, _Rows(self.n_classes)).take((position, *numbers, told, entries))
 
     @property
     def on_disk(self) -> bool:

@@ -112,13 +112,17 @@ class LogitsStore:
                 row = self._db and self._db.execute(
                     "SELECT id, digest, half FROM kept JOIN content USING (id) "
                     "WHERE owner = ? AND position = ?", (self._owner, position)).fetchone()
-            if not row or zlib.crc32(row[2]) != row[1]:
+            if not row or type(row[2]) is not bytes or zlib.crc32(row[2]) != row[1]:
+                return None
+            try:
+                found = _unpacked(row[2])
+            except (ValueError, MemoryError):  # shapes that the bytes are not of
                 return None
             self._used[row[0]] = time.time_ns()
             if len(self._used) >= 64 and self._writes:
                 with suppress(sqlite3.Error), transaction(self._db):
                     self._write_use()
-        return _unpacked(row[2])
+        return found
 
     def put(self, position: int, logits: Logits) -> bool:
         "Keep what the networks said of an image; False where it could not be kept."
@@ -187,6 +191,14 @@ class LogitsStore:
             self._db, self._writes = None, False
 
 # %% ../../nbs/evaluation/03a_kept_logits.ipynb #8231694e
+def _fit(found: tuple[Tensor | None, ...], sample: Sample) -> bool:
+    "Whether maps from a file can be of an image: as many classes as it has labels for, and finite."
+    segmenter, localizer, old = found
+    n = len(sample.image_labels) + 1
+    return (segmenter is not None and len(segmenter) == n and (localizer is None or len(localizer) == n)
+            and (old is None or len(old) < n) and all(m is None or bool(m.isfinite().all()) for m in found))
+
+
 def kept_logits(
     views: Callable[[Sample], Logits],  # `Views` of the step
     samples: StepSamples,               # whole images of a list
@@ -196,7 +208,7 @@ def kept_logits(
     def logits_of(position: int) -> Logits:
         sample = samples[0, position]
         found = store and store.get(position)
-        if found is not None:
+        if found is not None and _fit(found, sample):
             return Logits(sample.image, sample.mask, sample.image_labels, *found, sample.id)
         made = rounded(views(sample))
         if store is not None:

@@ -234,7 +234,8 @@ def unwrapped(
             parts = [p for p in parts if p not in _WRAPPED]
         names[name] = parts
         hits.update(".".join(parts[:n]) for n in range(len(parts)) if is_known(".".join(parts[n:])))
-    ranks = {p: (hits[p], not any(a in p.lower() for a in _AVERAGES), -len(p)) for p in hits if hits[p] >= least}
+    ranks = {p: (hits[p], not any(a in p.lower() for a in _AVERAGES), -len(p))
+             for p in hits if hits[p] >= least}
     prefix = max(ranks, key=ranks.get, default="")
     before, found = prefix.split(".") if prefix else [], {}
     for name, parts in names.items():

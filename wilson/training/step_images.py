@@ -21,7 +21,7 @@ from ..data.voc import SegmentationFolder
 from ..evaluation.index import Index
 from ..evaluation.views import Logits
 from ..places import InputError, at_root, project_root
-from .checkpoints import OpenedStep, open_step
+from .checkpoints import OpenedStep, WEIGHTS_FILES, open_step
 from .indexing import step_index, step_logits
 from .kept_maps import KeptMaps, whole_images
 from .runs import StepFolder, one_line, shown
@@ -94,6 +94,18 @@ def edits_file(opened: OpenedStep) -> Path:
     root, runs_dir = at_root(opened.config.data_root), at_root(opened.config.runs_dir)
     return edits_path(root if is_in_project(root, runs_dir) else made_for(root, runs_dir / "label_edits"))
 
+# %% ../../nbs/training/09a_step_images.ipynb #8007297a
+def _file_marks(folder: Path) -> list[tuple[int, ...] | None]:
+    "What changes when a step is trained again: number, size and time of its files."
+    marks = []
+    for name in ("config.json", WEIGHTS_FILES["last"]):
+        try:
+            found = (folder / name).stat()
+            marks.append((found.st_ino, found.st_size, found.st_mtime_ns))
+        except OSError:  # being replaced
+            marks.append(None)
+    return marks
+
 # %% ../../nbs/training/09a_step_images.ipynb #266b78ab
 class StepImages:
     "A finished step opened on its images, with the logits of those that were looked at."
@@ -104,6 +116,7 @@ class StepImages:
         device: str = "auto",
         kept: int = 64,        # images whose logits are in memory
     ):
+        self._files = _file_marks(at_root(path))
         self.opened = open_step(path, chosen_device(device))
         self.step: Step = self.opened.step
         self.data = data_of(self.opened)
@@ -115,6 +128,11 @@ class StepImages:
         self._networks = Lock()  # one image at a time: two threads would only wait for each other's cores
         self._logits: dict[tuple[str, int, int | None], Logits] = {}
         self._made = {which: step_logits(self.opened, samples) for which, samples in self.lists.items()}
+
+    @property
+    def is_current(self) -> bool:
+        "Whether the step's files are those that were opened; else it was trained again."
+        return self._files == _file_marks(self.opened.folder.path)
 
     @property
     def weak(self) -> bool:

@@ -213,7 +213,10 @@ class Looking:
         side, run, before = asked["side"], asked["run"], self.sides[0]
         steps = self.found[run]
         number = asked["step"] if asked["step"] in steps else [*steps][-1]
-        images = self.sides[side]
+        images, again = self.sides[side], ""
+        same = images is not None and images.opened.folder.path == steps[number]
+        if same and not images.is_current:
+            images, again = None, f"{shown(steps[number])} was trained again; these are its new weights."
         if images is None or images.opened.folder.path != steps[number]:
             self.busy(f"Opening {shown(steps[number])} …")
             images = StepImages(steps[number], self.device)
@@ -225,7 +228,7 @@ class Looking:
         else:  # the image that was looked at before, where this step has it too
             first = images.find(self._last) if images.has(self._last) else images.first()
         answer = Answer(step_fields(images) | {"run": run, "step": number,
-                                               "first": {"list": first[0], "position": first[1]}})
+                                               "first": {"list": first[0], "position": first[1]}, "again": again})
         # only now, when nothing can go wrong any more
         if images is not self.sides[side]:
             self.sides[side], self.maps[side], self._keys[side] = images, None, None

@@ -125,7 +125,17 @@ class Studio(anywidget.AnyWidget):
     def answer(self, question: Mapping[str, Any]) -> Answer:
         "What the kernel says to a question of the browser."
         self.looking.check(question)
+        if question["kind"] not in ("hello", "step", "cancel"):
+            self._check_current()
         return self._answers[question["kind"]](question)
+
+    def _check_current(self) -> None:
+        "InputError where a step was trained again since it was opened: its maps would be of the old weights."
+        for images in self.looking.sides:
+            if images is not None and not images.is_current:
+                self.push("retrained")  # the browser opens the step again
+                raise InputError(f"{title(images)} was trained again since it was opened; it is opened again "
+                                 f"with its new weights.")
 
     def push(self, name: str, **fields: Any) -> None:
         "Tell the browser something it has not asked for."
@@ -151,7 +161,8 @@ class Studio(anywidget.AnyWidget):
             edits = self.noting.edits()
         except InputError as e:  # to be mended; the images can be seen all the same
             wrong = str(e)
-        answer.fields |= {"edits": edits, "editsPath": shown(self.noting.path), "wrong": wrong,
+        answer.fields |= {"edits": edits, "editsPath": shown(self.noting.path),
+                          "wrong": wrong or answer.fields["again"],
                           "of": [title(s) for s in self.looking.sides if s]}
         return answer
 

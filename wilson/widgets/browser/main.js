@@ -69,6 +69,7 @@ function render({ model, el }) {
   function pushed(message, buffers) {
     if (message.push === "busy") say(message.text);
     if (!info()) return;
+    if (message.push === "retrained") guarded(openStep)(0, info().run, info().step);
     if (message.push === "scoring") scoring.progress(message);
     if (message.push === "indexed" && message.of === `${info().title}/${at.list}`) { finder.setProgress(message); if (message.fresh) refreshTable(); }
   }
