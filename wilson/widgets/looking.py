@@ -228,7 +228,8 @@ class Looking:
         else:  # the image that was looked at before, where this step has it too
             first = images.find(self._last) if images.has(self._last) else images.first()
         answer = Answer(step_fields(images) | {"run": run, "step": number,
-                                               "first": {"list": first[0], "position": first[1]}, "again": again})
+                                               "first": {"list": first[0], "position": first[1]},
+                                               "again": again})
         # only now, when nothing can go wrong any more
         if images is not self.sides[side]:
             self.sides[side], self.maps[side], self._keys[side] = images, None, None
