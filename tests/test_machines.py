@@ -236,7 +236,7 @@ def test_a_rank_without_a_gpu_of_its_own(gpus, monkeypatch):
     for name in ("TORCHELASTIC_RUN_ID", "RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.setenv(name, "1")
     assert chosen_device("cpu").type == "cpu"
-    with pytest.raises(InputError, match="cuda:1.*1 GPU by CUDA_VISIBLE_DEVICES='3'"):
+    with pytest.raises(InputError, match="cuda:1.*1 GPU by CUDA_VISIBLE_DEVICES=.3.*--nproc-per-node 1"):
         chosen_device("auto")
 
 
@@ -256,6 +256,19 @@ def test_variables_of_other_tools_start_no_group(monkeypatch):
     assert placed()
     monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
     with pytest.raises(InputError, match="127.0.0.1:1.*unset TORCHELASTIC_RUN_ID"), joined(torch.device("cpu")):
+        pass
+
+
+def test_a_machine_whose_name_has_no_address(monkeypatch):
+    "torchrun names it to its ranks, which would look for it for half an hour: alone they meet on localhost."
+    for name, value in {"TORCHELASTIC_RUN_ID": "none", "RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2",
+                        "MASTER_ADDR": "nowhere.invalid", "MASTER_PORT": "1", "TORCHELASTIC_USE_AGENT_STORE": "True"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match="no torchrun answers at localhost:1"), joined(torch.device("cpu")):
+        pass
+    monkeypatch.setenv("MASTER_ADDR", "nowhere.invalid")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    with pytest.raises(InputError, match="MASTER_ADDR='nowhere.invalid'.*--local-addr"), joined(torch.device("cpu")):
         pass
 
 

@@ -129,7 +129,15 @@ def check_loopback() -> None:
 
 
 def _check_store() -> None:
+    "Of torchrun: the address where ranks meet is known here, and what is to answer there does."
     host, port = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError:  # the host's own name, which nobody resolves: torch would try for half an hour
+        if os.environ["LOCAL_WORLD_SIZE"] != os.environ["WORLD_SIZE"]:
+            raise InputError(f"MASTER_ADDR={host!r}, where the ranks of all machines meet, has no address on this one. "
+                             f"Start torchrun on the first machine with --local-addr and its address.") from None
+        os.environ["MASTER_ADDR"] = host = "localhost"
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return  # the first rank makes it
     try:

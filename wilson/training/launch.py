@@ -444,7 +444,8 @@ def _among_others(config: TrainConfig) -> list[StepResult]:
         images = config.batch_size // config.accumulate
         if n_ranks() > images:
             raise InputError(f"{n_ranks()} processes: a pass has {images} images (batch_size="
-                             f"{config.batch_size}, accumulate={config.accumulate}), and each needs one.")
+                             f"{config.batch_size}, accumulate={config.accumulate}), and each needs one; "
+                             f"start at most {images}.")
         return train_steps(config, steps, stop)
 
 

@@ -78,6 +78,8 @@ def chosen_device(
         n = torch.cuda.device_count()
         if (place.index or 0) >= n:
             use = "GPUs are counted from 0: use cuda:0, auto or cpu." if n else "use auto or cpu."
+            if placed():
+                use = f"start at most {n} processes (--nproc-per-node {n}), or use cpu." if n else "use cpu."
             raise InputError(f"device={str(place)!r} is not on this machine ({describe_gpus()}); {use}")
         if start:
             start_gpu(place)
