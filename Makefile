@@ -33,10 +33,10 @@ demo: setup  ## trains base and incremental step on the demo data, and says how 
 test: setup  ## exports, tests every page and everything else
 	bash tests/run.sh
 
-lab: setup  ## JupyterLab at the explorer and TensorBoard beside it, on localhost
+lab: setup  ## JupyterLab at the explorer and TensorBoard beside it, on localhost unless LAB_FLAGS=--ip=… says otherwise
 	@$(BIN)/python .ci/lab.py $(LAB_FLAGS)
 
-studio: setup  ## the explorer by voila, as a page for readers without Jupyter, on localhost
+studio: setup  ## the explorer by voila, as a page for readers without Jupyter, on localhost unless STUDIO_FLAGS=--ip=… says otherwise
 	@$(BIN)/python .ci/studio.py $(STUDIO_FLAGS)
 
 bench: setup  ## what each stage of a training step costs

@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -93,6 +94,49 @@ def answers(url: str, server: subprocess.Popen, log: Path) -> None:
             return
         time.sleep(0.3)
     pytest.fail(f"jupyter lab did not answer:\n{log.read_text(encoding='utf-8')[-3000:]}")
+
+
+@contextlib.contextmanager
+def proxied(port: int, prefix: str):
+    "A reverse proxy as nginx is: what is under the prefix goes on as it is, the rest is refused; its port, and what it refused."
+    refused = []
+
+    def forward(reader: socket.socket, writer: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := reader.recv(65536):
+                writer.sendall(data)
+        with contextlib.suppress(OSError):
+            writer.shutdown(socket.SHUT_WR)
+
+    def answer(client: socket.socket) -> None:
+        with client, contextlib.suppress(OSError):
+            head = b""
+            while b"\r\n\r\n" not in head and (data := client.recv(65536)):
+                head += data
+            if not head:
+                return
+            head, _, body = head.partition(b"\r\n\r\n")
+            lines = head.split(b"\r\n")
+            path = lines[0].split()[1].decode()
+            if not path.startswith(prefix):
+                refused.append(path)
+                client.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+                return
+            if not any(line.lower().startswith(b"upgrade:") for line in lines):  # each request is looked at
+                lines = [line for line in lines if not line.lower().startswith(b"connection:")] + [b"Connection: close"]
+            with socket.create_connection(("127.0.0.1", port)) as server:
+                server.sendall(b"\r\n".join(lines) + b"\r\n\r\n" + body)
+                threading.Thread(target=forward, args=(client, server), daemon=True).start()
+                forward(server, client)
+
+    def serve(listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=answer, args=(listener.accept()[0],), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, args=(listener,), daemon=True).start()
+        yield listener.getsockname()[1], refused
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import nbformat
 import psutil
@@ -71,10 +72,10 @@ def root(tmp_path_factory):
 
 
 @contextlib.contextmanager
-def lab(root: Path, **variables: str):
+def lab(root: Path, *flags: str, **variables: str):
     "What `make lab` starts: the process and its first two lines."
     command = [sys.executable, REPO / ".ci/lab.py", "--no-browser", "--allow-root",
-               "--LabApp.expose_app_in_browser=True", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+               "--LabApp.expose_app_in_browser=True", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", *flags]
     process = subprocess.Popen(command, cwd=root, env=alone(root) | variables, stdin=subprocess.DEVNULL,
                                stdout=subprocess.PIPE, text=True, encoding="utf-8")
     try:
@@ -112,11 +113,12 @@ def test_training_on_two_processes(root, page, tmp_path):  # noqa: F811
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):  # somebody else's, then
             stack.enter_context(socket.create_server(("127.0.0.1", 6006)))
-        server, said = stack.enter_context(lab(root))
+        server, said = stack.enter_context(lab(root, "--ServerApp.base_url", "/user/x"))  # as a JupyterHub has it
         addresses = [re.fullmatch(r"(JupyterLab|TensorBoard): +(http://127\.0\.0\.1:(\d+)/\S*)\n", line)
                      for line in said]
         assert all(addresses), said
         (explorer, of_lab), (board, of_board) = ((a[2], int(a[3])) for a in addresses)
+        assert all(urlsplit(a).path.startswith("/user/x/") for a in (explorer, board))
         assert of_board != 6006 and "nbs/explore.ipynb?token=" in explorer
 
         # run all, and see the progress of the second epoch while it happens

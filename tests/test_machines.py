@@ -3,7 +3,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from conftest import descendants, environment, gone, wait_for
+from conftest import REPO, descendants, environment, gone, wait_for
 
 from wilson import ranks
 from wilson.places import InputError
@@ -280,3 +282,71 @@ def test_no_loopback_is_one_sentence(monkeypatch, tmp_path):
     with pytest.raises(InputError, match="nproc=1"):
         in_processes(print, (), 2, tmp_path / "logs", "cpu")
     assert not (tmp_path / "logs").exists()
+
+
+# ---------------------------------------------------------------------------- servers' addresses
+
+
+@pytest.fixture
+def servers(monkeypatch):
+    "The modules behind `make lab` and `make studio`."
+    monkeypatch.syspath_prepend(str(REPO / ".ci"))
+    import lab
+    import studio
+    return lab, studio
+
+
+@pytest.mark.parametrize(("flags", "ip", "prefix", "rest"), [
+    ([], "127.0.0.1", "/", []),
+    (["--no-browser", "--ip=0.0.0.0"], "0.0.0.0", "/", ["--no-browser"]),
+    (["--ServerApp.ip", "::", "--port=9"], "::", "/", ["--port=9"]),
+    (["--ip=*"], "", "/", []),
+    (["--ip=[::1]", "--ip=here"], "here", "/", []),
+    (["--base_url=/user/x/"], "127.0.0.1", "/user/x/", []),
+    (["--ServerApp.base_url", "user/x"], "127.0.0.1", "/user/x/", []),
+    (["--base-url=/"], "127.0.0.1", "/", []),
+    (["--ip"], "127.0.0.1", "/", ["--ip"]),  # the server says what is missing
+])
+def test_a_chosen_address_is_found_however_it_is_written(flags, ip, prefix, rest, servers):
+    place = servers[0].place_of(flags, "ServerApp")
+    assert (place.ip, place.prefix, place.flags) == (ip, prefix, rest)
+
+
+def test_an_open_address_is_warned_of_once(servers, capsys):
+    "Not for this machine's own; an address that is none of its is refused before a server starts."
+    lab, studio = servers
+
+    def said(*flags: str) -> tuple[bool, str]:
+        return lab.can_listen("JupyterLab", lab.place_of(flags, "ServerApp")), capsys.readouterr().out
+
+    for own in ((), ("--ip=localhost",), ("--ip=127.0.0.2",), ("--ip=::1",)):
+        assert said(*own) == (True, ""), own
+    for wide in ("0.0.0.0", "*", "::"):
+        fine, text = said(f"--ip={wide}")
+        assert fine and text.count("\n") == 1 and "has the token below controls this account" in text, text
+    assert "token below" not in said("--ip=*", "--ServerApp.token=")[1]
+    for none in ("192.0.2.7", "nowhere.invalid", "a..b"):
+        fine, text = said(f"--ip={none}")
+        assert not fine and text.count("\n") == 1 and none in text and "leave it out for 127.0.0.1" in text, text
+
+
+def test_the_printed_address_can_be_opened(servers, tmp_path, monkeypatch):
+    "Brackets for IPv6, a name for every address, the token that was given in place of voila's dots."
+    _, studio = servers
+    monkeypatch.setattr(studio, "LOGS", tmp_path)
+    here = socket.gethostname()
+    for url, token, wanted in (
+            ("http://127.0.0.1:8866/?token=0a", None, "http://127.0.0.1:8866/?token=0a"),
+            ("http://::1:8866/user/x/?token=0a", None, "http://[::1]:8866/user/x/?token=0a"),
+            ("http://:::8866/?token=0a", None, f"http://{here}:8866/?token=0a"),
+            ("http://localhost:8866/?token=...", "a+b", "http://localhost:8866/?token=a%2Bb"),
+            ("https://hub.example.org/user/x/?token=0a", None, "https://hub.example.org/user/x/?token=0a")):
+        (tmp_path / "voila.log").write_text(f"[Voila] Voil\xe0 is running at:\n{url}\n", encoding="utf-8")
+        assert studio.address(token) == wanted
+
+
+def test_browser_code_fetches_nothing_by_an_absolute_path():
+    "Behind a prefix it would ask the wrong server."
+    for file in (REPO / "nbs/widgets/browser").iterdir():
+        text = file.read_text(encoding="utf-8")
+        assert not re.search(r"""(fetch|import|open|url)\(\s*["'`]?(/|https?:)|\b(src|href)\s*=\s*["'`](/|https?:)""", text), file

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 import psutil
 import pytest
-from browsing import PATIENCE, alone, chromium, page, screenshot  # noqa: F401 (two are fixtures)
+from browsing import PATIENCE, alone, chromium, page, proxied, screenshot  # noqa: F401 (two are fixtures)
 from conftest import REPO, descendants, gone, waited
 
 MAKE_RUN = """
@@ -63,14 +63,17 @@ def root(tmp_path_factory):
 
 
 @contextlib.contextmanager
-def studio(root: Path, *flags: str):
-    "What `make studio` starts: the process and the address it prints."
+def studio(root: Path, *flags: str, host: str = "127.0.0.1", prefix: str = "/", warning: str | None = None):
+    "What `make studio` starts: the process and the address it prints, after a warning where there is to be one."
     process = subprocess.Popen([sys.executable, REPO / ".ci/studio.py", *flags], cwd=root,
                                env=alone(root) | {"JUPYTER_TOKEN": "of-something-else"},
                                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, encoding="utf-8")
     try:
         said = process.stdout.readline()
-        found = re.fullmatch(r"Studio: (http://127\.0\.0\.1:\d+/\?token=[0-9a-f]{32,})\n", said)
+        if warning:
+            assert re.fullmatch(warning, said.rstrip()), said
+            said = process.stdout.readline()
+        found = re.fullmatch(rf"Studio: (http://{re.escape(host)}:\d+{prefix}\?token=[0-9a-f]{{32,}})\n", said)
         assert found, said
         yield process, found[1]
     finally:
@@ -179,14 +182,24 @@ def test_looking_without_jupyter(root, page, tmp_path):  # noqa: F811
 
 
 def test_without_runs_it_says_what_to_do(tmp_path, page):  # noqa: F811
+    "Also behind a proxy that knows one prefix alone, open to other machines where that is asked for, and with its port taken."
     from playwright.sync_api import expect
     (tmp_path / "project").mkdir()
-    with studio(project(tmp_path / "project")) as (_, address):
-        page.goto(address, timeout=PATIENCE)
+    with contextlib.ExitStack() as stack:
+        taken = stack.enter_context(socket.create_server(("0.0.0.0", 0))).getsockname()[1]
+        where = ("--ip", "0.0.0.0", "--base_url=user/x", f"--port={taken}")
+        process, address = stack.enter_context(studio(
+            project(tmp_path / "project"), *where, host=socket.gethostname(), prefix="/user/x/",
+            warning=r"Warning: The studio listens on 0\.0\.0\.0, .* has the token below controls this account\."))
+        port = urlsplit(address).port
+        assert port != taken and ("0.0.0.0", port) in listening(descendants(process))
+        proxy, outside = stack.enter_context(proxied(port, "/user/x/"))
+        page.goto(f"http://127.0.0.1:{proxy}/user/x/?{urlsplit(address).query}", timeout=PATIENCE)
         expect(page.locator(".wilson-studio")).to_contain_text("`make demo` trains one", timeout=PATIENCE)
         expect(page.locator(".wilson-studio select")).to_have_count(0)
         expect(page.locator("pre", has_text="Nothing to predict with")).to_be_visible()
         assert "Traceback" not in page.content()
+        assert set(outside) <= {"/favicon.ico"}, outside
         screenshot(page, "studio-voila-without-runs", tmp_path)
 
 
