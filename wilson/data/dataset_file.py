@@ -108,8 +108,8 @@ def _ids(path: Path, classes: Any) -> dict[str, int]:
         if type(number) is not int or not 1 <= number <= 254:
             raise InputError(f"{path}: {name} = {number!r}; expected its number in the masks, 1 to 254.")
     if len(classes) > MOST_CLASSES:
-        raise InputError(f"{path} lists {len(classes)} classes; expected at most {MOST_CLASSES}: a mask has 256 "
-                         f"numbers, and background, void, later classes and missing labels need one each.")
+        raise InputError(f"{path} lists {len(classes)} classes; expected at most {MOST_CLASSES}: a mask has "
+                         f"256 numbers; background, void, later classes and missing labels need one each.")
     if len({*classes.values()}) < len(classes):
         raise InputError(f"{path}: two classes have one number; give each its own.")
     return classes

@@ -143,7 +143,7 @@ def mask_fingerprint(
         except FileNotFoundError:
             read_mask(path)  # says which mask is missing and what to do
             raise
-        # a copy with its times kept (cp -p, rsync -t) is told by ctime, which nobody can set, and by the inode
+        # a copy that keeps its times (cp -p, rsync -t) has another ctime, which nobody can set, or inode
         times = f"{stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}"
         digest.update(f"{path.name} {stat.st_size} {times}\n".encode())
     digest.update(bytes(values or ()))
