@@ -390,7 +390,7 @@ def test_an_archive_is_not_unpacked_through_links(tmp_path, capsys):
     (root / "ImageSets/Main").symlink_to(source)
     with tarfile.open(tmp_path / "voc.tar", "w") as tar:
         for name in ("JPEGImages/a.jpg", "JPEGImages/b.jpg", "ImageSets/Main/c.txt", "ImageSets/d.txt", "SegmentationClass/b.png"):
-            tar.addfile(member := tarfile.TarInfo(name), io.BytesIO(b""))
+            tar.addfile(tarfile.TarInfo(name), io.BytesIO(b""))
     before = snapshot(source)
     unpack(tmp_path / "voc.tar", root, lambda m: m)
     assert snapshot(source) == before

@@ -135,8 +135,9 @@ def _check_store() -> None:
         socket.getaddrinfo(host, None)
     except OSError:  # the host's own name, which nobody resolves: torch would try for half an hour
         if os.environ["LOCAL_WORLD_SIZE"] != os.environ["WORLD_SIZE"]:
-            raise InputError(f"MASTER_ADDR={host!r}, where the ranks of all machines meet, has no address on this one. "
-                             f"Start torchrun on the first machine with --local-addr and its address.") from None
+            raise InputError(f"MASTER_ADDR={host!r}, where the ranks of all machines meet, has no address "
+                             f"on this one. Start torchrun on the first machine with --local-addr and its "
+                             f"address.") from None
         os.environ["MASTER_ADDR"] = host = "localhost"
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return  # the first rank makes it

@@ -67,7 +67,8 @@ def read_annotations(
     _check_categories(path, categories)
     for name, (height, width) in sizes.items():
         if height < 1 or width < 1 or height * width > max_pixels():
-            raise InputError(f"{path}: image {name} has {width}×{height} pixels; expected 1 to {max_pixels():,}.")
+            raise InputError(f"{path}: image {name} has {width}×{height} pixels; expected 1 to "
+                             f"{max_pixels():,}.")
     return Annotations(path, sizes, regions)
 
 # %% ../../nbs/data/03_annotations.ipynb #be5e130f
