@@ -29,7 +29,7 @@ REFUSED = [
     dict(alpha=2), dict(bkg_mix=-1), dict(initial_probability=0.9), dict(initial_probability=0),
     dict(batch_size=0), dict(lr=-1), dict(seed=-1), dict(momentum="nan"), dict(temperature="inf"), dict(max_skips=0), dict(keep_maps=-1),
     dict(epochs="x"), dict(epochs="1/2/3"), dict(overlap="maybe"), dict(seed=None), dict(seed=1.5), dict(seed=True), dict(name="a/b"),
-    dict(name=7), dict(name="\udcff"), dict(norm="inplace", precision="bf16"),
+    dict(name=7), dict(runs_dir="\udcff"), dict(norm="inplace", precision="bf16"),
     dict(batch_size=1), *(dict(batch_size=b, accumulate=a) for b in range(2, 25) for a in range(1, b + 2)),
     dict(affinity_dilations="1,0"), dict(affinity_dilations=""), dict(thresholds="0.7,0.6"), dict(thresholds="0.7,1,0"),
     dict(pseudo_dir="x", method="wilson"), dict(method="external"), dict(step="first"),
@@ -102,8 +102,10 @@ def test_every_proposal_of_the_configuration_is_accepted():
 
 def test_every_proposal_about_data_and_machine_is_accepted(root, monkeypatch):
     made = 0
+    monkeypatch.setattr("wilson.training.starting.start_gpu", lambda device: None)
     for gpus, given in REFUSED_HERE:
         monkeypatch.setattr(torch.cuda, "device_count", lambda gpus=gpus: gpus)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda gpus=gpus: gpus > 0)
         error = refusal_here(given)
         assert error is not None, given
         made += len(proposals(str(error), next(iter(given))))

@@ -277,11 +277,9 @@ def _check(config: TrainConfig) -> None:
         if value is not None and not is_folder_name(value):
             raise InputError(f"{name}={value!r}: expected the name of one folder: letters, digits and any of "
                              f". + = - _, with a letter or a digit first; runs_dir says where it lies.")
-    for name in ("name", "base_name", "runs_dir"):
-        value = getattr(config, name)
-        if value is not None and not _is_utf8(at_root(value)):
-            raise InputError(f"{name}={value!r}: the folder's path, {str(at_root(value))!r}, is not UTF-8; "
-                             f"weights cannot be written there, so give another {name}.")
+    if not _is_utf8(at_root(config.runs_dir)):
+        raise InputError(f"runs_dir={config.runs_dir!r}: the folder's path, {str(at_root(config.runs_dir))!r}, "
+                         f"is not UTF-8; weights cannot be written there, so give another runs_dir.")
     for policy in (config.lr_policy or "poly").split("/"):
         if policy not in POLICIES:
             raise InputError(f"lr_policy={policy!r} is not known.{did_you_mean(policy, POLICIES)}")
