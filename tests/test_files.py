@@ -412,7 +412,7 @@ def test_training_without_locks(root, what):
     (root / "site").mkdir()
     (root / "site/sitecustomize.py").write_text(REFUSE if what == "refused" else HIDE, encoding="utf-8")
     paths = os.pathsep.join((str(root / "site"), str(REPO)))
-    done = subprocess.run([sys.executable, "-c", WORK, *QUICK], cwd=root, capture_output=True, text=True, timeout=300,
+    done = subprocess.run([sys.executable, "-c", WORK, *QUICK], cwd=root, capture_output=True, encoding="utf-8", timeout=300,
                           env=environment(LOGNAME="me", PYTHONPATH=paths))
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("File locks are not available here") == (what == "refused")

@@ -244,7 +244,7 @@ def test_logs_of_servers_are_private(lab, tmp_path, monkeypatch):
         with open(lab.LOGS / "jupyterlab.log", encoding="utf-8") as spy:
             for name in ("jupyterlab", "voila", "tensorboard"):
                 assert lab.started(name, "this").wait(60) == 0
-                assert (lab.LOGS / f"{name}.log").stat().st_mode & 0o777 == 0o600 and "Zen" in (lab.LOGS / f"{name}.log").read_text()
+                assert (lab.LOGS / f"{name}.log").stat().st_mode & 0o777 == 0o600 and "Zen" in (lab.LOGS / f"{name}.log").read_text(encoding="utf-8")
             assert spy.read() == ""
     finally:
         os.umask(before)
@@ -307,7 +307,7 @@ def test_a_slurm_job_is_finished_by_its_folders(project, tmp_path):
     member = dict(zip((n[2:].replace("-", "_") for n in QUICK[::2]), QUICK[1::2]))
     path = write_script(member, "job.sh")
     variables = stub(tmp_path / "bin", srun="true", squeue="echo RUNNING", sleep="true")
-    run = partial(subprocess.run, ["bash", str(path)], env=variables, capture_output=True, text=True, timeout=60)
+    run = partial(subprocess.run, ["bash", str(path)], env=variables, capture_output=True, encoding="utf-8", timeout=60)
     assert run().returncode == 0
     status = Path(LATER, "status.json")
     status.write_text(status.read_text(encoding="utf-8").replace('"finished"', '"failed"'), encoding="utf-8")
@@ -576,7 +576,7 @@ def test_downloads_without_an_announced_size(tmp_path, monkeypatch, capsys):
             m.setattr("shutil.disk_usage", lambda p: usage._replace(free=1 << 20))
             download(archive, folder)
         path = download(archive, folder)
-        assert "is noted in" in capsys.readouterr().err and (folder / "x.zip.sha256").read_text().startswith(hashlib.sha256(content).hexdigest())
+        assert "is noted in" in capsys.readouterr().err and (folder / "x.zip.sha256").read_text(encoding="utf-8").startswith(hashlib.sha256(content).hexdigest())
         path.unlink()
         server.content = packed(tmp_path / "changed.zip", a=b"another").read_bytes()
         with pytest.raises(InputError, match="that of the first download was"):

@@ -35,7 +35,7 @@ def test_fuzz(tmp_path):
     "Files damaged in ten ways, a process for all: it survives, and each is read whole or refused by its name."
     need(importlib.util.find_spec("pycocotools"), "needs pycocotools")
     process = subprocess.run([sys.executable, str(REPO / "tests/fuzz_reading.py"), str(tmp_path), str(CASES)],
-                             env=environment(), capture_output=True, text=True, timeout=300)
+                             env=environment(), capture_output=True, encoding="utf-8", timeout=300)
     assert process.returncode == 0, (process.returncode, process.stderr[-2000:])
     figures = json.loads(process.stdout)
     assert len(figures) == 15 and not any("faults" in f for f in figures.values()), figures

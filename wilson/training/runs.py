@@ -65,13 +65,14 @@ def _read_json(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(raw.decode("utf-8"))
     except UnicodeDecodeError as e:
-        raise ValueError(f"it is not in UTF-8 (byte {e.start})") from None
+        raise ValueError(f"it is not in UTF-8 (byte {e.start}); convert it, for example from Latin-1: "
+                         f"iconv -f latin1 -t utf8") from None
     except json.JSONDecodeError as e:
         raise ValueError(f"it is not JSON ({e})") from None
     if not isinstance(content, dict):
         raise ValueError(f"it holds a {type(content).__name__}, not a JSON object")
-    if b"\\ud" in raw.lower():  # half a character can be written in JSON, and nowhere else
-        json.dumps(content, ensure_ascii=False).encode()
+    if b"\\ud" in raw.lower():  # half a character can be written in JSON; elsewhere only in names of files
+        json.dumps(content, ensure_ascii=False).encode("utf-8", "surrogateescape")
     return content
 
 # %% ../../nbs/training/04_runs.ipynb #cc43cd0d
