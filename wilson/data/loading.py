@@ -6,26 +6,38 @@
 from __future__ import annotations
 
 import functools
-import multiprocessing
-import os
-import signal
-import threading
-from collections.abc import Iterable, Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
+from ..limits import shortage
 from .samples import Sample, StepSamples
+from .workers import Workers
 from ..places import InputError
 
 # %% auto #0
-__all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'EpochBatches', 'normalised', 'denormalised', 'Batch', 'collated', 'BatchesOf',
-           'Loader']
+__all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'smaller_batch', 'EpochBatches', 'normalised', 'denormalised', 'Batch', 'collated',
+           'BatchesOf', 'Loader']
 
 # %% ../../nbs/data/05_loading.ipynb #f0a6ccda
+def smaller_batch(
+    n: int,       # training images
+    passes: int,  # equal passes of one update; each needs two images for its batch norm
+) -> str:
+    "What to do where a batch is larger than the step: a value that works, or more images."
+    if n < 2:
+        return ("batch norm needs at least 2. Add images of the step's classes to the training list, or "
+                "choose a task whose steps have more.")
+    if n < 2 * passes:
+        return f"choose batch_size={n} and accumulate=1."
+    return f"choose at most {n // passes * passes}."
+
+# %% ../../nbs/data/05_loading.ipynb #757a6533
 class EpochBatches(Sampler):
     "Batches of keys `(epoch, index, draw)`: shuffled by (seed, epoch) in training, in order otherwise."
 
@@ -38,10 +50,11 @@ class EpochBatches(Sampler):
         crops: str = "image",     # "image" | "place": what a crop is drawn by
         padding: str = "once",    # "once" | "repeat": in order, repeat the first until all ranks have as many
         rank: int | None = None,  # whose places; None: those of all ranks
+        passes: int = 1,          # that make an update; a refusal proposes what divides into so many
     ):
         if seed is not None and batch_size > n:
-            raise InputError(f"batch_size={batch_size} is larger than the step's {n} training images; "
-                             f"choose at most {n}.")
+            raise InputError(f"batch_size={batch_size} is larger than the step's {n} training "
+                             f"image{'s' * (n != 1)}; {smaller_batch(n, passes)}")
         self.batch_size, self.seed, self.ranks, self.crops, self.rank = batch_size, seed, ranks, crops, rank
         self.epoch, self.start = 0, 0  # which epoch the next iteration gives, from which batch on
         padded = seed is None and padding == "repeat"
@@ -113,7 +126,7 @@ class Batch:
         images = normalised(move(self.images)).contiguous(memory_format=torch.channels_last)
         return Batch(images, masks, move(self.image_labels).float(), self.ids)
 
-
+# %% ../../nbs/data/05_loading.ipynb #991442ef
 def collated(
     samples: Iterable[Sample],  # of one size; each is let go before the next is drawn
     count: int,
@@ -137,26 +150,26 @@ class BatchesOf(Dataset):
     samples: StepSamples
 
     def __getitem__(self, keys: Sequence[tuple[int, ...]]) -> Batch:
-        return collated(map(self.samples.__getitem__, keys), len(keys))
+        return self.make(keys)
+
+    def make(
+        self,
+        keys: Sequence[tuple[int, ...]],
+        reached: Callable[[int], None] = lambda n: None,  # called with the number of samples drawn so far
+    ) -> Batch:
+        "The batch of these samples."
+        def drawn() -> Iterator[Sample]:
+            for n, key in enumerate(keys):
+                reached(n)
+                yield self.samples[key]
+        return collated(drawn(), len(keys))
+
+    def name(self, key: tuple[int, ...]) -> str:
+        "The file of an image, as a message names it."
+        split = getattr(self.samples, "split", None)
+        return str(split.images[key[1]]) if split else f"number {key[1]}"
 
 # %% ../../nbs/data/05_loading.ipynb #c603f87f
-def _deaf(worker: int) -> None:
-    "Signals are for the trainer: it still needs batches while it comes to a stop."
-    for name in ("SIGINT", "SIGUSR1"):
-        if hasattr(signal, name):  # Windows has fewer
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # not on macOS
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        trainer = multiprocessing.parent_process().pid
-        threading.Thread(target=_until_told, args=(trainer,), daemon=True).start()
-
-
-def _until_told(trainer: int) -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != trainer:  # a scheduler tells every process
-        pass
-    os._exit(0)
-
-
 class Loader:
     "Batches of `samples` on `device`; iterate it once an epoch."
 
@@ -171,47 +184,36 @@ class Loader:
         crops: str = "image",
         padding: str = "once",
         rank: int | None = None,
+        timeout: float = 600.0,           # seconds without a sample from any worker until the wait ends
     ):
         self.batches = EpochBatches(len(samples), batch_size, shuffle_seed, ranks, crops, padding, rank)
         self.device = torch.device(device)
-        self.samples = samples
-        self.loader = DataLoader(BatchesOf(samples), batch_size=None, sampler=self.batches,
-                                 num_workers=num_workers, persistent_workers=num_workers > 0,
-                                 pin_memory=self.device.type == "cuda", worker_init_fn=_deaf,
-                                 generator=torch.Generator())  # its own: it draws once an epoch
-        self._fewer = num_workers // 2
+        self.samples, self.made = samples, BatchesOf(samples)
+        self.pinned = self.device.type == "cuda"
+        self.workers = None
+        if num_workers:
+            self.workers = Workers(self.made, self.batches, num_workers, timeout, self.pinned)
+        self._last = lambda: None  # the epoch that was begun last, if it is still there
 
     def __len__(self) -> int:
         return len(self.batches)
 
-    def _started(self) -> Iterator[Batch]:
-        # torch would raise the loss of a process wherever the trainer happens to be; `next` tells it too
-        ended = getattr(signal, "SIGCHLD", None)  # not on Windows
-        told = ended and signal.getsignal(ended)
-        batches = iter(self.loader)
-        if ended and threading.current_thread() is threading.main_thread():
-            signal.signal(ended, told)
-        return batches
-
     def epoch(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
         "The batches of one epoch, from number `start` on."
+        if (last := self._last()) is not None:
+            last.close()  # it asks the workers for nothing more
         self.batches.epoch, self.batches.start = epoch, start
-        batches = None
-        while True:
-            try:
-                batches = self._started() if batches is None else batches
-                batch = next(batches)
-            except StopIteration:
-                return
-            except InputError as e:
-                # a worker's error arrives as the text of its traceback, the sentence last
-                raise InputError(str(e).rstrip().rpartition("InputError: ")[2]) from None
-            except (RuntimeError, ConnectionError, EOFError) as e:
-                # torch notices that one is gone, or a connection to it breaks off before
-                gone = not isinstance(e, RuntimeError) or "DataLoader worker" in str(e)
-                if not gone or str(e).startswith("Caught "):  # an error of the worker's own
-                    raise
-                raise InputError(
-                    f"A process that loads data was killed ({str(e).splitlines()[0]}): most often memory ran "
-                    f"out. Fewer of them need less: num_workers={self._fewer}.") from None
+        batches = iter(self.workers) if self.workers else map(self._alone, self.batches)
+        if self.workers:
+            self._last = weakref.ref(batches)
+        for batch in batches:
             yield batch.to(self.device)
+
+    def _alone(self, keys: Sequence[tuple[int, ...]]) -> Batch:
+        try:
+            batch = self.made[keys]
+            return batch.pin_memory() if self.pinned else batch
+        except (InputError, OSError, RuntimeError, MemoryError) as e:
+            if not (short := shortage(e)):
+                raise
+            raise InputError(f"{short} This process met the limit while it loaded images.") from e

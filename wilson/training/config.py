@@ -121,6 +121,8 @@ class TrainConfig:
                                          "they are cropped, pixels; None: as they are")
     cache_gb: float = about(0.0, "size of the cache of decoded images under runs_dir, in GB; 0: none")
     num_workers: int | None = about(None, "processes that load data; 0: none beside the trainer")
+    loader_timeout: float = about(600.0, "seconds in which no such process finishes an image, after which "
+                                         "the run ends")
     device: str = about("auto", "auto | cpu | cuda | cuda:1")
     nproc: int | None = about(None, "processes, each on a GPU of its own; None: all GPUs, else one process")
     resume: str = about("auto", "auto | never: go on with an unfinished run of the same folder, "
@@ -160,7 +162,7 @@ CHOICES = {
 POLICIES = ("poly", "warmup", "onecycle")
 POSITIVE = ("epochs", "batch_size", "crop_size", "lr", "lr_head", "lr_localizer", "val_interval",
             "output_stride", "crop_size_val", "temperature", "affinity_scale", "affinity_iterations",
-            "image_side", "accumulate", "max_skips", "nproc")
+            "image_side", "accumulate", "max_skips", "nproc", "loader_timeout")
 NOT_NEGATIVE = ("seed", "num_workers", "momentum", "weight_decay", "loss_de", "loss_kd", "loss_pod",
                 "loss_seg", "pseudo_epoch", "cache_gb", "save_minutes", "keep_maps")
 BY_STEP = {"epochs": int, "lr": float, "lr_head": float, "lr_policy": str}  # may read "base/later"

@@ -30,6 +30,7 @@ from ..data.loading import EpochBatches, Loader
 from ..data.samples import Split, training_samples
 from ..data.tasks import Step, Task
 from ..data.voc import AppliedEdits, SegmentationFolder
+from ..data.workers import checked_while_waiting
 from ..evaluation.metrics import across_steps
 from ..evaluation.quality import masks_of
 from ..models.segmenter import grow, start_rare
@@ -103,7 +104,7 @@ def train_step(
         trainer.run, trainer.stop = record["run"], stop or trainer.stop
         with roomy(folder):
             agreed(lambda: _begun(folder, record, data.edits, parent, anew=action == "new"))
-            with reported(trainer):
+            with reported(trainer), checked_while_waiting(trainer.obey):
                 return _trained(trainer, config, data, step, action, labelled)
 
 
@@ -286,7 +287,7 @@ def prepared(
     samples = cached(samples, at_root(config.runs_dir) / "cache", config.cache_gb)
     images = config.batch_size // config.accumulate
     loader = Loader(samples, images, device, config.seed, config.num_workers, n_ranks(), config.crops,
-                    rank=rank())
+                    rank=rank(), timeout=config.loader_timeout)
     optimizer, schedule = make_optimizer(method, config, step.index, len(loader) // config.accumulate, epochs)
     for network in (method.segmenter, method.localizer, old):
         if config.compile and network is not None:
@@ -361,7 +362,7 @@ def ready(
     check_edited_ids(data)
     sizes = [size for index in steps if (size := _checked(config, task, data, index)) is not None]
     if sizes:  # refuses a batch larger than the smallest step
-        EpochBatches(min(sizes), config.batch_size, config.seed)
+        EpochBatches(min(sizes), config.batch_size, config.seed, passes=config.accumulate)
     return config, steps
 
 

@@ -76,7 +76,7 @@ def ordered(
 ) -> Loader:
     "Batches for evaluation: every image once, in order; of several ranks each has its share."
     return Loader(samples, 1 if one_by_one else config.batch_size, device, num_workers=config.num_workers,
-                  ranks=n_ranks(), padding=config.padding, rank=rank())
+                  ranks=n_ranks(), padding=config.padding, rank=rank(), timeout=config.loader_timeout)
 
 
 def in_order(

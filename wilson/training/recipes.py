@@ -110,7 +110,8 @@ _USED = {  # by method, what shapes a later step beside the fields that shape ev
 }
 _OWN = {name for names in _USED.values() for name in names}
 _PLACE = {"step", "parent", "data_root", "voc_root", "runs_dir", "name", "base_name", "num_workers",
-          "device", "nproc", "resume", "overwrite", "preset", "val_interval", "train_list", "val_list",
+          "loader_timeout", "device", "nproc", "resume", "overwrite", "preset", "val_interval", "train_list",
+          "val_list",
           "voc_train_list", "voc_val_list", "image_labels", "label_edits", "pseudo_dir", "cache_gb",
           "compat", "padding", "later", "decay", "compile", "norm", "save_minutes", "max_skips", "histograms",
           "keep_maps"}

@@ -10,7 +10,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.tensorboard import SummaryWriter
 from tqdm.auto import tqdm
 
-from ..data.loading import Loader
+from ..data.loading import Batch, Loader
 from ..data.tasks import Step
 from ..places import InputError
 from ..ranks import first, gathered, n_ranks, rank
@@ -36,7 +36,7 @@ from .stopping import NOTICE, Interrupted, Stop
 from .updates import Report, Updates, eagerly
 
 # %% auto #0
-__all__ = ['make_optimizer', 'Board', 'Tally', 'NotFinite', 'Trainer']
+__all__ = ['PATIENCE', 'make_optimizer', 'Board', 'Tally', 'NotFinite', 'Trainer']
 
 # %% ../../nbs/training/06_trainer.ipynb #59944e54
 def make_optimizer(
@@ -138,6 +138,9 @@ class NotFinite(InputError):
     "A loss was infinite or not a number too many times in a row."
 
 
+PATIENCE = 1.0  # seconds that a run which is asked to stop waits for an image
+
+
 @dataclass
 class Trainer:
     "Trains `updates.method` on `loader` into `folder`."
@@ -159,6 +162,7 @@ class Trainer:
     validated: int = 0     # epochs done at the last validation
     best: tuple[int, float] | None = None  # epoch and mIoU of the best validation
     skips: int = 0         # in a row
+    stopping: float | None = None  # when a wait for data saw that the run is asked to stop
     tally: Tally = field(default_factory=Tally)
 
     def __post_init__(self) -> None:
@@ -195,7 +199,7 @@ class Trainer:
             while self.done < self.per_epoch:
                 began = time.monotonic()
                 due = bool(first() and self.save_minutes and began - saved > 60 * self.save_minutes)
-                report = self.updates(batches, self.epoch, lambda: (self.stop.signal is not None, due))
+                report = self._updated(batches, lambda: (self.stop.signal is not None, due))
                 self.done += 1
                 told, save = self._told(report)
                 at_once = n_ranks() == 1 and self.stop.signal is not None  # with nobody to agree with
@@ -211,6 +215,29 @@ class Trainer:
                     self._pause(stopping=bool(told))
                     saved = time.monotonic()
         self.cost.end()
+
+    def _updated(self, batches: Iterator[Batch], asked: Callable[[], Sequence[float]]) -> Report | None:
+        try:
+            return self.updates(batches, self.epoch, asked)
+        except Interrupted:  # it waited for its batch: of one pass, nothing of the update was made
+            if self.whole_while_waiting:
+                self._told(self.updates.last())
+                self._pause(stopping=True)
+            raise
+
+    @property
+    def whole_while_waiting(self) -> bool:
+        "Whether the state can be saved while an update waits for data: it has no other pass or rank."
+        return n_ranks() == 1 and self.updates.accumulate == 1
+
+    def obey(self, waited: float) -> None:
+        "Called while the run waits for data, for so many seconds without a sample: leave if asked to stop."
+        if self.stop.signal is None:
+            return
+        self.stopping = self.stopping or time.monotonic()
+        patience = PATIENCE if self.whole_while_waiting else 5 * PATIENCE
+        if waited > patience or time.monotonic() - self.stopping > 5 * patience:
+            raise Interrupted(self.stop.signal)
 
     def _pause(self, stopping: bool) -> None:
         self.cost.end()

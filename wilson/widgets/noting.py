@@ -36,7 +36,8 @@ def training_command(
     "How the step is trained again under a rule, with the label edits of its data if there are some."
     config, own = images.opened.config, images.opened.rule
     plain = resolved(TrainConfig(task=config.task, method=config.method), config.dataset)
-    places = {"step", "parent", "name", "num_workers", "device", "nproc", "resume", "overwrite"}
+    places = {"step", "parent", "name", "num_workers", "loader_timeout", "device", "nproc", "resume",
+              "overwrite"}
     given = {"task": config.task, "dataset": config.dataset, "method": config.method}
     given |= {f.name: getattr(config, f.name) for f in fields(config)
               if getattr(config, f.name) != getattr(plain, f.name) and f.name not in places}
