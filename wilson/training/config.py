@@ -280,8 +280,8 @@ def _check(config: TrainConfig) -> None:
             raise InputError(f"{name}={value!r}: expected the name of one folder: letters, digits and any of "
                              f". + = - _, with a letter or a digit first; runs_dir says where it lies.")
     if not _is_utf8(at_root(config.runs_dir)):
-        raise InputError(f"runs_dir={config.runs_dir!r}: the folder's path, {str(at_root(config.runs_dir))!r}, "
-                         f"is not UTF-8; weights cannot be written there, so give another runs_dir.")
+        raise InputError(f"runs_dir={config.runs_dir!r}: its path, {str(at_root(config.runs_dir))!r}, is not "
+                         f"UTF-8; weights cannot be written there, so give another runs_dir.")
     for policy in (config.lr_policy or "poly").split("/"):
         if policy not in POLICIES:
             raise InputError(f"lr_policy={policy!r} is not known.{did_you_mean(policy, POLICIES)}")
