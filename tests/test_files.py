@@ -431,7 +431,7 @@ def test_no_folder_for_temporary_files(tmp_path, monkeypatch, capsys):
     said = capsys.readouterr().err
     assert said.startswith("wilson: No usable temporary directory") and "TMPDIR" in said and said.count("\n") == 1
     (tmp_path / "x.sqlite").touch()
-    with copied(tmp_path / "x.sqlite", 1, 1) as db:
+    with copied(tmp_path / "x.sqlite", 1, 1, "") as db:
         assert db is None
 
 
