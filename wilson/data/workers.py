@@ -48,7 +48,7 @@ def _begin(worker: int) -> None:
     queues.Queue._on_queue_feeder_error = _send_failure
     with suppress(ValueError):
         signal.set_wakeup_fd(-1)  # a rank's: its watch would take this process's signals for its own
-    for name in ("SIGINT", "SIGUSR1"):
+    for name in ("SIGINT", "SIGUSR1", "SIGHUP"):
         if hasattr(signal, name):  # Windows has fewer
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     if hasattr(signal, "sigtimedwait"):
@@ -277,7 +277,7 @@ class Workers:
                 raise _lost(worker.exitcode, self._place(worker), self.count) from error
         if not tick:
             why = shortage(error)
-            if not why and isinstance(error, RuntimeError):
+            if not why and str(error).startswith("Caught "):  # in the thread that fills page-locked memory
                 raise error
             raise _not_received(why or f"{type(error).__name__}: {error}.") from error
         thread = getattr(self.iterator, "_pin_memory_thread", None)
