@@ -21,7 +21,7 @@ $(VENV)/.ready: constraints.txt settings.ini setup.py .ci/inplace_abn.sh
 	@$(BIN)/pip install -q $(PIP_FLAGS) -c constraints.txt pip setuptools wheel setuptools-scm ninja
 	@$(BIN)/pip install -q $(PIP_FLAGS) -c constraints.txt --no-build-isolation -e '.[notebook,coco,sbd,dev]'
 	@bash .ci/inplace_abn.sh $(BIN)/python $(PIP_FLAGS)
-	@printf '#!%s\nimport sys\nfrom wilson.training.papermill import main\nsys.exit(main())\n' \
+	@printf '#!%s\nimport sys\nfrom wilson.experiments.papermill import main\nsys.exit(main())\n' \
 	  '$(CURDIR)/$(BIN)/python' > $(BIN)/papermill
 	@chmod 755 $(BIN)/papermill
 	@touch $@
@@ -40,7 +40,7 @@ studio: setup  ## the explorer by voila, as a page for readers without Jupyter, 
 	@$(BIN)/python .ci/studio.py $(STUDIO_FLAGS)
 
 bench: setup  ## what each stage of a training step costs
-	$(BIN)/papermill nbs/bench.ipynb
+	$(BIN)/papermill nbs/guide/bench.ipynb
 
 site: setup  ## the documentation from the notebooks, run; SITE_PAGES="index bench" runs these alone
 	$(BIN)/python .ci/site/pages.py _docs/source $(SITE_PAGES)

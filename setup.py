@@ -32,6 +32,6 @@ setup(
         "voila": facts["voila_requirements"].split(),
         "dev": facts["dev_requirements"].split(),
     },
-    entry_points={"console_scripts": ["wilson=wilson.__main__:main"]},
+    entry_points={"console_scripts": ["wilson=wilson.cli.command:main"]},
     zip_safe=False,
 )

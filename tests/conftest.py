@@ -14,9 +14,11 @@ import psutil
 import pytest
 import torch
 
-from wilson.data.shapes import make_shapes
+from wilson.datasets.shapes import make_shapes
 
 REPO = Path(__file__).resolve().parents[1]
+HELPERS = REPO / "tests/helpers"  # modules that several tests share; tests also import from each other
+sys.path += sorted(str(folder) for folder in (REPO / "tests").iterdir() if folder.is_dir() and folder.name != "__pycache__")
 STRICT = os.environ.get("WILSON_STRICT") == "1"
 THREADS = 1  # images are small: more threads only wait for each other
 
@@ -90,10 +92,10 @@ def shared() -> Path:
 def small_root(tmp_path_factory) -> Path:
     "A root folder with the workbench notebooks and a small part of the demo data. Copy it to write in it."
     root = tmp_path_factory.mktemp("small") / "root"
-    (root / "nbs").mkdir(parents=True)
+    (root / "nbs/guide").mkdir(parents=True)
     shutil.copy(REPO / "settings.ini", root)
-    for notebook in (REPO / "nbs").glob("*.ipynb"):
-        shutil.copy(notebook, root / "nbs")
+    for notebook in [*(REPO / "nbs").glob("*.ipynb"), *(REPO / "nbs/guide").glob("*.ipynb")]:
+        shutil.copy(notebook, root / notebook.relative_to(REPO))
     make_shapes(root / "data" / "few", n_train=160, n_val=16)
     return root
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import ast
+import collections
 import configparser
 import json
 import re
@@ -84,7 +85,8 @@ def test_notebooks_are_clean(copied):
     assert not differing(before, after), f"not clean: {differing(before, after)}; run `make clean-notebooks`"
 
 
-READ_WITH_PICTURES = ("nbs/index.ipynb", "nbs/stories/*.ipynb")
+STORIES = "nbs/guide/why_*.ipynb"
+READ_WITH_PICTURES = ("nbs/index.ipynb", STORIES)
 
 
 def test_only_the_index_and_stories_keep_their_outputs(listed):
@@ -100,7 +102,7 @@ def test_only_the_index_and_stories_keep_their_outputs(listed):
 
 def test_stories_are_kept_with_pictures_and_without_noise(listed):
     "Their outputs are small, and hold no error, no progress bar and no widget, which only a kernel can show."
-    stories = [name for name in listed if name.match("nbs/stories/*.ipynb")]
+    stories = [name for name in listed if name.match(STORIES)]
     assert stories
     for name in stories:
         notebook = nbformat.read(REPO / name, 4)
@@ -240,12 +242,12 @@ def test_the_pattern_of_machine_paths(path, found):
 
 def test_ignored_folders_are_anchored(listed):
     "An unanchored `data/` would hide nbs/data and wilson/data."
-    for folder in ("nbs/data", "wilson/data", "nbs/training", "wilson/training"):
+    for folder in ("nbs/data", "wilson/data", "nbs/run", "wilson/run"):
         assert any(n.is_relative_to(folder) for n in listed), f"git sees nothing in {folder}"
 
 
 def test_no_unused_or_unknown_names():
-    subprocess.run([sys.executable, "-m", "ruff", "check", "-q", "--select", "F", str(REPO / "wilson")], check=True)
+    subprocess.run([sys.executable, "-m", "ruff", "check", "-q", "--select", "F", *(str(REPO / f) for f in ("wilson", "tests", "benchmarks"))], check=True)
 
 
 def test_prose_is_not_all_headings(listed):
@@ -288,27 +290,61 @@ def imported(name: str, path: Path) -> set[str]:
     return {f for f in found if f.split(".")[0] == "wilson"} - {"wilson"}
 
 
-FLOORS = {"data": 1, "models": 1, "pseudo": 2, "evaluation": 3, "training": 4, "results": 5, "widgets": 6, "__main__": 6}
-GROUND = {"wilson.places", "wilson.locks", "wilson.limits", "wilson.terminals", "wilson.data.classes", "wilson.ranks"}
+# a package imports from itself and from lower layers
+LAYERS = {
+    "core": 0,
+    "data": 1,
+    "models": 1,
+    "loading": 2,
+    "datasets": 2,
+    "pseudo": 2,
+    "checks": 3,
+    "methods": 3,
+    "evaluation": 3,
+    "engine": 4,
+    "run": 5,
+    "experiments": 6,
+    "analysis": 7,
+    "widgets": 8,
+    "cli": 8,
+    "__main__": 9,
+}
+
+
+def package_of(name: str) -> str:
+    return name.split(".")[1]
+
+
+def test_packages_are_small():
+    "At most 12 modules in a package and 300 lines in a module: more is hard to find one's way in."
+    sizes = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in modules().items() if path.name != "__init__.py"}
+    counts = collections.Counter(package_of(name) for name in sizes)
+    assert counts.keys() == LAYERS.keys()
+    assert not {package: count for package, count in counts.items() if count > 12}
+    assert not {name: size for name, size in sizes.items() if size > 300}
+
+
+def test_pages_and_modules_have_the_same_places(listed):
+    "`nbs/<package>/<two digits>_<module>.ipynb`, numbered without a gap; no letters in numbers."
+    pages = collections.defaultdict(list)
+    for name in listed:
+        if name.suffix == ".ipynb" and name.parts[0] == "nbs" and len(name.parts) == 3 and name.parts[1] != "guide":
+            pages[name.parts[1]].append(name.stem)
+    assert pages.keys() == LAYERS.keys() - {"__main__"}
+    for package, names in pages.items():
+        assert [name[:3] for name in sorted(names)] == [f"{i:02d}_" for i in range(len(names))], package
+        assert package == "cli" or {name[3:] for name in names} == {n.rpartition(".")[2] for n in modules() if n.startswith(f"wilson.{package}.")}
 
 
 def test_no_import_goes_upward():
-    wrong = []
-    for name, path in modules().items():
-        if name == "wilson":
-            continue
-        for target in imported(name, path):
-            if name in GROUND:
-                # data.classes may speak through places, and nothing else lies below the ground
-                allowed = target == "wilson.places"
-            elif target in GROUND:
-                allowed = True
-            else:
-                here, there = name.split(".")[1], target.split(".")[1]
-                allowed = here == there or FLOORS[there] < FLOORS[here]
-            if not allowed:
-                wrong.append(f"{name} imports {target}")
+    wrong = [f"{name} imports {target}" for name, path in modules().items() if path.name != "__init__.py" for target in imported(name, path)
+             if (here := package_of(name)) != (there := package_of(target)) and LAYERS[there] >= LAYERS[here]]
     assert not wrong
+
+
+def test_reading_a_configuration_imports_no_torchvision(tmp_path):
+    code = "import sys, wilson.run.config, wilson.run.presets; print('torchvision' in sys.modules)"
+    assert run(sys.executable, "-c", code, cwd=tmp_path, PYTHONPATH=str(REPO)).strip() == "False"
 
 
 def test_no_import_goes_in_a_circle():
@@ -322,8 +358,8 @@ def test_no_import_goes_in_a_circle():
 def test_the_reading_of_imports():
     "What the two tests above stand on."
     found = {name: imported(name, path) for name, path in modules().items()}
-    assert {"wilson.data.tasks", "wilson.places", "wilson.data.classes"} <= found["wilson.data.voc"] | found["wilson.data.samples"]
-    assert "wilson.training.launch" in found["wilson.__main__"]
+    assert {"wilson.data.tasks", "wilson.core.errors", "wilson.core.paths"} <= found["wilson.datasets.voc"] | found["wilson.data.samples"]
+    assert "wilson.experiments.train" in found["wilson.cli.run_commands"] and "wilson.cli.command" in found["wilson.__main__"]
 
 
 IMPORT_ALL = """

@@ -1,7 +1,7 @@
 """The sources of the documentation site from the notebooks: `python .ci/site/pages.py FOLDER [PAGE …]`.
 
 A copy of `nbs/` in which nbdev's directives are gone, cells that take long are left unrun, and a table of contents leads to every page.
-Where pages are named (`index`, `data/00_tasks`), they alone are run when the site is built; else all are.
+Where pages are named (`index`, `data/01_tasks`), they alone are run when the site is built; else all are.
 """
 from __future__ import annotations
 
@@ -12,10 +12,22 @@ import sys
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[2]
-WORKBENCH = ("prepare", "your_data", "train", "explore", "sweep", "compare", "methods", "paper", "machines", "bench",
-             "what_did_not_help")
-FLOORS = {"data": "Data", "models": "Models", "pseudo": "Pseudo-labels", "evaluation": "Evaluation", "training": "Training",
-          "results": "Results", "widgets": "Widgets"}
+WORKBENCH = ("train", "explore", "prepare", "sweep", "compare")
+PACKAGES = {"core": "Core",
+            "data": "Data",
+            "models": "Models",
+            "loading": "Loading",
+            "datasets": "Datasets",
+            "pseudo": "Pseudo-labels",
+            "checks": "Checks",
+            "methods": "Methods",
+            "evaluation": "Evaluation",
+            "engine": "Engine",
+            "run": "Run",
+            "experiments": "Experiments",
+            "analysis": "Analysis",
+            "widgets": "Widgets",
+            "cli": "Command line"}
 TEXTS = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 
 
@@ -35,11 +47,10 @@ def without_directives(cell: dict) -> dict:
 
 
 def contents() -> str:
-    "Hidden tables of contents, one per floor."
-    parts = {"Workbench": list(WORKBENCH), "Stories": sorted(f"stories/{p.stem}" for p in REPO.glob("nbs/stories/*.ipynb"))}
-    for floor, title in FLOORS.items():
-        parts[title] = sorted(f"{floor}/{p.stem}" for p in REPO.glob(f"nbs/{floor}/*.ipynb"))
-    parts["The ground"] = ["places", "terminals", "ranks", "command"]
+    "Hidden tables of contents, one per package."
+    parts = {"Workbench": list(WORKBENCH), "Guide": sorted(f"guide/{p.stem}" for p in REPO.glob("nbs/guide/*.ipynb"))}
+    for package, title in PACKAGES.items():
+        parts[title] = sorted(f"{package}/{p.stem}" for p in REPO.glob(f"nbs/{package}/*.ipynb"))
     parts["The project"] = [Path(name).stem for name in TEXTS.values()]
     return "\n\n".join("\n".join(["```{toctree}", ":hidden:", f":caption: {title}", "", *pages, "```"])
                        for title, pages in parts.items())
@@ -48,7 +59,7 @@ def contents() -> str:
 def main(target: Path, run: list[str]) -> None:
     known = {str(p.relative_to(REPO / "nbs").with_suffix("")) for p in REPO.glob("nbs/**/*.ipynb")}
     if unknown := sorted({*run} - known):
-        sys.exit(f"There is no page {', '.join(unknown)} in nbs/; expected names such as index or data/00_tasks.")
+        sys.exit(f"There is no page {', '.join(unknown)} in nbs/; expected names such as index or data/01_tasks.")
     if target.exists():
         shutil.rmtree(target)
     shutil.copytree(REPO / "nbs", target, ignore=shutil.ignore_patterns(".ipynb_checkpoints", "*-checkpoint.ipynb"))

@@ -26,8 +26,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # works from a che
 
 from wilson.evaluation import metrics  # noqa: E402
 from wilson.models import localizer, segmenter  # noqa: E402
-from wilson.pseudo import affinity, labels  # noqa: E402
-from wilson.training import losses, schedules  # noqa: E402
+from wilson.pseudo import labels, pamr  # noqa: E402
+from wilson.engine import schedules  # noqa: E402
+from wilson.methods import losses  # noqa: E402
 
 TOLERANCE = 1e-4   # relative: max |a - b| / max |b|
 ZERO_SCALE = 1e-4  # takes the place of max |b| where b is zero everywhere
@@ -130,8 +131,8 @@ def loss_quantities(arrays: dict[str, np.ndarray]) -> Quantities:
         "unkd": (lambda: losses.unbiased_kd_loss(f.logits, f.logits_old), "logits"),
         "icarl_disjoint": (lambda: losses.lwf_mc_loss(f.logits, f.logits_old, f.labels_new_only,
                                                       n_old), "logits"),
-        "pamr_out": (lambda: affinity.refine(f.pamr_image, f.localizer_prob), None),
-        "pamr_out_1iter": (lambda: affinity.refine(f.pamr_image, f.localizer_prob, 1, (1, 2)),
+        "pamr_out": (lambda: pamr.refine(f.pamr_image, f.localizer_prob), None),
+        "pamr_out_1iter": (lambda: pamr.refine(f.pamr_image, f.localizer_prob, 1, (1, 2)),
                            None),
         "masked_prob": (masked, None),
         "masked_pamr": (masked_pamr, None),
@@ -174,7 +175,7 @@ def pamr_from_images(arrays: dict[str, np.ndarray]) -> Tensor:
     "The refined masks again, this time from the normalised images at full size."
     mean, std = torch.tensor([.485, .456, .406]), torch.tensor([.229, .224, .225])
     images = torch.as_tensor(arrays["images"]) * std[:, None, None] + mean[:, None, None]
-    return affinity.refine(images, torch.as_tensor(arrays["localizer_prob"]))
+    return pamr.refine(images, torch.as_tensor(arrays["localizer_prob"]))
 
 
 # ---------------------------------------------------------------- model fixtures

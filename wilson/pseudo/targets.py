@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .affinity import refine
 from .labels import hard_mask, image_gate, mask_by_labels, segmentation_target, soft_label
+from .pamr import refine
 
 # %% auto #0
 __all__ = ['TargetRule', 'Targets', 'make_targets']

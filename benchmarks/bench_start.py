@@ -1,0 +1,56 @@
+"""How long one waits before anything happens: `python benchmarks/bench_start.py`.
+
+Imports in fresh processes (medians of five, taking turns, warm file cache) beside torch's own; then a kernel's way from nothing to the first
+picture of the tour, as JupyterLab runs it.
+"""
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+REPO = Path(__file__).resolve().parents[1]
+IMPORTS = ("torch", "torch, torchvision", "wilson", "wilson.evaluation.maps", "wilson.experiments.train", "wilson.widgets.studio")
+
+
+def imported(names: str) -> float:
+    "Seconds of a fresh process that imports, less those of one that does nothing."
+    def taken(code: str) -> float:
+        begin = time.perf_counter()
+        subprocess.run([sys.executable, "-c", code], check=True, cwd=REPO)
+        return time.perf_counter() - begin
+    return taken(f"import {names}") - taken("pass")
+
+
+def first_picture() -> float:
+    "Seconds from starting a kernel until the tour's first cell has drawn."
+    tour = nbformat.read(REPO / "nbs/index.ipynb", 4)
+    at = next(i for i, cell in enumerate(tour.cells) if "imshow" in cell.source)
+    begin = time.perf_counter()
+    client = NotebookClient(tour, kernel_name="python3")
+    with client.setup_kernel(cwd=str(REPO / "nbs")):
+        for i, cell in enumerate(tour.cells[: at + 1]):
+            client.execute_cell(cell, i)
+    assert any("image/png" in output.get("data", {}) for output in tour.cells[at].outputs)
+    return time.perf_counter() - begin
+
+
+def main() -> None:
+    times: dict[str, list[float]] = {names: [] for names in IMPORTS}
+    for _ in range(5):
+        for names in IMPORTS:
+            times[names].append(imported(names))
+    torch_alone = statistics.median(times["torch"])
+    for names, spent in times.items():
+        beyond = "" if names in ("torch", "wilson") else f", {statistics.median(spent) - torch_alone:.2f} beyond torch"
+        print(f"import {names:26} {statistics.median(spent):5.2f} s{beyond}")
+    print(f"first picture of the tour {statistics.median(first_picture() for _ in range(3)):.1f} s")
+
+
+if __name__ == "__main__":
+    main()

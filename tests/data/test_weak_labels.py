@@ -1,0 +1,53 @@
+"A weak step needs image-level labels and nothing else: proved by taking the masks away."
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+from conftest import QUICK
+
+from wilson.analysis.results import result_figure, result_table
+from wilson.data.classes import SHAPES
+from wilson.data.image_labels import write_labels
+from wilson.datasets.voc import open_folder
+from wilson.experiments.train import train
+from wilson.run.config import parsed
+
+PARAMETERS = {name.removeprefix("--").replace("-", "_"): value for name, value in zip(QUICK[::2], QUICK[1::2])}
+
+
+@pytest.mark.parametrize("kept", ["validation", "none"])
+def test_weak_step_without_masks(root, kept):
+    "Only the validation images keep their masks, or no image does; the file of labels is enough to train."
+    data = open_folder("data/few", SHAPES)
+    train(parsed(PARAMETERS | {"step": 0}))
+
+    ids, labels = list(data.train.ids), data.train.labels
+    masks = root / "data/few/SegmentationClass"
+    if kept == "none":
+        shutil.rmtree(masks)
+        ids, labels = ids + list(data.val.ids), [*labels, *data.val.labels]
+    else:
+        for mask in data.train.masks:
+            mask.unlink()
+    write_labels(root / "labels.csv", ids, labels, SHAPES)
+    result, = train(parsed(PARAMETERS | {"step": 1, "image_labels": "labels.csv"}))
+
+    assert json.loads((result.path / "status.json").read_text(encoding="utf-8"))["state"] == "finished"
+    assert (result.path / "weights.safetensors").is_file()
+    assert "pseudo_labels" not in result.metrics  # there is nothing to hold them against
+    assert bool(result.metrics["scores"]) == (kept == "validation")
+    assert result_table([result]).startswith("step")
+    titles = [text.get_text() for text in result_figure(result.path, count=1).texts]
+    assert ("truth" in titles) == (kept == "validation") and "soft label" in titles
+
+
+def test_finetuning_without_masks_is_refused(root):
+    "A method with pixel labels says that it needs masks."
+    data = open_folder("data/few", SHAPES)
+    train(parsed(PARAMETERS | {"step": 0}))
+    write_labels(root / "labels.csv", data.train.ids + data.val.ids, [*data.train.labels, *data.val.labels], SHAPES)
+    shutil.rmtree(root / "data/few/SegmentationClass")
+    with pytest.raises(ValueError, match="no masks"):
+        train(parsed(PARAMETERS | {"step": 1, "method": "finetune", "image_labels": "labels.csv"}))

@@ -1,0 +1,81 @@
+"""What the ranks of tests/engine/test_distributed.py do: a module of its own, because processes import what they run."""
+from __future__ import annotations
+
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from wilson.core.distributed import rank
+from wilson.engine.step_folder import StepFolder
+from wilson.data import batches
+from wilson.evaluation.evaluate import LATER
+from wilson.experiments.build import prepared
+from wilson.experiments.measure import measured, views_of
+from wilson.experiments.start import parent_folder
+from wilson.experiments.train import ready
+from wilson.run.config import TrainConfig
+from wilson.run.dataset import open_data
+from wilson.run.presets import task_of
+
+
+@contextmanager
+def doubled():
+    "Networks and images in float64, so that a leaky ReLU near 0 does not fall to the other side by rounding."
+    normalised = batches.normalised
+    batches.normalised = lambda images: normalised(images).double()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        batches.normalised = normalised
+        torch.set_default_dtype(torch.float32)
+
+
+def a_trainer(parameters: dict, index: int):
+    config, _ = ready(TrainConfig(**parameters))
+    task, data = task_of(config), open_data(config)
+    name = config.method if index else "base"
+    parent = parent_folder(config, task, index) if index else None
+    trainer, _ = prepared(config, data, task.step(index), StepFolder(Path("nowhere")), name, parent)
+    return trainer, config, data
+
+
+def updated(parameters: dict, index: int, epochs: int, stop=None) -> tuple[list[dict], dict]:
+    "Losses of every update of some epochs, and the weights after them."
+    torch.set_num_threads(1)
+    with doubled():
+        trainer, *_ = a_trainer(parameters, index)
+        trainer.method.prepare(trainer.loader.epoch())
+        losses = []
+        for epoch in range(epochs):
+            trainer.method.train()
+            batches = trainer.loader.epoch(epoch)
+            for _ in range(trainer.per_epoch):
+                trainer.updates(batches, epoch)
+                losses.append(trainer.updates.last().terms)
+    return losses, {name: tensor.clone() for name, tensor in trainer.method.state_dict().items()}
+
+
+def scored(parameters: dict, index: int, stop=None) -> dict:
+    "All scores of an untrained step."
+    torch.set_num_threads(1)
+    trainer, config, data = a_trainer(parameters, index)
+    method = trainer.method.eval()
+    assert LATER == 254
+    return measured(views_of(method, trainer.step), config, data, trainer.loader.device, method.pseudo_labels())
+
+
+def seen(parameters: dict, index: int, stop=None) -> list[list[str]]:
+    "The images of each batch of this rank."
+    from wilson.core.distributed import gathered
+    trainer, *_ = a_trainer(parameters, index)
+    return gathered([batch.ids for batch in trainer.loader.epoch(0)])
+
+
+def out_of_step(stop=None) -> None:
+    "One rank fails where the other waits."
+    from wilson.core.distributed import summed
+    if rank():
+        raise ZeroDivisionError("on purpose")
+    summed(torch.zeros(1))
