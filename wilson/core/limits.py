@@ -97,8 +97,8 @@ def about_open_files() -> str:
     more = max(16384, 4 * soft) if hard is None else min(hard, max(16384, 4 * soft))
     if more > soft:
         return f"This process may have {soft} files open; `ulimit -n {more}` before the command raises that."
-    return (f"This process may open {soft} files, which is also the hard limit (`ulimit -Hn`); in docker "
-            f"--ulimit nofile={max(16384, 4 * soft)} raises it.")
+    return (f"This process may have {soft} files open, and the hard limit is the same (`ulimit -Hn`); in "
+            f"docker, --ulimit nofile={max(16384, 4 * soft)} raises it.")
 
 # %% ../../nbs/core/05_limits.ipynb #03ac0fd7
 def about_memory() -> str:
