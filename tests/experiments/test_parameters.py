@@ -27,7 +27,7 @@ from wilson.experiments.sweep import Job, plan
 from wilson.run.config import TrainConfig, as_bool, parsed
 from wilson.run.parameters import TEXT
 
-NAMES = ("007", "1e3", "1_0", "nan", "inf", "true", "True", "null", "none", "no", "0x10", "1.0", "-1", "+5", "1,000", "½")
+NAMES = ("007", "1e3", "1_0", "nan", "inf", "true", "True", "null", "none", "no", "0x10", "1.0", "½")
 
 
 def by_papermill(notebook: str, *given: str) -> dict[str, object]:
@@ -76,6 +76,18 @@ def test_a_name_by_every_front_end(name, tmp_path, monkeypatch):
     assert f"  {shlex.quote(f'--name={name}')}\n" in script
     submit, *parts = write_sweep([member], "jobs", Resources())
     assert shlex.quote(f"--name={name}") in parts[-1].read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", ("-1", "+5", "1,000"))
+def test_a_path_by_every_front_end(path, tmp_path, monkeypatch):
+    "What may be the name of a list or a folder, though not of a run."
+    monkeypatch.chdir(tmp_path)
+    Path("settings.ini").touch()
+    wanted = TrainConfig(train_list=path, data_root=path)
+    assert parsed(by_papermill("train.ipynb", "-p", "train_list", path, "-p", "data_root", path)) == wanted
+    assert by_command(f"--train_list={path}", f"--data-root={path}") == wanted
+    member, = read_grid(shlex.join([f"train_list={path}", f"data_root={path}"]))
+    assert parsed({n: v for n, (v,) in member.items()}) == wanted
 
 
 @pytest.mark.parametrize("number", [7, 1000.0, float("nan"), True])
