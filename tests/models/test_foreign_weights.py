@@ -172,7 +172,7 @@ def zip_of(*names):
     (zip_of("model/weights.pth", "readme.txt"), "a zip archive of model/weights.pth, readme.txt"), (zip_of("a.npy"), "NumPy"),
     (zip_of("m/constants.pkl", "m/data.pkl"), "torch.jit.save"), (zip_of("a")[:-8], "torn"), (b"PK\x03\x04", "torn"),
     (b"Not Found", "torn, or something else"), ((50).to_bytes(8, "little") + b'{"a":', "torn, or something else"),
-])
+], ids=lambda value: value if isinstance(value, str) else f"{len(value)} bytes")  # archives hold the time
 def test_what_lies_under_the_name_of_weights(content, words, tmp_path):
     file = tmp_path / "resnet50.pth"
     file.write_bytes(content)
