@@ -44,6 +44,8 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(items):
+    # the slowest files first: in two processes, none of them is left to run alone at the end
+    items.sort(key=lambda item: REPO / "tests/system" not in item.path.parents)
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):

@@ -16,4 +16,5 @@ if [ "$started" != "$pages" ]; then echo "nbdev_test ran $started of $pages note
 echo "== nbdev_test: $started notebooks passed"
 
 echo "== pytest"
-OMP_NUM_THREADS=1 python -m pytest -q -o tmp_path_retention_policy=failed tests
+# two processes, each with whole files: what a file starts for its tests (JupyterLab, Slurm, a browser) is started once
+OMP_NUM_THREADS=1 python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -o tmp_path_retention_policy=failed tests
