@@ -153,13 +153,13 @@ def test_links_lead_somewhere(listed):
 
 
 def test_the_index_leads_to_every_page(listed):
-    pages = {REPO / n for n in listed if n.parts[0] == "nbs" and n.suffix in (".ipynb", ".js")}
+    pages = {REPO / n for n in listed if n.parts[0] == "nbs" and n.suffix == ".ipynb"}
     assert pages - linked(Path("nbs/index.ipynb")) == {REPO / "nbs/index.ipynb"}
 
 
 # ------------------------------------------------------------------------- what a browser runs
 
-BROWSER = Path("widgets/browser")
+BROWSER = Path("wilson/widgets/browser")
 # code from text, markup from text, and whatever is fetched; the names of SVG and HTML are not fetched
 UNSAFE = re.compile(r"innerHTML|outerHTML|insertAdjacentHTML|createContextualFragment|document\.write|srcdoc|\beval\b"
                     r"|\bFunction\(|\bimport\b|\bfetch\(|XMLHttpRequest|WebSocket|EventSource|sendBeacon|new Worker"
@@ -170,22 +170,24 @@ IMPORTED = """async code => {
 }"""
 
 
-def test_browser_files_are_those_beside_the_pages():
-    ours, theirs = contents(REPO / "wilson" / BROWSER, "*.*"), contents(REPO / "nbs" / BROWSER, "*.*")
-    assert theirs and not differing(ours, theirs), f"not in step: {differing(ours, theirs)}; run `make export`"
+def test_browser_files_are_tracked_once_and_linked_from_the_page_of_the_studio(listed):
+    files = {REPO / n for n in listed if n.suffix in (".js", ".css") and n.parts[0] != ".ci"}
+    assert {path.parent for path in files} == {REPO / BROWSER}
+    scripts = {path for path in files if path.suffix == ".js"}
+    assert scripts - linked(Path("nbs/widgets/04_studio.ipynb")) == set()
 
 
 def test_browser_files_are_one_module(page):  # noqa: F811
     "As a widget gets them. A module cannot have a name twice at its top: the browser says which."
     from wilson.widgets.studio import PARTS, browser_code
-    assert sorted(f"{part}.js" for part in PARTS) == sorted(contents(REPO / "nbs" / BROWSER, "*.js"))
+    assert sorted(f"{part}.js" for part in PARTS) == sorted(contents(REPO / BROWSER, "*.js"))
     assert page.evaluate(IMPORTED, browser_code()) == ["render"]
     twice = browser_code() + "\nfunction newestOnly() {}"
     assert page.evaluate(IMPORTED, twice) == "SyntaxError: Identifier 'newestOnly' has already been declared"
 
 
 def test_browser_files_take_no_text_for_code_and_fetch_nothing():
-    found = [f"{name}:{i}: {line.strip()[:100]}" for name, text in contents(REPO / "nbs" / BROWSER, "*.*").items()
+    found = [f"{name}:{i}: {line.strip()[:100]}" for name, text in contents(REPO / BROWSER, "*.*").items()
              for i, line in enumerate(text.splitlines(), 1) if UNSAFE.search(line)]
     assert not found
 
@@ -396,7 +398,7 @@ def test_installed_package_is_whole(copied, tmp_path):
     run(sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index",
         "--disable-pip-version-check", "--target", target, ".", cwd=copied)
     assert contents(target / "wilson", "*.py") == contents(copied / "wilson", "*.py")
-    assert contents(target / "wilson" / BROWSER, "*.*") == contents(copied / "nbs" / BROWSER, "*.*")
+    assert contents(target / BROWSER, "*.*") == contents(copied / BROWSER, "*.*") != {}
     assert sorted(p.name for p in target.iterdir() if not p.name.endswith(".dist-info")) == ["bin", "wilson"]
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()

@@ -70,7 +70,9 @@ def main(target: Path, run: list[str]) -> None:
             notebook["cells"].append({"cell_type": "markdown", "id": "contents", "metadata": {}, "source": contents()})
         if run and str(path.relative_to(target).with_suffix("")) not in run:
             notebook["metadata"]["mystnb"] = {"execution_mode": "off"}
-        path.write_text(json.dumps(notebook, ensure_ascii=False), encoding="utf-8")
+        text = json.dumps(notebook, ensure_ascii=False).replace("](../../wilson/widgets/browser/", "](browser/")
+        path.write_text(text, encoding="utf-8")
+    shutil.copytree(REPO / "wilson/widgets/browser", target / "widgets/browser")
     for name, page in TEXTS.items():
         text = (REPO / name).read_text(encoding="utf-8")
         (target / page).write_text(re.sub(r"\]\(nbs/", "](", text), encoding="utf-8")

@@ -348,6 +348,6 @@ def test_the_printed_address_can_be_opened(servers, tmp_path, monkeypatch):
 
 def test_browser_code_fetches_nothing_by_an_absolute_path():
     "Behind a prefix it would ask the wrong server."
-    for file in (REPO / "nbs/widgets/browser").iterdir():
+    for file in (REPO / "wilson/widgets/browser").iterdir():
         text = file.read_text(encoding="utf-8")
         assert not re.search(r"""(fetch|import|open|url)\(\s*["'`]?(/|https?:)|\b(src|href)\s*=\s*["'`](/|https?:)""", text), file

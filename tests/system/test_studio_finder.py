@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from conftest import need
 
-STUDIO = Path(__file__).resolve().parents[2] / "nbs/widgets/browser"
+STUDIO = Path(__file__).resolve().parents[2] / "wilson/widgets/browser"
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from browsing import REPO, SOON, chromium  # noqa: F401
 
-PARTS = REPO / "nbs/widgets/browser"
+PARTS = REPO / "wilson/widgets/browser"
 LIGHT = "body { background: #fff }"
 DARK = """body { background: #111 }
 :root { --jp-layout-color1: #111; --jp-layout-color2: #424242; --jp-ui-font-color1: rgba(255, 255, 255, .87);

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Mapping
+from importlib.resources import files
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
@@ -27,8 +28,8 @@ from .viewer import Looking, title
 __all__ = ['BROWSER', 'PARTS', 'KINDS', 'browser_code', 'browser_style', 'Worker', 'Studio']
 
 # %% ../../nbs/widgets/04_studio.ipynb #539277b8
-BROWSER = Path(__file__).with_name("browser") if "__file__" in globals() else Path("browser")
-PARTS = ("link", "controls", "panels", "finder", "desk", "main")  # the last one is what a widget exports
+BROWSER = Path(str(files("wilson.widgets")), "browser")
+PARTS = ("link", "controls", "panels", "finder", "sidebar", "main")  # the last one is what a widget exports
 KINDS = {  # of questions, by the thread that answers them
     "looking": ("hello", "step", "image", "export"),
     "finding": ("table", "behind", "thumbnails", "edit"),
