@@ -186,6 +186,11 @@ def test_browser_files_are_one_module(page):  # noqa: F811
     assert page.evaluate(IMPORTED, twice) == "SyntaxError: Identifier 'newestOnly' has already been declared"
 
 
+def test_browser_files_make_elements_in_one_place():
+    makers = [name for name, text in contents(REPO / BROWSER, "*.js").items() if re.search(r"createElement|new Option|new Image\(", text)]
+    assert makers == ["elements.js"]
+
+
 def test_browser_files_take_no_text_for_code_and_fetch_nothing():
     found = [f"{name}:{i}: {line.strip()[:100]}" for name, text in contents(REPO / BROWSER, "*.*").items()
              for i, line in enumerate(text.splitlines(), 1) if UNSAFE.search(line)]

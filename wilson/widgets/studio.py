@@ -29,7 +29,7 @@ __all__ = ['BROWSER', 'PARTS', 'KINDS', 'browser_code', 'browser_style', 'Worker
 
 # %% ../../nbs/widgets/04_studio.ipynb #539277b8
 BROWSER = Path(str(files("wilson.widgets")), "browser")
-PARTS = ("link", "controls", "panels", "finder", "sidebar", "main")  # the last one is what a widget exports
+PARTS = ("elements", "link", "controls", "panels", "finder", "sidebar", "main")  # a widget exports the last one
 KINDS = {  # of questions, by the thread that answers them
     "looking": ("hello", "step", "image", "export"),
     "finding": ("table", "behind", "thumbnails", "edit"),

@@ -1,51 +1,3 @@
-// Native elements with their labels, so that a keyboard and a screen reader find all of them.
-function make(tag, { text, parent, cls, on = {}, ...properties } = {}, ...children) {
-  const element = document.createElement(tag);
-  if (cls) element.className = cls;
-  if (text !== undefined) element.textContent = text;
-  for (const [name, value] of Object.entries(properties)) {
-    if (name.startsWith("aria-") || name.startsWith("data-") || name === "role") element.setAttribute(name, value);
-    else element[name] = value;
-  }
-  for (const [event, answer] of Object.entries(on)) element.addEventListener(event, answer);
-  element.append(...children);
-  parent?.append(element);
-  return element;
-}
-
-function labelled(parent, label, control, cls = "") {
-  make("label", { parent, cls: `ws-field ${cls}` }, make("span", { text: label }), control);
-  return control;
-}
-
-function setOptions(select, options, value) { // options: [value, text]
-  select.replaceChildren(...options.map(([v, text]) => make("option", { value: String(v), text })));
-  select.value = String(value);
-}
-
-function chooser(parent, label, cls, chosen) {
-  return labelled(parent, label, make("select", { on: { change: (e) => chosen(e.target.value) } }), cls);
-}
-
-function slider(parent, label, cls, { min, max, step, digits = 2 }, moved) {
-  const shown = make("output", {});
-  const input = make("input", { type: "range", min, max, step, on: {
-    input: () => { show(); moved(Number(input.value)); } } });
-  const show = () => { shown.textContent = Number(input.value).toFixed(digits); };
-  labelled(parent, label, input, `ws-slider ${cls}`).after(shown);
-  return { input, set(value) { input.value = value; show(); }, get: () => Number(input.value) };
-}
-
-function toggle(parent, label, cls, changed) {
-  const box = make("input", { type: "checkbox", on: { change: () => changed(box.checked) } });
-  make("label", { parent, cls: `ws-check ${cls}` }, box, make("span", { text: label }));
-  return box;
-}
-
-function button(parent, text, cls, pressed, title = "") {
-  return make("button", { parent, type: "button", text, cls, title, on: { click: pressed } });
-}
-
 // What a step's rule turns on; every change gives the whole rule.
 function createRuleControls(root, changed) {
   let trained = null, rule = null;
@@ -62,21 +14,21 @@ function createRuleControls(root, changed) {
   const hard = group("Hard mask (teaches the localizer)");
   const iterations = slider(hard, "iterations", "ws-iterations", { min: 0, max: 20, step: 1, digits: 0 },
     (v) => change({ iterations: v }));
-  const reach = make("div", { parent: hard, cls: "ws-dilations", role: "group", "aria-label": "dilations" },
+  const reach = make("div.ws-dilations", { parent: hard, role: "group", ariaLabel: "dilations" },
     make("span", { text: "dilations" }));
   const boxes = new Map([1, 2, 4, 8, 12, 24].map((d) => [d, toggle(reach, String(d), "", () => {
     const kept = [...boxes].filter(([, box]) => box.checked).map(([n]) => n);
     if (kept.length) change({ dilations: kept });
     else boxes.get(d).checked = true; // without neighbours there is no refinement
-  })]));
+ })]));
   const limits = ["background", "classes", "floor"].map((name, n) =>
     slider(hard, `${name} >`, `ws-threshold-${name}`, { min: 0, max: 1, step: 0.05 }, (v) =>
       change({ thresholds: rule.thresholds.map((t, k) => (k === n ? v : t)) })));
 
-  const foot = make("div", { parent: root, cls: "ws-row" });
+  const foot = make("div.ws-row", { parent: root });
   const reset = button(foot, "as trained", "ws-reset", () => { set(trained, trained); changed(rule); },
     "back to the rule of the run");
-  const differs = make("span", { parent: foot, cls: "ws-dim ws-differs" });
+  const differs = make("span.ws-dim.ws-differs", { parent: foot });
 
   function showChanges() {
     mix.input.disabled = rule.background === "min";
@@ -99,41 +51,40 @@ function createRuleControls(root, changed) {
 
 // The classes of one image: image-level labels as switches, the localizer's scores, IoU by map.
 function createClassTable(root, { labelled: switched, heat }) {
-  const table = make("table", { parent: make("div", { parent: root, cls: "ws-scroll" }), cls: "ws-classes" });
-  const more = make("select", { parent: root, cls: "ws-more", "aria-label": "another image-level label",
+  const table = make("table.ws-classes", { parent: make("div.ws-scroll", { parent: root }) });
+  const more = make("select.ws-more", { parent: root, ariaLabel: "another image-level label",
     on: { change: () => switched(Number(more.value), true) } });
   const percent = (v) => (v === null ? "–" : (100 * v).toFixed(0));
   const signed = (v) => (v === null ? "–" : (v >= 0 ? "+" : "−") + Math.abs(v).toFixed(1));
 
   function cellOf(row, values, other) {
-    const cell = make("td", { parent: row, cls: "ws-number", text: percent(values) });
+    const cell = make("td.ws-number", { parent: row, text: percent(values) });
     if (other === undefined) return;
     const delta = values === null || other === null ? null : 100 * (values - other);
     const cls = delta === null || Math.abs(delta) < 0.5 ? "ws-dim" : delta > 0 ? "ws-gain" : "ws-loss";
-    make("span", { parent: cell, cls: `ws-delta ${cls}`, text: signed(delta) });
+    make("span", { parent: cell, className: `ws-delta ${cls}`, text: signed(delta) });
   }
 
   function show({ classes, shown, told, known, scores, iou, other, heatOf }) {
     const maps = Object.keys(iou ?? {});
     const head = make("tr", {}, ...["label", "class", ...(scores ? ["nGWP", "focal", "score"] : [])].map((text, n) =>
-      make("th", { text, scope: "col", cls: n > 1 ? "ws-number" : "" })));
-    maps.forEach((text) => make("th", { parent: head, text, scope: "col", cls: "ws-number" }));
+      make("th", { text, scope: "col", className: n > 1 ? "ws-number" : "" })));
+    maps.forEach((text) => make("th.ws-number", { parent: head, text, scope: "col" }));
     const title = make("caption", { text: maps.length
       ? `Classes of this image · IoU in % of each map${other ? ", and its difference to the other run in points" : ""}`
       : "Classes of this image (it has no mask, hence no IoU)" });
     const body = make("tbody", {});
     for (const c of shown) {
-      const row = make("tr", { parent: body, "data-class": c, cls: heatOf === c ? "ws-on" : "" });
+      const row = make("tr", { parent: body, dataset: { class: c }, className: heatOf === c ? "ws-on" : "" });
       const box = make("input", { type: "checkbox", checked: c === 0 || told[c - 1], disabled: c === 0 || !known(c),
-        "aria-label": `image-level label ${classes[c].name}`, on: { change: () => switched(c, box.checked) } });
+        ariaLabel: `image-level label ${classes[c].name}`, on: { change: () => switched(c, box.checked) } });
       make("td", { parent: row }, box);
-      const name = make("button", { type: "button", cls: "ws-class", title: "show this class as heat",
-        "aria-pressed": String(heatOf === c), on: { click: () => heat(heatOf === c ? null : c) } });
-      make("i", { parent: name, cls: "ws-swatch" }).style.background = classes[c].colour;
-      name.append(classes[c].name);
+      const name = make("button.ws-class", { type: "button", title: "show this class as heat",
+        ariaPressed: heatOf === c, on: { click: () => heat(heatOf === c ? null : c) } });
+      name.append(make("i.ws-swatch", { style: `background: ${classes[c].colour}` }), classes[c].name);
       make("td", { parent: row }, name);
       for (const kind of scores ? ["nGWP", "focal", "score"] : [])
-        make("td", { parent: row, cls: "ws-number", text: signed(scores[kind][c]) });
+        make("td.ws-number", { parent: row, text: signed(scores[kind][c]) });
       for (const map of maps) cellOf(row, iou[map][c], other ? other[map]?.[c] ?? null : undefined);
     }
     table.replaceChildren(title, make("thead", {}, head), body);

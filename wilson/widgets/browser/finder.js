@@ -10,22 +10,13 @@ const FINDER_FORMATS = [0, 1, 2, 3].map((digits) =>
 const finderNumber = (value, digits = 0) => FINDER_FORMATS[Math.min(digits, 3)].format(value);
 const finderPlain = (title) => title.replace(/\u00AD/g, "");  // a soft hyphen says where a narrow header may break a title
 const finderName = ({ title, group }) => finderPlain(group ? `${title} (${group})` : title);
-const finderKept = (value, end) => Math.min(end, Math.max(0, value));
-
-// An element ("div.some-class") with its properties. Strings among the children stay text.
-function finderElement(kind, settings = {}, ...children) {
-  const [tag, className = ""] = kind.split("."), element = document.createElement(tag);
-  Object.assign(element, { className, ...settings }).append(...children);
-  return element;
-}
 
 // Options of a select, rebuilt only when they differ: an open list would close, a choice would be lost.
 function finderOptions(select, options, preferred) {
   const text = JSON.stringify(options), values = options.map(([value]) => value), kept = select.value;
   if (select.finderOptions === text) return;
   select.finderOptions = text;
-  select.replaceChildren(...options.map(([value, label]) => new Option(label, value)));
-  select.value = [kept, preferred].find((value) => values.includes(value)) ?? values[0] ?? "";
+  setOptions(select, options, [kept, preferred].find((value) => values.includes(value)) ?? values[0] ?? "");
 }
 
 // Keys that an element answers; the notebook, which has keys of its own, does not get them.
@@ -92,22 +83,22 @@ function finderArrange(model) {
 }
 
 function finderFilters(model, act) {
-  const field = (type, label, more) => finderElement("input", { type, ariaLabel: label, ...more });
+  const field = (type, label, more) => make("input", { type, ariaLabel: label, ...more });
   const range = (...labels) => labels.map((label, i) => field("number", label, { step: "any", placeholder: ["min", "max"][i] }));
   const text = field("search", "search in ids", { placeholder: "search id" });
-  const holds = finderElement("select", { ariaLabel: "class among the labels" });
-  const column = finderElement("select", { ariaLabel: "column of the range" });
-  const epoch = finderElement("select", { ariaLabel: "epoch" });
+  const holds = make("select", { ariaLabel: "class among the labels" });
+  const column = make("select", { ariaLabel: "column of the range" });
+  const epoch = make("select", { ariaLabel: "epoch" });
   const [fewest, most] = range("fewest labels", "most labels"), [low, high] = range("least value", "greatest value");
   const [flagged, compact] = [field("checkbox", "flagged only"), field("checkbox", "compact rows")];
-  const [count, chip] = [finderElement("output.finder-count"), finderElement("span.finder-chip")];
-  const reset = finderElement("button", { type: "button", title: "Lift every filter" }, "reset");
-  const unpick = finderElement("button", { type: "button", title: "Show all images again", ariaLabel: "show all again" }, "✕");
-  const line = (tag, ...parts) => finderElement(tag, {}, ...parts);
-  const inputs = finderElement("span.finder-inputs", {}, text, holds, line("span", "labels ", fewest, "–", most),
+  const [count, chip] = [make("output.finder-count"), make("span.finder-chip")];
+  const reset = make("button", { type: "button", title: "Lift every filter" }, "reset");
+  const unpick = make("button", { type: "button", title: "Show all images again", ariaLabel: "show all again" }, "✕");
+  const line = (tag, ...parts) => make(tag, {}, ...parts);
+  const inputs = make("span.finder-inputs", {}, text, holds, line("span", "labels ", fewest, "–", most),
     line("span", column, " ", low, "–", high), line("label", flagged, "flagged"), epoch);
-  const element = finderElement("div.finder-filters", { role: "search", ariaLabel: "filter of images" },
-    inputs, finderElement("span.finder-end", {}, count, reset, line("label", compact, "compact")), chip);
+  const element = make("div.finder-filters", { role: "search", ariaLabel: "filter of images" },
+    inputs, make("span.finder-end", {}, count, reset, line("label", compact, "compact")), chip);
 
   const number = (input, otherwise) => (Number.isNaN(input.valueAsNumber) ? otherwise : input.valueAsNumber);
   const clear = (...all) => all.forEach((input) => { input.value = ""; });
@@ -126,7 +117,7 @@ function finderFilters(model, act) {
     count.textContent = `${finderNumber(model.order.length)} of ${finderNumber(model.table.ids.length)} images`;
     if (chip.picked === model.picked) return;
     chip.picked = model.picked;
-    chip.replaceChildren(...(model.picked ? [finderElement("span", { title: model.picked.name }, model.picked.name), unpick] : []));
+    chip.replaceChildren(...(model.picked ? [make("span", { title: model.picked.name }, model.picked.name), unpick] : []));
   };
   inputs.addEventListener("input", () => act.refresh(true));
   const chosen = (select) => (select.value === "" ? null : Number(select.value));
@@ -162,7 +153,7 @@ function finderThumbnails(fetched, arrived) {
   };
 }
 
-const finderCell = (role, name, ...children) => finderElement(`div.finder-${name}`, { role }, ...children);
+const finderCell = (role, name, ...children) => make(`div.finder-${name}`, { role }, ...children);
 
 // Neighbouring columns of one group, which share a line above their titles.
 function finderGroups(columns) {
@@ -178,11 +169,11 @@ function finderTitles(columns, sort) {
   const sorter = (column, kind) => {
     const better = { true: "; higher is better", false: "; lower is better" }[column.higherIsBetter] ?? "";
     const told = { title: `${finderName(column)}${better}; click to sort`, ariaLabel: finderName(column) };
-    const button = finderElement("button", { type: "button", ...told, onclick: () => sort(column.key) }, column.title,
-      finderElement("span.finder-arrow"));
+    const button = make("button", { type: "button", ...told, onclick: () => sort(column.key) }, column.title,
+      make("span.finder-arrow"));
     return Object.assign(finderCell("columnheader", kind, button), { key: column.key });
   };
-  const groups = finderGroups(columns).map(({ group, first, count }) => finderElement("div.finder-group",
+  const groups = finderGroups(columns).map(({ group, first, count }) => make("div.finder-group",
     { ariaHidden: true, style: `grid-column: ${first - columns.length - 1} / span ${count}` }, group));
   const named = (name, label) => Object.assign(finderCell("columnheader", name), { ariaLabel: label });
   return [...groups, named("star", "flag"), named("thumb", "picture"), sorter({ key: "id", title: "id" }, "id"),
@@ -191,7 +182,7 @@ function finderTitles(columns, sort) {
 
 // Widths for header and rows, which are grids of their own. The widest part of a title that does not break must fit.
 function finderWidths({ table, columns, compact, tops }, element) {
-  const context = document.createElement("canvas").getContext("2d"), { fontFamily } = getComputedStyle(element);
+  const context = make("canvas").getContext("2d"), { fontFamily } = getComputedStyle(element);
   const widest = (size, texts) => {
     context.font = `${size}px ${fontFamily}`;
     return Math.ceil(Math.max(...texts.map((text) => context.measureText(text).width)));
@@ -199,18 +190,18 @@ function finderWidths({ table, columns, compact, tops }, element) {
   const longest = table.ids.reduce((most, id) => (id.length > most.length ? id : most), "");
   const numbers = columns.map(({ title, digits }, i) => 8 + Math.max(29, widest(12, [finderNumber(tops[i], digits)]),
     widest(11, title.replace(/\u00AD/g, "- ").split(" "))));
-  const fixed = [26, ...(compact ? [] : [50]), finderKept(9 + widest(12, [longest]), 140)], least = 86;
+  const fixed = [26, ...(compact ? [] : [50]), clamp(9 + widest(12, [longest]), 0, 140)], least = 86;
   return [`${fixed.join("px ")}px minmax(${least}px, 1fr) ${numbers.map((width) => `${width}px`).join(" ")}`,
           `${[...fixed, least, ...numbers].reduce((a, b) => a + b)}px`];
 }
 
 // An empty row: rows are filled anew while the table scrolls.
 function finderRow(columns) {
-  const star = finderElement("button", { type: "button", tabIndex: -1, title: "Flag (space)" });
-  const picture = finderElement("img", { alt: "", draggable: false });
+  const star = make("button", { type: "button", tabIndex: -1, title: "Flag (space)" });
+  const picture = make("img", { alt: "", draggable: false });
   const [name, labels] = ["id", "labels"].map((kind) => finderCell("gridcell", kind));
   const numbers = columns.map(() => finderCell("gridcell", "number"));
-  const row = finderElement("div.finder-row", { role: "row" }, finderCell("gridcell", "star", star),
+  const row = make("div.finder-row", { role: "row" }, finderCell("gridcell", "star", star),
     finderCell("gridcell", "thumb", picture), name, labels, ...numbers);
   return Object.assign(row, { star, picture, name, labels, numbers });
 }
@@ -218,10 +209,10 @@ function finderRow(columns) {
 // As many chips as there is room for, and how many more there are; all names in the title.
 function finderChips(cell, classes, room) {
   cell.title = classes.map(({ name }) => name).join(", ");
-  cell.replaceChildren(...classes.slice(0, room).map(({ name, colour }) => finderElement("span.finder-label", {},
-    finderElement("i", { style: `background: ${colour}` }), finderElement("span", {}, name))));
+  cell.replaceChildren(...classes.slice(0, room).map(({ name, colour }) => make("span.finder-label", {},
+    make("i", { style: `background: ${colour}` }), make("span", {}, name))));
   const more = classes.length - room;
-  if (more > 0) cell.append(finderElement("span.finder-more", {}, `+${more}`));
+  if (more > 0) cell.append(make("span.finder-more", {}, `+${more}`));
 }
 
 function finderFill(row, position, { table, columns, flags, tops, compact }, picture) {
@@ -237,15 +228,15 @@ function finderFill(row, position, { table, columns, flags, tops, compact }, pic
     const there = Number.isFinite(values[i]);
     cell.textContent = there ? finderNumber(values[i], columns[i].digits) : none;
     cell.classList.toggle("finder-lower", columns[i].higherIsBetter === false);
-    cell.style.setProperty("--share", there ? finderKept(values[i] / tops[i], 1) : 0);
+    cell.style.setProperty("--share", there ? clamp(values[i] / tops[i], 0, 1) : 0);
   });
 }
 
 // Only rows in view are elements, and the one that has the keyboard, which would be lost with its element.
 function finderGrid(model, act, thumbnails) {
-  const header = finderElement("div.finder-header", { role: "row", ariaRowIndex: 1 });
-  const body = finderElement("div.finder-body", { role: "rowgroup" }), none = finderElement("p.finder-none");
-  const element = finderElement("div.finder-grid", { role: "grid", ariaLabel: "images" }, header, body, none);
+  const header = make("div.finder-header", { role: "row", ariaRowIndex: 1 });
+  const body = make("div.finder-body", { role: "rowgroup" }), none = make("p.finder-none");
+  const element = make("div.finder-grid", { role: "grid", ariaLabel: "images" }, header, body, none);
   const rows = new Map(), pictures = finderThumbnails(thumbnails, () => { model.version += 1; draw(); });
   const height = () => (model.compact ? 28 : 52), view = () => element.clientHeight - header.offsetHeight;
   let built = "", measured = [], unseen = false;
@@ -326,7 +317,7 @@ function finderGrid(model, act, thumbnails) {
     if (key === "Enter") return act.open(model.cursor);
     if (key === " ") return act.toggle(model.cursor);
     if (to === undefined) return false;
-    model.cursor = model.order[finderKept(to, end)];
+    model.cursor = model.order[clamp(to, 0, end)];
     reveal(model.cursor);
     draw();
   });
@@ -345,10 +336,10 @@ function finderGrid(model, act, thumbnails) {
 
 // A canvas with choices above and a line of text below; to the keyboard it is one control.
 function finderPanel(name, hint, ...choices) {
-  const canvas = finderElement("canvas.finder-canvas", { tabIndex: 0, role: "application", ariaLabel: hint });
-  const plot = finderElement("div.finder-plot", {}, canvas), readout = finderElement("output.finder-readout");
-  const element = finderElement("div.finder-panel", { role: "tabpanel", ariaLabel: name },
-    finderElement("div.finder-choice", {}, ...choices), plot, readout);
+  const canvas = make("canvas.finder-canvas", { tabIndex: 0, role: "application", ariaLabel: hint });
+  const plot = make("div.finder-plot", {}, canvas), readout = make("output.finder-readout");
+  const element = make("div.finder-panel", { role: "tabpanel", ariaLabel: name },
+    make("div.finder-choice", {}, ...choices), plot, readout);
   return { element, canvas, readout, width: () => plot.clientWidth };
 }
 
@@ -420,10 +411,10 @@ function finderPoints(context, frame, { order, place, flags, table }, colours) {
 }
 
 function finderScatter(model, act) {
-  const [x, y] = ["x axis", "y axis"].map((label) => finderElement("select", { ariaLabel: label }));
+  const [x, y] = ["x axis", "y axis"].map((label) => make("select", { ariaLabel: label }));
   const { element, canvas, readout, width } = finderPanel("scatter",
     "scatter plot: left and right go from image to image, Enter opens", "x ", x, " y ", y);
-  const base = document.createElement("canvas");  // all points: to point at one must not draw ten thousand
+  const base = make("canvas");  // all points: to point at one must not draw ten thousand
   let frame = null, pointed = -1;
 
   const point = (position) => {
@@ -468,7 +459,7 @@ function finderScatter(model, act) {
   const step = (by) => {  // in the order of x, then of y
     const [xs, ys] = [frame.across.data, frame.up.data];
     const along = model.order.filter(frame.at).sort((a, b) => xs[a] - xs[b] || ys[a] - ys[b]), from = along.indexOf(pointed);
-    point(along[from < 0 ? Math.max(0, along.indexOf(model.current)) : finderKept(from + by, along.length - 1)] ?? -1);
+    point(along[from < 0 ? Math.max(0, along.indexOf(model.current)) : clamp(from + by, 0, along.length - 1)] ?? -1);
   };
   const later = finderLater(draw);
   for (const select of [x, y]) select.addEventListener("input", later);
@@ -516,7 +507,7 @@ function finderMargins(context, { named, edge, size, side }, { names, colours, m
 }
 
 function finderConfusion(act) {
-  const map = finderElement("select", { ariaLabel: "map compared with the truth" });
+  const map = make("select", { ariaLabel: "map compared with the truth" });
   const { element, canvas, readout, width } = finderPanel("confusion",
     "confusion matrix: arrows go from cell to cell, Enter lists the images of a cell", "map ", map);
   let confusion = null, sums = [], shape = null, cell = null, n = 0;
@@ -584,7 +575,7 @@ function finderConfusion(act) {
     const by = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[key];
     const [truth, column] = cell ?? [0, 0];
     if (key === "Enter") return ask(cell);
-    return by ? point([finderKept(truth + by[0], n - 1), finderKept(column + by[1], n)]) : false;
+    return by ? point([clamp(truth + by[0], 0, n - 1), clamp(column + by[1], 0, n)]) : false;
   });
   set(null);
   return { element, canvas, later, set };
@@ -594,27 +585,27 @@ function finderConfusion(act) {
 
 // One panel at a time; where all have room beside each other, the style sheet shows them all and hides the tabs.
 function finderTabs(panels) {
-  const list = finderElement("div.finder-tabs", { role: "tablist" });
+  const list = make("div.finder-tabs", { role: "tablist" });
   const choose = (chosen) => panels.forEach((panel, i) => {
     panel.classList.toggle("finder-behind", i !== chosen);
     Object.assign(list.children[i], { ariaSelected: i === chosen, tabIndex: i === chosen ? 0 : -1 });
   });
   list.append(...panels.map(({ ariaLabel }, i) =>
-    finderElement("button", { type: "button", role: "tab", onclick: () => choose(i) }, ariaLabel)));
+    make("button", { type: "button", role: "tab", onclick: () => choose(i) }, ariaLabel)));
   finderKeys(list, (key) => {
     const tabs = [...list.children], by = { ArrowLeft: -1, ArrowRight: 1 }[key];
     if (!by) return false;
-    const to = finderKept(tabs.findIndex((tab) => tab.matches(":focus")) + by, tabs.length - 1);
+    const to = clamp(tabs.findIndex((tab) => tab.matches(":focus")) + by, 0, tabs.length - 1);
     choose(to);
     tabs[to].focus();
   });
   choose(0);
-  return finderElement("div.finder-side", {}, list, ...panels);
+  return make("div.finder-side", {}, list, ...panels);
 }
 
 function finderProgress() {
-  const bar = finderElement("div.finder-bar"), text = finderElement("span");
-  const element = finderElement("div.finder-progress", { role: "progressbar", ariaLabel: "index", hidden: true }, bar, text);
+  const bar = make("div.finder-bar"), text = make("span");
+  const element = make("div.finder-progress", { role: "progressbar", ariaLabel: "index", hidden: true }, bar, text);
   const set = (progress) => {
     const { done = 0, total = 0, text: said = `indexed ${finderNumber(done)} of ${finderNumber(total)}` } = progress ?? {};
     Object.assign(element, { hidden: !(done < total), ariaValueNow: Math.round(100 * done / Math.max(1, total)) });
@@ -658,8 +649,8 @@ function createFinder(root, { open, flag, thumbnails, ask }) {
   };
   const filters = finderFilters(model, act), progress = finderProgress(), grid = finderGrid(model, act, thumbnails);
   const scatter = finderScatter(model, act), confusion = finderConfusion(act);
-  const parts = finderElement("div.finder-parts", {}, grid.element, finderTabs([scatter.element, confusion.element]));
-  const whole = finderElement("div.finder", {}, filters.element, progress.element, parts);
+  const parts = make("div.finder-parts", {}, grid.element, finderTabs([scatter.element, confusion.element]));
+  const whole = make("div.finder", {}, filters.element, progress.element, parts);
   const redraw = () => { grid.shown(); scatter.later(); confusion.later(); };
   const sizes = new ResizeObserver(redraw);
 
@@ -691,7 +682,7 @@ function createFinder(root, { open, flag, thumbnails, ask }) {
   }
   function next(by) {
     const at = model.place[model.current], { order } = model;
-    const to = order[at >= 0 ? finderKept(at + by, order.length - 1) : 0];
+    const to = order[at >= 0 ? clamp(at + by, 0, order.length - 1) : 0];
     if (to !== undefined && to !== model.current) act.open(to);
   }
   function setFlags(flags) {

@@ -4,8 +4,8 @@ const PANELS = ["image", "CAM", "refined", "hard mask", "soft label", "target", 
 const AT_FIRST = ["image", "CAM", "hard mask", "target", "prediction", "truth"];
 
 function render({ model, el }) {
-  const root = make("div", { parent: el, cls: "wilson-studio", tabIndex: -1 });
-  root.dataset.lmSuppressShortcuts = "true"; // JupyterLab's one-letter commands stay out
+  const dataset = { lmSuppressShortcuts: "true" }; // JupyterLab's one-letter commands stay out
+  const root = make("div.wilson-studio", { parent: el, tabIndex: -1, dataset });
   // those on `:focus` look no further than the element: an arrow would move the notebook's cursor in place of a slider
   root.addEventListener("focusin", ({ target }) => { target.dataset.lmSuppressShortcuts = "true"; });
   const link = createLink(model, pushed);
@@ -14,46 +14,46 @@ function render({ model, el }) {
   let drawn = 0;
 
   // ------------------------------------------------------------------ layout
-  const bar = make("div", { parent: root, cls: "ws-bar" });
+  const bar = make("div.ws-bar", { parent: root });
   const run = chooser(bar, "Run", "ws-run", (v) => guarded(openStep)(0, v, null));
   const step = chooser(bar, "Step", "ws-step", (v) => guarded(openStep)(0, run.value, Number(v)));
   const other = chooser(bar, "Compare with", "ws-compare", (v) => {
     if (v) return guarded(openStep)(1, ...JSON.parse(v));
     at.sides[1] = null;
     return ask();
-  });
+ });
   const list = chooser(bar, "Images", "ws-list", (v) => { at.list = v; scoring.show([]); guarded(showList)(); });
   setOptions(list, [["validation", "validation"], ["training", "training"]], "validation");
-  const where = make("div", { parent: bar, cls: "ws-where" });
+  const where = make("div.ws-where", { parent: bar });
   button(where, "◀", "ws-back", () => finder.next(-1), "previous image (p)");
-  const id = make("input", { parent: where, type: "text", cls: "ws-id", "aria-label": "image id",
+  const id = make("input.ws-id", { parent: where, type: "text", ariaLabel: "image id",
     title: "type an id, or a part of one", on: { keydown: (e) => { if (e.key === "Enter") jump(id.value); } } });
   button(where, "▶", "ws-forth", () => finder.next(1), "next image (n)");
-  const status = make("div", { parent: root, cls: "ws-status", role: "status" });
+  const status = make("div.ws-status", { parent: root, role: "status" });
 
-  const looks = make("div", { parent: root, cls: "ws-row ws-looks" });
-  const chips = make("div", { parent: looks, cls: "ws-chips", role: "group", "aria-label": "maps" });
+  const looks = make("div.ws-row.ws-looks", { parent: root });
+  const chips = make("div.ws-chips", { parent: looks, role: "group", ariaLabel: "maps" });
   const heat = chooser(looks, "Show", "ws-heat", (v) => setHeat(v === "" ? null : /^\d+$/.test(v) ? Number(v) : v));
   const opacity = slider(looks, "Opacity", "ws-opacity", { min: 0, max: 1, step: 0.05 }, (v) => panels.set({ opacity: v }));
   opacity.set(0.7);
   toggle(looks, "outline of the truth", "ws-outline", (on) => panels.set({ outline: on }));
   const differs = chooser(looks, "Difference of", "ws-differs-of", (v) => { at.differs = v; ask(["difference"]); });
 
-  const body = make("div", { parent: root, cls: "ws-body" });
-  const left = make("div", { parent: body, cls: "ws-left" });
+  const body = make("div.ws-body", { parent: root });
+  const left = make("div.ws-left", { parent: body });
   const player = createPlayer(left, (epoch) => { at.epoch = epoch; return ask(); });
-  const panels = createPanels(make("div", { parent: left, cls: "ws-panels" }), {});
+  const panels = createPanels(make("div.ws-panels", { parent: left }), {});
   panels.set({ opacity: 0.7 });
   const table = createClassTable(left, { labelled: switchLabel, heat: setHeat });
-  const side = make("div", { parent: body, cls: "ws-side" });
-  const rules = createRuleControls(make("div", { parent: side, cls: "ws-rules" }), () => { scoring.show([]); ask(SHAPED); });
+  const side = make("div.ws-side", { parent: body });
+  const rules = createRuleControls(make("div.ws-rules", { parent: side }), () => { scoring.show([]); ask(SHAPED); });
   const scoring = createScoring(side, { score: () => scoreAll(), cancel: () => link.ask("cancel") });
   const notes = createNotes(side, { save: (part) => saveEdit(part), take: () => takeLabels() });
-  const finder = createFinder(make("div", { parent: root, cls: "ws-finder" }), {
+  const finder = createFinder(make("div.ws-finder", { parent: root }), {
     open: (position) => showImage(position),
     flag: (position, on) => saveEdit({ flag: on }, position),
     thumbnails, ask: (what) => asked(what),
-  });
+ });
   const exports = createExports(root, (kind) => write(kind));
 
   // ------------------------------------------------------------------ words
@@ -125,12 +125,12 @@ function render({ model, el }) {
   function showChips() {
     const there = PANELS.filter((p) => info().panels.includes(p));
     if (!there.includes(at.differs)) at.differs = "prediction";
-    chips.replaceChildren(...there.map((name) => make("button", { type: "button", cls: "ws-chip", text: name,
-      "data-map": name, "aria-pressed": String(at.panels.has(name)), on: { click: (e) => {
+    chips.replaceChildren(...there.map((name) => make("button.ws-chip", { type: "button", text: name,
+      dataset: { map: name }, ariaPressed: at.panels.has(name), on: { click: (e) => {
         at.panels[at.panels.has(name) ? "delete" : "add"](name);
-        e.target.setAttribute("aria-pressed", String(at.panels.has(name)));
+        e.target.ariaPressed = at.panels.has(name);
         ask();
-      } } })));
+     } } })));
     setOptions(differs, there.filter((p) => !["image", "truth", "difference"].includes(p)).map((p) => [p, p]), at.differs);
   }
 
@@ -190,7 +190,7 @@ function render({ model, el }) {
     }
     root.dataset.milliseconds = (performance.now() - began).toFixed(1);
     root.dataset.drawn = ++drawn;
-  }));
+ }));
 
   function ask(only) {
     if (only) only.forEach((p) => some.add(p));
@@ -212,7 +212,7 @@ function render({ model, el }) {
       const iou = row.iou && { ...before?.iou, ...row.iou }, means = { ...before?.means, ...row.means };
       const shownOf = (p) => ({ ...all.get(p), note: noteOf(means, p) });
       return { ...row, iou, means, panels: PANELS.filter((p) => all.has(p)).map(shownOf) };
-    });
+   });
     if (last?.rows[1]) rows[1] = last.rows[1];
     at.reply = { ...reply, base, truth, rows };
     panels.show({ key: reply.key, classes: info().classes, nOld: info().nOld, size: reply.size, truth, rows });
@@ -266,7 +266,7 @@ function render({ model, el }) {
     finder.setTable({ ids: listed().ids, labels: listed().labels, classes: of.classes, columns, epochs: reply.epochs });
     finder.setConfusion(reply.confusion && { ...reply.confusion, counts: Float64Array.from(floatsOf(reply.buffers.at(-1))),
       names: of.classes.map((c) => c.name), colours: of.classes.map((c) => c.colour) });
-  }));
+ }));
 
   const asked = guarded(async ({ confusion, ...table }) => {
     if (!confusion || confusion.truth === undefined) {
@@ -278,7 +278,7 @@ function render({ model, el }) {
     const reply = await question("behind", { list: at.list, map, truth, epoch: at.table.epoch,
       predicted: Math.min(confusion.predicted, c) });
     if (of === info() && from === at.list) finder.pick({ title: reply.title, positions: intsOf(reply.buffers[0]), pixels: floatsOf(reply.buffers[1]) });
-  });
+ });
 
   async function thumbnails(positions) {
     const reply = await question("thumbnails", { list: at.list, positions });
@@ -292,7 +292,7 @@ function render({ model, el }) {
     const found = exact >= 0 ? exact : ids.findIndex((i) => i.includes(wanted));
     if (found < 0) throw new Error(`No ${at.list} image has “${wanted}” in its id.`);
     return showImage(found);
-  });
+ });
 
   const scoreAll = guarded(async () => {
     const scored = () => JSON.stringify([info().title, at.list, rules.get()]), of = scored();
@@ -303,7 +303,7 @@ function render({ model, el }) {
     } finally {
       scoring.progress({ done: 1, total: 1, text: of === scored() ? reply.text : "the rule or the list has changed meanwhile" });
     }
-  });
+ });
 
   // ------------------------------------------------------------------ notes and exports
   const NOTHING = { add: [], remove: [], exclude: false, flag: false, note: "" };
@@ -326,7 +326,7 @@ function render({ model, el }) {
       finder.setFlags(flagged());
       if (settled()) showNumbers();
     }
-  });
+ });
 
   async function takeLabels() { // classes that this step does not know keep what was noted of them
     if (!settled() || !at.told) return;
@@ -347,7 +347,7 @@ function render({ model, el }) {
       which: exports.which(), rule: rules.get(), told: at.told, panels: PANELS.filter((p) => at.panels.has(p)) });
     exports.say(reply.text);
     say(reply.text);
-  });
+ });
 
   // ------------------------------------------------------------------ keys
   root.addEventListener("keydown", (event) => {
@@ -355,7 +355,7 @@ function render({ model, el }) {
     if (typing || event.ctrlKey || event.metaKey || event.altKey || !info()) return;
     const act = { n: () => finder.next(1), p: () => finder.next(-1), f: () => saveEdit({ flag: !edit().flag }) }[event.key];
     if (act) { event.preventDefault(); act(); }
-  });
+ });
 
   guarded(async () => {
     let hello = null; // asked again where it was lost on a connection that was only being made
@@ -367,7 +367,7 @@ function render({ model, el }) {
     }
     showRuns(hello);
     return openStep(0, hello.at.run, hello.at.step, hello.at.image);
-  })();
+ })();
   return () => { link.close(); panels.destroy?.(); finder.destroy?.(); };
 }
 

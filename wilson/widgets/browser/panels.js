@@ -13,7 +13,6 @@ const PANEL_HINT = "Ctrl + wheel zooms, the wheel alone once a map is clicked ·
 
 // ------------------------------------------------------------------------------------------ numbers
 
-const panelWithin = (x, low, high) => Math.min(Math.max(x, low), high);
 const panelBytes = (hex) => [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16));
 // one word per RGBA pixel: every platform with a browser is little-endian
 const panelWord = ([r, g, b], alpha = 255) => ((alpha << 24) | (b << 16) | (g << 8) | r) >>> 0;
@@ -27,7 +26,7 @@ const PANEL_HEAT = Uint32Array.from({ length: 256 }, (_, i) => {
 
 // Where pixel i of n lies between the pixels of a smaller map (torch, align_corners=False): below, above, share of above.
 function panelTap(i, n, small) {
-  const at = panelWithin(((i + 0.5) * small) / n - 0.5, 0, small - 1), below = Math.floor(at);
+  const at = clamp(((i + 0.5) * small) / n - 0.5, 0, small - 1), below = Math.floor(at);
   return [below, Math.min(below + 1, small - 1), at - below];
 }
 
@@ -52,10 +51,6 @@ const panelHeatName = (heat, classes) => classes[heat === "background" ? 0 : hea
 // Height and width of an ImageBitmap, an HTMLImageElement or a canvas; 0 where there is nothing to draw.
 const panelSize = (image) => [image?.naturalHeight ?? image?.height ?? 0, image?.naturalWidth ?? image?.width ?? 0];
 
-function panelCanvas(width, height) {
-  return Object.assign(document.createElement("canvas"), { width, height });
-}
-
 // Labels in words by class. A plain loop: `Uint32Array.from` takes thirty times as long.
 function panelWords(labels, colours) {
   const words = new Uint32Array(labels.length);
@@ -65,7 +60,7 @@ function panelWords(labels, colours) {
 
 // A canvas with one word per pixel of a label map.
 function panelLayer([H, W], words) {
-  const canvas = panelCanvas(W, H);
+  const canvas = make("canvas", { width: W, height: H });
   canvas.getContext("2d").putImageData(new ImageData(new Uint8ClampedArray(words.buffer), W, H), 0, 0);
   return canvas;
 }
@@ -108,7 +103,7 @@ const panelVoidLayer = (labels, { size }) => labels.includes(PANEL_VOID)
 
 // Grey with diagonals, in pixels of the screen: it looks the same at every zoom, and like no class.
 function panelHatch(ctx, ratio) {
-  const side = Math.round(6 * ratio), tile = panelCanvas(side, side), pen = tile.getContext("2d");
+  const side = Math.round(6 * ratio), tile = make("canvas", { width: side, height: side }), pen = tile.getContext("2d");
   pen.fillStyle = "#b4b4b4";
   pen.fillRect(0, 0, side, side);
   pen.strokeStyle = "#555";
@@ -140,32 +135,23 @@ function panelOutline(truth, [H, W]) {
 
 // ------------------------------------------------------------------------------------------ elements
 
-function panelElement(tag, className, parent, text = "") {
-  const made = Object.assign(document.createElement(tag), { className, textContent: text });
-  parent?.append(made);
-  return made;
-}
-
 // One map: caption, canvas under a ring at the pointer, readout of three entries.
 function panelFigure(grid, title, spec, row) {
-  const figure = panelElement("figure", "wilson-panel", grid);
-  Object.assign(figure.dataset, { panel: spec.name, row });
-  const caption = panelElement("figcaption", "", figure);
-  const head = panelElement("div", "wilson-panel-head", caption);
-  panelElement("b", "", head, spec.name);
-  const note = panelElement("span", "wilson-panel-note", head);
-  const readout = panelElement("div", "wilson-panel-readout", caption);
+  const figure = make("figure.wilson-panel", { parent: grid, dataset: { panel: spec.name, row } });
+  const caption = make("figcaption", { parent: figure });
+  const head = make("div.wilson-panel-head", { parent: caption });
+  make("b", { parent: head, text: spec.name });
+  const note = make("span.wilson-panel-note", { parent: head });
+  const readout = make("div.wilson-panel-readout", { parent: caption });
   const entries = [0, 1, 2].map(() => {
-    const entry = panelElement("span", "wilson-panel-entry", readout);
-    const [swatch, name, value] = ["i", "span", "b"].map((tag) => panelElement(tag, "", entry));
+    const entry = make("span.wilson-panel-entry", { parent: readout });
+    const [swatch, name, value] = ["i", "span", "b"].map((tag) => make(tag, { parent: entry }));
     return { entry, swatch, name, value };
   });
-  const stage = panelElement("div", "wilson-panel-stage", figure), canvas = panelElement("canvas", "", stage);
-  canvas.tabIndex = 0;
-  canvas.setAttribute("role", "application");
-  canvas.setAttribute("aria-label", [spec.name, title].filter(Boolean).join(" of "));
-  canvas.setAttribute("aria-roledescription", "map that zooms");
-  const ring = panelElement("div", "wilson-panel-ring", stage);
+  const stage = make("div.wilson-panel-stage", { parent: figure });
+  const canvas = make("canvas", { parent: stage, tabIndex: 0, role: "application", ariaRoleDescription: "map that zooms",
+    ariaLabel: [spec.name, title].filter(Boolean).join(" of ") });
+  const ring = make("div.wilson-panel-ring", { parent: stage });
   return { spec, row, figure, note, entries, stage, canvas, ctx: canvas.getContext("2d"), ring };
 }
 
@@ -200,13 +186,13 @@ class LinkedPanels {
     Object.assign(this, { onHover, view: null, panels: [], pointer: null, told: null, drag: null, due: 0, stale: false });
     this.look = { opacity: 0.7, heat: null, outline: false };
     this.window = { zoom: 1, left: 0, top: 0 };  // seen is 1/zoom of the image, from this corner on (0..1)
-    this.scratch = panelCanvas(1, 1);
-    this.outlines = panelCanvas(1, 1);
-    this.frame = panelElement("div", "wilson-panels", root);
-    this.grid = panelElement("div", "wilson-panel-grid", this.frame);
-    const foot = panelElement("div", "wilson-panel-foot", this.frame);
-    this.key = panelElement("span", "wilson-panel-key", foot);
-    panelElement("span", "wilson-panel-hint", foot, PANEL_HINT);
+    this.scratch = make("canvas");
+    this.outlines = make("canvas");
+    this.frame = make("div.wilson-panels", { parent: root });
+    this.grid = make("div.wilson-panel-grid", { parent: this.frame });
+    const foot = make("div.wilson-panel-foot", { parent: this.frame });
+    this.key = make("span.wilson-panel-key", { parent: foot });
+    make("span.wilson-panel-hint", { parent: foot, text: PANEL_HINT });
     this.listen();
     // heights follow from widths: only these matter
     this.resizing = new ResizeObserver(() => { if (this.frame.clientWidth !== this.width) this.arrange(); });
@@ -292,13 +278,8 @@ class LinkedPanels {
       for (const { name, colour } of PANEL_CODES.slice(1)) parts.push([colour, name]);
     }
     if (panels.some((p) => p.voids)) parts.push(["", "no label"]);
-    this.key.replaceChildren(...parts.map(([background, text], i) => {
-      const part = panelElement("span", heat !== null && !i ? "wilson-panel-scale" : "", null, text);
-      const swatch = panelElement("i", "", null);
-      swatch.style.background = background;
-      part.prepend(swatch);
-      return part;
-    }));
+    this.key.replaceChildren(...parts.map(([background, text], i) => make(
+      "span", { className: heat !== null && !i ? "wilson-panel-scale" : "" }, make("i", { style: `background: ${background}` }), text)));
   }
 
   // ---------------------------------------------------------------- layout and drawing
@@ -320,7 +301,7 @@ class LinkedPanels {
       figure.style.gridArea = `${2 * line + 2} / ${(slot % columns) + 1}`;
       stage.style.height = `${this.box[1]}px`;
       if (rows[row].title && !titled.has(line) && (rows.length > 1 || !line)) {
-        panelElement("div", "wilson-panel-run", this.grid, rows[row].title).style.gridRow = 2 * line + 1;
+        make("div.wilson-panel-run", { parent: this.grid, text: rows[row].title }).style.gridRow = 2 * line + 1;
         titled.add(line);
       }
     }
@@ -427,7 +408,7 @@ class LinkedPanels {
     if (!this.view) return;
     const [H, W] = this.view.size;
     const pointer = place && {
-      x: panelWithin(Math.floor(place[0] * W), 0, W - 1), y: panelWithin(Math.floor(place[1] * H), 0, H - 1) };
+      x: clamp(Math.floor(place[0] * W), 0, W - 1), y: clamp(Math.floor(place[1] * H), 0, H - 1) };
     if (pointer?.x === this.pointer?.x && pointer?.y === this.pointer?.y) return;
     this.pointer = pointer;
     this.request(false);
@@ -456,17 +437,17 @@ class LinkedPanels {
     if (!place || !(event.ctrlKey || event.metaKey || this.grid.matches(":focus-within"))) return;
     event.preventDefault();
     const pixels = event.deltaY * (event.deltaMode ? 16 : 1);  // a mouse reports lines in some browsers
-    this.zoomAt(Math.exp(panelWithin(pixels, -25, 25) / -100), place);
+    this.zoomAt(Math.exp(clamp(pixels, -25, 25) / -100), place);
   }
 
   // Zoom by a factor; `place` stays where it is on the screen.
   zoomAt(factor, [u, v]) {
-    const { zoom, left, top } = this.window, deeper = panelWithin(zoom * factor, 1, PANEL_DEEPEST), kept = zoom / deeper;
+    const { zoom, left, top } = this.window, deeper = clamp(zoom * factor, 1, PANEL_DEEPEST), kept = zoom / deeper;
     this.move(deeper, u - (u - left) * kept, v - (v - top) * kept);
   }
 
   move(zoom, left, top) {
-    this.window = { zoom, left: panelWithin(left, 0, 1 - 1 / zoom), top: panelWithin(top, 0, 1 - 1 / zoom) };
+    this.window = { zoom, left: clamp(left, 0, 1 - 1 / zoom), top: clamp(top, 0, 1 - 1 / zoom) };
     this.request(true);
   }
 
@@ -492,7 +473,7 @@ class LinkedPanels {
     const { x, y } = this.pointer ?? { x: Math.floor((left + 0.5 / zoom) * W), y: Math.floor((top + 0.5 / zoom) * H) };
     const place = this.pointer ? [(x + dx * step + 0.5) / W, (y + dy * step + 0.5) / H] : [(x + 0.5) / W, (y + 0.5) / H];
     this.point(place);
-    this.move(zoom, panelWithin(left, place[0] - 1 / zoom, place[0]), panelWithin(top, place[1] - 1 / zoom, place[1]));
+    this.move(zoom, clamp(left, place[0] - 1 / zoom, place[0]), clamp(top, place[1] - 1 / zoom, place[1]));
   }
 }
 

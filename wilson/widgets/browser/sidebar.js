@@ -1,10 +1,10 @@
 // What is done with an image, and with the split: replay, notes and corrections, scores of all, exports.
 function createPlayer(root, moved) {
-  const row = make("div", { parent: root, cls: "ws-row ws-player", hidden: true });
+  const row = make("div.ws-row.ws-player", { parent: root, hidden: true });
   const range = make("input", { type: "range", min: 0, step: 1, on: { input: () => go(Number(range.value)) } });
   const play = button(row, "▶", "ws-play", () => (timer ? stop() : start()), "replay the epochs");
   labelled(row, "epoch", range, "ws-epochs");
-  const shown = make("output", { parent: row, cls: "ws-epoch" });
+  const shown = make("output.ws-epoch", { parent: row });
   let epochs = [], timer = null, drawn = Promise.resolve();
 
   function go(n) {
@@ -38,15 +38,15 @@ function createPlayer(root, moved) {
 }
 
 function createNotes(root, { save, take }) {
-  const box = make("fieldset", { parent: root, cls: "ws-notes" }, make("legend", { text: "This image" }));
-  const row = make("div", { parent: box, cls: "ws-row" });
+  const box = make("fieldset.ws-notes", { parent: root  }, make("legend", { text: "This image" }));
+  const row = make("div.ws-row", { parent: box });
   const flag = toggle(row, "flag (f)", "ws-flag", (on) => save({ flag: on }));
   const exclude = toggle(row, "exclude from training", "ws-exclude", (on) => save({ exclude: on }));
   const note = labelled(box, "note", make("input", { type: "text", on: { change: () => save({ note: note.value }) } }), "ws-note");
-  const labels = make("div", { parent: box, cls: "ws-row" });
+  const labels = make("div.ws-row", { parent: box });
   const correct = button(labels, "save labels as a correction", "ws-correct", () => take(),
     "the image-level labels as they are switched on now");
-  const saved = make("div", { parent: box, cls: "ws-dim ws-saved" });
+  const saved = make("div.ws-dim.ws-saved", { parent: box });
   let shown = null;
   return {
     set(edit, { of, file, correction, trains }) {
@@ -64,13 +64,13 @@ function createNotes(root, { save, take }) {
 }
 
 function createScoring(root, { score, cancel }) {
-  const box = make("fieldset", { parent: root, cls: "ws-scoring" }, make("legend", { text: "All images under this rule" }));
-  const row = make("div", { parent: box, cls: "ws-row" });
+  const box = make("fieldset.ws-scoring", { parent: root  }, make("legend", { text: "All images under this rule" }));
+  const row = make("div.ws-row", { parent: box });
   const go = button(row, "score", "ws-score", () => (running ? cancel() : score()));
   const bar = make("progress", { parent: row, max: 1, value: 0, hidden: true });
-  const told = make("span", { parent: row, cls: "ws-dim ws-told" });
-  const result = make("table", { parent: box, cls: "ws-classes ws-scores", hidden: true });
-  const command = make("code", { parent: box, cls: "ws-command" });
+  const told = make("span.ws-dim.ws-told", { parent: row });
+  const result = make("table.ws-classes.ws-scores", { parent: box, hidden: true });
+  const command = make("code.ws-command", { parent: box });
   let running = false;
   const digits = (v) => (v === null || v === undefined ? "–" : v.toFixed(1));
   return {
@@ -86,22 +86,22 @@ function createScoring(root, { score, cancel }) {
       const numbers = (r) => [...["old", "new", "all"].map((k) => r.miou[k]), r.coverage];
       result.replaceChildren(
         make("tr", {}, ...["mIoU, %", "old", "new", "all", "cov."].map((text, n) =>
-          make("th", { text, cls: n ? "ws-number" : "" }))),
+          make("th", { text, className: n ? "ws-number" : "" }))),
         ...rows.map((r) => make("tr", {}, make("th", { text: r.name, scope: "row" }),
-          ...numbers(r).map((v) => make("td", { cls: "ws-number", text: digits(v) })))));
+          ...numbers(r).map((v) => make("td.ws-number", { text: digits(v) })))));
     },
     set(train) { command.textContent = train; command.title = "the command that trains with this rule"; },
   };
 }
 
 function createExports(root, write) {
-  const row = make("div", { parent: root, cls: "ws-row ws-exports" }, make("span", { text: "Export" }));
+  const row = make("div.ws-row.ws-exports", { parent: root  }, make("span", { text: "Export" }));
   for (const [kind, text] of [["figure", "figure (PNG, PDF)"], ["html", "HTML report"]])
     button(row, text, `ws-export-${kind}`, () => write(kind), kind === "html"
       ? "this image, or the flagged ones, with every map and number, in one file"
       : "this image, or the flagged ones, in the layout of a paper's figure");
-  const what = make("select", { parent: row, "aria-label": "which images" });
+  const what = make("select", { parent: row, ariaLabel: "which images" });
   setOptions(what, [["image", "this image"], ["flagged", "flagged images"]], "image");
-  const told = make("span", { parent: row, cls: "ws-dim ws-exported" });
+  const told = make("span.ws-dim.ws-exported", { parent: row });
   return { which: () => what.value, say: (text) => { told.textContent = text; } };
 }
