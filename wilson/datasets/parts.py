@@ -9,6 +9,7 @@ import errno
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -21,7 +22,8 @@ from ..data.image_io import small_copy
 from ..data.splits import id_of
 
 # %% auto #0
-__all__ = ['THUMBNAIL_SIDE', 'link', 'first_folder', 'list_text', 'replace_text', 'made_files', 'newer', 'thumbnails']
+__all__ = ['THUMBNAIL_SIDE', 'link', 'first_folder', 'list_text', 'replace_text', 'made_files', 'newer', 'thumbnail_bytes',
+           'thumbnails']
 
 # %% ../../nbs/datasets/08_parts.ipynb #0be4d03b
 def link(
@@ -106,6 +108,21 @@ def newer(made: Path, *than: Path) -> bool:
 THUMBNAIL_SIDE = 128  # pixels, the longer one
 
 
+def thumbnail_bytes(
+    image: Path,
+    made: Path | None = None,  # its thumbnail as `thumbnails` has made it, if there is one
+) -> bytes:                    # JPEG; empty where the image is missing or cannot be read
+    "A small copy of an image; the one that was made before, unless the image has changed since."
+    buffer = BytesIO()
+    try:
+        if made is not None and newer(made, image):
+            return made.read_bytes()
+        small_copy(image, THUMBNAIL_SIDE).save(buffer, "JPEG", quality=85)
+    except (FileInputError, FileNotFoundError):
+        return b""
+    return buffer.getvalue()
+
+
 def thumbnails(
     images: Sequence[Path],
     ids: Sequence[str],
@@ -117,12 +134,11 @@ def thumbnails(
                if not newer(folder / f"{i}.jpg", path)]
 
     def make(pair: tuple[Path, Path]) -> None:
-        try:
-            small = small_copy(pair[0], THUMBNAIL_SIDE)
-        except FileInputError:  # a broken image is for `verify` to name
+        content = thumbnail_bytes(pair[0])
+        if not content:  # a broken image is for `verify` to name
             return
         half = folder / f".{os.getpid()}.{pair[1].name}"
-        small.save(half, quality=85, format="JPEG")
+        half.write_bytes(content)
         half.replace(pair[1])
 
     with ThreadPoolExecutor(available_cpus()) as threads:

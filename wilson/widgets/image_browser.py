@@ -9,8 +9,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
-from io import BytesIO
-from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 from weakref import WeakSet
@@ -19,9 +17,7 @@ import numpy as np
 import torch
 
 from ..core.errors import InputError
-from ..data.image_files import FileInputError
-from ..data.image_io import small_copy
-from ..datasets.parts import THUMBNAIL_SIDE, newer
+from ..datasets.parts import thumbnail_bytes
 from ..evaluation.index import FINAL, Index
 from ..evaluation.index_build import build
 from ..evaluation.maps import Logits
@@ -32,23 +28,7 @@ from .answers import Answer, rule_of
 from .viewer import Looking, title
 
 # %% auto #0
-__all__ = ['COLUMNS', 'thumbnail_bytes', 'Builder', 'Finding']
-
-# %% ../../nbs/widgets/02_image_browser.ipynb #c3f0dc11
-def thumbnail_bytes(
-    image: Path,
-    made: Path | None = None,  # by `wilson prepare`
-) -> bytes:                    # JPEG; none where the image cannot be read
-    "A small copy of an image."
-    if made is not None and newer(made, image):
-        return made.read_bytes()
-    buffer = BytesIO()
-    try:
-        small = small_copy(image, THUMBNAIL_SIDE)
-    except FileInputError:
-        return b""
-    small.save(buffer, "JPEG", quality=85)
-    return buffer.getvalue()
+__all__ = ['COLUMNS', 'Builder', 'Finding']
 
 # %% ../../nbs/widgets/02_image_browser.ipynb #4d928c50
 class Builder:
