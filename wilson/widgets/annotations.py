@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ def training_command(
     plain = resolved(TrainConfig(task=config.task, method=config.method), config.dataset)
     places = {"step", "parent", "name", "num_workers", "loader_timeout", "device", "nproc", "resume",
               "overwrite"}
-    given = {"task": config.task, "dataset": config.dataset, "method": config.method}
+    given: dict[str, Any] = {"task": config.task, "dataset": config.dataset, "method": config.method}
     given |= {f.name: getattr(config, f.name) for f in fields(config)
               if getattr(config, f.name) != getattr(plain, f.name) and f.name not in places}
     tried = {
@@ -59,10 +59,10 @@ def training_command(
 
 
 def _mix(rule: TargetRule) -> float | None:
-    return None if rule.background == "min" else rule.background
+    return None if isinstance(rule.background, str) else rule.background
 
 
-def _words(values: tuple[float, ...]) -> str:
+def _words(values: Sequence[float]) -> str:
     return ",".join(f"{v:g}" for v in values)
 
 # %% ../../nbs/widgets/03_annotations.ipynb #03c562e0
@@ -78,24 +78,24 @@ class Noting:
     @property
     def path(self) -> Path:
         "The file of the data set that is looked at."
-        return edits_file(self.looking.sides[0].opened)
+        return edits_file(self.looking.side(0).opened)
 
     @property
     def _beside(self) -> Path:
         "The file beside the data, which is only read where the data is outside of the project."
-        return edits_path(self.looking.sides[0].opened.config.data_root)
+        return edits_path(self.looking.side(0).data.root)
 
     def edits(self) -> dict[str, dict[str, Any]]:
         "All that is noted, by id, for JSON."
-        classes = self.looking.sides[0].opened.task.classes
+        classes = self.looking.side(0).opened.task.classes
         there = next((p for p in (self.path, self._beside) if p.is_file()), None)
         found = {} if there is None else read_edits(there, classes)
         return {i: edit_fields(e) for i, e in found.items()}
 
     def edit(self, asked: Mapping[str, Any]) -> Answer:
         "Save what is noted about an image: what is said now, the rest as it stands in the file."
-        classes, image = self.looking.sides[0].opened.task.classes, asked["image"]
-        if self.path != at_root(self._beside):
+        classes, image = self.looking.side(0).opened.task.classes, asked["image"]
+        if self.path != self._beside:
             made_folder(self.path.parent)
         if not self.path.is_file() and self._beside.is_file():
             with written_aside(self.path) as aside:
@@ -107,7 +107,7 @@ class Noting:
 
     def export(self, asked: Mapping[str, Any]) -> Answer:
         "Write a figure or a report of the image that is looked at, or of the flagged ones."
-        images, which = self.looking.sides[0], asked["list"]
+        images, which = self.looking.side(0), asked["list"]
         rule, step = rule_of(asked["rule"], images.opened.rule), images.step
         edits, ids = self.edits(), images.lists[which].split.ids
         places = [asked["position"]]
@@ -132,9 +132,10 @@ class Noting:
         name = f"{path.parent.parent.name}-{path.parent.name}-step{step.index}-" + (
             ids[places[0]] if len(places) == 1 else f"{len(places)}-images")
         if asked["format"] == "html":
-            reported = (ReportImage(m, edits.get(m.logits.id, {}).get("note", ""),
-                                    "flagged" * edits.get(m.logits.id, {}).get("flag", False)) for m in each)
-            files = [report(folder / f"{name}.html", f"Pseudo-labels of {title(images)}",
+            noted = ((m, edits.get(m.logits.id, {})) for m in each)
+            reported = (ReportImage(m, edit.get("note", ""), "flagged" if edit.get("flag") else "")
+                        for m, edit in noted)
+            files: Sequence[Path] = [report(folder / f"{name}.html", f"Pseudo-labels of {title(images)}",
                             {"run": images.opened.folder.path.parent.name, "step": str(step.index),
                              "data": shown(images.data.root)}, reported, step, images.opened.rule)]
         else:

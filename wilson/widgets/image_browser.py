@@ -37,12 +37,15 @@ class Builder:
     def __init__(self, told: Callable[..., None]):
         self.told = told  # told(of=…, done=…, total=…, text=…, fresh=…)
         self._threads = torch.get_num_threads()
-        self._stop, self._thread, self._of = Event(), None, None
+        self._stop = Event()
+        self._thread: Thread | None = None
+        self._of: Index | None = None
         self._tried: WeakSet[Index] = WeakSet()  # what is missing of them cannot be read
 
     def fill(self, images: StepImages, which: str, index: Index) -> None:
         "Work on this index, and on no other; nothing is done where it is whole or being filled."
-        if index in self._tried or self._of is index and self._thread.is_alive():
+        is_running = self._thread is not None and self._thread.is_alive()
+        if index in self._tried or self._of is index and is_running:
             return
         self.stop()
         if index.missing(len(images.lists[which])) or _epochs_missing(images, which, index):
@@ -113,11 +116,11 @@ class Finding:
 
     def index(self, which: str) -> Index:
         "The index of a list, as far as it has come."
-        return self.looking.sides[0].index(which, lambda text: self.push("busy", text=text))
+        return self.looking.side(0).index(which, lambda text: self.push("busy", text=text))
 
     def table(self, asked: Mapping[str, Any]) -> Answer:
         "Columns of a list, and the confusion matrix of one map; the index is filled meanwhile."
-        images, which, epoch = self.looking.sides[0], asked["list"], asked.get("epoch")
+        images, which, epoch = self.looking.side(0), asked["list"], asked.get("epoch")
         index, n = self.index(which), len(images.lists[which])
         self.builder.fill(images, which, index)
         kept = images.kept(which)
@@ -145,7 +148,7 @@ class Finding:
 
     def behind(self, asked: Mapping[str, Any]) -> Answer:
         "The images behind a cell of the confusion matrix."
-        images, truth, predicted = self.looking.sides[0], asked["truth"], asked["predicted"]
+        images, truth, predicted = self.looking.side(0), asked["truth"], asked["predicted"]
         epoch = FINAL if asked.get("epoch") is None else asked["epoch"]
         positions, pixels = self.index(asked["list"]).behind(asked["map"], truth, predicted, epoch)
         if epoch != FINAL:
@@ -157,7 +160,7 @@ class Finding:
 
     def thumbnails(self, asked: Mapping[str, Any]) -> Answer:
         "Small copies of the images in sight."
-        images = self.looking.sides[0]
+        images = self.looking.side(0)
         split, made = images.lists[asked["list"]].split, images.thumbnails
         places = asked["positions"]
         return Answer({"positions": places}, [
@@ -165,7 +168,7 @@ class Finding:
 
     def score(self, asked: Mapping[str, Any]) -> Answer:
         "What another rule would teach, over the whole list, beside the run's own."
-        images, which, self._stop = self.looking.sides[0], asked["list"], Event()
+        images, which, self._stop = self.looking.side(0), asked["list"], Event()
         trained, rule = images.opened.rule, rule_of(asked["rule"], images.opened.rule)
         passes = [trained] * (which not in images.scores) + [rule] * (rule != trained)
         for n, tried in enumerate(passes):

@@ -29,7 +29,7 @@ __all__ = ['BROWSER', 'PARTS', 'KINDS', 'browser_code', 'browser_style', 'Worker
 
 # %% ../../nbs/widgets/04_studio.ipynb #539277b8
 BROWSER = Path(str(files("wilson.widgets")), "browser")
-PARTS = ("elements", "link", "controls", "panels", "finder", "sidebar", "main")  # a widget exports the last one
+PARTS = ("elements", "link", "controls", "panels", "finder", "sidebar", "main")  # main exports the widget
 KINDS = {  # of questions, by the thread that answers them
     "looking": ("hello", "step", "image", "export"),
     "finding": ("table", "behind", "thumbnails", "edit"),
@@ -114,12 +114,12 @@ class Studio(anywidget.AnyWidget):
     @property
     def folder(self) -> Path | None:
         "The step's folder."
-        return self.images and self.images.opened.folder.path
+        return None if self.images is None else self.images.opened.folder.path
 
     @property
     def image_path(self) -> Path | None:
         "The file of the image that is looked at."
-        if self.maps is None:
+        if self.images is None or self.maps is None:
             return None
         which, position = self.images.find(self.maps.logits.id)
         return self.images.lists[which].split.images[position]
@@ -174,7 +174,8 @@ class Studio(anywidget.AnyWidget):
         return answer
 
     def _command(self) -> str:
-        return training_command(self.images, self.maps.rule if self.maps else self.images.opened.rule)
+        images = self.looking.side(0)
+        return training_command(images, self.maps.rule if self.maps else images.opened.rule)
 
     def _edit(self, question: Mapping[str, Any]) -> Answer:
         answer = self.noting.edit(question)

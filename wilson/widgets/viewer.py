@@ -50,8 +50,8 @@ def panel_row(
                        "labels": None if labels is None else answer.put(map_bytes(labels)),
                        "soft": None if soft is None else answer.put(soft_bytes(soft)),
                        "size": None if soft is None else dict(zip("chw", soft.shape))})
-    scored = [n for n in maps.names if n in names or n in FOLLOWED] if truth is not None else []
-    ious = {n: maps.iou(n) for n in scored}
+    scored = [n for n in maps.names if n in names or n in FOLLOWED]
+    ious = {n: iou for n in scored if (iou := maps.iou(n)) is not None}
     scores = {k: numbers(v) for k, v in localizer_scores(maps.logits).items()}
     return {"panels": panels, "iou": {n: numbers(v) for n, v in ious.items()} or None,
             "means": {n: numbers([v.nanmean().item()])[0] for n, v in ious.items()}, "scores": scores or None}
@@ -101,7 +101,14 @@ class Looking:
         hello = self.hello({}).fields
         if hello["runs"]:
             first = self.step({"side": 0, **hello["at"]}).fields["first"]
-            self._maps(0, first["list"], first["position"], None, self.sides[0].opened.rule, None)
+            self._maps(0, first["list"], first["position"], None, self.side(0).opened.rule, None)
+
+    def side(self, number: int) -> StepImages:
+        "The step that is open on a side: 0, or 1 for the one it is compared with."
+        images = self.sides[number]
+        if images is None:
+            raise InputError("No step is open; choose a run first.")
+        return images
 
     def hello(self, asked: Mapping[str, Any]) -> Answer:
         "The runs there are, and where to begin."
@@ -121,7 +128,7 @@ class Looking:
 
     def step(self, asked: Mapping[str, Any]) -> Answer:
         "Open a step on a side, and say what it is."
-        side, run, before = asked["side"], asked["run"], self.sides[0]
+        side, run = asked["side"], asked["run"]
         steps = self.found[run]
         number = asked["step"] if asked["step"] in steps else [*steps][-1]
         images, again = self.sides[side], ""
@@ -131,8 +138,8 @@ class Looking:
         if images is None or images.opened.folder.path != steps[number]:
             self.busy(f"Opening {shown(steps[number])} …")
             images = StepImages(steps[number], self.device)
-        if side and not _comparable(images, before):
-            raise InputError(f"{run} has other classes than {shown(before.opened.folder.path)}, or has "
+        if side and not _comparable(images, self.side(0)):
+            raise InputError(f"{run} has other classes than {shown(self.side(0).opened.folder.path)}, or has "
                              f"them in another order; two runs of one task can be compared.")
         if asked.get("image") is not None:
             first = images.find(asked["image"])
@@ -157,7 +164,7 @@ class Looking:
 
     def image(self, asked: Mapping[str, Any]) -> Answer:
         "The panels of an image; of both sides where two are compared."
-        images, (which, position) = self.sides[0], (asked["list"], asked["position"])
+        images, which, position = self.side(0), asked["list"], asked["position"]
         samples = images.lists[which]
         rule = rule_of(asked["rule"], images.opened.rule)
         told = None if asked["told"] is None else torch.tensor(asked["told"])
@@ -168,7 +175,7 @@ class Looking:
             rows = [panel_row(answer, maps, names, asked["differs"]) | {"title": title(images)}]
             classes, text = classes_in(maps, [*names, "target"]), described(images, maps, which, position)
         if asked["other"] and self.sides[1] and not part:
-            rows += self._other(answer, identity, asked)
+            rows += self._other(answer, identity, maps.logits.picture, asked)
         truth = maps.logits.truth
         whole = {"picture": None, "truth": None} if part else {
             "picture": answer.put(picture_bytes(samples.split.images[position])),
@@ -185,23 +192,26 @@ class Looking:
 
     def _maps(self, side: int, which: str, position: int, epoch: int | None, rule: TargetRule,
               told: Tensor | None) -> Maps:
-        images, key = self.sides[side], (which, position, epoch)
-        if self._keys[side] != key:
+        images, key = self.side(side), (which, position, epoch)
+        maps = self.maps[side] if self._keys[side] == key else None
+        if maps is None:
             self.busy(f"Running the networks on {images.lists[which].split.ids[position]} …")
-            self.maps[side], self._keys[side] = Maps(images.logits(which, position, epoch), rule, told), key
-            self._last = self.maps[side].logits.id
-        labels = self.maps[side].logits.image_labels if told is None else told
-        if self.maps[side].rule != rule or not torch.equal(self.maps[side].image_labels, labels):
-            self.maps[side] = self.maps[side].under(rule, told)
-        return self.maps[side]
+            maps = Maps(images.logits(which, position, epoch), rule, told)
+        labels = maps.logits.image_labels if told is None else told
+        if maps.rule != rule or not torch.equal(maps.image_labels, labels):
+            maps = maps.under(rule, told)
+        self.maps[side], self._keys[side], self._last = maps, key, maps.logits.id
+        return maps
 
-    def _other(self, answer: Answer, identity: str, asked: Mapping[str, Any]) -> list[dict[str, Any]]:
-        images = self.sides[1]
+    def _other(self, answer: Answer, identity: str, picture: Tensor,
+               asked: Mapping[str, Any]) -> list[dict[str, Any]]:
+        "The same image of the other run; none where that run's data lacks it."
+        images = self.side(1)
         lists = [w for w in (asked["list"], *images.lists) if identity in images.lists[w].split.ids]
         if not lists:
             return []
         position = images.lists[lists[0]].split.ids.index(identity)
-        if not torch.equal(images.lists[lists[0]].image(position), self.maps[0].logits.picture):
+        if not torch.equal(images.lists[lists[0]].image(position), picture):
             return []  # data of another folder, with the same ids
         epoch = asked["epoch"] if asked["epoch"] in images.epochs(lists[0], position) else None
         maps = self._maps(1, lists[0], position, epoch, images.opened.rule, None)
