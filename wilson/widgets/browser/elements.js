@@ -3,13 +3,14 @@
 const clamp = (x, low, high) => Math.min(high, Math.max(low, x));
 
 // An element ("div.some-class") with its properties, data attributes and listeners. Strings among the children stay text.
-function make(kind, { parent, text, dataset = {}, on = {}, ...properties } = {}, ...children) {
+function make(kind, { parent, text, dataset, on, ...properties } = {}, ...children) {
   const [tag, ...classes] = kind.split("."), element = document.createElement(tag);
-  Object.assign(element, { className: classes.join(" "), ...properties });
-  Object.assign(element.dataset, dataset);
-  for (const [event, listener] of Object.entries(on)) element.addEventListener(event, listener);
+  if (classes.length) element.className = classes.join(" ");
+  Object.assign(element, properties);
+  if (dataset) Object.assign(element.dataset, dataset);
+  for (const event in on) element.addEventListener(event, on[event]);
   if (text !== undefined) element.append(text);
-  element.append(...children);
+  if (children.length) element.append(...children);
   parent?.append(element);
   return element;
 }

@@ -156,8 +156,9 @@ function render({ model, el }) {
     finder.setCurrent(position);
   }
 
+  const imageKey = () => `${at.list}/${at.position}`; // as the kernel names it
   // Is the image on the screen the one that was chosen?
-  const settled = () => at.reply?.key === `${at.list}/${at.position}`;
+  const settled = () => at.reply?.key === imageKey();
   const known = (c) => info().weak && c >= (info().oldLabels ? 1 : Math.max(info().nOld, 1));
   const given = (c, position) => known(c) && listed().labels[position].includes(c);
 
@@ -182,7 +183,7 @@ function render({ model, el }) {
       const reply = await question("image", { list: at.list, position: at.position, epoch: at.epoch, rule: rules.get(),
         told: at.told, panels: [...at.panels].filter((p) => !part || only.has(p)), differs: at.differs, part,
         other: Boolean(at.sides[1]) });
-      if (of !== drawnOf() && reply.key !== `${at.list}/${at.position}`) return; // something else has been chosen
+      if (of !== drawnOf() && reply.key !== imageKey()) return; // something else has been chosen
       await shown({ ...reply, drawnOf: of });
     } catch (error) {
       whole = true;
@@ -241,7 +242,7 @@ function render({ model, el }) {
 
   function showNotes() {
     const correction = settled() && String(at.told ?? at.reply.labels) !== String(noted(at.position) ?? at.reply.labels);
-    notes.set(edit(), { of: `${at.list}/${at.position}`, file: info().editsPath, correction, trains: at.list === "training" });
+    notes.set(edit(), { of: imageKey(), file: info().editsPath, correction, trains: at.list === "training" });
   }
 
   function switchLabel(c, on) {

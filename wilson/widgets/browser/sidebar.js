@@ -7,10 +7,13 @@ function createPlayer(root, moved) {
   const shown = make("output.ws-epoch", { parent: row });
   let epochs = [], timer = null, drawn = Promise.resolve();
 
-  function go(n) {
-    range.value = n;
-    const epoch = n < epochs.length ? epochs[n] : null;
+  function show(epoch) {
+    range.value = epoch === null ? epochs.length : epochs.indexOf(epoch);
     shown.textContent = epoch === null ? "the finished step" : `epoch ${epoch} of ${epochs.at(-1)}`;
+  }
+  function go(n) {
+    const epoch = n < epochs.length ? epochs[n] : null;
+    show(epoch);
     drawn = moved(epoch);
   }
   async function start() {
@@ -30,8 +33,7 @@ function createPlayer(root, moved) {
       epochs = found;
       row.hidden = !epochs.length;
       range.max = epochs.length;
-      range.value = epoch === null ? epochs.length : epochs.indexOf(epoch);
-      shown.textContent = epoch === null ? "the finished step" : `epoch ${epoch} of ${epochs.at(-1)}`;
+      show(epoch);
     },
     stop,
   };
