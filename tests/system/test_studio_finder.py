@@ -123,6 +123,7 @@ def started(browser, width: int = 1000, table: dict | None = None):
     page.errors = []
     page.on("pageerror", lambda error: page.errors.append(str(error)))
     page.set_content(PAGE % width)
+    page.add_style_tag(path=STUDIO / "elements.css")
     page.add_style_tag(content=(STUDIO / "finder.css").read_text(encoding="utf-8"))
     page.add_script_tag(path=STUDIO / "elements.js")
     page.add_script_tag(content=(STUDIO / "finder.js").read_text(encoding="utf-8") + HARNESS)

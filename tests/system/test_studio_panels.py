@@ -56,6 +56,7 @@ def opened(chromium, tmp_path):  # noqa: F811
         page.on("pageerror", lambda error: page.errors.append(str(error)))
         page.set_content(f"<!doctype html><style>{style}</style><div style='height: 2000px'>"
                          "<div class='wilson-studio' id='root0'></div><div class='wilson-studio' id='root1'></div></div>")
+        page.add_style_tag(path=PARTS / "elements.css")
         page.add_style_tag(path=PARTS / "panels.css")
         page.add_script_tag(path=PARTS / "elements.js")
         page.add_script_tag(path=PARTS / "panels.js")

@@ -350,8 +350,9 @@ function finderContext(canvas, width, height, style = getComputedStyle(canvas)) 
   Object.assign(canvas.style, { width: `${width}px`, height: `${height}px` });
   context.scale(ratio, ratio);
   Object.assign(context, { font: `11px ${style.fontFamily}`, fillStyle: style.color });
-  const colours = ["line", "point", "error", "flag", "paper"].map((name) => [name, style.getPropertyValue(`--finder-${name}`).trim()]);
-  return [context, Object.fromEntries([["text", style.color], ...colours])];
+  const colour = (name) => style.getPropertyValue(name).trim();
+  return [context, { text: style.color, line: colour("--ws-line"), paper: colour("--ws-ground"), point: colour("--finder-point"),
+                     error: colour("--finder-error"), flag: colour("--finder-flag") }];
 }
 
 function finderWrite(context, text, x, y, textAlign, textBaseline = "middle", turned = 0) {
