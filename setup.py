@@ -20,7 +20,7 @@ setup(
     license="MIT",
     keywords=facts["keywords"].split(", "),
     packages=find_packages(include=["wilson", "wilson.*"]),
-    package_data={"wilson.widgets": ["browser/*"]},
+    package_data={"wilson.widgets": ["browser/*"], "wilson.experiments": ["templates/*.sh"]},
     python_requires=f">={facts['min_python']}",
     install_requires=facts["requirements"].split(),
     extras_require={

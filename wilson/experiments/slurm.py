@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import shlex
+import string
 import sys
 from collections.abc import Mapping, Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +27,25 @@ from ..run.parameters import is_folder_name
 from ..run.presets import resolved, task_of
 
 # %% auto #0
-__all__ = ['PROGRAM', 'WATCH', 'FINISH', 'MARK', 'directives', 'cores', 'launch_lines', 'script', 'assigned', 'processes_of',
-           'write_script', 'logs_of', 'written', 'write_sweep', 'cases', 'submit_script']
+__all__ = ['TEMPLATES', 'PROGRAM', 'MARK', 'ScriptTemplate', 'render_template', 'directives', 'cores', 'launch_command', 'script',
+           'assigned', 'processes_of', 'write_script', 'logs_of', 'written', 'write_sweep', 'cases', 'submit_script']
+
+# %% ../../nbs/experiments/11_slurm.ipynb #5a0c1e71
+TEMPLATES = files("wilson.experiments") / "templates"
+
+
+class ScriptTemplate(string.Template):
+    "A bash script with placeholders such as `@@root`."
+    delimiter = "@@"
+
+
+def render_template(
+    name: str,         # of a file in TEMPLATES, without .sh
+    **values: object,  # of its placeholders, quoted for bash where they need it
+) -> str:
+    "A template with its placeholders filled in; without the line break at its end."
+    text = (TEMPLATES / f"{name}.sh").read_text(encoding="utf-8")
+    return ScriptTemplate(text).substitute(values).removesuffix("\n")
 
 # %% ../../nbs/experiments/11_slurm.ipynb #2f266814
 def directives(
@@ -60,70 +79,16 @@ def cores(resources: Resources, processes: int) -> int:
 PROGRAM = (*module_command("wilson"),)  # what Python runs
 
 
-def launch_lines(
+def launch_command(
     resources: Resources,
     processes: int,                    # on each machine
     program: Sequence[str] = PROGRAM,
-) -> list[str]:
-    "The step of a script: it runs the arguments that the script's array `train` holds."
-    python = shlex.quote(sys.executable)
-    srun = f"srun --cpus-per-task={cores(resources, processes)} {python}"
-    if resources.nodes == 1:
-        return [f'{srun} {shlex.join(program)} "${{train[@]}}" &']
-    agent = shlex.join(module_command("torch.distributed.run"))
-    # else a machine that comes back waits for an address that the agents told each other once
-    return ["export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1",
-            f"{srun} {agent} \\",
-            f'  --nnodes="$SLURM_JOB_NUM_NODES" --nproc-per-node={processes} --max-restarts=3 \\',
-            '  --rdzv-backend=c10d --rdzv-endpoint="$(hostname):$((20000 + SLURM_JOB_ID % 10000))" \\',
-            '  --rdzv-id="$SLURM_JOB_ID" \\',
-            f'  --no-python {python} -u {shlex.join(program)} "${{train[@]}}" &']
-
-# %% ../../nbs/experiments/11_slurm.ipynb #7feccb50
-WATCH = r"""
-# Slurm tells this shell when time is nearly up (USR1) or the machine is wanted (TERM); the step must hear.
-job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
-job=${job:-$SLURM_JOB_ID}
-now() { squeue --noheader --jobs="$job" --Format="$1" | tr -d ' '; }
-told="" signals=0
-tell() {
-  told=$1 signals=$((signals + 1))
-  [ "$(now State)" != RUNNING ] || scancel --signal="$2" "$job"
-}
-trap 'tell USR1 {USR1}' USR1
-trap 'tell TERM TERM' TERM
-"""
-FINISH = r"""step=$!
-while true; do  # a signal ends wait before the step has ended
-  before=$signals
-  wait "$step"
-  code=$?
-  [ "$signals" != "$before" ] || break
-done
-
-# Asked to stop, and Slurm is not ending the job itself: back into the queue, to go on from there.
-asked() { [ -n "$told" ] || [ "$code" = 138 ] || [ "$code" = 143 ] || [ "$(now PreemptTime)" != N/A ]; }
-if [ "$code" != 0 ] && [ "$(now State)" = RUNNING ] && asked; then
-  echo "job $job was interrupted and goes back into the queue"
-  scontrol requeue "$job"
-fi
-
-# Finished is what the folders of the steps say, not an exit code. A network file system may lag behind.
-finished() {
-  for folder in "${folders[@]}"; do
-    missing=$folder
-    grep -Eqs '^ *"state": "finished",?$' "$folder/status.json" || return 1
-  done
-}
-if [ "$code" = 0 ]; then
-  for pause in 0 1 2 5 10 20 30; do
-    sleep "$pause"
-    finished && break
-  done
-  finished || { echo "wilson: the training ended, but this step is not finished: $missing" >&2; code=1; }
-fi
-exit "$code"
-"""
+) -> str:
+    "The lines of bash that start the program with the arguments in the array `train`, in the background."
+    template = "one_machine" if resources.nodes == 1 else "several_machines"
+    return render_template(template, cores=cores(resources, processes), processes=processes,
+                           python=shlex.quote(sys.executable), program=shlex.join(program),
+                           agent=shlex.join(module_command("torch.distributed.run")))
 
 # %% ../../nbs/experiments/11_slurm.ipynb #17abe3db
 MARK = "# Written by `wilson slurm`"
@@ -134,29 +99,26 @@ def script(
     name: str,                         # of the job
     processes: int,                    # on each machine
     logs: Path,
-    train: Sequence[str],              # lines that set the array `train`
+    train: str,                        # bash that sets the array `train`
     array: str = "",
     program: Sequence[str] = PROGRAM,
 ) -> str:
     "A batch script."
-    threads = max(1, cores(resources, processes) // processes)
-    return "\n".join([
-        "#!/usr/bin/env bash", *directives(resources, name, processes, logs, array),
-        f"{MARK}; the same training goes on at every sitting until it is finished.", *resources.setup,
-        f"cd {shlex.quote(str(project_root()))} || exit 1", "# no bars in a log",
-        f"export TQDM_DISABLE=1 OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{threads}}}",
-        "export PYTHONSAFEPATH=1  # no module is taken from the working directory", *train,
-        WATCH.replace("{USR1}", "USR1" if resources.nodes == 1 else "TERM"),
-        *launch_lines(resources, processes, program), FINISH])
+    return render_template(
+        "job", directives="\n".join(directives(resources, name, processes, logs, array)), mark=MARK,
+        setup="\n".join(resources.setup), root=shlex.quote(str(project_root())),
+        threads=max(1, cores(resources, processes) // processes), train=train,
+        usr1="USR1" if resources.nodes == 1 else "TERM",
+        launch=launch_command(resources, processes, program)) + "\n"
 
 
 def assigned(
     arguments: Sequence[str],  # of `wilson`
     indent: str = "",
     name: str = "train",
-) -> list[str]:
+) -> str:
     "The lines of bash that set an array."
-    return [f"{indent}{name}=(", *(f"{indent}  {shlex.quote(a)}" for a in arguments), f"{indent})"]
+    return "\n".join([f"{indent}{name}=(", *(f"{indent}  {shlex.quote(a)}" for a in arguments), f"{indent})"])
 
 # %% ../../nbs/experiments/11_slurm.ipynb #e404be17
 def processes_of(
@@ -165,7 +127,7 @@ def processes_of(
 ) -> tuple[dict[str, Any], int]:    # parameters of one machine's command, processes on it
     "Processes of a machine; with several machines torchrun starts them, and the command asks for none."
     given = dict(parameters)
-    processes = parsed(given).nproc if "nproc" in given else max(1, resources.gpus_per_node)
+    processes = parsed({"nproc": given.get("nproc")}).nproc or max(1, resources.gpus_per_node)
     if resources.nodes > 1:
         given.pop("nproc", None)
     elif processes > 1:
@@ -186,7 +148,7 @@ def write_script(
     task, out = task_of(config), _named(out)
     steps = steps_of(config) if config.step == "all" else [task.step(int(config.step)).index]
     folders = [str(step_path(config, task, k)) for k in steps] if program == PROGRAM else []
-    train = [*assigned(Job(out.stem, given).command), *assigned(folders, name="folders")]
+    train = assigned(Job(out.stem, given).command) + "\n" + assigned(folders, name="folders")
     text = script(resources, out.stem, processes, logs_of(config.runs_dir), train, program=program)
     return written({out: text}, config.runs_dir)[0]
 
@@ -257,26 +219,19 @@ def cases(
     part: Sequence[Job],          # of one array
     bases: Mapping[str, Job],     # by name
     ours: bool = True,            # wilson trains: what is finished can be read off its folders
-) -> list[str]:
+) -> str:
     "The lines of bash that set `train` and `folders` by the array's index, and check that its base is there."
-    lines = ["case $SLURM_ARRAY_TASK_ID in"]
+    lines = []
     for index, job in enumerate(part):
         base = bases[job.base].folders[0] if job.base else ""
-        lines += [f"{index})", f"  base={shlex.quote(str(base))}"]
         folders = [str(folder) for folder in job.folders] if ours else []
-        lines += [*assigned(job.command, "  "), *assigned(folders, "  ", "folders"), "  ;;"]
-    finished = """grep -Eqs '^ *"state": "finished",?$' "$base/status.json\""""
-    return [*lines, "esac", f'if [ -n "$base" ] && ! {finished}; then',
-            '  echo "wilson: not started: its base failed: $base" >&2', "  exit 2", "fi"]
+        lines += [f"{index})", f"  base={shlex.quote(str(base))}", assigned(job.command, "  "),
+                  assigned(folders, "  ", "folders"), "  ;;"]
+    return render_template("array", members="\n".join(lines))
 
 
 def submit_script(
     parts: Sequence[str],  # "bases" where there are some, "members"
 ) -> str:
     "Submits the arrays, one after the other; options of sbatch may be given to it."
-    lines = ["#!/usr/bin/env bash", f"{MARK}; submits the arrays beside it.", "set -eu",
-             'cd -- "$(dirname -- "$0")"', "after=()"]
-    for name in parts:
-        lines += [f'{name}=$(sbatch --parsable "${{after[@]}}" "$@" {name}.sh)', f"{name}=${{{name}%%;*}}",
-                  f'echo "{name}: job ${name}"', f'after=("--dependency=afterany:${name}")']
-    return "\n".join([*lines, ""])
+    return render_template("submit", mark=MARK, arrays=shlex.join(parts)) + "\n"

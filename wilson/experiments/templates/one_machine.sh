@@ -1,0 +1,1 @@
+srun --cpus-per-task=@@cores @@python @@program "${train[@]}" &
