@@ -188,6 +188,13 @@ def test_a_parent_is_a_step_with_the_recorded_weights(path, trained):
         open_step(LATER)
 
 
+@pytest.mark.parametrize("parent", ["../base-s42/step0", ["path"], 3])
+def test_a_parent_without_path_and_hash_is_refused(parent, trained):
+    change(LATER / "config.json", parent=parent)
+    with pytest.raises(InputError, match="expected a parent with path and hash"):
+        open_step(LATER)
+
+
 def test_a_parent_that_was_moved_is_found_beside_the_step(trained, tmp_path):
     record = json.loads((LATER / "config.json").read_text(encoding="utf-8"))
     elsewhere = "/somebody/else/runs" / BASE.relative_to("runs")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
-import os
 import platform
 import socket
 import subprocess
@@ -24,7 +23,6 @@ from ..data.samples import training_samples
 from ..data.splits import SegmentationFolder, Split
 from ..data.tasks import Step
 from ..data.transforms import TrainingCrop
-from ..engine.checkpoint import weights_hash
 from ..engine.devices import chosen_device, precision_on
 from ..engine.schedules import onecycle_factor, poly_factor, warmup_factor
 from ..engine.step_folder import StepFolder
@@ -42,7 +40,7 @@ from ..methods.wilson import Wilson
 from ..models.segmenter import grow, Segmenter, start_rare
 from ..run.config import TrainConfig
 from ..run.history import MapKeeper, whole_images
-from ..run.opened import target_rule
+from ..run.opened import parent_link, target_rule
 from ..run.presets import of_step
 
 # %% auto #0
@@ -153,10 +151,7 @@ def prepared(
     keep = MapKeeper(views_of(method, step), whole_images(config, step, data), folder, config.keep_maps)
     trainer = Trainer(loader, updates, epochs, folder, step, validate, keep, config.val_interval,
                       config.save_minutes, config.max_skips, left_out=left_out)
-    # relative to the step, so that a runs folder may be moved
-    link = parent and {"path": os.path.relpath(parent, folder.path),
-                       "hash": weights_hash(parent / "weights.safetensors")}
-    return trainer, record | {"parent": link}
+    return trainer, record | {"parent": parent and parent_link(parent, folder.path)}
 
 # %% ../../nbs/experiments/02_build.ipynb #fcd07790
 def _record(config: TrainConfig, data: SegmentationFolder, step: Step, name: str, images: int) -> dict:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import signal
 import uuid
 from collections.abc import Iterator
@@ -33,6 +32,7 @@ from .start import label_maps, parent_folder
 from ..loading.workers import checked_while_waiting
 from ..run.config import TrainConfig
 from ..run.folder import claim, emptied, held, parent_lock, step_path, StepResult
+from ..run.opened import recorded_parent
 from ..run.presets import identity
 
 # %% auto #0
@@ -150,8 +150,7 @@ def edits_said(
         said.append(f"    label edits: {edits.corrected} {images} corrected, {edits.excluded} excluded "
                     f"({shown(edits.file)})" + (f"; {len(edits.others)} of other lists" * bool(edits.others)))
     if record.get("parent"):
-        path = Path(os.path.normpath(folder.path / record["parent"]["path"]))
-        before = StepFolder(path).read("config.json")
+        before = StepFolder(recorded_parent(folder.path, record)).read("config.json")
         if before["identity"].get("label_edits") != record["identity"].get("label_edits"):
             said.append("    label edits: those of the step it starts from were others")
     return said
@@ -211,8 +210,8 @@ def _trained(trainer: Trainer, config: TrainConfig, data: SegmentationFolder, st
 def earlier_scores(folder: StepFolder) -> list[dict] | None:
     "Scores of the steps before, base first; None where there is none, or one of them was not scored."
     scores, seen = [], {folder.path}
-    while parent := (folder.read("config.json") or {}).get("parent"):
-        folder = StepFolder(Path(os.path.normpath(folder.path / parent["path"])))
+    while parent := recorded_parent(folder.path, folder.read("config.json") or {}):
+        folder = StepFolder(parent)
         metrics = folder.read("metrics.json")
         if metrics is None or folder.path in seen:
             return None

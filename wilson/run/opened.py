@@ -18,7 +18,7 @@ from ..core.paths import at_root, shown
 from ..data.classes import Classes
 from ..data.label_edits import EDITS_FILE
 from ..data.tasks import Step, Task
-from ..engine.checkpoint import is_of_weights, fill, read_weights, WEIGHTS_FILES
+from ..engine.checkpoint import is_of_weights, fill, read_weights, WEIGHTS_FILES, weights_hash
 from ..engine.step_folder import INDEX, StepFolder
 from ..evaluation.maps import Views
 from ..models.localizer import Localizer
@@ -31,7 +31,8 @@ from .parameters import numbers
 from .presets import task_of
 
 # %% auto #0
-__all__ = ['OpenedStep', 'target_rule', 'open_step', 'own_runs_dir', 'parent_path', 'recorded_task']
+__all__ = ['OpenedStep', 'target_rule', 'open_step', 'own_runs_dir', 'parent_link', 'recorded_parent', 'parent_path',
+           'recorded_task']
 
 # %% ../../nbs/run/05_opened.ipynb #b1d29854
 @dataclass(frozen=True)
@@ -93,8 +94,8 @@ def open_step(
     segmenter = make_segmenter(config.backbone, step.classes_per_step, config.output_stride,
                                config.crop_size, norm=norm)
     fill(segmenter, tensors, "segmenter", file)
-    parent = record.get("parent")
-    old = _parent(folder, parent, at_root(config.runs_dir), device) if parent and with_old else None
+    starts_from = with_old and record.get("parent")
+    old = _parent(folder, record, at_root(config.runs_dir), device) if starts_from else None
     localizer = None
     if any(name.startswith("localizer.") for name in tensors):
         localizer = Localizer(segmenter.body.channels, step.n_classes, segmenter.head.channels, norm,
@@ -130,19 +131,35 @@ def own_runs_dir(
     within = len(path.parts) > 3 and path.parts[-3] == task.folder and path.name == f"step{step.index}"
     return path.parents[2] if within else path / INDEX
 
+# %% ../../nbs/run/05_opened.ipynb #5a0c1e74
+def parent_link(parent: Path, folder: Path) -> dict[str, str]:
+    "What config.json records of the step before: its path, seen from the step's folder, and its weights."
+    # relative, so that a runs folder may be moved
+    return {"path": os.path.relpath(parent, folder), "hash": weights_hash(parent / WEIGHTS_FILES["last"])}
+
+
+def recorded_parent(
+    folder: Path,               # of a step
+    record: Mapping[str, Any],  # its config.json
+) -> Path | None:               # None for a step that starts from no other
+    "The folder of the step that a step started from, where it was at that time."
+    parent = record.get("parent")
+    return Path(os.path.normpath(folder / parent["path"])) if parent else None
+
 # %% ../../nbs/run/05_opened.ipynb #aef11832
 def parent_path(
     folder: StepFolder,
-    parent: Mapping[str, str],  # of its config.json: path, seen from the folder, and hash
+    record: Mapping[str, Any],  # its config.json, with a parent
     runs_dir: Path,             # where the step lies
 ) -> Path:
     "The folder of the step that a step started from: with the weights it started from, or InputError."
+    parent = record["parent"] if isinstance(record["parent"], dict) else {}
     path, recorded = parent.get("path"), parent.get("hash")
     if not isinstance(path, str) or not isinstance(recorded, str):
         raise InputError(f"{shown(folder.path / 'config.json')} does not say from which step this one "
                          f"started; expected a parent with path and hash.")
     # first where it was; then the step of that name beside this one, if only a part was moved
-    places = [Path(os.path.normpath(folder.path / path)), runs_dir.joinpath(*Path(path).parts[-3:])]
+    places = [recorded_parent(folder.path, record), runs_dir.joinpath(*Path(path).parts[-3:])]
     there = [p for p in places if _is_step(p)]
     for place in there:
         if is_of_weights(recorded, place / WEIGHTS_FILES["last"]):
@@ -162,9 +179,9 @@ def _is_step(path: Path) -> bool:
 
 
 def _parent(
-    folder: StepFolder, parent: Mapping[str, str], runs_dir: Path, device: str | torch.device,
+    folder: StepFolder, record: Mapping[str, Any], runs_dir: Path, device: str | torch.device,
 ) -> Segmenter:
-    return freeze(open_step(parent_path(folder, parent, runs_dir), device, with_old=False).segmenter)
+    return freeze(open_step(parent_path(folder, record, runs_dir), device, with_old=False).segmenter)
 
 
 # %% ../../nbs/run/05_opened.ipynb #5db0bfb7

@@ -5,7 +5,6 @@
 # %% ../../nbs/run/09_published_checkpoints.ipynb #b689b431
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -24,7 +23,7 @@ from ..core.errors import InputError
 from ..core.files import written_aside, file_hash
 from ..core.paths import at_root, shown
 from ..data.tasks import Step, Task
-from ..engine.checkpoint import read_weights, save_weights, weights_hash
+from ..engine.checkpoint import read_weights, save_weights
 from ..engine.step_folder import StepFolder
 from ..models.backbone_names import BACKBONES
 from ..models.localizer import Localizer
@@ -32,7 +31,7 @@ from ..models.segmenter import Segmenter, make_segmenter
 from ..models.weights import check_finite, found_instead, read_foreign, state_of, unwrapped
 from .config import TrainConfig
 from .folder import emptied, held, parent_lock, step_path
-from .opened import open_step
+from .opened import open_step, parent_link, recorded_parent
 from .presets import of_step, resolved, task_of
 
 # %% auto #0
@@ -190,8 +189,7 @@ def import_published(
     record = _record(path, found, config, step)
     record |= {"dataset": asdict(of_task.classes), "parent": parent and _link(parent, folder, config, step)}
     models = _filled(found, config)
-    base = parent and folder.path / record["parent"]["path"]
-    with held(folder), parent_lock(base):
+    with held(folder), parent_lock(recorded_parent(folder.path, record)):
         if any(folder.path.iterdir()) and not overwrite:
             raise InputError(f"{shown(folder.path)} is there already; give another name, or overwrite=True.")
         with _whole_step(folder) as made:
@@ -237,7 +235,7 @@ def _link(parent: Path | str, folder: StepFolder, config: TrainConfig, step: Ste
         found, wanted = (f"{body} at stride {stride} of {', '.join(names)}"
                          for body, stride, names in (theirs, ours))
         raise InputError(f"{shown(path)} is {found}; this step starts from {wanted}.")
-    return {"path": os.path.relpath(path, folder.path), "hash": weights_hash(path / "weights.safetensors")}
+    return parent_link(path, folder.path)
 
 
 def _filled(found: PublishedCheckpoint, config: TrainConfig) -> tuple[Segmenter, Localizer | None]:

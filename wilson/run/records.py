@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import fnmatch
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -19,7 +18,7 @@ from ..core.paths import at_root, shown
 from ..engine.step_folder import StepFolder
 from .config import TrainConfig
 from .folder import one_line, recorded_config
-from .opened import recorded_task
+from .opened import recorded_parent, recorded_task
 from .parameters import BY_STEP
 from .presets import resolved
 
@@ -172,8 +171,7 @@ def _record(path: Path, before: Mapping[Path, Record], sizes: dict[str, int]) ->
         print(f"{shown(path)} is listed as unknown: {one_line(e)}")
     metrics = (folder.read("metrics.json") or {}) if state in ("finished", "unknown") else {}
     check_metrics(metrics)
-    parent = config.get("parent")
-    parent = Path(os.path.normpath(path / parent["path"])) if parent else None
+    parent = recorded_parent(path, config)
     recipe = {n: v for n, v in config["identity"].items() if n not in _OF_ONE_RUN}
     if parent is not None:
         recipe |= _before(recipe, before.get(parent), config["parent"])
