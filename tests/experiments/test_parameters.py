@@ -15,8 +15,7 @@ from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 from test_bad_input import run
 
-from wilson.cli.command import Parser
-from wilson.cli.run_commands import train_parser
+from wilson.cli.command import Parser, add_fields
 from wilson.core.errors import InputError
 from wilson.experiments.grid import asked_members, grid_members, member_config, read_grid
 from wilson.experiments.notebook_parameters import check_names, given_parameters
@@ -46,7 +45,7 @@ def by_papermill(notebook: str, *given: str) -> dict[str, object]:
 def by_command(*given: str) -> TrainConfig:
     "The configuration of `wilson train`."
     parser = Parser(allow_abbrev=False)
-    train_parser(parser)
+    add_fields(parser, TrainConfig)
     return parsed(vars(parser.parse_args([*given])))
 
 

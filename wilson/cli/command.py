@@ -6,49 +6,94 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
+from types import UnionType
+from typing import Any, get_args, get_origin
 
-from .data_commands import prepare_parser, run_prepare, run_verify, verify_parser
-from .run_commands import compare_parser, evaluate_parser, export_parser, import_parser
-from .run_commands import labels_parser, predict_parser, run_compare, run_evaluate, run_export
-from .run_commands import run_import, run_labels, run_predict, run_runs, run_train, runs_parser
-from .run_commands import train_parser
-from .sweep_commands import run_slurm, run_sweep_command, slurm_parser, sweep_parser
+from .data_commands import run_prepare, run_verify
+from .run_commands import run_compare, run_evaluate, run_export, run_import, run_labels
+from .run_commands import run_predict, run_runs, run_train
+from .sweep_commands import run_slurm, run_sweep_command
 from ..core.errors import InputError, did_you_mean
 from ..core.paths import check_temp_folder
 from ..core.terminals import printable, safe_output, set_bars, use_utf8_names
 
 # %% auto #0
-__all__ = ['COMMANDS', 'Parser', 'main']
+__all__ = ['COMMANDS', 'Parser', 'add_fields', 'add_options', 'arguments_of', 'main']
 
 # %% ../../nbs/cli/03_command.ipynb #562629d7
-COMMANDS = {
-    "prepare": ("make a data set ready to train on", prepare_parser, run_prepare),
-    "verify": ("find what is wrong with a data set", verify_parser, run_verify),
-    "train": ("train the steps of a task", train_parser, run_train),
-    "sweep": ("train many runs, each shared base once", sweep_parser, run_sweep_command),
-    "runs": ("list runs, or remove some", runs_parser, run_runs),
-    "slurm": ("write a batch script that trains on a cluster", slurm_parser, run_slurm),
-    "evaluate": ("score a finished step", evaluate_parser, run_evaluate),
-    "predict": ("segment images with a finished step", predict_parser, run_predict),
-    "compare": ("put runs beside each other", compare_parser, run_compare),
-    "labels": ("write a weak step's pseudo-labels as PNGs", labels_parser, run_labels),
-    "import": ("take in a checkpoint of the published trainer", import_parser, run_import),
-    "export": ("write a step as a checkpoint of the published trainer", export_parser, run_export),
+COMMANDS: dict[str, Callable[..., int | None]] = {
+    "prepare": run_prepare, "verify": run_verify, "train": run_train, "sweep": run_sweep_command,
+    "runs": run_runs, "slurm": run_slurm, "evaluate": run_evaluate, "predict": run_predict,
+    "compare": run_compare, "labels": run_labels, "import": run_import, "export": run_export,
 }
 
 
 class Parser(argparse.ArgumentParser):
     "argparse that answers a misspelt option with the nearest one."
 
-    def parse_args(self, args: Sequence[str]) -> argparse.Namespace:
-        options, rest = self.parse_known_args(args)
+    def parse_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:
+        options, rest = self.parse_known_args(args, namespace)
         if rest:
             known = [o for a in self._actions for o in a.option_strings
                      if o.startswith("--") and "_" not in o]
             self.error(f"unrecognized argument {rest[0]}.{did_you_mean(rest[0].split('=')[0], known)}")
         return options
+
+# %% ../../nbs/cli/03_command.ipynb #5a0c1e76
+def add_fields(
+    parser: argparse.ArgumentParser,
+    settings: type,  # a dataclass; `about` of a field's metadata is its help
+) -> None:
+    "An option for each field of a dataclass; one that is not given has no value."
+    for field in fields(settings):
+        parser.add_argument(*dict.fromkeys((f"--{field.name.replace('_', '-')}", f"--{field.name}")),
+                            dest=field.name, metavar="VALUE", default=argparse.SUPPRESS,
+                            action="append" if isinstance(field.default, tuple) else "store",
+                            help=_help(field.metadata["about"], field.default))
+
+
+def add_options(parser: argparse.ArgumentParser, command: Callable[..., object]) -> None:
+    "An option for each parameter of a command, as its annotation describes it."
+    for parameter in inspect.signature(command, eval_str=True).parameters.values():
+        kind, about, *metavar = get_args(parameter.annotation)
+        if isinstance(about, type):
+            add_fields(parser, about)
+            continue
+        name, default, required = parameter.name, parameter.default, parameter.default is parameter.empty
+        flag = f"--{name.strip('_').replace('_', '-')}"
+        if default is False:
+            parser.add_argument(flag, dest=name, action="store_true", help=_help(about))
+            continue
+        kind = get_args(kind)[0] if isinstance(kind, UnionType) else kind
+        many = get_origin(kind) is list
+        value = {"type": str if many else kind, "nargs": "+" if many else None, "metavar": (*metavar, None)[0]}
+        if required and parameter.kind is not parameter.KEYWORD_ONLY:
+            parser.add_argument(name, **value, help=_help(about))
+        else:
+            default = None if required else default
+            parser.add_argument(flag, dest=name, **value, default=default, required=required,
+                                help=_help(about, default))
+
+
+def _help(about: str, default: Any = None) -> str:
+    return (about + ("" if default in (None, ()) else f" (default: {default})")).replace("%", "%%")
+
+# %% ../../nbs/cli/03_command.ipynb #5a0c1e77
+def arguments_of(
+    command: Callable[..., object],
+    given: dict[str, Any],  # values by the names of options
+) -> dict[str, Any]:        # values by the names of the command's parameters
+    "The arguments of a command: options that are the fields of a dataclass go into one dictionary."
+    given = dict(given)
+    for name, parameter in inspect.signature(command, eval_str=True).parameters.items():
+        _, about, *_ = get_args(parameter.annotation)
+        if isinstance(about, type):
+            given[name] = {f.name: given.pop(f.name) for f in fields(about) if f.name in given}
+    return given
 
 # %% ../../nbs/cli/03_command.ipynb #e81b06d4
 def main(
@@ -65,24 +110,24 @@ def main(
 
 
 def _answer(arguments: list[str]) -> int:
-    usage = "wilson COMMAND [--help]\n\n" + "\n".join(f"  {n:10} {c[0]}" for n, c in COMMANDS.items())
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(f"usage: {usage}")
+        commands = "\n".join(f"  {name:10} {command.__doc__}" for name, command in COMMANDS.items())
+        print(f"usage: wilson COMMAND [--help]\n\n{commands}")
         return 0 if arguments else 2
     name, *rest = arguments
     if name not in COMMANDS:
         print(f"wilson: there is no command {name!r}.{did_you_mean(name, COMMANDS)}", file=sys.stderr)
         return 2
-    about, options_of, run = COMMANDS[name]
-    parser = Parser(prog=f"wilson {name}", description=about, allow_abbrev=False)
+    command = COMMANDS[name]
+    parser = Parser(prog=f"wilson {name}", description=command.__doc__, allow_abbrev=False)
     if name in ("train", "sweep", "slurm"):  # forty options are better read once, below
         parser.usage = f"wilson {name} [--OPTION VALUE …]"
     try:
         check_temp_folder()
-        options_of(parser)
-        return run(parser.parse_args(rest)) or 0
+        add_options(parser, command)
+        return command(**arguments_of(command, vars(parser.parse_args(rest)))) or 0
     except InputError as e:
-        print(f"wilson: {printable(e)}", file=sys.stderr)
+        print(f"wilson: {printable(str(e))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as e:
         return getattr(e, "exit_code", 130)

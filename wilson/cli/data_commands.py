@@ -5,73 +5,62 @@
 # %% ../../nbs/cli/00_data_commands.ipynb #8f321dca
 from __future__ import annotations
 
-import argparse
+from typing import Annotated
 
 # %% auto #0
-__all__ = ['prepare_parser', 'run_prepare', 'verify_parser', 'run_verify']
+__all__ = ['DatasetName', 'VocRoot', 'Overwrite', 'run_prepare', 'run_verify']
+
+# %% ../../nbs/cli/00_data_commands.ipynb #5c82bcd8
+DatasetName = Annotated[str, "voc | coco | coco-voc | shapes, or a name for your data"]
+VocRoot = Annotated[str, "of coco-voc"]
+Overwrite = Annotated[bool, "replace files that wilson has not written, also in a data set"]
 
 # %% ../../nbs/cli/00_data_commands.ipynb #2341e881
-def prepare_parser(parser: argparse.ArgumentParser) -> None:
-    "Options of `wilson prepare`."
-    parser.add_argument("dataset", help="voc | coco | coco-voc | shapes, or a name for data of yours")
-    parser.add_argument("--from", dest="source", metavar="FOLDER",
-                        help="where the data or its archives lie; linked, never written to (default: what is "
-                             "missing is downloaded)")
-    parser.add_argument("--data-root", help="where the data set goes (default: data/<dataset>)")
-    parser.add_argument("--masks", help="voc: aug | sbd, where SegmentationClassAug comes from; coco: "
-                                        "instances | stuffthingmaps (default: the first)")
-    parser.add_argument("--val-share", type=float, default=0.2,
-                        help="of your images with masks, where there are no lists (default: 0.2)")
-    parser.add_argument("--voc-root", default="data/voc", help="of coco-voc (default: data/voc)")
-    parser.add_argument("--no-verify", action="store_true", help="do not look at every file afterwards")
-
-
-def run_prepare(options: argparse.Namespace) -> int:
-    "Prepare, say what was done, and verify."
+def run_prepare(
+    dataset: DatasetName,
+    from_: Annotated[str | None, "where the data or its archives lie; linked, never written to (default: what "
+                                 "is missing is downloaded)", "FOLDER"] = None,
+    data_root: Annotated[str | None, "where the data set goes (default: data/<dataset>)"] = None,
+    masks: Annotated[str | None, "voc: aug | sbd, where SegmentationClassAug comes from; coco: instances | "
+                                 "stuffthingmaps (default: the first)"] = None,
+    val_share: Annotated[float, "of your images with masks, where there are no lists"] = 0.2,
+    voc_root: VocRoot = "data/voc",
+    no_verify: Annotated[bool, "do not look at every file afterwards"] = False,
+) -> int:
+    "make a data set ready to train on"
     from wilson.datasets.prepare import prepare
     from wilson.checks.verify import verified
-    o = options
-    prepare(o.dataset, o.source, o.data_root, o.masks, o.val_share, o.voc_root)
-    if o.no_verify:
+    prepare(dataset, from_, data_root, masks, val_share, voc_root)
+    if no_verify:
         return 0
-    report = verified(o.dataset, o.data_root, voc_root=o.voc_root)
+    report = verified(dataset, data_root, voc_root=voc_root)
     print(report)
     return 0 if report.ok else 1
 
 # %% ../../nbs/cli/00_data_commands.ipynb #b551c166
-def verify_parser(parser: argparse.ArgumentParser) -> None:
-    "Options of `wilson verify`."
-    parser.add_argument("dataset", help="voc | coco | coco-voc | shapes, or the name of your data")
-    parser.add_argument("--data-root", help="its folder (default: data/<dataset>)")
-    parser.add_argument("--task", help="whose steps must all have images")
-    parser.add_argument("--overlap", default="true", help="true | false: false is disjoint (default: true)")
-    parser.add_argument("--train-list", help="name of the training list")
-    parser.add_argument("--val-list", help="name of the validation list")
-    parser.add_argument("--image-labels", help="table of image-level labels")
-    parser.add_argument("--voc-root", default="data/voc", help="of coco-voc (default: data/voc)")
-    parser.add_argument("--report", metavar="FILE", help="write everything that was found there")
-    _overwrite_option(parser)
-
-
-def run_verify(options: argparse.Namespace) -> int:
-    "Verify, print the report, and say by the exit code whether all is well."
+def run_verify(
+    dataset: DatasetName,
+    data_root: Annotated[str | None, "its folder (default: data/<dataset>)"] = None,
+    task: Annotated[str | None, "whose steps must all have images"] = None,
+    overlap: Annotated[str, "true | false: false is disjoint"] = "true",
+    train_list: Annotated[str | None, "name of the training list"] = None,
+    val_list: Annotated[str | None, "name of the validation list"] = None,
+    image_labels: Annotated[str | None, "table of image-level labels"] = None,
+    voc_root: VocRoot = "data/voc",
+    report: Annotated[str | None, "write everything that was found there", "FILE"] = None,
+    overwrite: Overwrite = False,
+) -> int:
+    "find what is wrong with a data set"
     from wilson.datasets.by_name import classes_of, default_root
     from wilson.data.tasks import Task
     from wilson.checks.verify import verified
     from wilson.core.output_files import output_file
-    from wilson.run.config import parsed
-    o = options
-    root = o.data_root or default_root(o.dataset)
-    task = o.task and Task(classes_of(o.dataset, root), o.task, parsed({"overlap": o.overlap}).overlap)
-    report = verified(o.dataset, root, (task,) if task else (), o.train_list, o.val_list, o.image_labels,
-                      o.voc_root)
-    print(report)
-    if o.report:
-        with output_file(o.report, o.overwrite) as aside:
-            aside.write_text(report.text() + "\n", encoding="utf-8")
-    return 0 if report.ok else 1
-
-# %% ../../nbs/cli/00_data_commands.ipynb #5c82bcd8
-def _overwrite_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--overwrite", action="store_true",
-                        help="replace files that wilson has not written, also in a data set")
+    from wilson.run.config import as_bool
+    root = data_root or default_root(dataset)
+    tasks = (Task(classes_of(dataset, root), task, as_bool("overlap", overlap)),) if task else ()
+    found = verified(dataset, root, tasks, train_list, val_list, image_labels, voc_root)
+    print(found)
+    if report:
+        with output_file(report, overwrite) as aside:
+            aside.write_text(found.text() + "\n", encoding="utf-8")
+    return 0 if found.ok else 1

@@ -5,187 +5,151 @@
 # %% ../../nbs/cli/01_run_commands.ipynb #f03de50a
 from __future__ import annotations
 
-import argparse
-from dataclasses import fields
+from collections.abc import Mapping
+from typing import Annotated, Any
 
-from .data_commands import _overwrite_option
+from .data_commands import Overwrite
 from ..core.errors import did_you_mean, InputError
+from ..run.config import TrainConfig, as_bool, parsed
 
 # %% auto #0
-__all__ = ['train_parser', 'run_train', 'evaluate_parser', 'run_evaluate', 'predict_parser', 'run_predict', 'runs_parser',
-           'run_runs', 'compare_parser', 'run_compare', 'labels_parser', 'run_labels', 'import_parser', 'run_import',
-           'export_parser', 'run_export']
+__all__ = ['StepPath', 'DataRoot', 'Device', 'RunsDir', 'run_train', 'run_evaluate', 'run_predict', 'run_runs', 'run_compare',
+           'run_labels', 'run_import', 'run_export']
 
 # %% ../../nbs/cli/01_run_commands.ipynb #1fdeb8a5
-def train_parser(parser: argparse.ArgumentParser) -> None:
-    "Options of `wilson train`."
-    from wilson.run.config import TrainConfig# torch is slow to import; --help of others need not wait
-    for field in fields(TrainConfig):
-        about = field.metadata["about"] + ("" if field.default is None else f" (default: {field.default})")
-        names = dict.fromkeys((f"--{field.name.replace('_', '-')}", f"--{field.name}"))
-        parser.add_argument(*names, dest=field.name, metavar="VALUE", default=argparse.SUPPRESS,
-                            help=about.replace("%", "%%"))
+StepPath = Annotated[str, "runs/<task>/<run>/step<k>"]
+DataRoot = Annotated[str | None, "where its data lies now (default: where it was)"]
+Device = Annotated[str, "auto | cpu | cuda"]
+RunsDir = Annotated[str, "where run folders are"]
 
 
-def run_train(options: argparse.Namespace) -> None:
-    "Train, then print the table."
-    from wilson.run.config import parsed
+def run_train(parameters: Annotated[Mapping[str, Any], TrainConfig]) -> None:
+    "train the steps of a task"
     from wilson.experiments.train import train
     from wilson.analysis.results import result_table
-    print(result_table(train(parsed(vars(options)))), flush=True)
+    print(result_table(train(parsed(parameters))), flush=True)
 
 # %% ../../nbs/cli/01_run_commands.ipynb #f2718e99
-def evaluate_parser(parser: argparse.ArgumentParser) -> None:
-    "Options of `wilson evaluate`."
-    parser.add_argument("step_folder", help="runs/<task>/<run>/step<k>")
-    parser.add_argument("--data-root", help="where its data lies now (default: where it was)")
-    parser.add_argument("--weights", default="last", help="last | best: of the best epoch (default: last)")
-    parser.add_argument("--device", default="auto", help="auto | cpu | cuda (default: auto)")
-
-
-def run_evaluate(options: argparse.Namespace) -> None:
-    "Score a finished step on its own validation images."
+def run_evaluate(
+    step_folder: StepPath,
+    data_root: DataRoot = None,
+    weights: Annotated[str, "last | best: of the best epoch"] = "last",
+    device: Device = "auto",
+) -> None:
+    "score a finished step"
     from wilson.analysis.results import evaluate_step, result_table
-    o = options
-    print(result_table([evaluate_step(o.step_folder, o.device, o.data_root, o.weights)]))
+    print(result_table([evaluate_step(step_folder, device, data_root, weights)]))
 
 
-def predict_parser(parser: argparse.ArgumentParser) -> None:
-    "Options of `wilson predict`."
-    parser.add_argument("step_folder", help="runs/<task>/<run>/step<k>")
-    parser.add_argument("images", nargs="+", help="JPEG or PNG files")
-    parser.add_argument("--out", default="runs/predictions",
-                        help="folder of the masks (default: runs/predictions)")
-    _overwrite_option(parser)
-    parser.add_argument("--device", default="auto", help="auto | cpu | cuda (default: auto)")
-
-
-def run_predict(options: argparse.Namespace) -> None:
-    "Write mask and overlay of each image and say what is in it."
+def run_predict(
+    step_folder: StepPath,
+    images: Annotated[list[str], "JPEG or PNG files"],
+    out: Annotated[str, "folder of the masks"] = "runs/predictions",
+    overwrite: Overwrite = False,
+    device: Device = "auto",
+) -> None:
+    "segment images with a finished step"
     from wilson.analysis.results import predict
-    o = options
-    for prediction in predict(o.step_folder, o.images, o.out, o.device, o.overwrite):
+    for prediction in predict(step_folder, images, out, device, overwrite):
         shares = ", ".join(f"{name} {share:.0%}" for name, share in prediction.shares.items())
         print(f"{prediction.mask}: {shares or 'background only'}")
 
 # %% ../../nbs/cli/01_run_commands.ipynb #34d1ffb9
-def runs_parser(parser: argparse.ArgumentParser) -> None:
-    "Options of `wilson runs`."
-    parser.add_argument("--runs-dir", default="runs", help="where run folders are (default: runs)")
-    parser.add_argument("--task", help="folder of the task, or a pattern such as voc-15-5-*")
-    parser.add_argument("--runs", help="pattern of the runs' names, such as *-s42")
-    parser.add_argument("--state", help="running | interrupted | finished | failed")
-    parser.add_argument("--remove", nargs="+", metavar="RUN", help="remove these: <task>/<run> or "
-                        "<task>/<run>/step<k>, as the list shows them; never one that another step starts "
-                        "from, or that is being trained")
-    parser.add_argument("--force", action="store_true", help="with --remove: also what another machine is "
-                        "recorded to train, if nobody holds its lock")
-
-
-def run_runs(options: argparse.Namespace) -> None:
-    "List runs, or remove the named ones."
+def run_runs(
+    runs_dir: RunsDir = "runs",
+    task: Annotated[str | None, "folder of the task, or a pattern such as voc-15-5-*"] = None,
+    runs: Annotated[str | None, "pattern of the runs' names, such as *-s42"] = None,
+    state: Annotated[str | None, "running | interrupted | finished | failed"] = None,
+    remove: Annotated[list[str] | None, "remove these: <task>/<run> or <task>/<run>/step<k>, as the list shows "
+                                        "them; never one that another step starts from, or that is being "
+                                        "trained", "RUN"] = None,
+    force: Annotated[bool, "with --remove: also what another machine is recorded to train, if nobody holds "
+                           "its lock"] = False,
+) -> None:
+    "list runs, or remove some"
     from wilson.analysis.run_list import remove_runs, run_list, run_text
-    o = options
-    if o.remove:
-        for line in remove_runs(o.remove, o.runs_dir, o.force):
-            print(line)
-        return
-    print(run_text(run_list(o.runs_dir, o.task, o.runs, o.state)))
+    if remove:
+        print("\n".join(remove_runs(remove, runs_dir, force)))
+    else:
+        print(run_text(run_list(runs_dir, task, runs, state)))
 
 # %% ../../nbs/cli/01_run_commands.ipynb #c5631da8
-def compare_parser(parser: argparse.ArgumentParser) -> None:
-    "Options of `wilson compare`."
-    parser.add_argument("--runs-dir", default="runs", help="where run folders are (default: runs)")
-    parser.add_argument("--task", help="folder of the task, or a pattern such as voc-15-5-* (default: the "
-                                       "one with the most results)")
-    parser.add_argument("--methods", help="such as wilson,mib (default: all)")
-    parser.add_argument("--runs", help="pattern of the runs' names, such as *-s42 (default: all)")
-    parser.add_argument("--table", default="scores",
-                        help="scores | published | classes | steps | labels | cost (default: scores)")
-    parser.add_argument("--protocol", default="published",
-                        help="of classes and steps: published | whole (default: published)")
-    parser.add_argument("--format", default="markdown",
-                        help="markdown | latex | csv | html (default: markdown)")
-    parser.add_argument("--out", metavar="FOLDER",
-                        help="write all there: tables as Markdown, LaTeX, CSV; figures as PNG, PDF")
-    _overwrite_option(parser)
-
-
-def run_compare(options: argparse.Namespace) -> None:
-    "Print a table, or write all."
+def run_compare(
+    runs_dir: RunsDir = "runs",
+    task: Annotated[str | None, "folder of the task, or a pattern such as voc-15-5-* (default: the one with "
+                                "the most results)"] = None,
+    methods: Annotated[str | None, "such as wilson,mib (default: all)"] = None,
+    runs: Annotated[str | None, "pattern of the runs' names, such as *-s42 (default: all)"] = None,
+    table: Annotated[str, "scores | published | classes | steps | labels | cost"] = "scores",
+    protocol: Annotated[str, "of classes and steps: published | whole"] = "published",
+    format: Annotated[str, "markdown | latex | csv | html"] = "markdown",
+    out: Annotated[str | None, "write all there: tables as Markdown, LaTeX, CSV; figures as PNG, PDF",
+                   "FOLDER"] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    "put runs beside each other"
     from wilson.core.output_files import OutputFolder
     from wilson.analysis.comparison import (TABLES, compared, figure_files, figures, table_files, table_of,
                                        write_figures, write_tables)
     from wilson.analysis.tables import FORMATS
     from wilson.core.paths import shown
-    o = options
-    if o.format not in FORMATS:
-        raise InputError(f"format={o.format!r} is not known.{did_you_mean(o.format, FORMATS)}")
-    found, records = compared(o.runs_dir, o.task, o.methods, o.runs)
-    if not o.out:
-        print(FORMATS[o.format](table_of(o.table, found, records, o.protocol)).rstrip())
+    if format not in FORMATS:
+        raise InputError(f"format={format!r} is not known.{did_you_mean(format, FORMATS)}")
+    found, records = compared(runs_dir, task, methods, runs)
+    if not out:
+        print(FORMATS[format](table_of(table, found, records, protocol)).rstrip())
         return
-    tables = {kind: table_of(kind, found, records, o.protocol) for kind in TABLES}
-    drawn = figures(found, records, o.protocol)
-    OutputFolder(o.out, o.overwrite).check([*table_files(tables), *figure_files(drawn)])
-    written = write_tables(tables, o.out, overwrite=o.overwrite) + write_figures(drawn, o.out, o.overwrite)
+    tables = {kind: table_of(kind, found, records, protocol) for kind in TABLES}
+    drawn = figures(found, records, protocol)
+    OutputFolder(out, overwrite).check([*table_files(tables), *figure_files(drawn)])
+    written = write_tables(tables, out, overwrite=overwrite) + write_figures(drawn, out, overwrite)
     print("\n".join(shown(f) for f in written))
 
 # %% ../../nbs/cli/01_run_commands.ipynb #52785701
-def labels_parser(parser: argparse.ArgumentParser) -> None:
-    "Options of `wilson labels`."
-    parser.add_argument("step_folder", help="runs/<task>/<run>/step<k>, of method=wilson")
-    parser.add_argument("--out", default="runs/label_maps",
-                        help="folder of the PNGs (default: runs/label_maps)")
-    _overwrite_option(parser)
-    parser.add_argument("--kind", default="cam", help="cam | refined | hard (default: cam)")
-    parser.add_argument("--data-root", help="where its data lies now (default: where it was)")
-    parser.add_argument("--device", default="auto", help="auto | cpu | cuda (default: auto)")
-
-
-def run_labels(options: argparse.Namespace) -> None:
-    "Write the label maps and say how to train on them."
+def run_labels(
+    step_folder: Annotated[str, "runs/<task>/<run>/step<k>, of method=wilson"],
+    out: Annotated[str, "folder of the PNGs"] = "runs/label_maps",
+    overwrite: Overwrite = False,
+    kind: Annotated[str, "cam | refined | hard"] = "cam",
+    data_root: DataRoot = None,
+    device: Device = "auto",
+) -> None:
+    "write a weak step's pseudo-labels as PNGs"
     from wilson.analysis.results import write_label_maps
     from wilson.core.paths import shown
-    o = options
-    out = shown(write_label_maps(o.step_folder, o.out, o.kind, o.device, o.data_root, o.overwrite))
-    print(f"{out}: train on them with --method external --pseudo-dir {out}")
+    folder = shown(write_label_maps(step_folder, out, kind, device, data_root, overwrite))
+    print(f"{folder}: train on them with --method external --pseudo-dir {folder}")
 
 # %% ../../nbs/cli/01_run_commands.ipynb #c27f4a96
-def import_parser(parser: argparse.ArgumentParser) -> None:
-    "Options of `wilson import`."
-    parser.add_argument("file", help="checkpoint of the published trainer, or a bare state_dict")
-    parser.add_argument("--dataset", required=True, help="of the task it was trained on: voc | …")
-    parser.add_argument("--task", required=True, help='protocol, or class names by step: "cat,dog|cow,sheep"')
-    parser.add_argument("--step", required=True, type=int, help="number of the step; 0 is the base step")
-    parser.add_argument("--overlap", default="true", help="true | false: false is disjoint (default: true)")
-    parser.add_argument("--output-stride", help="of its body (default: 16; 8 for wider_resnet38_a2)")
-    parser.add_argument("--crop-size", help="of its training crops, in pixels (default: the preset's)")
-    parser.add_argument("--name", help="of the run (default: the file's)")
-    parser.add_argument("--runs-dir", default="runs", help="where run folders go (default: runs)")
-    parser.add_argument("--data-root", help="what evaluation reads (default: data/<dataset>)")
-    parser.add_argument("--parent", help="folder of the step before: the old model of its pseudo-labels")
-    parser.add_argument("--overwrite", action="store_true", help="replace a step in the same folder")
-
-
-def run_import(options: argparse.Namespace) -> None:
-    "Write the step's folder and say what may be done with it."
+def run_import(
+    file: Annotated[str, "checkpoint of the published trainer, or a bare state_dict"],
+    *,
+    dataset: Annotated[str, "of the task it was trained on: voc | …"],
+    task: Annotated[str, 'protocol, or class names by step: "cat,dog|cow,sheep"'],
+    step: Annotated[int, "number of the step; 0 is the base step"],
+    overlap: Annotated[str, "true | false: false is disjoint"] = "true",
+    output_stride: Annotated[int | None, "of its body (default: 16; 8 for wider_resnet38_a2)"] = None,
+    crop_size: Annotated[int | None, "of its training crops, in pixels (default: the preset's)"] = None,
+    name: Annotated[str | None, "of the run (default: the file's)"] = None,
+    runs_dir: Annotated[str, "where run folders go"] = "runs",
+    data_root: Annotated[str | None, "what evaluation reads (default: data/<dataset>)"] = None,
+    parent: Annotated[str | None, "folder of the step before: the old model of its pseudo-labels"] = None,
+    overwrite: Annotated[bool, "replace a step in the same folder"] = False,
+) -> None:
+    "take in a checkpoint of the published trainer"
     from wilson.run.published_checkpoints import import_published
     from wilson.core.paths import shown
-    given = vars(options)
-    path = shown(import_published(given.pop("file"), **given))
+    path = shown(import_published(file, dataset, task, step, as_bool("overlap", overlap), output_stride,
+                                  crop_size, name, runs_dir, data_root, parent, overwrite))
     print(f"{path} is a finished step now: wilson evaluate {path}")
 
 
-def export_parser(parser: argparse.ArgumentParser) -> None:
-    "Options of `wilson export`."
-    parser.add_argument("step_folder", help="runs/<task>/<run>/step<k>")
-    parser.add_argument("file", help="the checkpoint to write")
-    parser.add_argument("--overwrite", action="store_true", help="replace the file")
-
-
-def run_export(options: argparse.Namespace) -> None:
-    "Write the checkpoint and say where it lies."
+def run_export(
+    step_folder: StepPath,
+    file: Annotated[str, "the checkpoint to write"],
+    overwrite: Annotated[bool, "replace the file"] = False,
+) -> None:
+    "write a step as a checkpoint of the published trainer"
     from wilson.run.published_checkpoints import export_published
     from wilson.core.paths import shown
-    print(shown(export_published(options.step_folder, options.file, options.overwrite)))
+    print(shown(export_published(step_folder, file, overwrite)))

@@ -5,88 +5,68 @@
 # %% ../../nbs/cli/02_sweep_commands.ipynb #a6137482
 from __future__ import annotations
 
-import argparse
 import shlex
-from dataclasses import fields
+from typing import Annotated, Any
 
-from .run_commands import train_parser
 from ..core.errors import InputError
+from ..experiments.slurm_resources import Resources
+from ..run.config import TrainConfig
 
 # %% auto #0
-__all__ = ['sweep_parser', 'run_sweep_command', 'slurm_parser', 'run_slurm']
+__all__ = ['Grid', 'Members', 'run_sweep_command', 'run_slurm']
 
 # %% ../../nbs/cli/02_sweep_commands.ipynb #fafe103c
-def _members_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--grid", metavar="TEXT",
-                        help="a sweep over all combinations: 'method=wilson;mib seed=42;1'; options of train "
-                             "hold for all")
-    parser.add_argument("--members", metavar="FILE",
-                        help="a sweep: JSON list of parameters, one mapping per run; options of train hold "
-                             "for all")
+Grid = Annotated[str | None, "a sweep over all combinations: 'method=wilson;mib seed=42;1'; options of train "
+                             "hold for all", "TEXT"]
+Members = Annotated[str | None, "a sweep: JSON list of parameters, one mapping per run; options of train hold "
+                                "for all", "FILE"]
 
 
-def sweep_parser(parser: argparse.ArgumentParser) -> None:
-    "Options of `wilson sweep`."
-    _members_options(parser)
-    parser.add_argument("--sweep-name", default="sweep",
-                        help="logs go to <runs-dir>/sweeps/<name> (default: sweep)")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time; GPUs are dealt out (default: 1)")
-    parser.add_argument("--dry-run", action="store_true", help="print the plan and its cost, start nothing")
-    parser.add_argument("--fail-fast", action="store_true", help="start nothing more after a failure")
-    parser.add_argument("--retry-failed", action="store_true",
-                        help="try again what failed in an earlier sweep")
-    train_parser(parser)
-
-
-def run_sweep_command(options: argparse.Namespace) -> int:
-    "Train the members of a sweep, or print what that would be; 1 where not all are there in the end."
+def run_sweep_command(
+    *,
+    grid: Grid = None,
+    members: Members = None,
+    sweep_name: Annotated[str, "logs go to <runs-dir>/sweeps/<name>"] = "sweep",
+    jobs: Annotated[int, "runs at a time; GPUs are dealt out"] = 1,
+    dry_run: Annotated[bool, "print the plan and its cost, start nothing"] = False,
+    fail_fast: Annotated[bool, "start nothing more after a failure"] = False,
+    retry_failed: Annotated[bool, "try again what failed in an earlier sweep"] = False,
+    parameters: Annotated[dict[str, Any], TrainConfig],
+) -> int:
+    "train many runs, each shared base once"
     from wilson.experiments.plan import plan_text
     from wilson.experiments.grid import asked_members
     from wilson.experiments.sweep import run_sweep
-    given = vars(options)
-    grid, members, name, jobs = (given.pop(n) for n in ("grid", "members", "sweep_name", "jobs"))
-    dry, flags = given.pop("dry_run"), {n: given.pop(n) for n in ("fail_fast", "retry_failed")}
-    runs_dir = given.pop("runs_dir", "runs")
-    members = asked_members(grid, members, given)
-    if dry:
-        print(plan_text(members, runs_dir, jobs))
+    runs_dir = parameters.pop("runs_dir", "runs")
+    runs = asked_members(grid, members, parameters)
+    if dry_run:
+        print(plan_text(runs, runs_dir, jobs))
         return 0
-    outcomes = run_sweep(members, name, jobs, runs_dir, **flags)
+    outcomes = run_sweep(runs, sweep_name, jobs, runs_dir, fail_fast, retry_failed)
     return int(any(o.state in ("failed", "not started") for o in outcomes))
 
 # %% ../../nbs/cli/02_sweep_commands.ipynb #92a6fcfb
-def slurm_parser(parser: argparse.ArgumentParser) -> None:
-    "Options of `wilson slurm`."
-    from wilson.experiments.slurm_resources import Resources
-    for field in fields(Resources):
-        repeated = isinstance(field.default, tuple)
-        about = field.metadata["about"] + (f" (default: {field.default})" if field.default else "")
-        parser.add_argument(f"--{field.name.replace('_', '-')}", metavar="VALUE", default=argparse.SUPPRESS,
-                            action="append" if repeated else "store", help=about)
-    _members_options(parser)
-    parser.add_argument("--jobs", type=int, help="of a sweep: at a time (default: as many as Slurm lets)")
-    parser.add_argument("--out", required=True,
-                        help="the script to write; of a sweep, the folder of its scripts")
-    train_parser(parser)
-
-
-def run_slurm(options: argparse.Namespace) -> None:
-    "Write the script or scripts and say how to submit them."
+def run_slurm(
+    *,
+    resources: Annotated[dict[str, Any], Resources],
+    grid: Grid = None,
+    members: Members = None,
+    jobs: Annotated[int | None, "of a sweep: at a time (default: as many as Slurm lets)"] = None,
+    out: Annotated[str, "the script to write; of a sweep, the folder of its scripts"],
+    parameters: Annotated[dict[str, Any], TrainConfig],
+) -> None:
+    "write a batch script that trains on a cluster"
     from wilson.core.paths import shown
     from wilson.experiments.grid import asked_members
     from wilson.experiments.slurm import write_script, write_sweep
-    from wilson.experiments.slurm_resources import Resources
-    given = vars(options)
-    grid, members, jobs, out = (given.pop(name) for name in ("grid", "members", "jobs", "out"))
-    resources = Resources(**{f.name: given.pop(f.name) for f in fields(Resources) if f.name in given})
     if grid or members:
-        runs_dir = given.pop("runs_dir", "runs")
-        members = asked_members(grid, members, given)
-        submit, *_ = write_sweep(members, out, resources, runs_dir, jobs)
+        runs_dir = parameters.pop("runs_dir", "runs")
+        runs = asked_members(grid, members, parameters)
+        submit, *_ = write_sweep(runs, out, Resources(**resources), runs_dir, jobs)
         print(f"{shown(submit.parent)}: submit the sweep with: {shlex.quote(str(submit))}")
     elif jobs is not None:
         raise InputError(f"jobs={jobs}: only a sweep has several jobs; give --grid or --members, or leave "
                          "--jobs out.")
     else:
-        path = write_script(given, out, resources)
+        path = write_script(parameters, out, Resources(**resources))
         print(f"{shown(path)}: submit it with: sbatch {shlex.quote(str(path))}")
