@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import overload
 
 from torch import nn, Tensor
 from torch.nn import functional as F
@@ -19,6 +20,16 @@ from .targets import make_targets, TargetRule, Targets
 __all__ = ['batch_targets', 'used_labels', 'used_hard_mask', 'used_target_labels', 'hard_mask_labels', 'taught_labels']
 
 # %% ../../nbs/pseudo/03_step_targets.ipynb #8c350949
+@overload
+def _localized(segmenter: Segmenter, localizer: nn.Module, old: Segmenter, images: Tensor
+               ) -> tuple[Tensor, Tensor]: ...
+
+
+@overload
+def _localized(segmenter: Segmenter, localizer: nn.Module, old: Segmenter | None, images: Tensor
+               ) -> tuple[Tensor, Tensor | None]: ...
+
+
 def _localized(
     segmenter: Segmenter, localizer: nn.Module, old: Segmenter | None, images: Tensor,
 ) -> tuple[Tensor, Tensor | None]:
