@@ -270,6 +270,27 @@ def test_types_are_right():
     assert done.returncode == 0, f"{done.stdout}{done.stderr}"
 
 
+SIMPLE = 10  # ways through a function, as ruff's C901 counts them
+# those that have more; the numbers may only fall
+COMPLEX = {
+    "wilson/datasets/dataset_file.py: read_dataset_file": 13,
+    "wilson/run/parameters.py: _check": 24,
+}
+
+
+def test_functions_are_simple():
+    command = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "C901", "--config", f"lint.mccabe.max-complexity={SIMPLE}",
+               "--output-format", "json", "wilson"]
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, encoding="utf-8")
+    found = {}
+    for problem in json.loads(done.stdout):
+        name, number = re.fullmatch(r"`(\w+)` is too complex \((\d+) > \d+\)", problem["message"]).groups()
+        found[f"{Path(problem['filename']).relative_to(REPO).as_posix()}: {name}"] = int(number)
+    grown = {name: number for name, number in found.items() if number > COMPLEX.get(name, SIMPLE)}
+    assert not grown, f"more than {SIMPLE} ways through, or more than before; divide the function: {grown}"
+    assert found == COMPLEX, f"simpler than before; write the lower number into the list, or take the name out: {found}"
+
+
 def test_prose_is_not_all_headings(listed):
     for path in listed:
         if path.suffix == ".ipynb":
