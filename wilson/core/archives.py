@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import IO, NamedTuple, Protocol
 from urllib.error import HTTPError
 
 # %% auto #0
-__all__ = ['TORN', 'MOST_MEMBERS', 'LONGEST_HEADER', 'LARGEST_LIST', 'LARGEST_CONTENT', 'Member', 'chunks', 'TooMuch',
+__all__ = ['TORN', 'MOST_MEMBERS', 'LONGEST_HEADER', 'LARGEST_LIST', 'LARGEST_CONTENT', 'Member', 'Readable', 'chunks', 'TooMuch',
            'members_of', 'read_through', 'reason_of']
 
 # %% ../../nbs/core/09_archives.ipynb #1ed6d8d0
@@ -29,14 +29,21 @@ class Member(NamedTuple):
     name: str                      # as the archive has it
     size: int                      # in bytes, unpacked
     kind: str                      # "file", "folder", or what it is instead
-    open: Callable[[], BinaryIO]   # its content
+    open: Callable[[], IO[bytes]]  # its content
+
+
+def _tar_content(tar: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
+    content = tar.extractfile(info)
+    if content is None:
+        raise tarfile.ReadError(f"{info.name} is not a file")
+    return content
 
 
 def _tar_member(tar: tarfile.TarFile, info: tarfile.TarInfo) -> Member:
     kinds = {"file": info.isreg(), "folder": info.isdir(), "symbolic link": info.issym(),
              "hard link": info.islnk(), "device": True}
     return Member(info.name, info.size, next(k for k, yes in kinds.items() if yes),
-                  partial(tar.extractfile, info))
+                  partial(_tar_content, tar, info))
 
 
 def _zip_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Member:
@@ -51,7 +58,12 @@ TORN = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, lzma
         UnicodeDecodeError, NotImplementedError)
 
 
-def chunks(f: BinaryIO) -> Iterator[bytes]:
+class Readable(Protocol):
+    "A file as tarfile and zipfile have it."
+    def read(self, size: int, /) -> bytes: ...
+
+
+def chunks(f: Readable) -> Iterator[bytes]:
     "What is left of `f`, at most 256 KiB at a time."
     return iter(partial(f.read, 1 << 18), b"")
 
@@ -76,7 +88,7 @@ class _Header(tarfile.TarInfo):
             raise TooMuch(f"a header of {self.size:,} bytes; expected at most {LONGEST_HEADER:,}")
         if self.type == tarfile.GNUTYPE_SPARSE:
             raise TooMuch("it has a sparse file, which no published archive has")
-        return super()._proc_member(tar)
+        return super()._proc_member(tar)  # type: ignore[misc]  # not in the types of tarfile
 
     def _proc_gnusparse_10(self, *_: object) -> None:
         raise TooMuch("it has a sparse file, which no published archive has")
@@ -101,8 +113,9 @@ def _tar_members(tar: tarfile.TarFile) -> list[Member]:
 @contextmanager
 def _opened_zip(path: Path) -> Iterator[zipfile.ZipFile]:
     with open(path, "rb") as f:
-        end = zipfile._EndRecData(f)  # what ZipFile itself reads the list by, all of it at once
-    if end and end[zipfile._ECD_SIZE] > LARGEST_LIST:
+        # what ZipFile itself reads the list by, all of it at once; not in the types of zipfile
+        end = zipfile._EndRecData(f)  # type: ignore[attr-defined]
+    if end and end[zipfile._ECD_SIZE] > LARGEST_LIST:  # type: ignore[attr-defined]
         raise TooMuch(f"its list of members has more than {LARGEST_LIST:,} bytes")
     with zipfile.ZipFile(path) as archive:
         _check_count(len(archive.infolist()), sum(info.file_size for info in archive.infolist()))

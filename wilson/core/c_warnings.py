@@ -51,7 +51,8 @@ class _Warnings:
     @contextmanager
     def caught(self) -> Iterator[list[bytes]]:
         "The lines that C libraries write in this thread within the block."
-        before, lines = getattr(self.of_thread, "lines", None), []
+        lines: list[bytes] = []
+        before = getattr(self.of_thread, "lines", None)
         self.of_thread.lines = lines
         self._count(1)
         try:

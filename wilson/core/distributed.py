@@ -95,11 +95,14 @@ def agreed(
 
 def in_turn(make: Callable[[], T]) -> T:
     "Every rank makes it, the first one before the others: what it leaves on the disk they find."
-    made = make() if first() else None
-    if n_ranks() > 1:
+    if n_ranks() == 1:
+        return make()
+    if first():
+        made = make()
         dist.barrier()
-        made = made if first() else make()
-    return made
+        return made
+    dist.barrier()
+    return make()
 
 # %% ../../nbs/core/10_distributed.ipynb #14e356ac
 def find_loopback() -> str | None:
@@ -161,10 +164,10 @@ def joined(
     meeting: Path | None = None,  # a file that all ranks of one machine see; None: as torchrun says
 ) -> Iterator[None]:
     "Within it, this process is one of the ranks that torch elastic started."
-    local = {}
+    address, own_rank, ranks = None, -1, -1  # as torchrun says
     if meeting is not None:
-        local = {"init_method": meeting.as_uri(), "rank": int(os.environ["RANK"]),
-                 "world_size": int(os.environ["WORLD_SIZE"])}
+        address = meeting.as_uri()
+        own_rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         if (loopback := find_loopback()) is not None:  # not the interface of a cluster that the shell names
             os.environ |= {"GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback}
     else:
@@ -173,7 +176,8 @@ def joined(
         torch.cuda.set_device(device)
     try:
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
-                                timeout=datetime.timedelta(minutes=30), **local)
+                                timeout=datetime.timedelta(minutes=30), init_method=address,
+                                rank=own_rank, world_size=ranks)
     except RuntimeError as e:
         if "Unable to find address for" not in str(e):
             raise

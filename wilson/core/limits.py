@@ -79,14 +79,16 @@ def _rlimit(name: str) -> tuple[int | None, int | None]:
         limits = resource.getrlimit(getattr(resource, name))
     except (ImportError, AttributeError):  # Windows has none, macOS not all of them
         return None, None
-    return tuple(None if limit == resource.RLIM_INFINITY else limit for limit in limits)
+    soft, hard = (None if limit == resource.RLIM_INFINITY else limit for limit in limits)
+    return soft, hard
 
 
 def _size(count: float) -> str:
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            return f"{count:.0f} {unit}" if unit == "bytes" or count >= 10 else f"{count:.1f} {unit}"
+    unit, *larger = "bytes", "kB", "MB", "GB"
+    while count >= 1000 and larger:
         count /= 1000
+        unit = larger.pop(0)
+    return f"{count:.0f} {unit}" if unit == "bytes" or count >= 10 else f"{count:.1f} {unit}"
 
 
 def about_open_files() -> str:
@@ -147,11 +149,12 @@ def shortage(
     error: BaseException | str,
 ) -> str | None:  # sentences with the limit as the system gives it; None: another kind of error
     "What ran out, where an error or one behind it says so."
-    seen, text = set(), error if isinstance(error, str) else ""
-    while isinstance(error, BaseException) and id(error) not in seen:
-        seen.add(id(error))
-        text += f"\n{type(error).__name__}: {error}"
-        error = error.__cause__ or error.__context__
+    seen: set[int] = set()
+    text, cause = (error, None) if isinstance(error, str) else ("", error)
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        text += f"\n{type(cause).__name__}: {cause}"
+        cause = cause.__cause__ or cause.__context__
     for told, about, words in _SHORT.values():
         if any(word in text for word in words):
             return f"{told}. {about()}".rstrip()

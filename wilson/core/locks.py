@@ -20,7 +20,7 @@ from .processes import _machine, _start, is_running
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]  # a module or None
 
 # %% auto #0
 __all__ = ['FileLock', 'try_lock', 'LockTimeout', 'file_lock', 'is_locked']
@@ -138,7 +138,8 @@ class FileLock:
             if not shared:
                 raise
             self.file = open(path, "rb", buffering=0)  # where nothing can be written
-        self.path, self.shared, self._pid, self._holder = path, shared, os.getpid(), None
+        self.path, self.shared, self._pid = path, shared, os.getpid()
+        self._holder: Path | None = None
 
     def _take(self) -> bool:
         got, alone = _flock(self.file.fileno(), self.shared), self.path.with_name(f"{self.path.name}.holder")
@@ -191,11 +192,13 @@ def try_lock(
     shared: bool = False,  # together with others that share it
 ) -> FileLock | None:      # None where another process holds it
     "Lock a file at once or not at all."
-    for n in range(20):
+    tries = 20  # some file systems number a file anew each time
+    while True:
+        tries -= 1
         lock, is_kept = FileLock(Path(path), shared), False
         try:
             is_taken = lock._take()
-            in_place = lock._is_in_place() or n == 19  # some file systems number a file anew each time
+            in_place = lock._is_in_place() or tries == 0
             is_kept = is_taken and in_place
         finally:
             if not is_kept:

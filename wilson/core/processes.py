@@ -32,7 +32,7 @@ def is_running(pid: int) -> bool:
 def _is_running_on_windows(pid: int) -> bool:
     "There, `os.kill(pid, 0)` would send a Ctrl-C."
     import ctypes
-    kernel, code = ctypes.windll.kernel32, ctypes.c_ulong()
+    kernel, code = getattr(ctypes, "windll").kernel32, ctypes.c_ulong()  # its types are those of Windows
     handle = kernel.OpenProcess(0x1000, False, pid)
     if not handle:
         return kernel.GetLastError() == 5  # access is denied: somebody else's
