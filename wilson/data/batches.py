@@ -24,8 +24,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @functools.cache  # a copy to the device would wait for it
 def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
-    kind = dict(device=device, dtype=torch.float32)
-    return tuple(torch.tensor(v, **kind).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+    mean, std = (torch.tensor(v, device=device, dtype=torch.float32).view(3, 1, 1)
+                 for v in (IMAGENET_MEAN, IMAGENET_STD))
+    return mean, std
 
 
 def normalised(
@@ -74,7 +75,9 @@ def collated(
     count: int,
 ) -> Batch:
     "Samples stacked into a batch, still bytes, channels last in memory."
-    images, masks, labels, ids = None, [], [], []
+    images: Tensor | None = None
+    masks: list[Tensor | None] = []
+    labels, ids = [], []
     for n, sample in enumerate(samples):
         if images is None:
             images = torch.empty(count, *sample.image.shape, dtype=torch.uint8,
@@ -83,4 +86,10 @@ def collated(
         masks.append(sample.mask)
         labels.append(sample.image_labels)
         ids.append(sample.id)
-    return Batch(images, None if masks[0] is None else torch.stack(masks), torch.stack(labels), ids)
+    if images is None:
+        raise ValueError("a batch without samples; expected at least one")
+    found = [mask for mask in masks if mask is not None]
+    if masks[0] is not None and len(found) < len(masks):
+        raise ValueError(f"{len(masks) - len(found)} of {len(masks)} samples of a batch have no mask; "
+                         f"expected a mask for each sample or for none")
+    return Batch(images, None if masks[0] is None else torch.stack(found), torch.stack(labels), ids)

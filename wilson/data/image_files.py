@@ -11,16 +11,17 @@ import re
 import stat
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from io import BytesIO
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
-from PIL import Image
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
+from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
@@ -136,8 +137,9 @@ def read_file(path: Path | str, what: str = "image") -> bytes:
 # %% ../../nbs/data/02_image_files.ipynb #5a1c0e12
 _MAGIC = {b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG", b"GIF87a": "GIF", b"GIF89a": "GIF",
           b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF", b"II+\0": "TIFF", b"MM\0+": "TIFF"}
-_READERS = {"JPEG": JpegImageFile, "PNG": PngImageFile, "WebP": WebPImageFile, "GIF": GifImageFile,
-            "BMP": BmpImageFile, "TIFF": TiffImageFile}
+_READERS: dict[str, Callable[[IO[bytes]], ImageFile]] = {
+    "JPEG": JpegImageFile, "PNG": PngImageFile, "WebP": WebPImageFile, "GIF": GifImageFile,
+    "BMP": BmpImageFile, "TIFF": TiffImageFile}
 _IMAGES = ("JPEG", "PNG", "WebP", "GIF")  # formats of images; those of masks are all
 
 
@@ -215,7 +217,7 @@ def open_image(
     path: Path | str,
     content: bytes | None = None,  # of the file; None: only its header is read, until the pixels are wanted
     what: str = "image",           # "image" or "mask"
-) -> Iterator[Image.Image]:
+) -> Iterator[ImageFile]:
     "Pillow's image of a file, its size checked; errors of the decoder within the block name the file."
     n_bytes = file_bytes(path, what) if content is None else len(content)
     kind = "image"

@@ -68,8 +68,9 @@ def decode_image(
     image: Image.Image,  # opened from `content`
 ) -> np.ndarray:         # H, W, 3 uint8
     "The pixels of an opened image as RGB, upright."
-    if image.format in ("GIF", "WEBP") and image.n_frames > 1:
-        raise file_error(path, f"has {image.n_frames} frames, expected one picture",
+    n_frames = getattr(image, "n_frames", 1)  # not every format has it
+    if image.format in ("GIF", "WEBP") and n_frames > 1:
+        raise file_error(path, f"has {n_frames} frames, expected one picture",
                          remedy="save one of them as JPEG or PNG")
     pixels = decode_jpeg_data(path, content) if image.format == "JPEG" else _rgb(image)
     if pixels.shape != (*image.size[::-1], 3):
@@ -150,8 +151,9 @@ def decode_mask(path: Path | str, content: bytes) -> np.ndarray:
         if image.format == "JPEG":
             raise InputError(f"{path} is a JPEG, which does not keep numbers; save the mask's class ids as "
                              f"an 8-bit PNG.")
-        if image.tile and image.tile[0][3] in ("L;2", "L;4"):
-            raise InputError(f"{path} is a grey PNG of {image.tile[0][3][2]} bits, whose numbers readers "
+        stored = image.tile[0][3] if image.tile else None
+        if isinstance(stored, str) and stored in ("L;2", "L;4"):
+            raise InputError(f"{path} is a grey PNG of {stored[2]} bits, whose numbers readers "
                              f"stretch to 0…255; save it with 8 bits.")
         return np.array(image)
 

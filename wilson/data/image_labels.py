@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,7 +37,8 @@ def write_labels(
     of = dict(zip(classes.ids, classes.names))
     with written_aside(path) as aside, open(aside, "w", newline="", encoding="utf-8") as f:
         f.write(f"# image-level labels of {classes.dataset}; {origin}\n")
-        csv.writer(f).writerows([i, *(of[c] for c in np.flatnonzero(row))] for i, row in zip(ids, labels))
+        csv.writer(f).writerows([i, *(of[c] for c in np.flatnonzero(row).tolist())]
+                                 for i, row in zip(ids, labels))
 
 # %% ../../nbs/data/07_image_labels.ipynb #6c981d57
 def label_table(
@@ -79,22 +80,22 @@ def read_labels(
     return _rows(table.get(i, ()) for i in ids)
 
 
-def _rows(ids: Sequence[Sequence[int]]) -> np.ndarray:
-    ids = list(ids)
-    labels = np.zeros((len(ids), 256), bool)
-    for row, of_image in zip(labels, ids):
+def _rows(ids: Iterable[Sequence[int]]) -> np.ndarray:
+    of_images = list(ids)
+    labels = np.zeros((len(of_images), 256), bool)
+    for row, of_image in zip(labels, of_images):
         row[list(of_image)] = True
     return labels
 
 
-def _check_lines(path: Path, missing: Sequence[str]) -> None:
+def _check_lines(path: Path | str | None, missing: Sequence[str]) -> None:
     if missing:
         raise InputError(f"{path} has no line for {len(missing)} images of the list, the first "
                          f"{missing[0]}; add `{missing[0]},class,…` for each.")
 
 # %% ../../nbs/data/07_image_labels.ipynb #69bba098
 def spans(
-    ids: Sequence[int],  # ascending
+    ids: Sequence[int] | np.ndarray,  # ascending
 ) -> str:
     "Ids as a person writes them: `1 to 11, 13`."
     groups: list[list[int]] = []
@@ -116,7 +117,7 @@ def labels_from_masks(
     ids = np.arange(256) if values is None else np.array(values)
     legal = np.isin(ids, [0, 255, *classes.ids])  # by number in the file
     labels, digest = np.zeros((len(masks), 256), bool), hashlib.sha256()
-    pairs = tqdm(zip(masks, images), "reading masks", len(masks), leave=False, delay=2)
+    pairs = tqdm(zip(masks, images, strict=True), "reading masks", len(masks), leave=False, delay=2)
     for (mask_path, image_path), row in zip(pairs, labels):  # the bar first: it has to see its end
         mask = read_mask(mask_path)
         digest.update(mask.tobytes())
@@ -165,7 +166,7 @@ def kept_labels(
     beside: bool = True,      # False: they are kept in `labels_dir`, and nothing is written under `root`
 ) -> tuple[np.ndarray, str]:  # N, 256 bool; hash of the masks' pixels
     "Image-level labels of the masks: those kept from the last time, if the masks are still the same."
-    fingerprint = mask_fingerprint(split.masks, split.values)
+    fingerprint = mask_fingerprint(split.mask_paths, split.values)
     near = root / f"image_labels-{split.name}.csv"
     aside = made_for(root, labels_dir) / near.name
     for path in (near, aside):
@@ -173,7 +174,7 @@ def kept_labels(
             origin, _, content = _first_line(path).partition(", content ")
             if origin.endswith(f"fingerprint {fingerprint}") and content:
                 return read_labels(path, split.ids, classes, by_hand=False), content
-    labels, content = labels_from_masks(split.masks, split.images, classes, split.values)
+    labels, content = labels_from_masks(split.mask_paths, split.images, classes, split.values)
     origin = f"fingerprint {fingerprint}, content {content}"
     try:
         write_labels(near if beside else aside, split.ids, labels, classes, origin)

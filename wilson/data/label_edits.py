@@ -115,7 +115,8 @@ def _check_columns(columns: list[str], path: Path) -> None:
 
 
 def _edit(cells: Mapping[str, str], where: str) -> LabelEdit:
-    said = {}
+    said: dict[str, bool] = {}
+    classes: dict[str, frozenset[str]] = {}
     for name in ("exclude", "flag"):
         word = cells.get(name, "").strip().lower()
         if word not in ("", "yes"):
@@ -123,10 +124,11 @@ def _edit(cells: Mapping[str, str], where: str) -> LabelEdit:
         said[name] = word == "yes"
     for name in ("add", "remove"):
         names = next(csv.reader([cells.get(name, "")], delimiter=";", skipinitialspace=True), [])
-        said[name] = frozenset(n.strip() for n in names if n.strip())
+        classes[name] = frozenset(n.strip() for n in names if n.strip())
     try:
         # as `id_of` writes it, whatever system the file comes from
-        return LabelEdit(unicodedata.normalize("NFC", cells["id"]), note=cells.get("note", ""), **said)
+        return LabelEdit(unicodedata.normalize("NFC", cells["id"]), classes["add"], classes["remove"],
+                         said["exclude"], said["flag"], cells.get("note", ""))
     except InputError as e:
         raise InputError(f"{where}: {e}") from None
 
@@ -269,14 +271,16 @@ def edited_data(
                            tuple(i for i in edits if i not in listed),
                            digest.hexdigest()[:16] if rows else None)
     corrected = {name: edited(split, edits, data.classes) for name, split in splits.items()}
-    return replace(data, **corrected, edits=applied)
+    return replace(data, train=corrected["train"], later=corrected.get("later"), edits=applied)
 
 # %% ../../nbs/data/09_label_edits.ipynb #89368e8f
 def check_edited_ids(
     data: SegmentationFolder,  # of `edited_data`, or without edits
 ) -> None:
     "InputError where label edits are of an image that neither a list nor the folders of the images hold."
-    others = {*data.edits.others} if data.edits else set()
+    if data.edits is None:
+        return
+    others = {*data.edits.others}
     splits = [split for split in (data.train, data.later, *data.vals.values()) if split is not None]
     others -= {i for split in splits for i in split.ids}
     if not others:

@@ -40,8 +40,9 @@ def image_of(
 ) -> Tensor:                  # 3, H, W uint8
     "An image, scaled down where it is larger than `side`."
     image = read_image(path)
-    size = scaled_size(*image.shape[1:], side)
-    return image if size == image.shape[1:] else resized(image, *size)
+    height, width = image.shape[1:]
+    size = scaled_size(height, width, side)
+    return image if size == (height, width) else resized(image, *size)
 
 
 def mask_of(
@@ -50,10 +51,11 @@ def mask_of(
 ) -> np.ndarray:              # H, W uint8: numbers as in the file
     "A mask, scaled like its image."
     mask = read_mask(path)
-    height, width = scaled_size(*mask.shape, side)
-    if (height, width) == mask.shape:
+    h, w = mask.shape
+    height, width = scaled_size(h, w, side)
+    if (height, width) == (h, w):
         return mask
-    return mask[nearest(0, mask.shape[0], height)][:, nearest(0, mask.shape[1], width)]
+    return mask[nearest(0, h, height)][:, nearest(0, w, width)]
 
 
 def scaled_size(height: int, width: int, side: int | None) -> tuple[int, int]:
@@ -100,14 +102,14 @@ class StepSamples(Dataset):
         epoch, index, *draw = key
         image, mask = self.image(index), self.mask(index)
         if mask is not None and mask.shape != image.shape[1:]:
-            path = self.split.masks[index]
+            path = self.split.mask_path(index)
             check_size(read_mask(path), path, self.split.images[index])  # says what is wrong
         if mask is not None:
             mask = self.number_table.take(mask, mode="clip")  # bytes are never out of range
         if self.crop is not None:
             image, mask = self.crop(image, mask, (self.seed, epoch, *(draw or [index])))
-        mask = None if mask is None else torch.from_numpy(mask)
-        return Sample(image, mask, torch.from_numpy(self.image_labels[index]), self.split.ids[index])
+        return Sample(image, None if mask is None else torch.from_numpy(mask),
+                      torch.from_numpy(self.image_labels[index]), self.split.ids[index])
 
 # %% ../../nbs/data/06_samples.ipynb #17249888
 def training_samples(

@@ -167,7 +167,7 @@ class Split:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def at(self, positions: Sequence[int]) -> Split:
+    def at(self, positions: Sequence[int] | np.ndarray) -> Split:
         "The part of the split at `positions`."
         def pick(items):
             return tuple(items[p] for p in positions)
@@ -190,9 +190,21 @@ class Split:
         told, shown = part.labels[:, list(ids)], part.shown[:, list(ids)]
         return part.at(np.flatnonzero((shown >= told).all(1)))
 
+    def mask_path(self, index: int) -> Path:
+        "The file of the mask at `index`; ValueError where the image has none."
+        path = self.masks[index] if self.masks else None
+        if path is None:
+            raise ValueError(f"image {self.ids[index]} of the split {self.name!r} has no mask")
+        return path
+
+    @property
+    def mask_paths(self) -> tuple[Path, ...]:
+        "The files of all masks, in the order of those images that have one."
+        return tuple(mask for mask in self.masks or () if mask is not None)
+
     def read(self, index: int) -> np.ndarray:  # H, W uint8
         "The mask at `index` in dataset ids."
-        mask = read_mask(self.masks[index])
+        mask = read_mask(self.mask_path(index))
         return mask if self.values is None else np.array(self.values, np.uint8)[mask]
 
 # %% ../../nbs/data/05_splits.ipynb #4c71bd96

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -52,6 +53,7 @@ def groups_of(
         return _groups_by_name(classes, own.get(task, task))
     twenty = list(TWENTY_CLASS_PROTOCOLS) if len(classes.ids) == 20 else ["offline"]
     known = [*own, "offline"] if own else twenty
+    protocol: Mapping[str, tuple[tuple[int, ...], ...]]
     if classes.dataset == "coco-voc":
         known = ["voc"]
         voc = set(VOC.ids_in(COCO))
@@ -77,11 +79,13 @@ def _plain(name: str) -> str:
 def _groups_by_name(classes: Classes, task: str) -> tuple[tuple[int, ...], ...]:
     ids = {_plain(n): i for n, i in zip(classes.names, classes.ids)}
     exact = dict(zip(classes.names, classes.ids))  # two names may differ by a capital alone
-    groups, seen = [], set()
+    groups: list[tuple[int, ...]] = []
+    seen: set[int] = set()
     for k, part in enumerate(task.split("|")):
         names = [n.strip() for n in part.split(",") if n.strip()]
         if not names:
             raise InputError(f"task={task!r}: step {k} names no class; write at least one between '|'.")
+        group = []
         for name in names:
             number = exact.get(name, ids.get(_plain(name)))
             if number is None:
@@ -90,7 +94,8 @@ def _groups_by_name(classes: Classes, task: str) -> tuple[tuple[int, ...], ...]:
             if number in seen:
                 raise InputError(f"task={task!r} names class {name!r} twice; keep it in one step.")
             seen.add(number)
-        groups.append(tuple(exact.get(n, ids.get(_plain(n))) for n in names))
+            group.append(number)
+        groups.append(tuple(group))
     return tuple(groups)
 
 # %% ../../nbs/data/01_tasks.ipynb #ba394ea0

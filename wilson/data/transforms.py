@@ -68,7 +68,8 @@ class TrainingCrop:
         key: Sequence[int],       # the randomness: (seed, epoch, draw)
     ) -> tuple[Tensor, np.ndarray | None]:
         rng = random.Random(sum(k << 64 * n for n, k in enumerate(key)))
-        top, left, h, w = self.box(*image.shape[1:], rng)
+        height, width = image.shape[1:]
+        top, left, h, w = self.box(height, width, rng)
         flip = rng.random() < 0.5
         part = image[:, top:top + h, left:left + w]
         image = resized(part.flip(-1) if flip else part, self.size, self.size)
