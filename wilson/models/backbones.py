@@ -46,7 +46,7 @@ def make_backbone(
     name: str,                # one of BACKBONES, or `timm:<model>`
     output_stride: int = 16,  # 16 or 8; wider_resnet38_a2 only 8, mobilenet_v2 only 16, shapes_net 8 or 4
     norm: str = "auto",       # kind of ABN; mobilenet_v2 and timm keep their own norms
-) -> nn.Module:               # with .channels and .output_stride
+) -> MobileNetV2 | ResidualBody | TimmBody | WiderResNet:  # with .channels and .output_stride
     "A body with random weights. Raises InputError on an unknown name or an impossible stride."
     check_backbone(name)
     strides = _STRIDES.get(name, (16, 8))

@@ -49,6 +49,8 @@ class Localizer(nn.Sequential):
         if self.prior == "learned":
             return maps
         if self.prior == "fixed":
+            if logits_old is None:
+                raise ValueError("prior='fixed' needs the logits of the old model; got logits_old=None")
             return torch.cat([logits_old.to(maps), maps[:, self.n_old:]], 1)
         background, old = torch.zeros_like(maps[:, :1]), torch.full_like(maps[:, 1: self.n_old], NOWHERE)
         return torch.cat([background, old, maps[:, self.n_old:]], 1)

@@ -21,6 +21,10 @@ class ABN(nn.Module):
     Takes B,C or B,C,h,w. Same function and same state names as in-place ABN, in plain PyTorch.
     """
 
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
     def __init__(
         self,
         channels: int,                   # C of the input

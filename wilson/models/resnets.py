@@ -35,7 +35,7 @@ class ResidualBlock(nn.Module):
         super().__init__()
         kernels = (1, 3, 1) if bottleneck else (3, 3)
         channels = [in_channels, *[width] * (len(kernels) - 1), out_channels]
-        layers = OrderedDict()
+        layers: OrderedDict[str, nn.Module] = OrderedDict()
         for i, kernel in enumerate(kernels):
             activation = "identity" if i == len(kernels) - 1 else "leaky_relu"
             reach = dilation if kernel == 3 else 1
@@ -68,8 +68,9 @@ class ResidualBody(nn.Module):
     ):
         super().__init__()
         channels, kernel = stem
-        first = OrderedDict(conv1=nn.Conv2d(3, channels, kernel, 2, kernel // 2, bias=False),
-                            bn1=make_abn(channels, kind=norm))
+        first: OrderedDict[str, nn.Module] = OrderedDict(
+            conv1=nn.Conv2d(3, channels, kernel, 2, kernel // 2, bias=False),
+            bn1=make_abn(channels, kind=norm))
         if max_pool:
             first["pool1"] = nn.MaxPool2d(3, 2, 1)
         self.mod1 = nn.Sequential(first)
@@ -78,7 +79,7 @@ class ResidualBody(nn.Module):
             if reached * stride > output_stride:
                 stride, dilation = 1, dilation * stride
             reached *= stride
-            stage = OrderedDict()
+            stage: OrderedDict[str, nn.Module] = OrderedDict()
             for j in range(blocks):
                 stage[f"block{j + 1}"] = ResidualBlock(
                     channels, width, out_channels, bottleneck, stride, dilation, norm)

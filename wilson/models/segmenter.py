@@ -104,14 +104,24 @@ class Classifier(nn.ModuleList):
         super().__init__(nn.Conv2d(in_channels, n, 1) for n in classes)
 
     @property
+    def groups(self) -> list[nn.Conv2d]:
+        "The convolution of each step."
+        return [group for group in self if isinstance(group, nn.Conv2d)]
+
+    @property
     def classes(self) -> tuple[int, ...]:
         "Number of classes of each step."
-        return tuple(group.out_channels for group in self)
+        return tuple(group.out_channels for group in self.groups)
 
     def forward(self, embedding: Tensor) -> Tensor:
         return torch.cat([group(embedding) for group in self], 1)
 
 # %% ../../nbs/models/08_segmenter.ipynb #02f59c19
+def _bias(group: nn.Conv2d) -> Tensor:
+    assert group.bias is not None  # every convolution of a classifier has one
+    return group.bias
+
+
 def start_rare(
     classifier: Classifier,
     probability: float,   # of each class, at every pixel, before training
@@ -119,10 +129,10 @@ def start_rare(
 ) -> None:
     "Set biases so that classes start at `probability`; the background of a fresh one starts at a half."
     with torch.no_grad():
-        for group in list(classifier)[0 if fresh else -1:]:
-            group.bias.fill_(math.log(probability / (1 - probability)))
+        for group in classifier.groups[0 if fresh else -1:]:
+            _bias(group).fill_(math.log(probability / (1 - probability)))
         if fresh:
-            classifier[0].bias[0] = 0
+            _bias(classifier.groups[0])[0] = 0
 
 # %% ../../nbs/models/08_segmenter.ipynb #99496628
 class SegmenterOutput(NamedTuple):
@@ -189,13 +199,14 @@ def grow(
 ) -> Segmenter:
     "An independent, trainable copy with the old weights and one more group of classes."
     segmenter = copy.deepcopy(segmenter_old).requires_grad_(True).train()
-    first = segmenter.cls[0]
+    first = segmenter.cls.groups[0]
     group = nn.Conv2d(first.in_channels, new_classes, 1).to(first.weight)
     if balanced:
         with torch.no_grad():
-            first.bias[0] -= math.log(new_classes + 1)
+            background = _bias(first)
+            background[0] -= math.log(new_classes + 1)
             group.weight.copy_(first.weight[:1].expand_as(group.weight))
-            group.bias.fill_(first.bias[0])
+            _bias(group).fill_(background[0])
     segmenter.cls.append(group)
     return segmenter
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -18,7 +19,7 @@ from torch.nn import functional as F
 from .norms import ABN
 
 # %% auto #0
-__all__ = ['combined', 'own_statistics', 'statistics_of_all', 'update_running', 'OfGroup', 'SynchronisedABN',
+__all__ = ['combined', 'own_statistics', 'statistics_of_all', 'update_running', 'OfGroup', 'RunningNorm', 'SynchronisedABN',
            'SynchronisedBatchNorm2d', 'synchronise', 'unsynchronised']
 
 # %% ../../nbs/models/01_synchronized_norms.ipynb #3e132b92
@@ -38,7 +39,7 @@ def own_statistics(
 ) -> tuple[Tensor, Tensor, Tensor]:  # 1; C; C
     "Count, mean and biased variance of each channel, in float32 at least."
     untouched = x.new_zeros(2, x.shape[1], dtype=torch.promote_types(x.dtype, torch.float32))
-    mean, variance = torch.batch_norm_update_stats(x, *untouched, 0.0)
+    mean, variance = torch.batch_norm_update_stats(x, untouched[0], untouched[1], 0.0)
     return mean.new_full((1,), x.numel() // x.shape[1]), mean, variance
 
 # %% ../../nbs/models/01_synchronized_norms.ipynb #206bbac5
@@ -50,8 +51,10 @@ def statistics_of_all(
     own = torch.cat(own_statistics(x)).double()
     rows = own.new_empty(dist.get_world_size(group), len(own))
     dist.all_gather(list(rows), own, group=group)
-    found = combined(rows[:, :1], *rows[:, 1:].chunk(2, 1))
-    return tuple(s.to(torch.promote_types(x.dtype, torch.float32)) for s in found)
+    means, variances = rows[:, 1:].chunk(2, 1)
+    kind = torch.promote_types(x.dtype, torch.float32)
+    count, mean, variance = combined(rows[:, :1], means, variances)
+    return count.to(kind), mean.to(kind), variance.to(kind)
 
 # %% ../../nbs/models/01_synchronized_norms.ipynb #6d615f89
 def update_running(
@@ -95,6 +98,7 @@ class _BatchNormOfAll(torch.autograd.Function):
 class OfGroup:
     "A batch norm over the batch of all processes of `group`, of this one alone where it is None."
     group: dist.ProcessGroup | None = None
+    training: bool
 
     def __getstate__(self) -> dict:
         return self.__dict__ | {"group": None}
@@ -113,9 +117,20 @@ class OfGroup:
         return True
 
 # %% ../../nbs/models/01_synchronized_norms.ipynb #838fd00a
+class RunningNorm(Protocol):
+    "A batch norm with running statistics and a group."
+    group: dist.ProcessGroup | None
+    bias: Any
+    running_mean: Any
+    running_var: Any
+    num_batches_tracked: Any
+    momentum: Any
+    eps: float
+
+
 @torch.compiler.disable  # torch 2.5 takes the running statistics for something to differentiate by
 def _over_group(
-    layer: OfGroup,
+    layer: RunningNorm,
     x: Tensor,       # B, C or B, C, h, w: this rank's input
     weight: Tensor,  # C
 ) -> Tensor:         # the shape of x

@@ -66,7 +66,7 @@ def _named(stand_in: Callable, module: str, name: str) -> Callable:
 _Dtype.__module__, _Dtype.__qualname__ = "numpy", "dtype"
 _Array.__module__, _Array.__qualname__ = "numpy", "ndarray"
 _PATHS = ("Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath")
-_HARMLESS = [
+_HARMLESS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     _Dtype, _Array, argparse.Namespace, types.SimpleNamespace,
     list, dict, tuple, frozenset, int, float, str, bool, _named(lambda: b"", "builtins", "bytes"),
     *(_named(_scalar, f"numpy.{core}.multiarray", "scalar") for core in ("core", "_core")),
@@ -227,7 +227,8 @@ def unwrapped(
     least: int = 1,                   # known names that make a beginning a prefix: fewer are chance
 ) -> dict[str, Tensor]:
     "The tensors under the names that they have in the network: no names of wrappers, in whatever order."
-    names, hits = {}, Counter()
+    names: dict[str, list[str]] = {}
+    hits: Counter[str] = Counter()
     for name in state:
         parts = name.split(".")
         if not is_known(name):
@@ -236,7 +237,7 @@ def unwrapped(
         hits.update(".".join(parts[:n]) for n in range(len(parts)) if is_known(".".join(parts[n:])))
     ranks = {p: (hits[p], not any(a in p.lower() for a in _AVERAGES), -len(p))
              for p in hits if hits[p] >= least}
-    prefix = max(ranks, key=ranks.get, default="")
+    prefix = max(ranks, key=lambda p: ranks[p], default="")
     before, found = prefix.split(".") if prefix else [], {}
     for name, parts in names.items():
         if parts[: len(before)] == before and parts != ["n_averaged"]:  # a counter of torch's averaged models

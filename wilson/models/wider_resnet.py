@@ -79,7 +79,7 @@ class WiderResNet(nn.Module):
         for i, (blocks, widths, stride, dilation, dropout) in enumerate(modules, 2):
             if i < 4:
                 self.add_module(f"pool{i}", nn.MaxPool2d(3, 2, 1))
-            module = OrderedDict()
+            module: OrderedDict[str, nn.Module] = OrderedDict()
             for j in range(1, blocks + 1):
                 module[f"block{j}"] = PreActivationBlock(channels, widths, stride, dilation, dropout, norm)
                 channels, stride = widths[-1], 1
