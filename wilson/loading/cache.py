@@ -33,7 +33,7 @@ from ..data.samples import image_of, mask_of, scaled_size, StepSamples
 __all__ = ['SPARED', 'Pack', 'pack_name', 'bytes_under', 'make_room', 'packed', 'cached']
 
 # %% ../../nbs/loading/00_cache.ipynb #a267d778
-class Pack(Mapping):
+class Pack(Mapping[Path, np.ndarray]):
     "The arrays of some files, by file: H, W, 3 images or H, W masks, uint8, mapped into memory."
 
     def __init__(self, folder: Path):
@@ -142,7 +142,8 @@ def packed(
             if _in_use(place):
                 return Pack(place)
             shutil.rmtree(place)
-        room, places, end = make_room(folder, sum(map(math.prod, shapes)), allowed), {}, 0
+        room, end = make_room(folder, sum(map(math.prod, shapes)), allowed), 0
+        places: dict[str, tuple[int, ...]] = {}
         for path, shape in zip(files, shapes):
             if end + math.prod(shape) > room:
                 print(f"cache: {len(places)} of {len(files)} {kind.split('-')[0]} fit; others are decoded.")
@@ -174,7 +175,7 @@ def _fill(aside: Path, places: Mapping[str, Sequence[int]], end: int,
                     raise ValueError(f"{path} is of shape {pixels.shape}; its header says {tuple(shape)}")
                 with one_writes:
                     file.seek(start)
-                    file.write(pixels)
+                    file.write(pixels.data)
 
             with ThreadPoolExecutor(available_cpus()) as threads:
                 bar = tqdm(threads.map(put, places), f"caching {kind.split('-')[0]}", len(places),
@@ -203,11 +204,17 @@ def cached(
     if not gigabytes or not len(samples):
         return samples
     side, allowed = samples.side, int(gigabytes * 1e9)
-    packs = [packed(samples.split.images, f"images-{side}",
+
+    def size(path: Path) -> tuple[int, int]:
+        height, width = image_size(path)
+        return scaled_size(height, width, side)
+
+    images = packed(samples.split.images, f"images-{side}",
                     lambda p: image_of(p, side).permute(1, 2, 0).numpy(),
-                    lambda p: (*scaled_size(*image_size(p), side), 3), folder, allowed)]
+                    lambda p: (*size(p), 3), folder, allowed)
+    packs = [images]
     if samples.reads_masks and samples.split.masks:
-        packs.append(packed(tuple(m for m in samples.split.masks if m), f"masks-{side}",
-                            lambda p: mask_of(p, side), lambda p: scaled_size(*image_size(p), side),
+        packs.append(packed(samples.split.mask_paths, f"masks-{side}", lambda p: mask_of(p, side), size,
                             folder, allowed))
-    return replace(samples, decoded=ChainMap(*packs))
+    # its types want mappings that can be written to, for what writes into a ChainMap: nothing does here
+    return replace(samples, decoded=ChainMap(*packs))  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -123,7 +124,7 @@ class Loader:
         self.workers = None
         if num_workers:
             self.workers = Workers(self.made, self.batches, num_workers, timeout, self.pinned)
-        self._last = lambda: None  # the epoch that was begun last, if it is still there
+        self._last: Callable[[], Any] = lambda: None  # the epoch that was begun last, if it is still there
 
     def __len__(self) -> int:
         return len(self.batches)

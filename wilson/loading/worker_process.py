@@ -44,7 +44,7 @@ def _heed_trainer_only(trainer: int, parent: int) -> None:
 
 def _begin(worker: int) -> None:
     "What each worker does first."
-    queues.Queue._on_queue_feeder_error = _send_failure
+    setattr(queues.Queue, "_on_queue_feeder_error", _send_failure)  # not in its types
     with suppress(ValueError):
         signal.set_wakeup_fd(-1)  # a rank's: its watch would take this process's signals for its own
     for name in ("SIGINT", "SIGUSR1", "SIGHUP"):
@@ -54,8 +54,10 @@ def _begin(worker: int) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     # by name: a descriptor would have to be asked for, and a worker that hangs gives no answer
     torch.multiprocessing.set_sharing_strategy("file_system")
+    trainer = multiprocessing.parent_process()
+    assert trainer is not None  # a worker is started by multiprocessing
     with suppress(RuntimeError):  # no thread is left: the trainer ends this process all the same
-        heed = (multiprocessing.parent_process().pid, os.getppid())
+        heed = (trainer.pid, os.getppid())
         threading.Thread(target=_heed_trainer_only, args=heed, daemon=True).start()
 
 # %% ../../nbs/loading/01_worker_process.ipynb #325d19f4

@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import connection, process, util
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from ..core.errors import InputError
 from ..core.limits import about_open_files, shortage
@@ -26,17 +26,36 @@ from .worker_process import _begin, _failure, _hanging, _lost, _not_received, _p
 from .worker_process import Failure, ROW, TICK
 
 # %% auto #0
-__all__ = ['checked_while_waiting', 'Workers']
+__all__ = ['KeyedBatches', 'EpochSampler', 'checked_while_waiting', 'Workers']
 
 # %% ../../nbs/loading/02_workers.ipynb #68bb40cb
+class KeyedBatches(Protocol):
+    "What makes batches from the keys of their samples."
+
+    def make(self, keys: Sequence[tuple[int, ...]], reached: Callable[[int], None]) -> Any: ...
+
+    def name(self, key: tuple[int, ...]) -> str: ...
+
+
+class EpochSampler(Protocol):
+    "The keys of an epoch's batches, from number `start` on."
+    start: int
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[list[tuple[int, int, int]]]: ...
+
+
 @dataclass(frozen=True)
 class _Watched(Dataset):
     "Batches as a worker makes them."
-    batches: Any
+    batches: KeyedBatches
     board: Sequence[Any]  # for each worker characters that all processes share
 
     def __getitem__(self, keys: Sequence[tuple[int, ...]]) -> Any:
-        names, row, at = [self.batches.name(key) for key in keys], self.board[get_worker_info().id], 0
+        worker = get_worker_info()
+        assert worker is not None  # torch asks for batches within workers only
+        names, row, at = [self.batches.name(key) for key in keys], self.board[worker.id], 0
 
         def reached(n: int) -> None:
             nonlocal at
@@ -65,7 +84,7 @@ def checked_while_waiting(
         _checks.remove(check)
 
 # %% ../../nbs/loading/02_workers.ipynb #01d0c802
-def _end(processes: list[multiprocessing.Process]) -> None:
+def _end(processes: list[process.BaseProcess]) -> None:
     "End workers by force."
     until = time.monotonic() + 2.0
     for worker in processes:
@@ -73,11 +92,11 @@ def _end(processes: list[multiprocessing.Process]) -> None:
     for worker in processes:
         worker.join(max(0.0, until - time.monotonic()))
         if worker.is_alive():  # the kernel waits for a disk; at exit nobody is to wait for it
-            process._children.discard(worker)
+            getattr(process, "_children").discard(worker)  # not in its types
     processes.clear()
 
 
-def _iterator(loader: DataLoader, processes: list[multiprocessing.Process]) -> Iterator[Any]:
+def _iterator(loader: DataLoader, processes: list[process.BaseProcess]) -> Iterator[Any]:
     "torch's, which starts processes; they are added to `processes`, also where not all could be started."
     # torch would raise the loss of one wherever the trainer happens to be; `next` tells it too
     ended = getattr(signal, "SIGCHLD", None)  # not on Windows
@@ -86,7 +105,8 @@ def _iterator(loader: DataLoader, processes: list[multiprocessing.Process]) -> I
         return iter(loader)
     except (OSError, RuntimeError, MemoryError) as e:
         for frame, _ in traceback.walk_tb(e.__traceback__):
-            if hasattr(half := frame.f_locals.get("self"), "_shutdown_workers"):
+            half = frame.f_locals.get("self")
+            if half is not None and hasattr(half, "_shutdown_workers"):
                 half._shutdown = True  # half made, it could not be ended by torch
         raise
     finally:
@@ -100,15 +120,18 @@ class Workers:
 
     def __init__(
         self,
-        batches: Any,            # make(keys, reached) gives one, name(key) is the file of an image
-        sampler: Sampler,        # with start, the number of the batch to begin with
+        batches: KeyedBatches,
+        sampler: EpochSampler,
         count: int,              # processes
         timeout: float = 600.0,  # seconds without a finished image until the wait ends
         pinned: bool = False,    # batches in page-locked memory, from which a GPU copies
     ):
         self.batches, self.sampler, self.count, self.timeout = batches, sampler, count, timeout
-        self.pinned, self.loader, self.iterator, self.board = pinned, None, None, []
-        self.processes: list[multiprocessing.Process] = []
+        self.pinned = pinned
+        self.loader: DataLoader | None = None
+        self.iterator: Iterator[Any] | None = None
+        self.board: list[Any] = []
+        self.processes: list[process.BaseProcess] = []
         util.Finalize(self, _end, (self.processes,), exitpriority=20)  # before multiprocessing waits for them
 
     def __iter__(self) -> Iterator[Any]:
@@ -145,6 +168,7 @@ class Workers:
 
     def _next(self) -> Any:
         "The next batch, or None."
+        assert self.iterator is not None  # an epoch has begun
         waited, before = 0.0, None
         while True:
             began = time.monotonic()
@@ -181,14 +205,15 @@ class Workers:
         if thread is not None and not thread.is_alive():
             raise _not_received(f"Most often too many files are open. {about_open_files()}")
 
-    def _place(self, worker: multiprocessing.Process) -> str:
-        return _places(self.board).get(worker.pid, "before its first image")
+    def _place(self, worker: process.BaseProcess) -> str:
+        return _places(self.board).get(worker.pid or 0, "before its first image")
 
     def close(self) -> None:
         "End the processes: they are asked to, and after a second they are killed."
         if self.iterator is not None:
+            end = getattr(self.iterator, "_shutdown_workers")  # of torch's iterator, not in the types of one
             with suppress(RuntimeError):  # no thread is left: they are killed at once
-                asked = threading.Thread(target=self.iterator._shutdown_workers, daemon=True)
+                asked = threading.Thread(target=end, daemon=True)
                 asked.start()
                 asked.join(2 * TICK)
         _end(self.processes)
