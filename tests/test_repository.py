@@ -261,6 +261,7 @@ def test_no_unused_or_unknown_names():
 TYPED = (
     "core",
     "data",
+    "datasets",
     "loading",
     "models",
     "pseudo",

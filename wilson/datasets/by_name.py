@@ -64,21 +64,20 @@ def open_dataset(
     beside: bool = True,                # False: always there; nothing is written into the data set
 ) -> SegmentationFolder:
     "Open a data set, with its image-level labels; the demo data is made if it is not there."
-    lists = {"train_list": train_list, "val_list": val_list, "image_labels": image_labels,
-             "labels_dir": f"{made_under}/image_labels", "beside": beside}
+    labels_dir, masks_dir = f"{made_under}/image_labels", f"{made_under}/masks"
     if dataset == "coco":
-        return open_coco(root, masks_dir=f"{made_under}/masks", **lists)
+        return open_coco(root, train_list, val_list, image_labels, labels_dir, masks_dir, beside)
     if dataset == "coco-voc":
-        return open_coco_voc(root, voc_root, voc_train_list=voc_train_list, voc_val_list=voc_val_list,
-                             masks_dir=f"{made_under}/masks", **lists)
+        return open_coco_voc(root, voc_root, train_list, val_list, voc_train_list, voc_val_list,
+                             image_labels, labels_dir, masks_dir, beside)
     if dataset == "shapes" and at_root(root) == at_root("data/shapes"):
         make_shapes(at_root(root), progress=True)
     classes = classes_of(dataset, root)
     table = at_root(root) / LABELS_TABLE
     if dataset not in KNOWN and image_labels is None and table.is_file():
         check_images(table, classes, at_root(root) / IMAGE_FOLDER)
-        lists["image_labels"] = table
-    return open_folder(root, classes, **lists)
+        image_labels = table
+    return open_folder(root, classes, train_list, val_list, image_labels, labels_dir, beside)
 
 
 def check_images(

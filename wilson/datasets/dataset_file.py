@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,9 @@ from ..data.image_files import open_image, read_file
 from ..data.splits import read_text
 from ..data.tasks import Task
 
-try:
+if sys.version_info >= (3, 11):
     import tomllib
-except ModuleNotFoundError:  # Python 3.10
+else:
     import tomli as tomllib
 
 # %% auto #0
@@ -117,9 +118,11 @@ def _ids(path: Path, classes: Any) -> dict[str, int]:
 
 def _colour(path: Path, name: str, colour: Any) -> tuple[int, int, int]:
     if isinstance(colour, str) and re.fullmatch("#[0-9a-fA-F]{6}", colour):
-        return tuple(bytes.fromhex(colour[1:]))
+        red, green, blue = bytes.fromhex(colour[1:])
+        return red, green, blue
     if isinstance(colour, list) and len(colour) == 3 and all(c in range(256) for c in colour):
-        return tuple(map(int, colour))
+        red, green, blue = map(int, colour)
+        return red, green, blue
     raise InputError(f"{path}: {name} = {colour!r}; expected a colour like \"#d55e00\" or [213, 94, 0].")
 
 # %% ../../nbs/datasets/04_dataset_file.ipynb #b28f2e2d

@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
@@ -197,7 +198,8 @@ _PAUSES = (0, 2, 10)  # seconds before each new try, once bytes have come
 
 def _fetch(archive: Archive, url: str, part: BinaryIO) -> None:
     "Receive all that is missing from one mirror, over as many connections as it takes."
-    pauses, most = iter(()), part.tell()
+    pauses: Iterator[int] = iter(())
+    most = part.tell()
     while True:
         try:
             return _receive(archive, url, part)

@@ -32,8 +32,9 @@ def fetched(
     member_path: Callable[[PurePosixPath], PurePosixPath | None],  # where a member goes under root
 ) -> str:
     "Unpack what is wanted of an archive, fetched where it does not lie in the source."
-    here = source is not None and (source / archive.name).is_file()
-    folder = source if here else root / "archives"
+    folder = root / "archives"
+    if source is not None and (source / archive.name).is_file():
+        folder = source
     try:
         path = download(archive, folder)
     except InputError as e:
