@@ -162,15 +162,16 @@ def look_at_pair(
     mask = look_at_mask(mask_path)
     findings = image.findings + mask.findings
     if image.size and mask.size and image.size != mask.size:
-        findings += (_other_size(image, mask, image_path, mask_path),)
+        findings += (_other_size(image, image.size, mask.size, image_path, mask_path),)
     return Look(image, mask, findings)
 
 
-def _other_size(image: ImageLook, mask: MaskLook, image_path: Path, mask_path: Path) -> Finding:
-    (w, h), (mw, mh) = image.size, mask.size
+def _other_size(image: ImageLook, size: tuple[int, int], mask_size: tuple[int, int],
+                image_path: Path, mask_path: Path) -> Finding:
+    (w, h), (mw, mh) = size, mask_size
     problem = f"is {mw}×{mh} but {image_path.name} is {w}×{h} pixels"
     remedy = "make the mask anew at the image's size; do not stretch it"
-    if mask.size == image.stored:
+    if mask_size == image.stored:
         problem = (f"is {mw}×{mh} like the stored pixels of {image_path.name}, which EXIF orientation "
                    f"{image.orientation} turns to {w}×{h}")
         remedy = ("turn the mask as viewers turn the image, or remove the orientation if the image is "

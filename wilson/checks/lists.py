@@ -43,11 +43,11 @@ def number_findings(
     legal = np.isin(ids, [0, 255, *classes.ids])
     expected = f"expected {spans(np.flatnonzero(legal))}"
     for pair in pairs_of(split):
-        mask = looks[pair].mask
-        if mask and mask.pixels and (foreign := [n for n in mask.pixels if not legal[n]]):
+        mask, path = looks[pair].mask, pair[1]
+        if mask and path and mask.pixels and (foreign := [n for n in mask.pixels if not legal[n]]):
             count = sum(mask.pixels[n] for n in foreign)
             some = spans(foreign[:8]) + (" and others" if len(foreign) > 8 else "")
-            yield Finding(typed(pair[1]), f"holds {some} ({counted(count, 'pixel')}), {expected}",
+            yield Finding(typed(path), f"holds {some} ({counted(count, 'pixel')}), {expected}",
                           "give these pixels the id of a class, 0 (background) or 255 (void)",
                           kind="mask with numbers of no class")
 

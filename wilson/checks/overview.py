@@ -88,7 +88,9 @@ def class_histogram(
     labels = labels_by_split(source)
     counts, names, bounds = class_counts(labels, task), _named(task), _bounds(task)
     figure = Figure((width, 1.0 + 1.7 * len(counts) + 0.055 * max(map(len, names))), layout="constrained")
-    rows = figure.subplots(len(counts), squeeze=False, sharex=True)[:, 0] if counts else []
+    rows: Sequence[Axes] = ()
+    if counts:
+        rows = figure.subplots(len(counts), squeeze=False, sharex=True)[:, 0].tolist()
     for ax, (name, by_step) in zip(rows, counts.items()):
         for k, numbers in enumerate(by_step):
             bars = ax.bar(np.arange(bounds[k], bounds[k + 1]), numbers, color=step_colour(k))
@@ -209,7 +211,8 @@ def sample_grid(
 ) -> Figure:
     "Images with their masks, or with their labels where there is none."
     if positions is None:
-        positions = np.unique(np.linspace(0, len(split) - 1, min(count, len(split))).round().astype(int))
+        spread = np.linspace(0, len(split) - 1, min(count, len(split)))
+        positions = np.unique(spread.round().astype(int)).tolist()
     lines = -(-len(positions) // columns)
     figure = Figure((width, 0.5 + (width / columns * 0.86 + 0.4) * lines), layout="constrained")
     axes = figure.subplots(max(lines, 1), columns, squeeze=False).flat
@@ -233,7 +236,7 @@ def _legend(figure: Figure, shown: set[int], classes: Classes) -> None:
 # %% ../../nbs/checks/05_overview.ipynb #d287fa67
 def _sample(ax: Axes, split: Split, k: int, classes: Classes) -> set[int]:  # ids that are drawn
     of = dict(zip(classes.ids, classes.names))
-    said = ", ".join(of.get(i, str(i)) for i in np.flatnonzero(split.labels[k])) or "no label"
+    said = ", ".join(of.get(i, str(i)) for i in np.flatnonzero(split.labels[k]).tolist()) or "no label"
     ax.set_title(split.ids[k][-28:], fontsize=7, pad=2)
     ax.set_xlabel("\n".join(wrap(said, 36)), fontsize=7, labelpad=2)
     picture, ids, wrong = _pixels(split, k)
