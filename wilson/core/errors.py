@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import TypeVar
+
+T = TypeVar("T")
 
 # %% auto #0
-__all__ = ['InputError', 'did_you_mean']
+__all__ = ['T', 'InputError', 'did_you_mean', 'require']
 
 # %% ../../nbs/core/00_errors.ipynb #8c21506c
 class InputError(ValueError):
@@ -31,3 +34,13 @@ def did_you_mean(
     if near:
         return f" Did you mean {' or '.join(repr(lower[n]) for n in near)}?"
     return f" Known: {', '.join(known)}."
+
+
+def require(
+    value: T | None,
+    otherwise: str,  # what the error says where it is None
+) -> T:
+    "`value`, which the caller needs not to be None; else ValueError."
+    if value is None:
+        raise ValueError(otherwise)
+    return value

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..core.errors import require
 from .samples import Sample
 
 # %% auto #0
@@ -55,6 +56,10 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def require_masks(self) -> Tensor:
+        "The masks; ValueError where the batch has none."
+        return require(self.masks, "this batch has no masks: its samples were made with reads_masks=False")
 
     def pin_memory(self) -> Batch:
         "The batch in page-locked memory, from which a GPU copies while it computes."

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
+from ..core.errors import require
 from ..data.batches import Batch
 from .losses import base_loss
 from ..models.localizer import Localizer
@@ -30,13 +31,19 @@ class Method(nn.Module):
     ):
         super().__init__()
         self.segmenter = segmenter
+        if old is not None:
+            freeze(old)
         # not a submodule: its weights are not the run's, and train() must not wake it
-        self._old = (freeze(old),) if old is not None else ()
+        self._old = () if old is None else (old,)
 
     @property
     def old(self) -> Segmenter | None:
         "The frozen model of the step before."
         return self._old[0] if self._old else None
+
+    def require_old(self) -> Segmenter:
+        "The same; ValueError in a method that was made without one."
+        return require(self.old, f"{type(self).__name__} was made without an old model; give old=…")
 
     @property
     def localizer(self) -> Localizer | None:
@@ -68,7 +75,7 @@ class Method(nn.Module):
     @torch.no_grad()
     def old_output(self, images: Tensor) -> SegmenterOutput:
         "What the old model says; no gradient."
-        return self.old(images)
+        return self.require_old()(images)
 
 # %% ../../nbs/methods/01_base.ipynb #93f9f021
 class PixelLabels(Method):
@@ -79,4 +86,4 @@ class PixelLabels(Method):
         self.kind = kind
 
     def losses(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
-        return {"segmentation": base_loss(self.segmenter(batch.images).logits, batch.masks, self.kind)}
+        return {"segmentation": base_loss(self.segmenter(batch.images).logits, batch.require_masks(), self.kind)}

@@ -5,7 +5,7 @@
 # %% ../../nbs/methods/00_losses.ipynb #8a62aad6
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -45,7 +45,8 @@ class _InParts(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, loss: Callable[..., Tensor], images: int, logits: Tensor, *others: Tensor) -> Tensor:
-        total, gradients = [], []
+        total: list[Tensor] = []
+        gradients: list[Tensor] = []
         for part, *rest in zip(logits.split(images), *(o.split(images) for o in others)):
             with torch.enable_grad():  # in float32: a gradient without fp16's factor is too small for halves
                 part = part.detach().float().requires_grad_(ctx.needs_input_grad[2])
@@ -64,22 +65,23 @@ PART = {"cpu": 2 ** 23, "cuda": 2 ** 26}  # numbers in one large map
 
 
 def upsampled(
-    maps: Tensor,           # B, C, h, w
-    size: tuple[int, int],  # H, W
-) -> Tensor:                # B, C, H, W
+    maps: Tensor,         # B, C, h, w
+    size: Sequence[int],  # H, W
+) -> Tensor:              # B, C, H, W
     "Logits at the size of labels (bilinear, corners not aligned)."
+    size = tuple(size)
     same = maps.shape[-2:] == size
     return maps if same else F.interpolate(maps.float(), size, mode="bilinear", align_corners=False)
 
 
-def at_once(maps: Tensor, size: tuple[int, int]) -> int:
+def at_once(maps: Tensor, size: Sequence[int]) -> int:
     "Of how many images `maps` (B, C, h, w) should be brought to `size` together."
     return max(1, PART.get(maps.device.type, 2 ** 23) // (maps.shape[1] * size[0] * size[1]))
 
 
 def at_size(
     loss: Callable[..., Tensor],  # of upsampled logits and `others`, a mean over images → scalar
-    size: tuple[int, int],        # H, W
+    size: Sequence[int],          # H, W
     logits: Tensor,               # B, C, h, w; the gradient reaches these alone
     *others: Tensor,              # B, …; maps of B, C, h, w are upsampled too
 ) -> Tensor:                      # scalar

@@ -35,9 +35,10 @@ class Lwf(Method):
 
     def losses(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
         before, now = self.old_output(batch.images), self.segmenter(batch.images)
-        distilled = at_size(partial(kd_loss, temperature=self.temperature), batch.masks.shape[-2:],
+        masks = batch.require_masks()
+        distilled = at_size(partial(kd_loss, temperature=self.temperature), masks.shape[-2:],
                             now.logits, before.logits)
-        terms = {"segmentation": base_loss(now.logits, batch.masks, self.kind),
+        terms = {"segmentation": base_loss(now.logits, masks, self.kind),
                  "distillation": self.loss_kd * distilled}
         if self.loss_de:
             terms["features"] = self.loss_de * feature_loss(now.features, before.features)
@@ -49,8 +50,8 @@ class LwfMc(Method):
 
     def losses(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
         before, now = self.old_output(batch.images), self.segmenter(batch.images)
-        loss = partial(lwf_mc_loss, n_old=before.logits.shape[1])
-        return {"segmentation": at_size(loss, batch.masks.shape[-2:], now.logits, before.logits, batch.masks)}
+        loss, masks = partial(lwf_mc_loss, n_old=before.logits.shape[1]), batch.require_masks()
+        return {"segmentation": at_size(loss, masks.shape[-2:], now.logits, before.logits, masks)}
 
 # %% ../../nbs/methods/02_lwf.ipynb #802b476a
 class Icarl(Method):
@@ -67,7 +68,8 @@ class Icarl(Method):
 
     def losses(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
         before, now = self.old_output(batch.images), self.segmenter(batch.images)
-        distilled = at_size(prior_loss, batch.masks.shape[-2:], now.logits, before.logits)
+        masks = batch.require_masks()
+        distilled = at_size(prior_loss, masks.shape[-2:], now.logits, before.logits)
         # prior_loss is a mean over classes, this sums over them
-        return {"segmentation": base_loss(now.logits, batch.masks, "bce"),
+        return {"segmentation": base_loss(now.logits, masks, "bce"),
                 "distillation": self.loss_kd * before.logits.shape[1] * distilled}

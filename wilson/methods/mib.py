@@ -33,8 +33,9 @@ class Mib(Method):
 
     def losses(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
         before, now = self.old_output(batch.images), self.segmenter(batch.images)
-        size, n_old = batch.masks.shape[-2:], before.logits.shape[1]
+        masks, n_old = batch.require_masks(), before.logits.shape[1]
+        size = masks.shape[-2:]
         distilled = at_size(partial(unbiased_kd_loss, temperature=self.temperature), size, now.logits,
                             before.logits)
-        taught = at_size(partial(unbiased_ce_loss, n_old=n_old), size, now.logits, batch.masks)
+        taught = at_size(partial(unbiased_ce_loss, n_old=n_old), size, now.logits, masks)
         return {"segmentation": taught, "distillation": self.loss_kd * distilled}

@@ -48,7 +48,8 @@ class StageOutputs:
         parts = list(body.children())
         while len(parts) == 1:  # a body that wraps another
             parts = list(parts[0].children())
-        self.parts, self.maps = parts, {}
+        self.parts = parts
+        self.maps: dict[tuple[int, ...], Tensor] = {}  # by shape, without the batch
 
     def __enter__(self) -> StageOutputs:
         def keep(part: nn.Module, inputs: tuple, output: Tensor) -> None:
@@ -94,6 +95,7 @@ def plop_loss(
 # %% ../../nbs/methods/04_plop.ipynb #83bc760d
 class Plop(Method):
     "PLOP: cross-entropy on masks completed by the old model, and local pooled distillation."
+    medians: Tensor  # C_old: entropies below which the old model is believed
 
     def __init__(
         self,
@@ -122,11 +124,11 @@ class Plop(Method):
         self.medians.copy_((middle + 0.5) / bins * (total[:, -1] > 0))
 
     def losses(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
-        with StageOutputs(self.old.body) as stages_old:
+        with StageOutputs(self.require_old().body) as stages_old:
             before = self.old_output(batch.images)
         with StageOutputs(self.segmenter.body) as stages:
             now = self.segmenter(batch.images)
-        labels, share = self.believed(batch.masks, before.logits)
+        labels, share = self.believed(batch.require_masks(), before.logits)
         self._taught = labels
         n_old, weight = before.logits.shape[1], self.factor * self.loss_pod
         distance = pod_loss(list(stages.maps.values()), list(stages_old.maps.values()))

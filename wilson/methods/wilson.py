@@ -89,7 +89,7 @@ class Wilson(Method):
 
     def pseudo_labels(self) -> dict[str, Callable[[Batch], Tensor]]:
         "Arg-max of the segmenter's target where the gate is open, and the localizer's hard mask."
-        return taught_labels(self.segmenter, self.local, self.old, self.rule)
+        return taught_labels(self.segmenter, self.local, self.require_old(), self.rule)
 
     def parameter_groups(self, lr: float, head_factor: float, lr_localizer: float) -> list[dict]:
         groups = super().parameter_groups(lr, head_factor, lr_localizer)
