@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..data.tasks import Step
 from ..evaluation.maps import MAPS, Maps
+from ..evaluation.metrics import iou_of_counts
 from ..evaluation.pictures import class_colours
 
 # %% auto #0
@@ -56,7 +57,7 @@ class Counted:
 
     def iou(self) -> dict[str, Tensor]:  # map → C in [0, 1]; NaN where no image counts
         "As `wilson.evaluation.metrics.iou`, of the sums."
-        return {name: (hit / (true + predicted - hit + 1e-6)).where(true > 0, torch.nan)
+        return {name: iou_of_counts(hit, true, predicted).where(true > 0, torch.nan)
                 for name, (hit, true, predicted) in
                 ((n, self.counts[n].double()) for n in MAPS if n in self.counts)}
 

@@ -13,12 +13,14 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from ..core.errors import InputError, did_you_mean
 from ..core.locks import LockTimeout, file_lock
 from .database import copied, opened, stands, transaction
 from .index_rows import _Known, _Rows, ENTRY, Facts, FORMAT, INDEXED, NUMBERS
 from .maps import _TOLD
+from .metrics import count_pairs, iou_of_counts
 
 # %% auto #0
 __all__ = ['FINAL', 'Index']
@@ -225,10 +227,8 @@ class Index:
 
     def confusion(self, name: str, epoch: int = FINAL) -> np.ndarray:  # C, C+1 int64; last column: no label
         "Pixels of all images by true class (row) and class of the map (column)."
-        _, truth, found, pixels = self._pairs(name, epoch)
-        n = self.n_classes
-        # float64 holds whole numbers up to 2^53, so the sums are exact
-        return np.bincount(truth * (n + 1) + found, pixels, n * (n + 1)).astype(np.int64).reshape(n, n + 1)
+        truth, found, pixels = map(torch.from_numpy, self._pairs(name, epoch)[1:])
+        return count_pairs(truth, found, self.n_classes, pixels).numpy()
 
     def behind(
         self,
@@ -270,7 +270,7 @@ def _iou(known: _Known, k: int, told: bool, class_index: int | None) -> np.ndarr
         return np.bincount(row[where] * c + at[where], pixels[where], n * c).reshape(n, c)
 
     hit, true = summed(truth, truth == found), summed(truth)
-    iou = hit / (true + summed(found) - hit + 1e-6)
+    iou = iou_of_counts(hit, true, summed(found))
     counts = true > 0
     if told:
         counts &= known.told

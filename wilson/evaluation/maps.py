@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from ..data.batches import normalised
 from ..data.samples import Sample
 from ..data.tasks import Step
-from .metrics import iou
+from .metrics import count_pairs, iou
 from ..models.localizer import focal_penalty, weighted_pool
 from ..models.segmenter import Segmenter
 from ..pseudo.targets import TargetRule, Targets, make_targets
@@ -177,14 +177,11 @@ class Maps:
 
     def counts(self, name: str) -> Tensor | None:  # C, C+1 int64; None without a truth
         "Pixels by true class (row) and class of the map (column; the last: no label)."
-        truth, n = self.logits.truth, len(self.image_labels) + 1
+        truth = self.logits.truth
         if truth is None:
             return None
         if name not in self._counts:
-            # pixels without a truth get a row of their own, left out then: picking the others takes longer
-            cells = truth.clamp(max=n).int() * (n + 1) + self.labels(name).clamp(max=n)
-            pairs = torch.bincount(cells.flatten(), minlength=(n + 1) ** 2)
-            self._counts[name] = pairs.view(n + 1, n + 1)[:n]
+            self._counts[name] = count_pairs(truth, self.labels(name), len(self.image_labels) + 1)
         return self._counts[name]
 
     def iou(self, name: str) -> Tensor | None:  # C in [0, 1]; NaN where it does not count

@@ -6,14 +6,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
+Array = TypeVar("Array", Tensor, np.ndarray)
+
 # %% auto #0
-__all__ = ['Confusion', 'iou', 'recall', 'precision', 'accuracy', 'scores', 'across_steps']
+__all__ = ['Array', 'count_pairs', 'Confusion', 'iou_of_counts', 'iou', 'recall', 'precision', 'accuracy', 'scores',
+           'across_steps']
 
 # %% ../../nbs/evaluation/00_metrics.ipynb #2805bafe
+def count_pairs(
+    truth: Tensor,                  # ... int: true classes; from `n_classes` on: not counted
+    found: Tensor,                  # same shape: classes of a map; from `n_classes` on: no label
+    n_classes: int,                 # C, background included
+    pixels: Tensor | None = None,   # same shape: how many pixels each pair stands for; None: one
+) -> Tensor:                        # C, C+1 int64
+    "Pixels by true class (row) and class of the map (column; the last: no label)."
+    # what has no truth gets a row of its own, left out then: picking the others takes longer
+    n = n_classes
+    cells = truth.clamp(max=n).int() * (n + 1) + found.clamp(max=n)
+    # sums of weights are float64, which holds whole numbers up to 2^53
+    weights = None if pixels is None else pixels.flatten().double()
+    counts = torch.bincount(cells.flatten(), weights, (n + 1) ** 2)
+    return counts.view(n + 1, n + 1)[:n].long()
+
+
 class Confusion:
     "Counts of pixels by true (row) and predicted (column) class, accumulated over batches."
 
@@ -37,13 +58,12 @@ class Confusion:
                              "they must be equal")
         n, pred, label = self.n_classes, pred.long(), label.long()
         known = (pred >= 0) & (pred < n) & (label >= 0) & (label < n)
-        cell = torch.where(known, label * n + pred + 1, n * n + 1)      # one bin past the matrix
-        cell = cell.masked_fill(label == ignore, 0)                     # and one before it
-        counts = torch.bincount(cell.flatten(), minlength=n * n + 1)
-        if len(counts) > n * n + 1:
-            raise ValueError(f"{counts[-1]} pixels have a label or prediction not in 0..{n - 1} "
+        truth = label.clamp(0, n - 1).masked_fill(label == ignore, n)
+        counts = count_pairs(truth, pred.where(known, n), n)
+        if unknown := counts[:, -1].sum().item():
+            raise ValueError(f"{unknown} pixels have a label or prediction not in 0..{n - 1} "
                              f"(and not {ignore}); map later classes to background first")
-        self.matrix += counts[1:].view(n, n).to(self.matrix.device)
+        self.matrix += counts[:, :-1].to(self.matrix.device)
 
     def merge(self, other: Confusion) -> Confusion:
         "Add the counts of `other` (another process, another part of the set); returns self."
@@ -57,10 +77,15 @@ def _counts(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return matrix.diagonal(), matrix.sum(1), matrix.sum(0)
 
 
+def iou_of_counts(hit: Array, true: Array, predicted: Array) -> Array:
+    "Intersection over union, of counts in float64; 0 where a class is in neither."
+    return hit / (true + predicted - hit + 1e-6)
+
+
 def iou(matrix: Tensor) -> Tensor:
     "Intersection over union per class, C in [0, 1]; NaN where the truth lacks the class."
     hit, true, predicted = _counts(matrix)
-    return (hit / (true + predicted - hit + 1e-6)).where(true > 0, torch.nan)
+    return iou_of_counts(hit, true, predicted).where(true > 0, torch.nan)
 
 
 def recall(matrix: Tensor) -> Tensor:

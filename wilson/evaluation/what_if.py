@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from ..core.errors import InputError
 from ..data.tasks import Step
 from .maps import Logits
-from .metrics import scores
+from .metrics import count_pairs, scores
 from ..pseudo.labels import IGNORE
 from ..pseudo.step_targets import used_hard_mask, used_labels
 from ..pseudo.targets import TargetRule
@@ -47,7 +47,8 @@ def what_if(
             break
         if one.truth is not None:
             for name, labels in taught(one, rule, names).items():
-                matrices[name] += _counts(labels, one.truth, n)
+                full = F.interpolate(labels[None, None].byte(), one.truth.shape, mode="nearest-exact")[0, 0]
+                matrices[name] += count_pairs(one.truth, full, n)
                 used[name] += (labels != IGNORE).any().item()
             done += 1
             told(done)
@@ -72,10 +73,3 @@ def taught(
     of = {"target": lambda: used_labels(made),
           "hard mask": lambda: used_hard_mask(made, logits.image_labels[None], len(logits.old), rule)}
     return {name: of[name]()[0] for name in names}
-
-
-def _counts(labels: Tensor, truth: Tensor, n: int) -> Tensor:  # C, C+1
-    full = F.interpolate(labels[None, None].byte(), truth.shape, mode="nearest-exact")[0, 0]
-    known = truth < n
-    cell = truth[known].int() * (n + 1) + full[known].clamp(max=n)
-    return torch.bincount(cell, minlength=n * (n + 1)).view(n, n + 1)
