@@ -408,14 +408,14 @@ def test_an_index_that_belongs_to_nothing_is_begun_anew(identity, tmp_path):
 
 def test_kept_logits_of_another_form_are_made_again(tmp_path):
     import zlib
-    from wilson.evaluation.logit_cache import LogitsStore, _fit, _packed
+    from wilson.evaluation.logit_cache import LogitsStore, _of_image, _packed
     from wilson.evaluation.maps import Logits
     from wilson.data.samples import Sample
     sample = Sample(torch.zeros(3, 8, 8, dtype=torch.uint8), None, torch.zeros(2), "a")
     maps = torch.zeros(3, 2, 2)
-    assert _fit((maps, None, None), sample)
+    assert _of_image((maps, None, None), sample) is not None
     for odd in ((None, None, None), (maps[:2], None, None), (maps, maps[:1], None), (maps, maps, maps), (maps / 0, None, None)):
-        assert not _fit(odd, sample)
+        assert _of_image(odd, sample) is None
     store = LogitsStore(tmp_path / "l.sqlite", {"weights": "w"})
     assert store.put(0, Logits(sample.image, None, sample.image_labels, maps, None, None, "a"))
     packed = _packed(Logits(sample.image, None, sample.image_labels, maps, None, None, "a"))

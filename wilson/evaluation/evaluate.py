@@ -48,7 +48,7 @@ def counted(
     counts = Confusion(n + 1)
     for batch in batches:
         counts.matrix = counts.matrix.to(batch.images.device)
-        counts.update(_with_extra(labels(batch), IGNORE, n), _with_extra(batch.masks, later, n))
+        counts.update(_with_extra(labels(batch), IGNORE, n), _with_extra(batch.require_masks(), later, n))
     return summed(counts.matrix.cpu())
 
 
@@ -80,7 +80,7 @@ def decided(
 ) -> Callable[[Batch], Tensor]:       # batch → B, H, W int64
     "The arg-max of maps, enlarged to the masks before it is taken."
     def labels(batch: Batch) -> Tensor:
-        full = F.interpolate(maps(batch), batch.masks.shape[-2:], mode="bilinear", align_corners=False)
+        full = F.interpolate(maps(batch), batch.require_masks().shape[-2:], mode="bilinear", align_corners=False)
         return full.max(1).indices  # `argmax` over channels takes five times as long on a CPU
     return labels
 
@@ -112,7 +112,7 @@ def evaluate_labels(
     def full(batch: Batch) -> Tensor:
         found = labels(batch)
         used.extend((found != IGNORE).flatten(1).any(1).tolist())
-        size = batch.masks.shape[-2:]
+        size = batch.require_masks().shape[-2:]
         return F.interpolate(found[:, None].float(), size, mode="nearest-exact")[:, 0].long()
 
     matrix = counted(full, batches, step, later)
@@ -138,7 +138,7 @@ def calibration(
     for batch in batches:
         made = targets(batch)
         size = made.target.shape[-2:]
-        truth = F.interpolate(batch.masks[:, None].float(), size, mode="nearest-exact")[:, 0].long()
+        truth = F.interpolate(batch.require_masks()[:, None].float(), size, mode="nearest-exact")[:, 0].long()
         truth = truth.masked_fill(truth == later, 0)
         known = (truth != IGNORE) & (made.gate[:, None, None] > 0)
         right = one_hot(truth, n).bool()
@@ -175,5 +175,5 @@ def masks_of(
         if other is None or other.ids != batch.ids:
             raise ValueError(f"the labels are of images {other.ids if other else 'none'}, the masks of "
                              f"{batch.ids}; load both in the same order and batch size")
-        return other.masks
+        return other.require_masks()
     return labels

@@ -70,28 +70,30 @@ class Index:
         n_classes: int,                      # C of the step, background included
         say: Callable[[str], None] = print,  # hears a sentence when something is wrong with the file
     ):
-        self.path, self.n_classes, self.say = path and Path(path), n_classes, say
+        self.path = None if path is None else Path(path)
+        self.n_classes, self.say = n_classes, say
         self._identity = json.dumps({**identity, "classes": str(n_classes)}, sort_keys=True)
         self._rows: dict[int, _Rows] = {}
-        self._lock, self._last, self._db = threading.RLock(), 0, None
-        if path is not None:
+        self._lock, self._last = threading.RLock(), 0
+        self._db: sqlite3.Connection | None = None
+        if self.path is not None:
             try:
                 self._db = opened(self.path, _KIND, FORMAT, _SCHEMA, say=say)
                 self._file = self.path.stat()
-                self._belong()
+                self._belong(self._db)
                 self.refresh()
             except (OSError, sqlite3.Error) as e:
-                self._read_only(e)
+                self._read_only(self.path, e)
 
-    def _belong(self) -> None:
+    def _belong(self, db: sqlite3.Connection) -> None:
         "Make the file this identity's."
-        with transaction(self._db):
-            found = self._db.execute("SELECT identity FROM belongs").fetchone()
+        with transaction(db):
+            found = db.execute("SELECT identity FROM belongs").fetchone()
             if found == (self._identity,):
                 return
-            self._db.execute("DELETE FROM facts")
-            self._db.execute("DELETE FROM belongs")
-            self._db.execute("INSERT INTO belongs VALUES (?)", (self._identity,))
+            db.execute("DELETE FROM facts")
+            db.execute("DELETE FROM belongs")
+            db.execute("INSERT INTO belongs VALUES (?)", (self._identity,))
         if found:
             mine, theirs = json.loads(self._identity), {}
             with suppress(ValueError, TypeError, RecursionError):
@@ -99,10 +101,10 @@ class Index:
             other = [name for name in mine if theirs.get(name) != mine[name]]
             self.say(f"{self.path} was of another {', '.join(other) or 'form'}; it is begun anew.")
 
-    def _read_only(self, e: Exception) -> None:
+    def _read_only(self, path: Path, e: Exception) -> None:
         self.close()
-        if self.path.is_file():
-            with copied(self.path, _KIND, FORMAT, _SCHEMA) as db, suppress(sqlite3.Error):
+        if path.is_file():
+            with copied(path, _KIND, FORMAT, _SCHEMA) as db, suppress(sqlite3.Error):
                 self._take(db)
         self._memory_only(e)
 
@@ -121,7 +123,7 @@ class Index:
             self._last = i
             if i not in odd:
                 self._put(epoch, row)
-        if odd and db is self._db:
+        if odd and db is not None and db is self._db:
             with transaction(db):  # else they would stand in the way of the right ones
                 db.executemany("DELETE FROM facts WHERE id = ?", [(i,) for i in odd])
             self.say(f"{self.path} had {len(odd)} rows that no image of this step can have; "
@@ -129,8 +131,8 @@ class Index:
 
     def _put(self, epoch: int, row: Sequence) -> None:
         position, *numbers, told, entries = row
-        numbers = (np.nan if v is None else v for v in numbers)
-        self._rows.setdefault(epoch, _Rows(self.n_classes)).take((position, *numbers, told, entries))
+        known = (np.nan if v is None else v for v in numbers)
+        self._rows.setdefault(epoch, _Rows(self.n_classes)).take((position, *known, told, entries))
 
     @property
     def on_disk(self) -> bool:
@@ -167,23 +169,23 @@ class Index:
         if any(len(row[-2]) != self.n_classes for row in rows):
             raise ValueError(f"facts of another number of classes than the index's {self.n_classes}")
         with self._lock:
-            if self._db is not None:
+            if self.path is not None and self._db is not None:
                 try:
-                    self._insert([(epoch, *row) for row in rows])
+                    self._insert(self.path, self._db, [(epoch, *row) for row in rows])
                 except sqlite3.Error as e:
                     self._memory_only(e)
             self.refresh()
             for row in rows if self._db is None else ():
                 self._put(epoch, row)
 
-    def _insert(self, rows: Sequence[tuple]) -> None:
-        if not stands(self.path, self._file):
+    def _insert(self, path: Path, db: sqlite3.Connection, rows: Sequence[tuple]) -> None:
+        if not stands(path, self._file):
             raise sqlite3.OperationalError("it has been removed")
-        with transaction(self._db):
-            if self._db.execute("SELECT identity FROM belongs").fetchone() != (self._identity,):
+        with transaction(db):
+            if db.execute("SELECT identity FROM belongs").fetchone() != (self._identity,):
                 raise sqlite3.OperationalError("it has become an index of something else")
             values = "NULL, ?, ?, ?, ?, ?, ?, ?, ?"
-            self._db.executemany(f"INSERT OR IGNORE INTO facts ({_ROW}) VALUES ({values})", rows)
+            db.executemany(f"INSERT OR IGNORE INTO facts ({_ROW}) VALUES ({values})", rows)
 
     def known(self, epoch: int = FINAL) -> set[int]:
         "The positions that are there."
@@ -249,7 +251,7 @@ class Index:
         with ExitStack() as stack:
             if is_mine := not stop():
                 try:
-                    if self.on_disk:
+                    if self.path is not None and self.on_disk:
                         place = self.path.with_name(f".{self.path.name}.building")
                         stack.enter_context(file_lock(place, give_up=stop, quiet=True))
                 except LockTimeout:

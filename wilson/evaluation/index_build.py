@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from ..core.errors import InputError
 from .index import FINAL, Index
-from .index_rows import facts
+from .index_rows import Facts, facts
 from .maps import Logits, Maps
 from ..pseudo.targets import TargetRule
 
@@ -52,9 +52,15 @@ def build(
     return Built(len(index.missing(n, epoch)) == len(unread), unread)
 
 
-def _filled(index, logits_of, rule, n, stop, told, first, epoch, every) -> dict[int, str]:
+def _filled(
+    index: Index, logits_of: Callable[[int], Logits], rule: TargetRule, n: int, stop: Callable[[], bool],
+    told: Callable[[int, int], None], first: Sequence[int] | Callable[[], Sequence[int]], epoch: int,
+    every: float,
+) -> dict[int, str]:
     order = index.missing(n, epoch)
-    left, made, unread, since = set(order), {}, {}, time.monotonic()
+    left, since = set(order), time.monotonic()
+    made: dict[int, Facts] = {}
+    unread: dict[int, str] = {}
     order.reverse()
 
     def commit() -> None:

@@ -11,16 +11,18 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..core.errors import require
 from .maps import localizer_scores, Maps
 from ..pseudo.labels import IGNORE
 from ..pseudo.targets import TargetRule
 
 # %% auto #0
-__all__ = ['INDEXED', 'ENTRY', 'NUMBERS', 'FORMAT', 'Facts', 'facts', 'identity']
+__all__ = ['INDEXED', 'ENTRY', 'COUNTED', 'NUMBERS', 'FORMAT', 'Facts', 'facts', 'identity']
 
 # %% ../../nbs/evaluation/05_index_rows.ipynb #48df0846
 INDEXED = ("CAM", "hard mask", "soft label", "target", "prediction")
 ENTRY = np.dtype([("map", "u1"), ("truth", "u1"), ("found", "u1"), ("pixels", "<u4")])  # found = C: no label
+COUNTED = ("truth", "found", "pixels")  # its fields beside the map
 NUMBERS = ("disagreement", "confidence", "coverage", "gate")
 
 
@@ -37,7 +39,7 @@ class Facts:
     def counts(self, name: str) -> np.ndarray:  # K, 3 int64: true class, class of the map or C, pixels
         "The pairs of one map; none without a truth, or where the step has no such map."
         of = self.entries[self.entries["map"] == INDEXED.index(name)]
-        return np.stack([of[field].astype(np.int64) for field in ENTRY.names[1:]], 1)
+        return np.stack([of[field].astype(np.int64) for field in COUNTED], 1)
 
 
 def facts(maps: Maps) -> Facts:
@@ -60,7 +62,7 @@ def _taught(maps: Maps) -> tuple[float, ...]:
     "NUMBERS of an image with pseudo-labels."
     cam, target, prediction, hard = map(maps.labels, ("CAM", "target", "prediction", "hard mask"))
     new = maps.image_labels.clone()
-    new[:len(maps.logits.old) - 1] = False
+    new[:len(require(maps.logits.old, "this step has no old model")) - 1] = False
     score = localizer_scores(maps.logits)["score"][1:][new]
     return (((cam != target) | (cam != prediction)).float().mean().item(),
             score.min().sigmoid().item() if len(score) else np.nan,
@@ -112,11 +114,13 @@ class _Rows:
             flat = np.frombuffer(b"".join(entries), ENTRY)
             row = np.repeat(np.arange(len(rows)) + len(self.known.positions), lengths)
             there = np.frombuffer(b"".join(told), bool).reshape(len(rows), -1)
-            pairs = []
+            pairs: list[tuple[np.ndarray, ...]] = []
             for k, before in enumerate(self.known.pairs):
                 of = flat["map"] == k
-                more = (row[of], *(flat[field][of].astype(np.int64) for field in ENTRY.names[1:]))
+                more = (row[of], *(flat[field][of].astype(np.int64) for field in COUNTED))
                 pairs.append(tuple(map(np.concatenate, zip(before, more))))
-            made = (np.array(positions), np.array(numbers, np.float32).T, there)
-            self.known = _Known(*map(np.concatenate, zip(self.known[:3], made)), pairs)
+            known = self.known
+            self.known = _Known(np.concatenate([known.positions, np.array(positions)]),
+                                np.concatenate([known.numbers, np.array(numbers, np.float32).T]),
+                                np.concatenate([known.told, there]), pairs)
         return self.known

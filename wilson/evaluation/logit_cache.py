@@ -26,16 +26,17 @@ from .maps import Logits
 from ..loading.cache import SPARED
 
 # %% auto #0
-__all__ = ['rounded', 'LogitsStore', 'kept_logits']
+__all__ = ['Parts', 'rounded', 'LogitsStore', 'kept_logits']
 
 # %% ../../nbs/evaluation/08_logit_cache.ipynb #f8ef33ca
 def rounded(logits: Logits) -> Logits:
     "The same logits to half precision, as float32."
-    def half(maps: Tensor | None) -> Tensor | None:
+    def half(maps: Tensor) -> Tensor:
         # beyond the largest half lies infinity, of which a softmax makes NaN
-        return None if maps is None else maps.float().clamp(-65504, 65504).half().float()
-    parts = ("segmenter", "localizer", "old")
-    return replace(logits, **{part: half(getattr(logits, part)) for part in parts})
+        return maps.float().clamp(-65504, 65504).half().float()
+    return replace(logits, segmenter=half(logits.segmenter),
+                   localizer=None if logits.localizer is None else half(logits.localizer),
+                   old=None if logits.old is None else half(logits.old))
 
 # %% ../../nbs/evaluation/08_logit_cache.ipynb #a02b9b61
 _KIND = 0x57496C67
@@ -47,6 +48,9 @@ CREATE TABLE content (id INTEGER PRIMARY KEY, half BLOB NOT NULL)"""
 _PAGE = 4096
 
 
+Parts = tuple[Tensor | None, Tensor | None, Tensor | None]  # of segmenter, localizer and old model
+
+
 def _packed(logits: Logits) -> bytes:
     "Shapes, then halves; no pickle, so that reading runs nothing."
     maps = logits.segmenter, logits.localizer, logits.old
@@ -55,14 +59,16 @@ def _packed(logits: Logits) -> bytes:
     return shapes.tobytes() + b"".join(h.tobytes() for h in halves)
 
 
-def _unpacked(packed: bytes) -> tuple[Tensor | None, ...]:
-    shapes, end, maps = np.frombuffer(packed, "<u2", 9).reshape(3, 3).astype(int), 18, []
+def _unpacked(packed: bytes) -> Parts:
+    shapes, end = np.frombuffer(packed, "<u2", 9).reshape(3, 3).astype(int), 18
+    maps: list[Tensor | None] = []
     for shape in shapes:
         n = int(shape.prod())
         values = np.frombuffer(packed, "<f2", n, end).astype(np.float32)
         maps.append(torch.from_numpy(values).view(*shape.tolist()) if n else None)
         end += 2 * n
-    return tuple(maps)
+    segmenter, localizer, old = maps
+    return segmenter, localizer, old
 
 # %% ../../nbs/evaluation/08_logit_cache.ipynb #5034fedc
 class LogitsStore:
@@ -80,7 +86,8 @@ class LogitsStore:
         self._owner = json.dumps(dict(identity), sort_keys=True)
         self._log = min(8 << 20, most_bytes // 4)                     # bytes of the log
         self._pages = (most_bytes - self._log - (64 << 10)) // _PAGE  # 64 KB: an index of the log
-        self._lock, self._db, self._writes = threading.RLock(), None, False
+        self._lock, self._writes = threading.RLock(), False
+        self._db: sqlite3.Connection | None = None
         self._used: dict[int, int] = {}                               # not yet written, by id
         if self._pages < 64:
             return
@@ -104,14 +111,15 @@ class LogitsStore:
         self._writes = False
         self.say(f"{self.path} cannot be written ({why}); logits that are not in it are made each time.")
 
-    def get(self, position: int) -> tuple[Tensor, Tensor | None, Tensor | None] | None:
+    def get(self, position: int) -> Parts | None:
         "Segmenter, localizer and old model, float32; None where they are not kept."
         with self._lock:
-            row = None
+            db, row = self._db, None
+            if db is None:
+                return None
             with suppress(sqlite3.Error):
-                row = self._db and self._db.execute(
-                    "SELECT id, digest, half FROM kept JOIN content USING (id) "
-                    "WHERE owner = ? AND position = ?", (self._owner, position)).fetchone()
+                row = db.execute("SELECT id, digest, half FROM kept JOIN content USING (id) "
+                                 "WHERE owner = ? AND position = ?", (self._owner, position)).fetchone()
             if not row or type(row[2]) is not bytes or zlib.crc32(row[2]) != row[1]:
                 return None
             try:
@@ -120,32 +128,33 @@ class LogitsStore:
                 return None
             self._used[row[0]] = time.time_ns()
             if len(self._used) >= 64 and self._writes:
-                with suppress(sqlite3.Error), transaction(self._db):
-                    self._write_use()
+                with suppress(sqlite3.Error), transaction(db):
+                    self._write_use(db)
         return found
 
     def put(self, position: int, logits: Logits) -> bool:
         "Keep what the networks said of an image; False where it could not be kept."
         packed = _packed(logits)
         with self._lock:
-            if not self._writes or not self._fits(len(packed)):
+            db = self._db
+            if db is None or not self._writes or not self._fits(db, len(packed)):
                 return False
             try:
-                with transaction(self._db):
-                    self._write_use()
-                    self._drop("owner = ? AND position = ?", self._owner, position)
-                    while self._free_pages() < len(packed) // (_PAGE - 100) + 16:
-                        self._drop("id = (SELECT id FROM kept ORDER BY used LIMIT 1)")
+                with transaction(db):
+                    self._write_use(db)
+                    self._drop(db, "owner = ? AND position = ?", self._owner, position)
+                    while self._free_pages(db) < len(packed) // (_PAGE - 100) + 16:
+                        self._drop(db, "id = (SELECT id FROM kept ORDER BY used LIMIT 1)")
                     row = self._owner, position, time.time_ns(), zlib.crc32(packed)
-                    at = self._db.execute("INSERT INTO kept VALUES (NULL, ?, ?, ?, ?)", row).lastrowid
-                    self._db.execute("INSERT INTO content VALUES (?, ?)", (at, packed))
+                    at = db.execute("INSERT INTO kept VALUES (NULL, ?, ?, ?, ?)", row).lastrowid
+                    db.execute("INSERT INTO content VALUES (?, ?)", (at, packed))
                 return True
             except sqlite3.Error as e:
                 if "locked" not in str(e):
                     self._only_read(e)
                 return False
 
-    def _fits(self, size: int) -> bool:
+    def _fits(self, db: sqlite3.Connection, size: int) -> bool:
         "May so many bytes be written now?"
         if size > self._log // 2 - (64 << 10):
             return False
@@ -156,26 +165,26 @@ class LogitsStore:
         log = Path(f"{self.path}-wal")
         with suppress(OSError, sqlite3.Error):
             if log.is_file() and log.stat().st_size > self._log // 2 + (32 << 10):
-                self._db.execute("PRAGMA busy_timeout = 0")
-                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-                self._db.execute("PRAGMA busy_timeout = 2000")
+                db.execute("PRAGMA busy_timeout = 0")
+                db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                db.execute("PRAGMA busy_timeout = 2000")
             return ((not log.is_file() or log.stat().st_size <= self._log // 2 + (32 << 10))
                     and shutil.disk_usage(self.path.parent).free > self.spared)
         return False
 
-    def _free_pages(self) -> int:
+    def _free_pages(self, db: sqlite3.Connection) -> int:
         counts = ("page_count", "freelist_count")
-        pages, free = (self._db.execute(f"PRAGMA {name}").fetchone()[0] for name in counts)
+        pages, free = (db.execute(f"PRAGMA {name}").fetchone()[0] for name in counts)
         return self._pages - pages + free
 
-    def _drop(self, which: str, *values: object) -> None:
-        for at, in self._db.execute(f"SELECT id FROM kept WHERE {which}", values).fetchall():
-            self._db.execute("DELETE FROM content WHERE id = ?", (at,))
-            self._db.execute("DELETE FROM kept WHERE id = ?", (at,))
+    def _drop(self, db: sqlite3.Connection, which: str, *values: str | int) -> None:
+        for at, in db.execute(f"SELECT id FROM kept WHERE {which}", values).fetchall():
+            db.execute("DELETE FROM content WHERE id = ?", (at,))
+            db.execute("DELETE FROM kept WHERE id = ?", (at,))
 
-    def _write_use(self) -> None:
+    def _write_use(self, db: sqlite3.Connection) -> None:
         used = [(when, at) for at, when in self._used.items()]
-        self._db.executemany("UPDATE kept SET used = ? WHERE id = ?", used)
+        db.executemany("UPDATE kept SET used = ? WHERE id = ?", used)
         self._used.clear()
 
     def on_disk(self) -> int:
@@ -191,12 +200,15 @@ class LogitsStore:
             self._db, self._writes = None, False
 
 # %% ../../nbs/evaluation/08_logit_cache.ipynb #8231694e
-def _fit(found: tuple[Tensor | None, ...], sample: Sample) -> bool:
-    "Whether maps from a file can be of an image: as many classes as it has labels for, and finite."
+def _of_image(found: Parts, sample: Sample) -> Logits | None:
+    "Maps from a file as those of an image; None where they cannot be: other classes, or not finite."
     segmenter, localizer, old = found
     n = len(sample.image_labels) + 1
-    return (segmenter is not None and len(segmenter) == n and (localizer is None or len(localizer) == n)
-            and (old is None or len(old) < n) and all(m is None or bool(m.isfinite().all()) for m in found))
+    if (segmenter is None or len(segmenter) != n or (localizer is not None and len(localizer) != n)
+            or (old is not None and len(old) >= n)
+            or not all(m is None or bool(m.isfinite().all()) for m in found)):
+        return None
+    return Logits(sample.image, sample.mask, sample.image_labels, segmenter, localizer, old, sample.id)
 
 
 def kept_logits(
@@ -207,9 +219,10 @@ def kept_logits(
     "What the networks say of the image at a position, rounded; from the store where it is there."
     def logits_of(position: int) -> Logits:
         sample = samples[0, position]
-        found = store and store.get(position)
-        if found is not None and _fit(found, sample):
-            return Logits(sample.image, sample.mask, sample.image_labels, *found, sample.id)
+        parts = None if store is None else store.get(position)
+        found = None if parts is None else _of_image(parts, sample)
+        if found is not None:
+            return found
         made = rounded(views(sample))
         if store is not None:
             store.put(position, made)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..core.errors import require
 from ..data.batches import normalised
 from ..data.samples import Sample
 from ..data.tasks import Step
@@ -48,7 +49,9 @@ class Logits:
     ) -> Targets:
         "Pseudo-labels of this image under `rule`; batch of one."
         labels = self.image_labels if image_labels is None else image_labels
-        return make_targets(self.localizer[None], self.old[None], self.picture[None].float() / 255,
+        localizer = require(self.localizer, "this step makes no pseudo-labels: it has no localizer")
+        old = require(self.old, "this step makes no pseudo-labels: it has no old model")
+        return make_targets(localizer[None], old[None], self.picture[None].float() / 255,
                             labels[None].float(), rule)
 
     def prediction(self) -> Tensor:  # H, W uint8
@@ -122,7 +125,7 @@ class Maps:
         self.names = tuple(n for n in MAPS if n == "prediction" or logits.weak
                            or n == "old model" and logits.old is not None)
         self._targets: Targets | None = None
-        self._soft: dict[str, Tensor] = {}
+        self._soft: dict[str, Tensor | None] = {}
         self._labels: dict[str, Tensor] = {}
         self._counts: dict[str, Tensor] = {}
 
@@ -143,18 +146,19 @@ class Maps:
     def soft(self, name: str) -> Tensor | None:  # C, h, w in [0, 1]; None for the hard mask
         "Probabilities by class."
         if name not in self._soft:
-            logits = self.logits
-            if name == "prediction":
-                made = logits.segmenter.float().sigmoid()
-            elif name == "old model":
-                made = logits.old.float().sigmoid()
-            elif name == "CAM":
-                made = logits.localizer.float().softmax(0)
-            else:
-                field = {"refined": "refined", "soft label": "soft", "target": "target"}.get(name)
-                made = getattr(self.targets, field)[0] if field else None
-            self._soft[name] = made
+            self._soft[name] = self._made_soft(name)
         return self._soft[name]
+
+    def _made_soft(self, name: str) -> Tensor | None:
+        logits = self.logits
+        if name == "prediction":
+            return logits.segmenter.float().sigmoid()
+        if name == "old model":
+            return require(logits.old, "this step has no old model").float().sigmoid()
+        if name == "CAM":
+            return require(logits.localizer, "this step has no localizer").float().softmax(0)
+        field = {"refined": "refined", "soft label": "soft", "target": "target"}.get(name)
+        return getattr(self.targets, field)[0] if field else None
 
     def labels(self, name: str) -> Tensor:  # H, W uint8 in training order; 255: no label
         "Classes by pixel."
@@ -168,8 +172,8 @@ class Maps:
             hard = self.targets.hard[:, None].float()
             return F.interpolate(hard, size, mode="nearest-exact")[0, 0].byte()
         # logits, not their sigmoids: interpolation comes first, as in the scores
-        maps = {"prediction": self.logits.segmenter, "old model": self.logits.old}.get(name)
-        maps = self.soft(name) if maps is None else maps
+        made = {"prediction": self.logits.segmenter, "old model": self.logits.old}.get(name)
+        maps = require(self.soft(name) if made is None else made, f"there is no map {name!r}")
         if name in _SHAPED:  # most channels are nowhere: they cannot win
             some = [0, *(1 + maps[1:].flatten(1).any(1).nonzero().flatten()).tolist()]
             return torch.tensor(some, dtype=torch.uint8)[class_map(maps[None, some], size)[0].int()]
@@ -192,7 +196,7 @@ class Maps:
         found = iou(counts[:, :-1])
         if name in _TOLD:
             found[1:][~self.image_labels] = torch.nan
-        elif name == "old model":
+        elif name == "old model" and self.logits.old is not None:
             found[len(self.logits.old):] = torch.nan
         return found
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..core.errors import require
 from ..data.classes import palette
 from ..data.tasks import Step
 from .maps import Logits, Maps
@@ -93,15 +94,16 @@ def soft_over(
 ) -> np.ndarray:            # H, W, 3 uint8
     "Every foreground class's colour in the share of its soft label: what is unsure looks thin or mixed."
     full = F.interpolate(soft[None].float(), picture.shape[1:], mode="bilinear", align_corners=False)
-    full = full[0, 1:].numpy()
-    sure = full.sum(0)
-    mixed = np.einsum("chw,cd->hwd", full, colours[1: len(full) + 1].astype(np.float32))
+    shares = full[0, 1:].numpy()
+    sure = shares.sum(0)
+    mixed = np.einsum("chw,cd->hwd", shares, colours[1: len(shares) + 1].astype(np.float32))
     mixed = mixed / sure.clip(1e-6)[..., None]
     return overlaid(picture, mixed.clip(0, 255), opacity * sure.clip(0, 1))
 
 # %% ../../nbs/evaluation/03_pictures.ipynb #ec4feaec
 ROW = ("image", "CAM", "soft label", "prediction", "truth")
 _MIXED = ("soft label", "target")
+_NO_TRUTH = "this image has no mask"
 
 
 def panels(
@@ -120,14 +122,14 @@ def panels(
         if name == "image":
             return np.asarray(picture).transpose(1, 2, 0)
         if name == "truth":
-            return classes_over(picture, truth, colours, opacity)
+            return classes_over(picture, require(truth, _NO_TRUTH), colours, opacity)
         if name == "difference":
-            codes = difference(maps.labels("prediction"), truth)
+            codes = difference(maps.labels("prediction"), require(truth, _NO_TRUTH))
             return overlaid(picture, _codes_in_colour(codes), opacity * (codes % IGNORE > 0).numpy())
         soft = maps.soft(name) if name in ("CAM", "refined", *_MIXED) else None
         if soft is not None and class_index is not None:
             return overlaid(picture, heated(soft[class_index], picture.shape[1:]), opacity)
-        if name in _MIXED:
+        if soft is not None and name in _MIXED:
             return soft_over(picture, soft, colours, opacity)
         return classes_over(picture, maps.labels(name), colours, opacity)
 

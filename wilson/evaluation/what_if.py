@@ -49,7 +49,7 @@ def what_if(
             for name, labels in taught(one, rule, names).items():
                 full = F.interpolate(labels[None, None].byte(), one.truth.shape, mode="nearest-exact")[0, 0]
                 matrices[name] += count_pairs(one.truth, full, n)
-                used[name] += (labels != IGNORE).any().item()
+                used[name] += int((labels != IGNORE).any())
             done += 1
             told(done)
     return {"images": done, "whole": whole} | {
@@ -66,10 +66,11 @@ def taught(
     names: Sequence[str] = TAUGHT,
 ) -> dict[str, Tensor]:  # h, w int64; 255 where nothing is taught
     "The labels that teach, at the size at which they do."
-    if not logits.weak:
+    old = logits.old
+    if old is None or not logits.weak:
         raise InputError("This step makes no pseudo-labels, so no rule can change them; choose a step that "
                          "was trained with method=wilson.")
     made = logits.targets(rule)
     of = {"target": lambda: used_labels(made),
-          "hard mask": lambda: used_hard_mask(made, logits.image_labels[None], len(logits.old), rule)}
+          "hard mask": lambda: used_hard_mask(made, logits.image_labels[None], len(old), rule)}
     return {name: of[name]()[0] for name in names}
