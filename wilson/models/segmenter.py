@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .backbones import make_backbone
+from .backbones import MobileNetV2, ResidualBody, TimmBody, WiderResNet, make_backbone
 from .norms import make_abn
 
 # %% auto #0
-__all__ = ['sliding_pool', 'pad_to', 'published_dilations', 'DeepLabHead', 'Classifier', 'start_rare', 'SegmenterOutput',
+__all__ = ['Body', 'sliding_pool', 'pad_to', 'published_dilations', 'DeepLabHead', 'Classifier', 'start_rare', 'SegmenterOutput',
            'Segmenter', 'make_segmenter', 'freeze', 'grow', 'predict_logits', 'parameter_groups']
 
 # %% ../../nbs/models/08_segmenter.ipynb #e070cd1c
@@ -143,13 +143,16 @@ class SegmenterOutput(NamedTuple):
     embedding: Tensor  # B, head channels, h, w
 
 
+Body = MobileNetV2 | ResidualBody | TimmBody | WiderResNet  # B,3,H,W → features; .channels, .output_stride
+
+
 class Segmenter(nn.Module):
     "Body, head and classifier."
 
     def __init__(
         self,
-        body: nn.Module,         # B,3,H,W → features; with .channels and .output_stride
-        head: nn.Module,         # features → embedding
+        body: Body,              # images → features
+        head: DeepLabHead,       # features → embedding
         classifier: Classifier,  # embedding → logits
     ):
         super().__init__()
