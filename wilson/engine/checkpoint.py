@@ -85,9 +85,11 @@ def fill(
 # %% ../../nbs/engine/05_checkpoint.ipynb #fb2c8d22
 def random_states() -> dict[str, Any]:
     "The random generators of this process, in tensors and plain types."
-    name, keys, *rest = np.random.get_state()
+    numpy = np.random.get_state(legacy=False)
+    keys = torch.from_numpy(numpy["state"]["key"].astype(np.int64))
     cuda = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
-    return {"python": random.getstate(), "numpy": (name, torch.from_numpy(keys.astype(np.int64)), *rest),
+    return {"python": random.getstate(),
+            "numpy": (numpy["bit_generator"], keys, numpy["state"]["pos"], numpy["has_gauss"], numpy["gauss"]),
             "torch": torch.get_rng_state(), "cuda": cuda}
 
 

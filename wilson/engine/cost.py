@@ -71,8 +71,10 @@ class Cost:
         began, before = self._since
         self.seconds += time.perf_counter() - began
         now = joules(self.device)
-        known = None not in (self.energy, before, now) and now >= before  # a counter may start anew
-        self.energy = self.energy + now - before if known else None
+        if self.energy is None or before is None or now is None or now < before:  # a counter may start anew
+            self.energy = None
+        else:
+            self.energy = self.energy + now - before
         self.memory = max(self.memory, peak_memory(self.device))
 
     def of_all_ranks(self) -> Cost:

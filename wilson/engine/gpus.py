@@ -27,13 +27,17 @@ def gpu_variable() -> tuple[str, str | None]:
 
 def parse_gpus(value: str) -> list[str]:
     "The valid entries of such a list, as they were written; InputError where one is there twice."
-    entries, seen = [], set()
+    entries: list[str] = []
+    seen: set[str | int] = set()
     kind = next((kind for kind in ("GPU-", "MIG-") if value.strip().startswith(kind)), "")
     for entry in (part.strip() for part in value.split(",")):
         number = re.match(r"\+?\d+", entry)  # CUDA reads "1gpu" as 1
-        if not (entry.startswith(kind) if kind else number):
+        if kind and entry.startswith(kind):
+            key: str | int = entry
+        elif number and not kind:
+            key = int(number[0])
+        else:
             break
-        key = entry if kind else int(number[0])
         if key in seen:
             raise InputError(f"{gpu_variable()[0]}={value!r} names {entry} twice, and CUDA then shows no "
                              f"GPU at all; name each GPU once.")

@@ -20,6 +20,7 @@ import traceback
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -152,7 +153,8 @@ def in_processes(
     logs.mkdir(parents=True, exist_ok=True)
     for file in logs.glob("rank*.*"):
         file.unlink()
-    others, outcome = set(multiprocessing.active_children()), []
+    others = set(multiprocessing.active_children())
+    outcome: list[Any] = []  # of the first rank, or the error; filled when the thread ends
     with tempfile.TemporaryDirectory() as folder, _safe_path(), asked_to_stop(grace=None) as stop:
         thread = threading.Thread(target=_launch, daemon=True, args=(
             outcome, n, Path(folder), (work, arguments, device, logs, Path(folder, "meeting"))))
@@ -165,9 +167,9 @@ def in_processes(
                 raise
             finally:
                 thread.join(10)
-    result = outcome[0] if outcome else None
     if stop.signal is not None:
         raise Interrupted(stop.signal)
+    result = outcome[0]
     if isinstance(result, Interrupted):  # its ranks were told by somebody else
         raise result
     if isinstance(result, BaseException):
@@ -197,9 +199,10 @@ def _launch(outcome: list, n: int, folder: Path, arguments: tuple) -> None:
 
 
 def _wait(
-    thread: threading.Thread, stop: Stop, copy: Callable[[], None], processes: Callable[[], set],
+    thread: threading.Thread, stop: Stop, copy: Callable[[], None], processes: Callable[[], set[BaseProcess]],
 ) -> None:
-    since, told = None, set()
+    since: float | None = None
+    told: set[BaseProcess] = set()
     while thread.is_alive():
         thread.join(0.1)
         copy()
@@ -212,10 +215,11 @@ def _wait(
             _send(processes(), KILL)
 
 
-def _send(processes: set, number: int) -> None:
-    for process in processes:
-        with suppress(ProcessLookupError, TypeError):  # it has ended, or not begun
-            os.kill(process.pid, number)
+def _send(processes: set[BaseProcess], number: int) -> None:
+    for pid in (process.pid for process in processes):
+        with suppress(ProcessLookupError):  # it has ended
+            if pid is not None:  # else it has not begun
+                os.kill(pid, number)
 
 
 @contextmanager

@@ -97,7 +97,7 @@ class StepFolder:
         if status is not None and status.get("state") not in STATES:
             raise InputError(f"{shown(self.path / 'status.json')} has the state {status.get('state')!r:.60}; "
                              f"expected one of {', '.join(STATES)}. Restore the file from a copy.")
-        return status and status["state"]
+        return None if status is None else status["state"]
 
     def set_state(self, state: str, reason: str = "") -> None:
         "Record a state with time, host and process."

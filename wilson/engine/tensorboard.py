@@ -84,7 +84,10 @@ class Board:
 
     def histograms(self, method: Method, epoch: int) -> None:
         "Every weight, and its last gradient."
-        for name, parameter in method.named_parameters() if self.writer else ():
-            self.writer.add_histogram(f"weights/{name}", parameter, epoch)
+        writer = self.writer
+        if writer is None:
+            return
+        for name, parameter in method.named_parameters():
+            writer.add_histogram(f"weights/{name}", parameter, epoch)
             if parameter.grad is not None:
-                self.writer.add_histogram(f"gradients/{name}", parameter.grad, epoch)
+                writer.add_histogram(f"gradients/{name}", parameter.grad, epoch)

@@ -233,7 +233,9 @@ class Trainer:
         state, u = newest_state(self.folder.path, self.run), self.updates
         for name in ("epoch", "done", "validated", "best", "skips"):
             setattr(self, name, state[name])
-        self.best = self.best and tuple(self.best)
+        if self.best is not None:
+            epoch, score = self.best
+            self.best = epoch, score
         self.tally, self.cost = Tally(**state["tally"]), Cost(self.loader.device, **state["cost"])
         if not first():
             self.cost.energy = 0.0  # what all have spent so far is with the first

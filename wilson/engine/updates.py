@@ -5,14 +5,15 @@
 # %% ../../nbs/engine/08_updates.ipynb #8d77b869
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -97,6 +98,10 @@ class Pass(NamedTuple):
     ids: list[str]
 
 
+def _total(values: Iterable[Tensor]) -> Tensor:
+    return functools.reduce(torch.add, values)
+
+
 def telling(
     passes: Sequence[Pass],     # of this rank
     norms: dict[str, Tensor],   # of the gradient of all ranks
@@ -105,12 +110,12 @@ def telling(
 ) -> Telling:
     "An update in numbers: one exchange, one copy off the device, which nobody waits for."
     names, device = list(passes[0].terms), factor.device
-    terms = torch.stack([sum(p.terms[name] for p in passes) for name in names])
+    terms = torch.stack([_total(p.terms[name] for p in passes) for name in names])
     others = torch.tensor([sum(p.waited for p in passes), *asked], dtype=torch.float64)
     if device.type == "cuda":  # else the copy would wait for the device
         others = others.pin_memory()
     others = others.to(device, non_blocking=True)
-    pixels = sum(p.pixels for p in passes)
+    pixels = _total(p.pixels for p in passes)
     ours = summed(torch.cat([torch.ones_like(others[:1]), terms.double(), pixels.double(), others]))
     terms, rest = ours[1:].split([len(names), len(ours) - 1 - len(names)])
     values = torch.cat([torch.stack([ours[0], factor.double()]), terms,
@@ -166,7 +171,7 @@ def on_all_ranks(method: Method, device: torch.device) -> nn.Module:
     # torch regroups the gradients after the first update: with three ranks a resumed run would add up in
     # another order. Statistics are equal on all ranks, so no buffer is handed round (an option of two names).
     names = inspect.signature(DistributedDataParallel).parameters
-    buffers = {"forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers": False}
+    buffers: dict[str, Any] = {"forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers": False}
     return DistributedDataParallel(synchronise(method), [device] if device.type == "cuda" else None,
                                    find_unused_parameters=True, **buffers)
 
@@ -189,7 +194,7 @@ def what_fits(
             try:
                 if part.images.is_cuda:
                     torch.cuda.empty_cache()
-                loss = sum(losses_in(method, part, epoch, dtype).values())
+                loss = _total(losses_in(method, part, epoch, dtype).values())
                 # not backward(), which other ranks would have to join
                 learns = [p for p in method.parameters() if p.requires_grad]
                 torch.autograd.grad(loss, learns, allow_unused=True)
@@ -241,7 +246,7 @@ class Updates:
         norms = gradient_norms(self.optimizer)
         fine = torch.stack(list(norms.values())).isfinite().all()
         kept.back_unless(fine)
-        self.optimizer.found_inf = (~fine).float()  # a scaler says so itself
+        setattr(self.optimizer, "found_inf", (~fine).float())  # as a scaler does; fused optimizers read it
         self.scaler.step(self.optimizer)
         factor = self.scaler.scale(torch.ones_like(fine, dtype=torch.float32))
         now, self.telling = self.telling, telling(passes, norms, asked(), factor)
@@ -264,19 +269,21 @@ class Updates:
         batch = next(batches)
         waited = time.perf_counter() - began
         share = len(batch) * n_ranks() / self.images / self.accumulate
-        quiet = nullcontext() if exchanged or n_ranks() == 1 else self.wrapped.no_sync()
-        terms = None
+        wrapped = self.wrapped
+        quiet = (wrapped.no_sync() if isinstance(wrapped, DistributedDataParallel) and not exchanged
+                 else nullcontext())
+        terms: dict[str, Tensor] = {}
         try:
             with quiet:
                 terms = losses_in(self.wrapped, batch, epoch, self.dtype)
-                loss = sum(terms.values()) * share
+                loss = _total(terms.values()) * share
                 spoilt = torch.where(loss.detach().isfinite(), 1.0, torch.nan)  # then each gradient is, too
                 self.scaler.scale(loss * spoilt).backward()
             short = False
         except torch.OutOfMemoryError:
             short = True
         if short:  # the error, and with it what the pass has kept, is let go before others are tried
-            terms = None
+            terms = {}
             self.optimizer.zero_grad(set_to_none=True)
             fits = what_fits(self.method, batch, epoch, self.dtype, self.images, self.accumulate)
             raise InputError(fits)
