@@ -14,7 +14,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 setup: $(VENV)/.ready  ## .venv with the pinned set, inplace-abn where it can be built
 
 $(VENV)/.ready: constraints.txt settings.ini setup.py .ci/inplace_abn.sh
-	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit(f"wilson is set up with Python 3.11 or newer; $(PYTHON) is {v[0]}.{v[1]}. Name another: make setup PYTHON=python3.11")'
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit(f"The versions in constraints.txt need Python 3.11 or newer; $(PYTHON) is {v[0]}.{v[1]}. Choose another one: make setup PYTHON=python3.11 (the package itself runs on 3.10: pip install .)")'
 	@test -x $(BIN)/pip || { rm -rf $(VENV) && $(PYTHON) -m venv $(VENV); } || \
 	  { rm -rf $(VENV); echo "no virtual environment could be made; on Debian: apt-get install python3-venv"; exit 1; }
 	@echo "installing the pinned set into $(VENV) (about 5.5 GB, minutes) …"

@@ -4,11 +4,13 @@ from __future__ import annotations
 import ast
 import collections
 import configparser
+import contextlib
 import json
 import re
 import shutil
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 
 import nbformat
@@ -415,7 +417,8 @@ import importlib, pkgutil, sys
 class Blocked:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0].startswith(("nbdev", "fastcore", "execnb", "IPython", "ipywidgets", "ipykernel", "jupyter",
-                                          "notebook", "papermill", "traitlets", "anywidget", "voila", "pycocotools", "inplace_abn")):
+                                          "notebook", "papermill", "traitlets", "anywidget", "voila", "pycocotools", "inplace_abn",
+                                          "torchmetrics", "pytest")):
             raise ModuleNotFoundError(f"No module named {name!r} (blocked)", name=name)
 
 sys.meta_path.insert(0, Blocked())
@@ -465,3 +468,21 @@ def test_requirements_are_pinned():
     free = {"numpy", "pillow", "tqdm", "hypothesis", "ruff", "inplace-abn"}  # small and stable, or built apart
     assert wanted - pinned <= free, wanted - pinned - free
     assert json.dumps(facts["DEFAULT"]["version"])
+
+
+def test_the_oldest_python():
+    "The package's own is in settings.ini; `make setup` refuses what the pinned versions refuse, and says so."
+    facts = configparser.ConfigParser(delimiters=["="], interpolation=None)
+    facts.read(REPO / "settings.ini")
+    own = tuple(map(int, facts["DEFAULT"]["min_python"].split(".")))
+    makefile = (REPO / "Makefile").read_text(encoding="utf-8")
+    refused_below = tuple(map(int, re.search(r"v >= \((\d+), (\d+)\)", makefile).groups()))
+    needed = own
+    for line in (REPO / "constraints.txt").read_text(encoding="utf-8").splitlines():
+        if name := re.match(r"[\w.-]+(?===)", line):
+            with contextlib.suppress(PackageNotFoundError):
+                wanted = metadata(name[0]).get("Requires-Python") or ""
+                needed = max([needed, *((int(a), int(b)) for a, b in re.findall(r">=\s*(\d+)\.(\d+)", wanted))])
+    assert refused_below == needed >= own
+    for file in (makefile, *((REPO / name).read_text(encoding="utf-8") for name in ("constraints.txt", "CONTRIBUTING.md", "README.md"))):
+        assert "Python {}.{} or newer".format(*needed) in file and "{}.{}".format(*own) in file
