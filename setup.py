@@ -20,7 +20,8 @@ setup(
     license="MIT",
     keywords=facts["keywords"].split(", "),
     packages=find_packages(include=["wilson", "wilson.*"]),
-    package_data={"wilson.widgets": ["browser/*"], "wilson.experiments": ["templates/*.sh"]},
+    package_data={"wilson.widgets": ["browser/*"], "wilson.core": ["html_templates/*"],
+                  "wilson.experiments": ["templates/*.sh"]},
     python_requires=f">={facts['min_python']}",
     install_requires=facts["requirements"].split(),
     extras_require={

@@ -441,14 +441,15 @@ def test_everything_but_widgets_imports_without_jupyter(tmp_path):
 
 
 def test_installed_package_is_whole(copied, tmp_path):
-    "`pip install .` into an empty folder: all modules, what a browser runs, the templates of scripts, the command, and nothing of the notebooks."
+    "`pip install .` into an empty folder: all modules, what a browser runs, the templates, the command, and nothing of the notebooks."
     target = tmp_path / "target"
     run(sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index",
         "--disable-pip-version-check", "--target", target, ".", cwd=copied)
     assert contents(target / "wilson", "*.py") == contents(copied / "wilson", "*.py")
     assert contents(target / BROWSER, "*.*") == contents(copied / BROWSER, "*.*") != {}
-    scripts = contents(target / "wilson", "*.sh")
-    assert scripts and scripts == contents(copied / "wilson", "*.sh")
+    for folder, pattern in (("experiments/templates", "*.sh"), ("core/html_templates", "*.*")):
+        templates = contents(copied / "wilson" / folder, pattern)
+        assert templates and contents(target / "wilson" / folder, pattern) == templates
     assert sorted(p.name for p in target.iterdir() if not p.name.endswith(".dist-info")) == ["bin", "wilson"]
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()

@@ -9,19 +9,21 @@ import base64
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from html import escape
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from markupsafe import Markup
 from torch import Tensor
 
 from .figures import legend_entries, shown_classes
-from .report_parts import _scored, _swatch, as_jpeg, Counted, iou_table
+from .report_parts import _percent, _scored, _swatch, as_jpeg, Counted, iou_table
 from ..core.errors import InputError
 from ..core.files import writing
 from ..core.output_files import output_file
 from ..core.paths import at_root
+from ..core.templates import render
 from ..data.tasks import Step
 from ..evaluation.maps import MAPS, Maps
 from ..evaluation.pictures import class_colours, panels
@@ -55,147 +57,48 @@ def rule_values(
     return {f.name.replace("_", " "): text(getattr(rule, f.name)) for f in fields(rule)}
 
 
-def _rule(rule: TargetRule, own: TargetRule | None, changed_only: bool = False) -> str:
-    "Entries of a description list; a parameter that differs from `own` is marked."
-    entries, theirs = [], rule_values(own or rule)
-    for name, value in rule_values(rule).items():
-        if value != theirs[name]:
-            entries.append(f'<div class="changed"><dt>{name}</dt><dd><mark>{escape(value)}</mark> '
-                           f'<small>the run: {escape(theirs[name])}</small></dd></div>')
-        elif not changed_only:
-            entries.append(f"<div><dt>{name}</dt><dd>{escape(value)}</dd></div>")
-    return "".join(entries)
+def _rule(rule: TargetRule, own: TargetRule | None, changed_only: bool = False) -> list[tuple[str, str, str]]:
+    "Name, value and the run's own value of each parameter; only those that differ, if asked for."
+    owns = rule_values(own or rule)
+    values = [(name, value, owns[name]) for name, value in rule_values(rule).items()]
+    return [v for v in values if v[1] != v[2]] if changed_only else values
 
 # %% ../../nbs/analysis/09_image_report.ipynb #f4fb8198
-def _list(items: Iterable[str]) -> str:
-    return f"<ul>{''.join(f'<li>{item}</li>' for item in items)}</ul>"
-
-
-def _labels(maps: Maps, step: Step) -> str:
-    "Image-level labels, and which of them were added or removed."
+def _labels(maps: Maps, step: Step) -> list[tuple[Markup, str, str]]:
+    "Image-level labels: colour, name, and whether the label was added or removed."
     told, given, colours = maps.logits.image_labels, maps.image_labels, class_colours(step)
-    items = []
-    for c in range(1, len(given) + 1):
-        name = _swatch(colours[[c]]) + escape(step.names[c])
-        if given[c - 1]:
-            items.append(name if told[c - 1] else f"<ins>{name}</ins> <small>added</small>")
-        elif told[c - 1]:
-            items.append(f"<del>{name}</del> <small>removed</small>")
-    return _list(items or ["none that this step teaches"])
+    states = {(True, True): "", (False, True): "added", (True, False): "removed"}
+    known = ((c, (bool(told[c - 1]), bool(given[c - 1]))) for c in range(1, len(given) + 1))
+    return [(_swatch(colours[[c]]), step.names[c], states[was_is]) for c, was_is in known if any(was_is)]
 
 
-def _flag(image: ReportImage) -> str:
-    return f' <b class="flag">{escape(image.flag)}</b>' if image.flag else ""
+def _legend(entries: Iterable[tuple[np.ndarray, str]]) -> list[tuple[Markup, str]]:
+    return [(_swatch(colours), text) for colours, text in entries]
 
 
-def _panel(name: str, panel: np.ndarray, maps: Maps, found: Mapping[str, Tensor]) -> str:
-    data, score = as_jpeg(panel), ""
-    if name in found:
-        score = f"{100 * mean:.1f}" if (mean := found[name].nanmean().item()) == mean else "–"
+def _panel(name: str, panel: np.ndarray, maps: Maps, found: Mapping[str, Tensor]) -> dict[str, str]:
+    "Name, score and JPEG of a panel."
+    score = _percent(found[name].nanmean().item()) if name in found else ""
     if name == "hard mask" and score:
         counts = maps.counts(name)
         score += f" on {100 * counts[:, :-1].sum().item() / max(counts.sum().item(), 1):.0f} %"
-    source = f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
-    return (f'<figure><img alt="{escape(name)} of {escape(maps.logits.id)}" src="{source}">'
-            f"<figcaption><span>{escape(name)}</span><span>{score}</span></figcaption></figure>")
+    return {"name": name, "score": score, "jpeg": base64.b64encode(as_jpeg(panel)).decode()}
 
 
 def _section(number: int, image: ReportImage, step: Step, names: Sequence[str], class_index: int | None,
-             opacity: float, rule: TargetRule) -> str:
+             opacity: float, rule: TargetRule) -> Markup:
     "One image of the report."
     maps = image.maps
     found = {n: maps.iou(n) for n in maps.names} if maps.logits.truth is not None else {}
     row = panels(maps, step, class_index=class_index, opacity=opacity, names=names)
-    body = "".join(_panel(name, panel, maps, found) for name, panel in row.items())
-    rule_changes = _rule(maps.rule, rule, changed_only=True) if maps.logits.weak else ""
     absent = {*shown_classes(maps, names, class_index)} - {c for v in found.values() for c in _scored(v)}
-    others = _list(_swatch(c) + escape(text) for c, text in legend_entries(absent - {IGNORE}, step))
-    parts = (f"<h3>{escape(maps.logits.id)}{_flag(image)}</h3>",
-             f'<div class="said"><span>Image-level labels</span>{_labels(maps, step)}</div>',
-             f'<p class="note">{escape(image.note)}</p>' if image.note else "",
-             f'<dl class="rule">{rule_changes}</dl>' if rule_changes else "",
-             f'<div class="panels">{body}</div>',
-             iou_table(found, step) if found else '<p class="hint">No mask, so no IoU.</p>',
-             f'<div class="said hint"><span>{"Not in the truth" if found else "Drawn"}</span>{others}</div>'
-             if absent - {IGNORE} else "")
-    return f'<section id="image-{number}">{"".join(parts)}</section>'
-
-# %% ../../nbs/analysis/09_image_report.ipynb #01ee1f69
-_STYLE = """
-:root { color-scheme: light dark; --page: #fff; --ink: #1b1f24; --soft: #5b6470; --line: #d9dee4;
-        --tint: #f4f6f8; --mark: #ffe9a8; --flag: #b42318; }
-@media screen and (prefers-color-scheme: dark) {
-  :root { --page: #14171a; --ink: #e8eaed; --soft: #9aa4af; --line: #333a42;
-          --tint: #1d2227; --mark: #574700; --flag: #ff8a7a; }
-}
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 24px 24px 48px; max-width: 1280px; background: var(--page); color: var(--ink);
-       font: 15px/1.5 system-ui, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif;
-       overflow-wrap: anywhere; }
-h1 { font-size: 26px; line-height: 1.25; margin: 0 0 12px; }
-h2, dt, .said > span, figcaption, small, .hint, footer { color: var(--soft); font-weight: normal; }
-h2 { font-size: 15px; margin: 28px 0 8px; }
-h3 { font-size: 18px; margin: 0 0 6px; }
-small, figcaption, footer, .hint { font-size: 13px; }
-.hint { margin: 8px 0 0; max-width: 90ch; }
-dl { display: flex; flex-wrap: wrap; gap: 6px 28px; margin: 0; }
-dl > div { display: flex; gap: 8px; align-items: baseline; }
-dd { margin: 0; font-variant-numeric: tabular-nums; }
-mark { background: var(--mark); color: inherit; padding: 0 4px; border-radius: 3px; }
-ul { list-style: none; margin: 0; padding: 0; display: flex; flex-wrap: wrap; gap: 4px 18px; }
-a { color: inherit; text-underline-offset: 3px; }
-ins { text-underline-offset: 3px; }
-.swatch { display: inline-block; width: 13px; height: 13px; margin-right: 7px; vertical-align: -1px;
-          border: 1px solid #8886; border-radius: 2px; print-color-adjust: exact; }
-.swatch.wide { width: 52px; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; line-height: 1.35; white-space: nowrap; overflow-wrap: normal; }
-th, td { padding: 3px 0 3px 22px; text-align: right; font-weight: normal;
-         font-variant-numeric: tabular-nums; }
-th:first-child { text-align: left; padding-left: 0; }
-thead th { color: var(--soft); border-bottom: 1px solid var(--line); }
-.mean > * { font-weight: 600; }
-tr:not(.mean) + .mean > * { border-top: 1px solid var(--line); }
-section { border-top: 1px solid var(--line); margin-top: 28px; padding-top: 20px; }
-.said { display: flex; flex-wrap: wrap; gap: 4px 18px; }
-.flag { color: var(--flag); font-size: 13px; font-weight: 600; margin-left: 8px; padding: 1px 8px;
-        border: 1px solid; border-radius: 10px; vertical-align: 1px; }
-.note { margin: 8px 0 0; padding: 8px 12px; background: var(--tint); border-left: 3px solid var(--soft);
-        white-space: pre-wrap; max-width: 80ch; print-color-adjust: exact; }
-section .rule { margin-top: 8px; }
-.panels { display: grid; grid-template-columns: repeat(auto-fill, minmax(220px, 1fr)); gap: 12px;
-          margin: 14px 0; }
-figure { margin: 0; min-width: 0; }
-img { display: block; width: 100%; height: auto; }
-figcaption { display: flex; justify-content: space-between; gap: 8px; margin-top: 3px;
-             font-variant-numeric: tabular-nums; }
-footer { margin-top: 32px; border-top: 1px solid var(--line); padding-top: 12px; }
-@media (max-width: 600px) {
-  body { padding: 16px 14px 32px; }
-  .panels { grid-template-columns: 1fr 1fr; gap: 10px 8px; }
-  th, td { padding-left: 14px; }
-}
-@media print {
-  :root { color-scheme: light; }
-  @page { margin: 14mm; }
-  body { max-width: none; padding: 0; font-size: 10pt; }
-  nav { display: none; }
-  section { break-inside: avoid; }
-  .panels { grid-template-columns: repeat(5, 1fr); gap: 6px; }
-  figcaption { font-size: 7.5pt; }
-  mark { print-color-adjust: exact; }
-}
-"""
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy"
-      content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title><style>{style}</style></head><body>
-<header><h1>{title}</h1><dl class="facts">{facts}</dl>{rule}</header>
-<main>{summary}{legend}{index}{sections}</main>
-<footer>{footer}</footer></body></html>
-"""
+    return render("image_report_section.html", {
+        "number": number, "id": maps.logits.id, "mark": image.flag, "note": image.note,
+        "labels": _labels(maps, step),
+        "changes": _rule(maps.rule, rule, changed_only=True) if maps.logits.weak else [],
+        "panels": [_panel(name, panel, maps, found) for name, panel in row.items()],
+        "iou": iou_table(found, step) if found else "",
+        "others": _legend(legend_entries(absent - {IGNORE}, step)) if absent - {IGNORE} else []})
 
 # %% ../../nbs/analysis/09_image_report.ipynb #a318c168
 def report(
@@ -219,21 +122,18 @@ def report(
         counted.add(image.maps)
         seen |= {*shown_classes(image.maps, names, class_index)}
         sections.append(_section(number, image, step, names, class_index, opacity, rule))
-        index.append(f'<a href="#image-{number}">{escape(image.maps.logits.id)}</a>{_flag(image)}')
-    if not sections:
+        index.append((image.maps.logits.id, image.flag))
+    if rule is None:
         raise InputError("a report of no images was asked for; choose at least one.")
     facts = {**facts, "images": str(len(sections))}
     facts.setdefault("date", time.strftime("%Y-%m-%d %H:%M"))
-    entries = legend_entries(seen, step, names, class_index)
     size = sum(map(len, sections)) / 1000
-    page = _PAGE.format(
-        title=escape(title), style=_STYLE, sections="".join(sections),
-        facts="".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in facts.items()),
-        rule=f'<h2>How targets are made</h2><dl class="rule">{_rule(rule, own_rule)}</dl>' if weak else "",
-        summary=_summary(counted, step, len(sections), split),
-        legend=f"<h2>Colours</h2>{_list(_swatch(colours) + escape(text) for colours, text in entries)}",
-        index=f"<nav><h2>Images</h2>{_list(index)}</nav>" if len(sections) > 1 else "",
-        footer=f"One file of {size / 1000:.1f} MB, {size / len(sections):.0f} kB an image.")
+    page = render("image_report.html", {
+        "title": title, "facts": facts, "rule_values": _rule(rule, own_rule) if weak else [],
+        **_summary(counted, step, len(sections), split),
+        "colours": _legend(legend_entries(seen, step, names, class_index)),
+        "index": index, "sections": sections,
+        "footer": f"One file of {size / 1000:.1f} MB, {size / len(sections):.0f} kB an image."})
     path = at_root(path)
     with writing(path), output_file(path, overwrite) as aside:
         # a file's name need not be UTF-8, and is told as it can be
@@ -246,17 +146,17 @@ _HINT = ("Pixels are counted over all images, then divided. The hard mask is sco
          "they do not name, nor the old model for new ones.")
 
 
-def _summary(counted: Counted, step: Step, images: int, split: Mapping[str, Mapping] | None) -> str:
+def _summary(counted: Counted, step: Step, images: int,
+             split: Mapping[str, Mapping] | None) -> dict[str, Any]:
+    "The IoU over all images or over the split, what it is of, and how to read it."
     scores, of = counted.iou(), f"these {images} images" if images > 1 else "this image"
     if split is not None:
         known = {name: [by_class.get(n) for n in step.names] for name, by_class in split.items()}
         scores = {name: torch.tensor([torch.nan if v is None else v for v in values]).double() / 100
                   for name, values in known.items()}
         of = "the whole split"
-    if not scores:
-        return ""
     means = {"all": slice(None)}
     if step.index:
         means = {"old classes": slice(1, step.n_old), "new classes": slice(step.n_old, None)} | means
     hint = _HINT if any(name != "prediction" for name in scores) else _HINT.partition(" The ")[0]
-    return f'<h2>IoU on {of}</h2>{iou_table(scores, step, means)}<p class="hint">{hint}</p>'
+    return {"iou": iou_table(scores, step, means) if scores else "", "iou_of": of, "hint": hint}

@@ -5,15 +5,16 @@
 # %% ../../nbs/analysis/08_report_parts.ipynb #ea7cf9bd
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from html import escape
+from collections.abc import Mapping
 from io import BytesIO
 
 import numpy as np
 import torch
+from markupsafe import Markup
 from PIL import Image
 from torch import Tensor
 
+from ..core.templates import html_table
 from ..data.tasks import Step
 from ..evaluation.maps import MAPS, Maps
 from ..evaluation.metrics import iou_of_counts
@@ -62,10 +63,11 @@ class Counted:
                 ((n, self.counts[n].double()) for n in MAPS if n in self.counts)}
 
 # %% ../../nbs/analysis/08_report_parts.ipynb #4697d40b
-def _swatch(colours: np.ndarray) -> str:
+def _swatch(colours: np.ndarray) -> Markup:
     stops = ["#" + bytes(c).hex() for c in colours[:: max(1, len(colours) // 8)]]
     fill = stops[0] if len(stops) == 1 else f"linear-gradient(90deg, {', '.join(stops)})"
-    return f'<i class="swatch{" wide" * (len(stops) > 1)}" style="background:{fill}"></i>'
+    wide = " wide" if len(stops) > 1 else ""
+    return Markup('<i class="swatch{}" style="background:{}"></i>').format(wide, fill)
 
 
 def _scored(values: Tensor) -> list[int]:
@@ -76,19 +78,16 @@ def iou_table(
     scores: Mapping[str, Tensor],               # map → C in [0, 1], NaN where it does not count
     step: Step,
     means: Mapping[str, slice] = {"mean": slice(None)},  # rows below: their titles and classes
-) -> str:
+) -> Markup:
     "HTML table of IoU in percent, classes by maps."
     colours = class_colours(step)
     scored = {c for v in scores.values() for c in _scored(v)}
-
-    def row(head: str, values: Iterable[float], kind: str = "") -> str:
-        cells = "".join(f"<td>{'–' if v != v else f'{100 * v:.1f}'}</td>" for v in values)
-        return f'<tr{kind}><th scope="row">{head}</th>{cells}</tr>'
-
-    rows = [row(_swatch(colours[[c]]) + escape(step.names[c]), (v[c].item() for v in scores.values()))
+    rows = [[_swatch(colours[[c]]) + step.names[c], *(_percent(v[c].item()) for v in scores.values())]
             for c in sorted(scored)]
-    rows += [row(escape(title), (v[part].nanmean().item() for v in scores.values()), ' class="mean"')
-             for title, part in means.items()]
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in scores)
-    return (f'<div class="scroll"><table><thead><tr><th scope="col">IoU, %</th>{head}</tr></thead>'
-            f'<tbody>{"".join(rows)}</tbody></table></div>')
+    totals = [[title, *(_percent(v[part].nanmean().item()) for v in scores.values())]
+              for title, part in means.items()]
+    return Markup('<div class="scroll">{}</div>').format(html_table(["IoU, %", *scores], rows, totals))
+
+
+def _percent(value: float) -> str:
+    return "–" if value != value else f"{100 * value:.1f}"

@@ -10,9 +10,11 @@ import io
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
+
+from markupsafe import Markup
 
 from ..core.paths import markdown_text, one_line
+from ..core.templates import html_table
 from ..evaluation.metrics import across_steps
 from ..run.records import Record, Variant
 
@@ -128,13 +130,9 @@ def comma_separated(table: Table) -> str:
 
 def html(table: Table) -> str:
     "A `<table>` with its title and notes; names are escaped."
-    def line(cells: Sequence[str], kind: str = "td") -> str:
-        return "<tr><th>" + cells[0] + "</th>" + "".join(f"<{kind}>{c}</{kind}>" for c in cells[1:]) + "</tr>"
-    head = line(["", *(escape(column.name) for column in table.columns)], "th")
-    rows = [line([escape(row[0]), *row[1:]]) for row in table.texts("<b>{}</b>")]
-    notes = "".join(f"<li>{escape(note)}</li>" for note in table.notes)
-    return (f"<table><caption>{escape(table.title)}</caption><thead>{head}</thead>"
-            f"<tbody>{''.join(rows)}</tbody></table>" + (f"<ul>{notes}</ul>" if notes else ""))
+    rows = [[label, *map(Markup, cells)] for label, *cells in table.texts("<b>{}</b>")]
+    head = ["", *(column.name for column in table.columns)]
+    return str(html_table(head, rows, caption=table.title, notes=table.notes))
 
 
 FORMATS = {"markdown": markdown, "latex": latex, "csv": comma_separated, "html": html}

@@ -5,24 +5,18 @@
 # %% ../../nbs/checks/06_overview_tables.ipynb #ade8138c
 from __future__ import annotations
 
-from html import escape
-
 import numpy as np
+from markupsafe import Markup
 
 from .overview import _named, class_counts, labels_by_split
 from .report import Report
+from ..core.templates import html_table, render
 from ..data.tasks import Task
 
 # %% auto #0
 __all__ = ['counts_html', 'report_html']
 
 # %% ../../nbs/checks/06_overview_tables.ipynb #40f37b0c
-def _cell(text: object, right: bool = True, head: bool = False) -> str:
-    style = f"text-align:{'right' if right else 'left'};padding:1px 10px;font-variant-numeric:tabular-nums"
-    tag = "th" if head else "td"
-    return f"<{tag} style='{style}'>{escape(str(text))}</{tag}>"
-
-
 def _share(part: int, whole: int) -> str:
     return f"{part / whole:.2%}" if whole else "–"
 
@@ -36,15 +30,13 @@ def counts_html(
     pixels = {split.name: split.pixels for split in report.splits if split.name in counts}
     fronts = {name: int(p[1:255].sum()) for name, p in pixels.items()}
     heads = [f"{name} images" for name in counts] + [f"{name} pixels" for name in pixels]
-    named = [_cell(h, False, True) for h in ("step", "class")]
-    rows = ["".join([*named, *(_cell(h, head=True) for h in heads)])]
+    rows = []
     steps = [(k, i) for k, group in enumerate(task.groups) for i in group]
     for place, ((k, i), name) in enumerate(zip(steps, _named(task))):
         numbers = [f"{n[place]:,}" for n in counts.values()]
         shares = [_share(p[i], fronts[split]) for split, p in pixels.items()]
-        rows.append(_cell(k, False) + _cell(name, False) + "".join(map(_cell, numbers + shares)))
-    return ("<table style='line-height:18px;border-spacing:0;white-space:nowrap'>"
-            + "".join(f"<tr>{row}</tr>" for row in rows) + "</table>")
+        rows.append([k, name, *numbers, *shares])
+    return str(html_table(["step", "class", *heads], rows, titles=0, align="ll" + "r" * len(heads)))
 
 # %% ../../nbs/checks/06_overview_tables.ipynb #777bf9d1
 def report_html(
@@ -55,12 +47,9 @@ def report_html(
     "A report as HTML."
     kinds: dict[tuple[bool, str], list[str]] = {}
     for f in report.findings:
-        kinds.setdefault((not f.error, f.kind), []).append(f"<li>{escape(str(f))}</li>")
-    parts = [f"<p><b>{escape(report.summary)}</b></p>",
-             *(f"<div>{escape(line)}</div>" for line in (*map(str, report.splits), *report.facts))]
-    for (note, kind), items in sorted(kinds.items(), key=lambda item: item[0][0]):
-        more = f"<li>… and {len(items) - limit:,} more</li>" if len(items) > limit else ""
-        title = f"{'Note' if note else 'Problem'}: {escape(kind)} ({len(items):,})"
-        parts.append(f"<details{'' if note else ' open'}><summary>{title}</summary>"
-                     f"<ul>{''.join(items[:limit])}{more}</ul></details>")
-    return "".join([*parts, counts_html(report, task) if task else ""])
+        kinds.setdefault((not f.error, f.kind), []).append(str(f))
+    return str(render("data_report.html", {
+        "summary": report.summary, "facts": [*map(str, report.splits), *report.facts], "limit": limit,
+        "kinds": [{"is_error": not note, "name": kind, "findings": findings}
+                  for (note, kind), findings in sorted(kinds.items(), key=lambda item: item[0][0])],
+        "counts": Markup(counts_html(report, task) if task else "")}))
