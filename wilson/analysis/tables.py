@@ -5,11 +5,11 @@
 # %% ../../nbs/analysis/03_tables.ipynb #936573ae
 from __future__ import annotations
 
-import csv
-import io
-import statistics
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
@@ -18,9 +18,12 @@ from ..core.templates import html_table
 from ..evaluation.metrics import across_steps
 from ..run.records import Record, Variant
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 # %% auto #0
-__all__ = ['FORMATS', 'ENDINGS', 'PROTOCOLS', 'Column', 'Table', 'mean', 'markdown', 'latex', 'comma_separated', 'html',
-           'groups_of', 'protocols_of', 'score_table', 'class_table', 'step_table', 'label_table', 'cost_table']
+__all__ = ['FORMATS', 'ENDINGS', 'PROTOCOLS', 'Column', 'Table', 'markdown', 'latex', 'comma_separated', 'html', 'groups_of',
+           'protocols_of', 'score_table', 'class_table', 'step_table', 'label_table', 'cost_table']
 
 # %% ../../nbs/analysis/03_tables.ipynb #643db917
 @dataclass(frozen=True)
@@ -39,39 +42,35 @@ class Table:
     rows: Mapping[str, Sequence[Sequence[float | None]]]  # label → cells, one per column
     notes: tuple[str, ...] = ()
 
+    @cached_property
+    def statistics(self) -> pd.DataFrame:  # columns: mean, std, count
+        "Mean, standard deviation and number of the values of each cell, by label and place of the column."
+        import pandas as pd  # only where a table is written
+        values = [(label, k, value) for label, cells in self.rows.items()
+                  for k, cell in enumerate(cells) for value in cell if value is not None]
+        found = pd.DataFrame(values, columns=["row", "column", "value"]).astype({"value": float})
+        found = found.groupby(["row", "column"])["value"].agg(["mean", "std", "count"])
+        found = found.reindex(pd.MultiIndex.from_product([[*self.rows], range(len(self.columns))]))
+        return found.fillna({"count": 0}).astype({"count": int})
+
     def best(self) -> set[tuple[str, int]]:
         "Row and column of the best means; none in a column where all are equal."
-        found = set()
-        for k, column in enumerate(self.columns):
-            means = {label: round(m, column.digits) for label, cells in self.rows.items()
-                     if (m := mean(cells[k])) is not None}
-            if column.better != "neither" and len({*means.values()}) > 1:
-                top = max(means.values()) if column.better == "more" else min(means.values())
-                found |= {(label, k) for label, value in means.items() if value == top}
+        found: set[tuple[str, int]] = set()
+        for k, means in self.statistics["mean"].dropna().groupby(level=1):
+            better, digits = self.columns[k].better, self.columns[k].digits
+            means = means.map(lambda mean: round(mean, digits))  # as it is written, so that equals are marked
+            if better != "neither" and means.nunique() > 1:
+                found |= {*means.index[means == (means.max() if better == "more" else means.min())]}
         return found
 
     def texts(self, bold: str, dash: str = "–", plus_minus: str = "±") -> list[list[str]]:
         "The rows as text, their labels first; `bold` is a template such as `**{}**`."
-        best = self.best()
-        return [[label, *(_text(cell, column.digits, bold if (label, k) in best else "{}", dash, plus_minus)
-                          for k, (cell, column) in enumerate(zip(cells, self.columns)))]
-                for label, cells in self.rows.items()]
-
-
-def mean(
-    cell: Sequence[float | None],
-) -> float | None:
-    "The mean of the values that are there; None where there is none."
-    there = [v for v in cell if v is not None]
-    return statistics.fmean(there) if there else None
-
-
-def _text(cell: Sequence[float | None], digits: int, bold: str, dash: str, plus_minus: str) -> str:
-    there = [v for v in cell if v is not None]
-    if not there:
-        return dash
-    spread = f" {plus_minus} {statistics.stdev(there):.{digits}f}" if len(there) > 1 else ""
-    return bold.format(f"{statistics.fmean(there):.{digits}f}") + spread
+        best, made = self.best(), {label: [label] for label in self.rows}
+        for (label, k), mean, std, _ in self.statistics.itertuples(name=None):
+            digits, form = self.columns[k].digits, bold if (label, k) in best else "{}"
+            spread = "" if math.isnan(std) else f" {plus_minus} {std:.{digits}f}"
+            made[label].append(dash if math.isnan(mean) else form.format(f"{mean:.{digits}f}") + spread)
+        return [*made.values()]
 
 # %% ../../nbs/analysis/03_tables.ipynb #180d9a72
 _SPECIAL = str.maketrans({c: rf"\{c}" for c in "&%$#_{}"} | {
@@ -115,17 +114,10 @@ def _field(text: str) -> str:
 
 def comma_separated(table: Table) -> str:
     "A header and one line per row; an empty field where there is no value."
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["", *(_field(f"{c.name}{part}") for c in table.columns for part in ("", " std", " n"))])
-    for label, cells in table.rows.items():
-        row = [_field(label)]
-        for cell in cells:
-            there = [v for v in cell if v is not None]
-            spread = statistics.stdev(there) if len(there) > 1 else ""
-            row += [statistics.fmean(there) if there else "", spread, len(there)]
-        writer.writerow(row)
-    return out.getvalue()
+    import pandas as pd
+    names = [_field(f"{c.name}{part}") for c in table.columns for part in ("", " std", " n")]
+    values = table.statistics.astype(object).to_numpy().reshape(len(table.rows), len(names))
+    return pd.DataFrame(values, [*map(_field, table.rows)], names).to_csv(lineterminator="\n")
 
 
 def html(table: Table) -> str:
