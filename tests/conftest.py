@@ -14,6 +14,8 @@ import psutil
 import pytest
 import torch
 
+from wilson.cli.command import main
+from wilson.core.locks import file_lock
 from wilson.datasets.shapes import make_shapes
 
 REPO = Path(__file__).resolve().parents[1]
@@ -109,6 +111,23 @@ def root(small_root, tmp_path, monkeypatch) -> Path:
     shutil.copytree(small_root, copy)
     monkeypatch.chdir(copy)
     return copy
+
+
+@pytest.fixture(scope="session")
+def tiny_run(small_root, tmp_path_factory) -> Path:
+    "A root where `QUICK` is trained, base and step 1: once, also where pytest runs in several processes. Copy it to write in it."
+    base = tmp_path_factory.getbasetemp()
+    folder = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base  # pytest makes a new one for every call
+    with file_lock(folder / "tiny.lock", seconds=600):
+        if not (folder / "tiny").is_dir():
+            root = tmp_path_factory.mktemp("tiny") / "root"
+            shutil.copytree(small_root, root)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.chdir(root)
+                assert main(["train", *QUICK]) == 0
+            shutil.copytree(root, folder / "making")
+            (folder / "making").rename(folder / "tiny")
+    return folder / "tiny"
 
 
 # --------------------------------------------------------------------------------- processes

@@ -38,21 +38,11 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
     return load_file(path / "weights.safetensors")
 
 
-@pytest.fixture(scope="module")
-def based(small_root, tmp_path_factory) -> Path:
-    "A root in which the base step and a weak step are trained."
-    root = tmp_path_factory.mktemp("based") / "root"
-    shutil.copytree(small_root, root)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(root)
-        train(parsed(PARAMETERS))
-    return root
-
-
 @pytest.fixture
-def root(based, tmp_path, monkeypatch) -> Path:
+def root(tiny_run, tmp_path, monkeypatch) -> Path:
+    "A copy of the root in which the base step and a weak step are trained, and the working directory."
     copy = tmp_path / "root"
-    shutil.copytree(based, copy)
+    shutil.copytree(tiny_run, copy)
     monkeypatch.chdir(copy)
     return copy
 

@@ -27,21 +27,10 @@ TASK = "shapes-striped_disc__dotted_square-overlap"
 BASE, LATER = Path("runs", TASK, "base-s42", "step0"), Path("runs", TASK, "wilson-s42", "step1")
 
 
-@pytest.fixture(scope="module")
-def trained_root(small_root, tmp_path_factory):
-    "A root where both steps are trained."
-    root = tmp_path_factory.mktemp("trained") / "root"
-    shutil.copytree(small_root, root)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(root)
-        assert main(["train", *QUICK]) == 0
-    return root
-
-
 @pytest.fixture
-def trained(trained_root, tmp_path, monkeypatch):
-    "A copy of it, and the working directory."
-    shutil.copytree(trained_root, tmp_path / "root")
+def trained(tiny_run, tmp_path, monkeypatch):
+    "A copy of the root where both steps are trained, and the working directory."
+    shutil.copytree(tiny_run, tmp_path / "root")
     monkeypatch.chdir(tmp_path / "root")
     return tmp_path / "root"
 
