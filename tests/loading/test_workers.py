@@ -173,7 +173,7 @@ def test_worker_that_hangs(tmp_path):
     for fault in (lambda: (tmp_path / "pipe").read_bytes(), holding_the_interpreter, signalled(signal.SIGSTOP)):
         began = time.monotonic()
         said = sentence(Samples(fault, at=17), timeout=1.0, update=0.2)  # when a batch of the same worker is not yet taken
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 30  # not the 60 s of the fault, however busy the machine is
         assert "loader_timeout=1 " in said and "at the image images/im17.jpg" in said, said
         assert "loader_timeout=10" in said
 
