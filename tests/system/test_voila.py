@@ -45,7 +45,7 @@ SOON_CULLED = ("--MappingKernelManager.cull_idle_timeout=30", "--MappingKernelMa
 def project(folder: Path) -> Path:
     "A root with the page, of somebody whose own configuration would open every door."
     (folder / "nbs").mkdir()
-    (folder / "settings.ini").touch()
+    (folder / "settings.ini").write_text("[DEFAULT]\nlib_name = wilson\n", encoding="utf-8")
     shutil.copy(REPO / "nbs/explore.ipynb", folder / "nbs")
     (folder / ".jupyter").mkdir()
     wrong = {"Voila": {"ip": "0.0.0.0", "token": "", "root_dir": "/", "port": 1},
