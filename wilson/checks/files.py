@@ -17,14 +17,14 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ..core.limits import available_cpus
-from ..core.paths import project_root
+from ..core.paths import shown
 from ..data.image_files import FileInputError, MissingFileInputError, open_image, read_file
 from ..data.image_io import decode_image, decode_mask, orientation
 from ..data.splits import Split
 
 # %% auto #0
-__all__ = ['Pair', 'Finding', 'typed', 'ImageLook', 'look_at_image', 'MaskLook', 'look_at_mask', 'Look', 'look_at_pair',
-           'pairs_of', 'look_at_all']
+__all__ = ['Pair', 'Finding', 'ImageLook', 'look_at_image', 'MaskLook', 'look_at_mask', 'Look', 'look_at_pair', 'pairs_of',
+           'look_at_all']
 
 # %% ../../nbs/checks/00_files.ipynb #05b7e884
 @dataclass(frozen=True)
@@ -39,26 +39,20 @@ class Finding:
     def __str__(self) -> str:
         return f"{self.where} {self.problem}; {self.remedy}."
 
-
-def typed(path: Path) -> str:
-    "A path as it is typed at the root: relative where that is possible."
-    root = project_root()
-    return str(path.relative_to(root) if path.is_relative_to(root) else path)
-
 # %% ../../nbs/checks/00_files.ipynb #758dcb7c
 def _content(path: Path, what: str) -> bytes | Finding:
     # the file's bytes, or why there are none; `what` is "image" or "mask"
     try:
         return read_file(path, what)
     except MissingFileInputError:
-        return Finding(typed(path), "is not there, but a list names it",
+        return Finding(shown(path), "is not there, but a list names it",
                        "restore it, or take its id out of the list", kind=f"{what} that is not there")
     except FileInputError as e:
         return _unreadable(path, what, e)
 
 
 def _unreadable(path: Path, what: str, error: FileInputError) -> Finding:
-    return Finding(typed(path), error.problem, error.remedy, kind=f"{what} that cannot be read")
+    return Finding(shown(path), error.problem, error.remedy, kind=f"{what} that cannot be read")
 
 # %% ../../nbs/checks/00_files.ipynb #165426f4
 _UNUSUAL = {  # Pillow's mode → what it is, what becomes of it
@@ -73,14 +67,14 @@ _UNUSUAL = {  # Pillow's mode → what it is, what becomes of it
 
 def _image_findings(path: Path, content: bytes, image: Image.Image, turned: int) -> Iterator[Finding]:
     if image.format == "PNG" and content[24] == 16:  # its header's bit depth
-        yield Finding(typed(path), "has 16 bits a channel", "it is read by the upper 8 of them",
+        yield Finding(shown(path), "has 16 bits a channel", "it is read by the upper 8 of them",
                       error=False, kind="unusual image")
     elif image.mode in _UNUSUAL:
         problem, remedy = _UNUSUAL[image.mode]
-        yield Finding(typed(path), problem, remedy, error=False, kind="unusual image")
+        yield Finding(shown(path), problem, remedy, error=False, kind="unusual image")
     if turned != 1:
         problem = f"is stored {image.width}×{image.height} and turned upright by EXIF orientation {turned}"
-        yield Finding(typed(path), problem, "it is read upright, as viewers show it, and so must its mask be",
+        yield Finding(shown(path), problem, "it is read upright, as viewers show it, and so must its mask be",
                       error=False, kind="image turned by EXIF")
 
 # %% ../../nbs/checks/00_files.ipynb #607e193e
@@ -124,7 +118,7 @@ def look_at_mask(path: Path) -> MaskLook:
         with open_image(path, content, "mask") as image:
             if wrong := _no_mask(image, content):
                 save = "save its class ids as an 8-bit PNG, grey or with a palette, as `write_mask` does"
-                return MaskLook((Finding(typed(path), wrong, save, kind="mask that is no 8-bit PNG of ids"),))
+                return MaskLook((Finding(shown(path), wrong, save, kind="mask that is no 8-bit PNG of ids"),))
         numbers = decode_mask(path, content)
     except FileInputError as e:
         return MaskLook((_unreadable(path, "mask", e),))
@@ -176,7 +170,7 @@ def _other_size(image: ImageLook, size: tuple[int, int], mask_size: tuple[int, i
                    f"{image.orientation} turns to {w}×{h}")
         remedy = ("turn the mask as viewers turn the image, or remove the orientation if the image is "
                   "upright as stored")
-    return Finding(typed(mask_path), problem, remedy, kind="mask of another size")
+    return Finding(shown(mask_path), problem, remedy, kind="mask of another size")
 
 # %% ../../nbs/checks/00_files.ipynb #c2e81d11
 Pair = tuple[Path, Path | None]  # an image, and its mask if it has one

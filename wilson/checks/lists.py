@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .files import Finding, Look, Pair, pairs_of, typed
+from .files import Finding, Look, Pair, pairs_of
+from ..core.paths import shown
 from ..data.classes import Classes
 from ..data.image_labels import spans
 from ..data.splits import Split
@@ -47,7 +48,7 @@ def number_findings(
         if mask and path and mask.pixels and (foreign := [n for n in mask.pixels if not legal[n]]):
             count = sum(mask.pixels[n] for n in foreign)
             some = spans(foreign[:8]) + (" and others" if len(foreign) > 8 else "")
-            yield Finding(typed(path), f"holds {some} ({counted(count, 'pixel')}), {expected}",
+            yield Finding(shown(path), f"holds {some} ({counted(count, 'pixel')}), {expected}",
                           "give these pixels the id of a class, 0 (background) or 255 (void)",
                           kind="mask with numbers of no class")
 
@@ -63,21 +64,21 @@ def label_findings(
     for (image, mask_path), row in zip(pairs_of(split), labels):
         told = set(np.flatnonzero(row).tolist())
         if not told:
-            yield Finding(typed(image), "has no class among its image-level labels",
+            yield Finding(shown(image), "has no class among its image-level labels",
                           "no step trains on it; label it if it shows a class", error=False,
                           kind="image without a label")
         mask = looks[image, mask_path].mask
         if mask is None or mask.pixels is None:
             continue
-        shown = set(ids[list(mask.pixels)].tolist()) & set(classes.ids)
-        if unseen := sorted(told - shown):
+        masked = set(ids[list(mask.pixels)].tolist()) & set(classes.ids)
+        if unseen := sorted(told - masked):
             problem = f"is labelled {names_of(classes, unseen)}, which its mask does not show"
             left_out = f"{remedy}; steps that learn these classes from masks leave the image out"
-            yield Finding(typed(image), problem, left_out, classes.dataset in ("voc", "shapes"),
+            yield Finding(shown(image), problem, left_out, classes.dataset in ("voc", "shapes"),
                           "label that the mask does not show")
-        if untold := sorted(shown - told):
+        if untold := sorted(masked - told):
             problem = f"is not labelled {names_of(classes, untold)}, which its mask shows"
-            yield Finding(typed(image), problem, remedy, kind="class that the labels do not tell")
+            yield Finding(shown(image), problem, remedy, kind="class that the labels do not tell")
 
 # %% ../../nbs/checks/01_lists.ipynb #7e576ad3
 def list_findings(splits: Iterable[Split]) -> Iterator[Finding]:
@@ -130,10 +131,10 @@ def leaked_findings(lines: Sequence[Entry]) -> Iterator[Finding]:
     for e in (e for e in lines if not e.trained and e.id in trained):
         other = trained[e.id]
         if e.image == other.image or (e.digest and e.digest == other.digest):
-            yield Finding(typed(e.image), f"is in list {other.listed}, to train on, and in list {e.listed}",
+            yield Finding(shown(e.image), f"is in list {other.listed}, to train on, and in list {e.listed}",
                           f"take {e.id} out of one of the two", kind="image in training and validation")
         else:
-            yield Finding(typed(e.image), f"has the id {e.id} of another image, {typed(other.image)}",
+            yield Finding(shown(e.image), f"has the id {e.id} of another image, {shown(other.image)}",
                           "rename one of the two: an image is looked up by its id", False, "id of two images")
 
 
@@ -145,7 +146,7 @@ def twin_findings(lines: Sequence[Entry]) -> Iterator[Finding]:
         leak = next((t for t in twins if t.trained != e.trained), None)
         if twins:
             twin = leak or twins[0]
-            yield Finding(typed(e.image), f"is the same file as {twin.image.name} of list {twin.listed}",
+            yield Finding(shown(e.image), f"is the same file as {twin.image.name} of list {twin.listed}",
                           f"take {e.id} or {twin.id} out of its list", leak is not None,
                           "twins in training and validation" if leak else "twins on one side")
         known[e.digest].append(e)

@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from .files import Finding, typed
+from .files import Finding
 from .report import Report, verify
 from ..core.errors import InputError
-from ..core.paths import at_root
+from ..core.paths import at_root, shown
 from ..data.tasks import Task
 from ..datasets.by_name import classes_of, default_root, open_dataset, unchecked
 from ..datasets.voc import IMAGE_FOLDER
@@ -45,6 +45,6 @@ def verified(
         splits = unchecked(dataset, root, train_list, val_list, image_labels)
     report = verify(splits, classes, tasks, progress=progress)
     if stopped:
-        first = Finding(typed(root), f"does not open: {stopped}", "mend that first")
+        first = Finding(shown(root), f"does not open: {stopped}", "mend that first")
         report = replace(report, findings=(first, *report.findings))
     return report
