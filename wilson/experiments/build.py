@@ -58,7 +58,7 @@ def make_optimizer(
     lr, head = float(of_step(config, "lr", step)), float(of_step(config, "lr_head", step))
     groups = method.parameter_groups(lr, head, config.lr_localizer)
     if config.optimizer == "adamw":
-        optimizer = AdamW(groups, weight_decay=config.weight_decay, fused=True)
+        optimizer: Optimizer = AdamW(groups, weight_decay=config.weight_decay, fused=True)
     else:
         optimizer = SGD(groups, momentum=config.momentum, weight_decay=config.weight_decay,
                         nesterov=config.momentum > 0, fused=True)

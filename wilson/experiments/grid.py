@@ -115,7 +115,7 @@ def distinct(
     for member in map(dict, members):
         try:
             member |= _names(member, varied, common)
-            same = _trains(member)
+            same: object = _trains(member)
         except InputError:  # the plan says what is wrong with it
             same = member
         found.setdefault(json.dumps(same, default=str), member)

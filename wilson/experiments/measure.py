@@ -45,7 +45,9 @@ def measured(
 ) -> dict:                # "scores", "localizer", "pseudo_labels" of metrics.json; "details" of details.json
     "Scores of a trained step, and what a comparison asks for beside them."
     step, crop = views.step, CentreCrop(config.crop_size_val)
-    segmenter, scores, confusion = segmenter_maps(views.segmenter), {}, {}
+    segmenter = segmenter_maps(views.segmenter)
+    scores: dict[str, dict] = {}
+    confusion: dict[str, list] = {}
     details = {"classes": step.names, "n_old": step.n_old, "confusion": confusion}
     result = {"scores": scores, "details": details}
     for name, split in data.vals.items():
@@ -68,8 +70,8 @@ def measured(
     taught = label_quality(labels, config, data, step, device) if labels else {}
     if taught and views.localizer is not None and views.old is not None:
         targets = batch_targets(views.segmenter, views.localizer, views.old, target_rule(config))
-        images = training_images(with_masks(data, step, CALIBRATED), config, step, device, LATER)
-        result["details"]["calibration"] = calibration(targets, images, step)
+        batches = training_images(with_masks(data, step, CALIBRATED), config, step, device, LATER)
+        details["calibration"] = calibration(targets, batches, step)
     return result | ({"pseudo_labels": taught} if taught else {})
 
 # %% ../../nbs/experiments/01_measure.ipynb #3ff76de6

@@ -36,7 +36,9 @@ def given_parameters(
     cells: Sequence[str],  # a notebook's cells so far: IPython's `In`
 ) -> dict[str, Any]:       # by name; the last assignment wins
     "What the `parameters` cell and papermill's own assign, and what other cells assign to parameters."
-    known, given, unread = {f.name for f in fields(TrainConfig)}, {}, set()
+    known = {f.name for f in fields(TrainConfig)}
+    given: dict[str, Any] = {}
+    unread: set[str] = set()
     _parameter_cells(cells)
     for cell in map(read_cell, cells):
         mine = cell.constants if cell.pure else {n: v for n, v in cell.constants.items() if n in known}

@@ -153,7 +153,7 @@ def _run(typed: list[str]) -> int:
     try:
         arguments = with_kernel(with_text(with_output(typed)))
     except InputError as e:
-        print(f"papermill: {printable(e)}", file=sys.stderr)
+        print(f"papermill: {printable(str(e))}", file=sys.stderr)
         return 2
     if (place := _supplied(typed, arguments)) is not None:
         print(f"executed notebook: {place.relative_to(project_root())}", file=sys.stderr)

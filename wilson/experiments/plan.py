@@ -74,17 +74,20 @@ def _planned(job: Job, records: Sequence[Record]) -> Planned:
         config = parsed({n: v for n, v in job.parameters.items() if n != "step"})
         config = resolved(config, chosen_dataset(config))
     own = job.folders[1:] if job.base else job.folders  # the base is another job
-    left, seconds, state, reason = [], [], "finished", ""
+    left: list[Path] = []
+    seconds: list[float] | None = []
+    state, reason = "finished", ""
     for path in own:
         number = int(path.name.removeprefix("step"))
         there, said = _state(path, config, number)
         if there == "finished":
             continue
         left.append(path)
-        seconds.append(estimate(config, path, number, records))
+        expected = estimate(config, path, number, records)
+        seconds = None if seconds is None or expected is None else [*seconds, expected]
         if state == "finished":  # the first that is left says how the job stands
             state, reason = there, said
-    return Planned(job.name, state, reason, None if None in seconds else sum(seconds))
+    return Planned(job.name, state, reason, None if seconds is None else sum(seconds))
 
 
 def _state(path: Path, config: TrainConfig, step: int) -> tuple[str, str]:

@@ -84,7 +84,7 @@ def _recorded_hash(folder: StepFolder, weights: Path) -> str:
     "The hash that the step in `folder` has recorded, where it is of these weights; else theirs."
     recorded = None
     with suppress(InputError, LookupError, TypeError):  # `claim` names what is wrong with the record
-        recorded = folder.read("config.json")["identity"]["parent"]
+        recorded = (folder.read("config.json") or {})["identity"]["parent"]
     known = isinstance(recorded, str) and is_of_weights(recorded, weights)
     return recorded if known else weights_hash(weights)
 
@@ -144,7 +144,7 @@ def edits_said(
     folder: StepFolder,          # its config.json names the parent
 ) -> list[str]:                  # lines for the log
     "What label edits did to the training lists, and whether the step before had the same."
-    record, said = folder.read("config.json"), []
+    record, said = folder.read("config.json") or {}, []
     if edits:
         images = "image" if edits.corrected == 1 else "images"
         said.append(f"    label edits: {edits.corrected} {images} corrected, {edits.excluded} excluded "
@@ -209,7 +209,8 @@ def _trained(trainer: Trainer, config: TrainConfig, data: SegmentationFolder, st
 # %% ../../nbs/experiments/03_step.ipynb #1d176172
 def earlier_scores(folder: StepFolder) -> list[dict] | None:
     "Scores of the steps before, base first; None where there is none, or one of them was not scored."
-    scores, seen = [], {folder.path}
+    scores: list[dict] = []
+    seen = {folder.path}
     while parent := recorded_parent(folder.path, folder.read("config.json") or {}):
         folder = StepFolder(parent)
         metrics = folder.read("metrics.json")

@@ -62,7 +62,10 @@ def plan(
     runs_dir: Path | str = "runs",
 ) -> list[Job]:  # wrong members, then the bases, each once, then the members
     "What a sweep has to run, in order."
-    wrong, bases, rest, kinds = [], {}, {}, {}
+    wrong: list[Job] = []
+    bases: dict[str, Job] = {}
+    rest: dict[str, Job] = {}
+    kinds: dict[str, dict[str, Any]] = {}
     for number, member in enumerate(members, start=1):
         parameters = {**member, "runs_dir": str(runs_dir)}
         try:
@@ -261,7 +264,9 @@ def run_sweep(
     if not is_folder_name(name):
         raise InputError(f"The sweep's name is {name!r}; expected letters, digits and any of . + = - _, with "
                          f"a letter or a digit first: its logs go to a folder of that name.")
-    waiting, running, outcomes = plan(members, runs_dir), [], {}
+    waiting = plan(members, runs_dir)
+    running: list[Running] = []
+    outcomes: dict[str, Outcome] = {}
     logs, threads = at_root(runs_dir) / "sweeps" / name, max(1, available_cpus() // jobs)
     if gpus is None:
         on_gpus = jobs > 1 and any(member.get("device") != "cpu" for member in members)
