@@ -18,8 +18,8 @@ Overwrite = Annotated[bool, "replace files that wilson has not written, also in 
 # %% ../../nbs/cli/00_data_commands.ipynb #2341e881
 def run_prepare(
     dataset: DatasetName,
-    from_: Annotated[str | None, "where the data or its archives lie; linked, never written to (default: what "
-                                 "is missing is downloaded)", "FOLDER"] = None,
+    from_: Annotated[str | None, "where the data or its archives lie; linked, never written to (default: "
+                                 "what is missing is downloaded)", "FOLDER"] = None,
     data_root: Annotated[str | None, "where the data set goes (default: data/<dataset>)"] = None,
     masks: Annotated[str | None, "voc: aug | sbd, where SegmentationClassAug comes from; coco: instances | "
                                  "stuffthingmaps (default: the first)"] = None,

@@ -18,8 +18,8 @@ __all__ = ['Grid', 'Members', 'run_sweep_command', 'run_slurm']
 # %% ../../nbs/cli/02_sweep_commands.ipynb #fafe103c
 Grid = Annotated[str | None, "a sweep over all combinations: 'method=wilson;mib seed=42;1'; options of train "
                              "hold for all", "TEXT"]
-Members = Annotated[str | None, "a sweep: JSON list of parameters, one mapping per run; options of train hold "
-                                "for all", "FILE"]
+Members = Annotated[str | None, "a sweep: JSON list of parameters, one mapping per run; options of train "
+                                "hold for all", "FILE"]
 
 
 def run_sweep_command(
