@@ -13,6 +13,7 @@ from ..data.splits import SegmentationFolder
 from ..datasets.by_name import classes_of, default_root, open_dataset
 from ..datasets.dataset_file import DATASET_FILE, read_dataset_file
 from .config import TrainConfig
+from .presets import ResolvedConfig
 
 # %% auto #0
 __all__ = ['chosen_dataset', 'open_data']
@@ -37,7 +38,7 @@ def _begun(root: Path) -> bool:
 
 
 def open_data(
-    config: TrainConfig,   # resolved
+    config: ResolvedConfig,
     beside: bool = True,   # False: nothing is written into the data set
 ) -> SegmentationFolder:
     "The data of a resolved configuration, its label edits applied; demo data is made if it is not there."

@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import InputError
+from ..core.errors import InputError, require
 from ..core.files import writing, written_aside
 from ..core.locks import LockTimeout, file_lock, is_locked
 from ..core.paths import at_root, shown
@@ -24,6 +24,7 @@ from ..core.terminals import ESCAPES
 from ..data.tasks import Task
 from ..engine.step_folder import MAPS_FOLDER, OWN_FOLDERS, STATE_FILES, StepFolder
 from .config import TrainConfig
+from .presets import ResolvedConfig
 
 # %% auto #0
 __all__ = ['step_path', 'claim', 'as_now', 'recorded_config', 'emptied', 'lock_path', 'held', 'parent_lock', 'is_held',
@@ -31,7 +32,7 @@ __all__ = ['step_path', 'claim', 'as_now', 'recorded_config', 'emptied', 'lock_p
 
 # %% ../../nbs/run/03_folder.ipynb #bd7168d4
 def step_path(
-    config: TrainConfig,  # resolved
+    config: ResolvedConfig,
     task: Task,
     step: int,
 ) -> Path:
@@ -194,7 +195,8 @@ def rebuild_results(
         rows = []
         for file in sorted(runs_dir.glob("*/*/step*/metrics.json")):
             try:
-                rows.append(_row(file, StepFolder(file.parent).read("metrics.json")))
+                metrics = StepFolder(file.parent).read("metrics.json")
+                rows.append(_row(file, require(metrics, "it was removed meanwhile")))
             except (ValueError, LookupError, TypeError, AttributeError) as e:  # foreign, torn, being replaced
                 print(f"{shown(file)} is left out of {path.name}: {one_line(e)}")
         with (written_aside(path) as aside,

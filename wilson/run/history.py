@@ -41,7 +41,7 @@ def whole_images(
     "The images of a step, whole, with truth where there are masks."
     joint = config.method == "joint"
     split = data.train_of(step.index)
-    trained = split.at(step.images(split.labels, seen=joint))
+    trained = split.at(step.images(split.labels, seen=joint).tolist())
     return {name: StepSamples(split, step.mask_table("evaluate"),
                               step.image_labels(split.labels, joint or config.label_old_classes))
             for name, split in (("validation", data.val), ("training", trained))}
@@ -73,7 +73,8 @@ def fixed_choice(
     count: int,
 ) -> list[tuple[str, str]]:            # name of a list, id; every id once
     "The images whose maps are kept."
-    new, chosen = step.groups[step.index], []
+    new = step.groups[step.index]
+    chosen: list[tuple[str, str]] = []
     for name, share in (("validation", count // 2), ("training", count - count // 2)):
         split = lists[name].split
         taken = {i for _, i in chosen}  # lists of one's own data may share images
@@ -112,7 +113,9 @@ class MapKeeper:
                     self.folder.log(f"    maps after epoch {epoch} are not kept, training goes on: {e}")
 
     def _keep(self, epoch: int) -> None:
-        path, maps, old = self.folder.path / MAPS_FOLDER, {}, {}
+        path = self.folder.path / MAPS_FOLDER
+        maps: dict[str, Tensor] = {}
+        old: dict[str, Tensor] = {}
         for name, i in self._images(path):
             samples = self.lists[name]
             logits = self.views(replace(samples, reads_masks=False)[0, samples.split.ids.index(i)])

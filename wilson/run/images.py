@@ -101,7 +101,7 @@ def edits_file(opened: OpenedStep) -> Path:
 # %% ../../nbs/run/08_images.ipynb #8007297a
 def _file_marks(folder: Path) -> list[tuple[int, ...] | None]:
     "What changes when a step is trained again: number, size and time of its files."
-    marks = []
+    marks: list[tuple[int, ...] | None] = []
     for name in ("config.json", WEIGHTS_FILES["last"]):
         try:
             found = (folder / name).stat()

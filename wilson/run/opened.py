@@ -28,7 +28,7 @@ from ..pseudo.targets import TargetRule
 from .config import TrainConfig
 from .folder import recorded_config
 from .parameters import numbers
-from .presets import task_of
+from .presets import ResolvedConfig, resolved, task_of
 
 # %% auto #0
 __all__ = ['OpenedStep', 'target_rule', 'open_step', 'own_runs_dir', 'parent_link', 'recorded_parent', 'parent_path',
@@ -39,7 +39,7 @@ __all__ = ['OpenedStep', 'target_rule', 'open_step', 'own_runs_dir', 'parent_lin
 class OpenedStep:
     "A trained step: what it is and its models, in evaluation mode."
     folder: StepFolder
-    config: TrainConfig
+    config: ResolvedConfig
     task: Task
     step: Step
     segmenter: Segmenter
@@ -57,12 +57,13 @@ class OpenedStep:
         return Views(self.step, self.segmenter, self.localizer, self.old)
 
 
-def target_rule(config: TrainConfig) -> TargetRule:
-    "The target rule of a resolved configuration."
+def target_rule(config: ResolvedConfig) -> TargetRule:
+    "The target rule of a configuration."
+    background, classes, least = numbers("thresholds", config.thresholds)
     return TargetRule(alpha=config.alpha, affinity=config.affinity, affinity_scale=config.affinity_scale,
                       iterations=config.affinity_iterations,
-                      dilations=numbers("affinity_dilations", config.affinity_dilations),
-                      thresholds=numbers("thresholds", config.thresholds),
+                      dilations=tuple(int(d) for d in numbers("affinity_dilations", config.affinity_dilations)),
+                      thresholds=(background, classes, least),
                       background="min" if config.bkg_mix is None else config.bkg_mix,
                       gate=config.gate or "soft", old_labels=config.label_old_classes)
 
@@ -106,10 +107,11 @@ def open_step(
 
 
 # %% ../../nbs/run/05_opened.ipynb #14a05bd8
-def _recorded(folder: StepFolder, record: Mapping[str, Any]) -> tuple[TrainConfig, Task, Step]:
+def _recorded(folder: StepFolder, record: Mapping[str, Any]) -> tuple[ResolvedConfig, Task, Step]:
     "What a record says of a step, but for where it lies: paths of the machine that wrote it decide nothing."
     try:
         config = recorded_config(record)
+        config = resolved(config, config.dataset)
         task = recorded_task(record, config)
         step = task.step(record["step"])
     except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as e:
@@ -181,7 +183,9 @@ def _is_step(path: Path) -> bool:
 def _parent(
     folder: StepFolder, record: Mapping[str, Any], runs_dir: Path, device: str | torch.device,
 ) -> Segmenter:
-    return freeze(open_step(parent_path(folder, record, runs_dir), device, with_old=False).segmenter)
+    old = open_step(parent_path(folder, record, runs_dir), device, with_old=False).segmenter
+    freeze(old)
+    return old
 
 
 # %% ../../nbs/run/05_opened.ipynb #5db0bfb7
@@ -191,7 +195,7 @@ def recorded_task(
 ) -> Task:
     "The task of a recorded step, from its record alone where that holds the classes."
     if "dataset" not in record:
-        return task_of(config)
+        return task_of(resolved(config, config.dataset))
     names, ids, colours, tasks = (record["dataset"][k] for k in ("names", "ids", "colours", "tasks"))
     classes = Classes(record["dataset"]["dataset"], tuple(names), tuple(ids),
                       colours and tuple(map(tuple, colours)), tuple(map(tuple, tasks)))

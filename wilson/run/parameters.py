@@ -185,7 +185,9 @@ class Cell:
 
 def read_cell(source: str) -> Cell:
     "What the text of a cell assigns at its top level."
-    constants, others, pure = {}, set(), True
+    constants: dict[str, Any] = {}
+    others: set[str] = set()
+    pure = True
     for node in _statements(source):
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
         value = getattr(node, "value", None)

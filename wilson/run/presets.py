@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 from ..data.tasks import Task
@@ -15,7 +15,7 @@ from .config import TrainConfig
 from .parameters import BY_STEP, COMPAT
 
 # %% auto #0
-__all__ = ['PRESETS', 'WEIGHTS', 'resolved', 'task_of', 'by_step', 'base_like', 'of_step', 'identity']
+__all__ = ['PRESETS', 'WEIGHTS', 'ResolvedConfig', 'resolved', 'task_of', 'by_step', 'base_like', 'of_step', 'identity']
 
 # %% ../../nbs/run/02_presets.ipynb #b4083c11
 PRESETS: dict[str, dict[str, Any]] = {
@@ -53,10 +53,40 @@ WEIGHTS = {  # of the losses, as published, where they are not given
 }
 
 
+class ResolvedConfig(TrainConfig):
+    "A configuration from `resolved`: these parameters have a value, of the preset if not of the user."
+    alpha: float
+    void: str
+    decay: str
+    gate: str
+    later: str
+    lr_policy: str
+    pseudo_epoch: int
+    lr: str
+    lr_head: str
+    lr_localizer: float
+    optimizer: str
+    momentum: float
+    weight_decay: float
+    epochs: str
+    batch_size: int
+    crop_size: int
+    crop_size_val: int
+    backbone: str
+    output_stride: int
+    pretrained: str
+    initial_probability: float
+    data_root: str
+    name: str
+    base_name: str
+    val_interval: int
+    num_workers: int
+
+
 def resolved(
     config: TrainConfig,
     dataset: str,  # what `auto` turned out to be: "voc", …, or the name of one's own
-) -> TrainConfig:
+) -> ResolvedConfig:
     "The configuration with every None that preset, method or compat knows filled in."
     usual = {"coco-voc": "coco", "coco": "coco", "shapes": "shapes"}.get(dataset, "voc")
     preset = usual if config.preset == "auto" else config.preset
@@ -64,18 +94,18 @@ def resolved(
     compat = {name: choices[0 if as_published else 1] for name, choices in COMPAT.items()}
     known = PRESETS[preset] | WEIGHTS.get(config.method, {}) | compat
     given = {n: v for n in known if (v := getattr(config, n)) is not None}
-    filled = replace(config, dataset=dataset, preset=preset, **(known | given))
-    suffix = f"-s{filled.seed}" if as_published else f"-{config.compat}-s{filled.seed}"
-    return replace(
-        filled,
-        crop_size_val=filled.crop_size_val or filled.crop_size,
-        data_root=filled.data_root or default_root(dataset),
-        name=filled.name or f"{filled.method}{suffix}",
-        base_name=filled.base_name or f"base{suffix}",
-    )
+    suffix = f"-s{config.seed}" if as_published else f"-{config.compat}-s{config.seed}"
+    usual_values = known | given
+    return ResolvedConfig(**asdict(config) | usual_values | dict(
+        dataset=dataset, preset=preset,
+        crop_size_val=config.crop_size_val or usual_values.get("crop_size_val") or usual_values["crop_size"],
+        data_root=config.data_root or default_root(dataset),
+        name=config.name or f"{config.method}{suffix}",
+        base_name=config.base_name or f"base{suffix}",
+    ))
 
 
-def task_of(config: TrainConfig) -> Task:
+def task_of(config: ResolvedConfig) -> Task:
     "The task of a resolved configuration."
     return Task(classes_of(config.dataset, config.data_root), config.task, config.overlap)
 
@@ -88,12 +118,13 @@ def by_step(
     parts = value.split("/")
     return parts[0] if step == 0 else parts[-1]
 
+
 def base_like(config: TrainConfig, step: int) -> bool:
     "Does the base part of base/later values hold? In step 0, and in joint training (on all classes)."
     return step == 0 or config.method == "joint"
 
 
-def of_step(config: TrainConfig, name: str, step: int) -> str:
+def of_step(config: ResolvedConfig, name: str, step: int) -> str:
     "The part of a base/later field that holds for `step`; with pixel labels, the base's schedule."
     base = base_like(config, step) or (name == "lr_policy" and config.method != "wilson")
     return by_step(getattr(config, name), 0 if base else step)
@@ -119,7 +150,7 @@ _PLACE = {"step", "parent", "data_root", "voc_root", "runs_dir", "name", "base_n
 
 
 def identity(
-    config: TrainConfig,  # resolved
+    config: ResolvedConfig,
     step: int,
     data: Mapping[str, str],  # fingerprints of the data
 ) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from ..models.weights import check_finite, found_instead, read_foreign, state_of
 from .config import TrainConfig
 from .folder import emptied, held, parent_lock, step_path
 from .opened import open_step, parent_link, recorded_parent
-from .presets import of_step, resolved, task_of
+from .presets import ResolvedConfig, of_step, resolved, task_of
 
 # %% auto #0
 __all__ = ['PUBLISHED_BODIES', 'usual_stride', 'nearest_body', 'PublishedCheckpoint', 'read_published', 'import_published',
@@ -115,7 +115,7 @@ def read_published(
     path = at_root(path)
     content = _loaded(path)
     state = _part(path, content, ("body.", "head.", "cls.0.weight"))
-    classes = []
+    classes: list[int] = []
     while f"cls.{len(classes)}.weight" in state:
         classes.append(len(state[f"cls.{len(classes)}.weight"]))
     backbone, segmenter, localizer = nearest_body(state, tuple(classes))
@@ -176,24 +176,25 @@ def import_published(
     path = at_root(path)
     found = read_published(path)
     name = path.stem if name is None else name
-    config = TrainConfig(
+    given = TrainConfig(
         dataset=dataset, task=task, step=str(step), overlap=overlap, backbone=found.backbone,
         output_stride=output_stride or usual_stride(found.backbone), crop_size=crop_size, name=name,
         base_name=name, runs_dir=runs_dir, data_root=data_root,
         method="wilson" if step == 0 or found.localizer else "finetune")
-    config = resolved(config, dataset)
+    config = resolved(given, dataset)
     of_task = task_of(config)
     _same_classes(path, found, of_task, step)
-    step = of_task.step(step)
-    folder = StepFolder(step_path(config, of_task, step.index))
-    record = _record(path, found, config, step)
-    record |= {"dataset": asdict(of_task.classes), "parent": parent and _link(parent, folder, config, step)}
+    imported = of_task.step(step)
+    folder = StepFolder(step_path(config, of_task, step))
+    link = None if parent is None else _link(parent, folder, config, imported)
+    record = _record(path, found, config, imported)
+    record |= {"dataset": asdict(of_task.classes), "parent": link}
     models = _filled(found, config)
     with held(folder), parent_lock(recorded_parent(folder.path, record)):
         if any(folder.path.iterdir()) and not overwrite:
             raise InputError(f"{shown(folder.path)} is there already; give another name, or overwrite=True.")
         with _whole_step(folder) as made:
-            save_weights(made.path / "weights.safetensors", *models, step)
+            save_weights(made.path / "weights.safetensors", *models, imported)
             made.write("config.json", record)
             made.set_state("finished", f"imported from {path.name}")
     return folder.path
@@ -223,7 +224,7 @@ def _same_classes(path: Path, found: PublishedCheckpoint, task: Task, step: int)
                          f"{task.name!r} has {'+'.join(map(str, expected))}: {remedy}.")
 
 
-def _link(parent: Path | str, folder: StepFolder, config: TrainConfig, step: Step) -> dict[str, str]:
+def _link(parent: Path | str, folder: StepFolder, config: ResolvedConfig, step: Step) -> dict[str, str]:
     "The parent as `config.json` holds it: relative to the step, with the hash of its weights."
     if step.index == 0:
         raise InputError(f"parent={str(parent)!r}: step 0 has no step before it; leave parent out.")
@@ -238,7 +239,7 @@ def _link(parent: Path | str, folder: StepFolder, config: TrainConfig, step: Ste
     return parent_link(path, folder.path)
 
 
-def _filled(found: PublishedCheckpoint, config: TrainConfig) -> tuple[Segmenter, Localizer | None]:
+def _filled(found: PublishedCheckpoint, config: ResolvedConfig) -> tuple[Segmenter, Localizer | None]:
     segmenter, localizer = _models(found.backbone, found.classes_per_step, config.output_stride,
                                    config.crop_size)
     segmenter.load_state_dict(found.segmenter)
@@ -248,7 +249,7 @@ def _filled(found: PublishedCheckpoint, config: TrainConfig) -> tuple[Segmenter,
     return segmenter, localizer
 
 # %% ../../nbs/run/09_published_checkpoints.ipynb #945c76ff
-def _record(path: Path, found: PublishedCheckpoint, config: TrainConfig, step: Step) -> dict[str, Any]:
+def _record(path: Path, found: PublishedCheckpoint, config: ResolvedConfig, step: Step) -> dict[str, Any]:
     "What `config.json` says of the step; its identity is the file, so no training takes it for its own."
     origin = {"file": path.name, "hash": file_hash(path), "epoch": found.epoch, "score": found.score}
     return {
@@ -274,7 +275,7 @@ def export_published(
         raise InputError(f"{shown(opened.folder.path)} has the body {opened.config.backbone}, and no import "
                          f"could tell so from a published file; pass its folder on as it is.")
     tensors, _ = read_weights(opened.folder.path / "weights.safetensors")
-    content = {}
+    content: dict[str, dict[str, Tensor]] = {}
     for part, theirs in (("segmenter.", "model_state"), ("localizer.", "pseudolabeler")):
         own = {n.replace(part, "module.", 1): t for n, t in tensors.items() if n.startswith(part)}
         content |= {theirs: own} if own else {}
@@ -287,9 +288,9 @@ def export_published(
     return path
 
 
-def _epoch_and_score(folder: StepFolder, config: TrainConfig, step: Step) -> tuple[int, float]:
+def _epoch_and_score(folder: StepFolder, config: ResolvedConfig, step: Step) -> tuple[int, float]:
     "Epochs trained and mean IoU from 0 to 1; 0 where unknown, as the published trainer starts."
-    origin = folder.read("config.json").get("published")
+    origin = (folder.read("config.json") or {}).get("published")
     if origin:
         return origin["epoch"] or 0, origin["score"] or 0.0
     scores = (folder.read("metrics.json") or {}).get("scores", {})

@@ -71,7 +71,8 @@ def check_config(config: Mapping[str, Any]) -> None:
 # %% ../../nbs/run/10_records.ipynb #c1b2e625
 def check_metrics(metrics: Mapping[str, Any]) -> None:
     "The same for a metrics.json."
-    file, none = "metrics.json", {}
+    file = "metrics.json"
+    none: dict[str, Any] = {}
     scores, labels = metrics.get("scores", none), metrics.get("pseudo_labels", none)
     for name, group in (("scores", scores), ("pseudo_labels", labels)):
         _require(isinstance(group, dict), file, name, "scores by name")
@@ -140,7 +141,9 @@ def read_records(
     runs_dir: Path | str = "runs",
 ) -> list[Record]:  # by task, run and step
     "All steps under `runs_dir`, in whatever state."
-    root, found, sizes = at_root(runs_dir), {}, {}
+    root = at_root(runs_dir)
+    found: dict[Path, Record] = {}
+    sizes: dict[str, int] = {}  # steps, by task
     files = sorted(root.glob("*/*/step*/config.json"), key=lambda f: (_number(f.parent), f))
     for file in files:
         try:
@@ -201,12 +204,14 @@ def _in_circles(found: Mapping[Path, Record]) -> list[Record]:
     "The records whose chain of parents has no end."
     ends: dict[Path, bool] = {}
     for path in found:
-        chain, seen = [], set()
-        while path in found and path not in seen and path not in ends:
-            chain.append(path)
-            seen.add(path)
-            path = found[path].parent
-        ends |= dict.fromkeys(chain, ends.get(path, path not in seen))
+        chain: list[Path] = []
+        seen: set[Path] = set()
+        at: Path | None = path
+        while at is not None and at in found and at not in seen and at not in ends:
+            chain.append(at)
+            seen.add(at)
+            at = found[at].parent
+        ends |= dict.fromkeys(chain, at is None or ends.get(at, at not in seen))
     return [found[path] for path, has_end in ends.items() if not has_end]
 
 # %% ../../nbs/run/10_records.ipynb #4bc9bdf6
