@@ -127,8 +127,9 @@ def step_curves(
             runs = [[(r.step, r.miou.get(protocol, {}).get(group)) for r in chain(last, records)]
                     for last in v.records]
             by_step: dict[int, list[float]] = {}
-            for step, value in (pair for run in runs for pair in run if pair[1] is not None):
-                by_step.setdefault(step, []).append(value)
+            for step, value in (pair for run in runs for pair in run):
+                if value is not None:
+                    by_step.setdefault(step, []).append(value)
             ax.errorbar([*by_step], [statistics.fmean(x) for x in by_step.values()],
                         yerr=[_spread(x) for x in by_step.values()], label=label, capsize=2, **style)
         ax.set(title=f"{group} classes", xlabel="step", xticks=range(max(v.records[0].steps for v in found)))

@@ -116,7 +116,7 @@ def _drawn(found: Sequence[Variant], name: str) -> dict[float, float] | None:
     if name != "alpha" or of["dataset"] != "voc":
         return None
     points = anchors(table="Figure 4", task=of["task"], overlap=of["overlap"])
-    return {float(a.parameters["alpha"]): a.scores["all"] for a in points}
+    return {float(a.parameters["alpha"]): a.scores["all"] for a in points if a.parameters is not None}
 
 
 def write_figures(

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from threading import Lock
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -27,6 +28,9 @@ from ..data.tasks import Step
 from ..evaluation.maps import MAPS, Maps
 from ..evaluation.pictures import DIFFERENCE_COLOURS, DIFFERENCES, ROW, class_colours, panels
 from ..pseudo.labels import IGNORE
+
+if TYPE_CHECKING:
+    from matplotlib.typing import RcKeyType
 
 # %% auto #0
 __all__ = ['SHARED', 'HEATED', 'SEEN', 'shown_classes', 'legend_entries', 'Page', 'qualitative', 'save_figure']
@@ -75,14 +79,15 @@ _GAP, _ENTRY = 0.07, 0.4           # cm: between panels, between entries of the 
 _LINE, _SWATCH = 0.36, 0.24        # cm: of a line of text, of a legend's colour
 _FRAME, _INK = "#9a9a9a", "#1a1a1a"
 _CM = 1 / 2.54                     # in inches
-_STILL = dict(facecolor="white", edgecolor="none", transparent=False)  # a user's defaults do not reach in
+_STILL: dict[str, Any] = dict(facecolor="white", edgecolor="none", transparent=False)  # not a user's
 
 
 class Page(Figure):
     "A matplotlib figure in centimetres from the bottom left, which a notebook can show."
 
     def __init__(self, width: float, height: float, font: str):
-        super().__init__((width * _CM, height * _CM), dpi=130, layout="none", facecolor="white")
+        super().__init__((width * _CM, height * _CM), dpi=130, facecolor="white")
+        self.set_layout_engine("none")
         self.font, self.renderer = font, FigureCanvasAgg(self).get_renderer()
         self.cm = Affine2D().scale(_CM) + self.dpi_scale_trans
 
@@ -143,7 +148,7 @@ def _drawn(line: Mapping[str, Maps], step: Step, names: Sequence[str], class_ind
            opacity: float) -> dict[tuple[str, str], np.ndarray]:
     "Panels of one image by map and run; what is shared has the run \"\"."
     latest = max(line.values(), key=lambda m: len(m.image_labels))  # its truth tells the most classes
-    found = {}
+    found: dict[tuple[str, str], np.ndarray] = {}
     for name in names:
         for run, maps in ({"": latest} if name in SHARED else line).items():
             row = panels(maps, step, class_index=class_index, opacity=opacity, names=(name,))
@@ -172,7 +177,8 @@ def _titles(page: Page, columns: Mapping[tuple[str, str], float], cell: float, b
 
 def _flowed(widths: Sequence[float], room: float) -> list[list[int]]:
     "Positions of a legend's entries, line by line."
-    lines, used = [[]], -_ENTRY
+    lines: list[list[int]] = [[]]
+    used = -_ENTRY
     for i, width in enumerate(widths):
         if lines[-1] and used + _ENTRY + width > room:
             lines, used = [*lines, []], -_ENTRY
@@ -236,7 +242,7 @@ def qualitative(
     return page
 
 # %% ../../nbs/analysis/07_figures.ipynb #078bdb6d
-_LETTERS = {"pdf.fonttype": 42, "pdf.use14corefonts": False}  # TrueType, and embedded
+_LETTERS: dict[RcKeyType, Any] = {"pdf.fonttype": 42, "pdf.use14corefonts": False}  # TrueType, and embedded
 _LOCK = Lock()
 
 

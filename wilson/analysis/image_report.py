@@ -52,8 +52,9 @@ def rule_values(
     def text(value: object) -> str:
         if isinstance(value, bool):
             return "yes" if value else "no"
-        several = isinstance(value, Sequence) and not isinstance(value, str)
-        return ", ".join(map(str, value)) if several else str(value)
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            return ", ".join(map(str, value))
+        return str(value)
     return {f.name.replace("_", " "): text(getattr(rule, f.name)) for f in fields(rule)}
 
 
@@ -79,8 +80,7 @@ def _legend(entries: Iterable[tuple[np.ndarray, str]]) -> list[tuple[Markup, str
 def _panel(name: str, panel: np.ndarray, maps: Maps, found: Mapping[str, Tensor]) -> dict[str, str]:
     "Name, score and JPEG of a panel."
     score = _percent(found[name].nanmean().item()) if name in found else ""
-    if name == "hard mask" and score:
-        counts = maps.counts(name)
+    if name == "hard mask" and score and (counts := maps.counts(name)) is not None:
         score += f" on {100 * counts[:, :-1].sum().item() / max(counts.sum().item(), 1):.0f} %"
     return {"name": name, "score": score, "jpeg": base64.b64encode(as_jpeg(panel)).decode()}
 
@@ -89,7 +89,7 @@ def _section(number: int, image: ReportImage, step: Step, names: Sequence[str], 
              opacity: float, rule: TargetRule) -> Markup:
     "One image of the report."
     maps = image.maps
-    found = {n: maps.iou(n) for n in maps.names} if maps.logits.truth is not None else {}
+    found = {n: scores for n in maps.names if (scores := maps.iou(n)) is not None}  # none without a truth
     row = panels(maps, step, class_index=class_index, opacity=opacity, names=names)
     absent = {*shown_classes(maps, names, class_index)} - {c for v in found.values() for c in _scored(v)}
     return render("image_report_section.html", {

@@ -103,8 +103,10 @@ def operations(
 ) -> float | None:        # additions and multiplications
     "The arithmetic of a step's networks, at least."
     images, with_old = images_of(config, step), step and config.method not in ("finetune", "joint")
+    if images is None or config.crop_size is None:
+        return None
     scale = (4 if with_old else 3) * (config.crop_size / 512) ** 2
-    return None if images is None else images * int(of_step(config, "epochs", step)) * FORWARD * scale
+    return images * int(of_step(config, "epochs", step)) * FORWARD * scale
 
 # %% ../../nbs/analysis/11_paper.ipynb #02fd0217
 def paper_text(
@@ -120,14 +122,16 @@ def paper_text(
     head = ["method", "setting", *names, *(f"ours, {n}" for n in names), "difference, all", "run"]
     rows = [head, ["---"] * len(head)]
     for e in found:
-        printed, ours, state = e.anchor.scores, {}, f"lacks {e.lacks}"
+        printed, state = e.anchor.scores, f"lacks {e.lacks}"
+        ours: dict[str, float | None] = {}
         if e.member is not None:
             name = _run_of(e.member, runs_dir)
             state = states[name].state
             if state == "finished":
                 scores = results[name].miou
                 ours = {**scores["published"], "voc": scores.get("voc published", {}).get("all")}
-        less = None if ours.get("all") is None else ours["all"] - printed["all"]
+        whole = ours.get("all")
+        less = None if whole is None else whole - printed["all"]
         cells = [*map(printed.get, names), *map(ours.get, names), less]
         rows.append([e.anchor.method, e.setting, *map(_number, cells), state])
     return "\n".join([*(f"| {' | '.join(row)} |" for row in rows), "",

@@ -5,7 +5,7 @@
 # %% ../../nbs/analysis/02_published_numbers.ipynb #f1301fda
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -52,6 +52,10 @@ def _numbers(words: str) -> list[float | None]:
     return [None if word == "-" else float(word) for word in words.split()]
 
 
+def _scores(names: Sequence[str], values: Sequence[float | None]) -> dict[str, float]:
+    return {name: value for name, value in zip(names, values) if value is not None}
+
+
 def _parameters(words: str) -> dict[str, Any] | None:
     return None if words == "-" else {"method": "wilson"} | dict([words.split("=")])
 
@@ -68,24 +72,26 @@ def _both(table: str, task: str, text: str, source: str = PAPER) -> Iterator[Anc
             values = _numbers(part)
             names = ("old", "new", "all") if len(values) == 3 else ("all",)
             note = _note(table, method, overlap, drawn=table == "Figure 4")
-            yield Anchor(table, "voc", task, overlap, method, dict(zip(names, values)), supervision, source,
+            yield Anchor(table, "voc", task, overlap, method, _scores(names, values), supervision, source,
                          note=note, parameters=_parameters(parameters))
 
 
 def _alls(
-    table: str, settings: list[tuple[str, bool]], method: str, part: str, *rest: str,
+    table: str, settings: list[tuple[str, bool]], method: str, part: str, supervision: str, source: str,
+    mark: str = "V",
 ) -> Iterator[Anchor]:
     "A row of means over all classes, one per task and overlap."
     for (task, overlap), value in zip(settings, _numbers(part)):
         if value is not None:
-            yield Anchor(table, "voc", task, overlap, method, {"all": value}, *rest)
+            yield Anchor(table, "voc", task, overlap, method, {"all": value}, supervision, source,
+                         mark)
 
 
 def _all_anchors() -> Iterator[Anchor]:
     yield from _both("Table 1", "15-5", TABLE_1)
     yield from _both("Table 2", "10-10", TABLE_2)
     for method, parameters, supervision, part in _lines(TABLE_3):
-        scores = dict(zip(("old", "new", "all", "voc"), _numbers(part)))
+        scores = _scores(("old", "new", "all", "voc"), _numbers(part))
         yield Anchor("Table 3", "coco-voc", "voc", None, method, scores, supervision, PAPER,
                      note=_note("Table 3", method, None), parameters=_parameters(parameters))
     yield from _both("Table 4", "10-10", TABLE_4)

@@ -49,10 +49,13 @@ class Counted:
 
     def add(self, maps: Maps) -> None:
         "Count an image; one without a truth has nothing to count."
-        for name in maps.names if maps.logits.truth is not None else ():
-            pixels = maps.counts(name)[:, :-1]
+        for name in maps.names:
+            counts, scores = maps.counts(name), maps.iou(name)
+            if counts is None or scores is None:  # no truth
+                return
+            pixels = counts[:, :-1]
             found = torch.stack([pixels.diagonal(), pixels.sum(1), pixels.sum(0)])
-            found[1, maps.iou(name).isnan()] = 0  # absent, or not to be known
+            found[1, scores.isnan()] = 0  # absent, or not to be known
             total = self.counts.setdefault(name, torch.zeros(3, self.n_classes, dtype=torch.int64))
             total[:, : len(pixels)] += found
 

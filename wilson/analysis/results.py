@@ -65,8 +65,11 @@ def result_figure(
     "Panels of a few validation images with classes of the step, as `wilson.analysis.figures` prints them."
     from wilson.analysis.figures import qualitative  # brings matplotlib, which a training does not need
     opened = open_step(path)
-    samples = evaluation_samples(recorded_data(opened).val, opened.step,
-                                 CentreCrop(opened.config.crop_size_val or opened.config.crop_size))
+    crop = opened.config.crop_size_val or opened.config.crop_size
+    if crop is None:
+        raise InputError(f"{path}/config.json has no crop_size; expected a number of pixels. "
+                         f"Train the step again.")
+    samples = evaluation_samples(recorded_data(opened).val, opened.step, CentreCrop(crop))
     return qualitative([Maps(opened.views(samples[0, i]), opened.rule)
                         for i in fixed_images(samples, opened.step, count)], opened.step)
 

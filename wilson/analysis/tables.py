@@ -153,7 +153,8 @@ def score_table(
     protocols = protocols_of(found) if protocols is None else protocols
     pairs = [(p, g) for p in protocols for g in groups_of(found)]
     columns = [Column(g if len(protocols) == 1 else f"{g}, {p}") for p, g in pairs]
-    rows = {v.label: [*(v.values(g, p) for p, g in pairs), [len(v.records)]] for v in found}
+    rows: dict[str, list[Sequence[float | None]]] = {
+        v.label: [*(v.values(g, p) for p, g in pairs), [len(v.records)]] for v in found}
     how = f" ({protocols[0]})" if len(protocols) == 1 else ""
     return Table(f"{_task(found)}: mean IoU in %{how}", (*columns, Column("runs", "neither", 0)), rows)
 
@@ -214,10 +215,10 @@ def label_table(found: Sequence[Variant]) -> Table:
     kinds = [kind for kind in kinds if kind != "old_model"]  # PLOP's, which knows no new class
     rows = {v.label: [[r.labels.get(kind, {}).get("new") for r in v.records] for kind in kinds]
             for v in found if any(kind in r.labels for r in v.records for kind in kinds)}
-    notes = ("localizer: on validation images; the others: on the images that taught",)
-    notes *= "localizer" in kinds
+    note = "localizer: on validation images; the others: on the images that taught"
     return Table(f"{_task(found)}: mean IoU of the new classes' pseudo-labels in %",
-                 tuple(Column(kind.replace("_", " ")) for kind in kinds), rows, notes)
+                 tuple(Column(kind.replace("_", " ")) for kind in kinds), rows,
+                 (note,) if "localizer" in kinds else ())
 
 
 def cost_table(
@@ -226,12 +227,13 @@ def cost_table(
 ) -> Table:
     "What all steps of a run took: a base that several share counts for each."
     at = {r.path: r for r in records}
-    rows = {}
+    rows: dict[str, list[Sequence[float | None]]] = {}
     for v in found:
         chains = [_chain(r, at) for r in v.records]
         minutes = [sum(r.cost.get("seconds") or 0 for r in chain) / 60 for chain in chains]
-        used = [[r.cost.get("energy") for r in chain] for chain in chains]
-        energy = [None if None in joules else sum(joules) / 3600 for joules in used]
+        used = [[j for r in chain if (j := r.cost.get("energy")) is not None] for chain in chains]
+        energy = [sum(joules) / 3600 if len(joules) == len(chain) else None
+                  for joules, chain in zip(used, chains)]
         memory = [max((m for r in chain if (m := r.cost.get("memory")) is not None), default=None)
                   for chain in chains]
         rows[v.label] = [minutes, [r.cost.get("images_per_second") for r in v.records], memory, energy]
