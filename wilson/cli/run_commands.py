@@ -61,8 +61,8 @@ def run_runs(
     runs: Annotated[str | None, "pattern of the runs' names, such as *-s42"] = None,
     state: Annotated[str | None, "running | interrupted | finished | failed"] = None,
     remove: Annotated[list[str] | None, "remove these: <task>/<run> or <task>/<run>/step<k>, as the list "
-                                        "shows them; never one that another step starts from, or that is being "
-                                        "trained", "RUN"] = None,
+                                        "shows them; never one that another step starts from, or that is "
+                                        "being trained", "RUN"] = None,
     force: Annotated[bool, "with --remove: also what another machine is recorded to train, if nobody holds "
                            "its lock"] = False,
 ) -> None:

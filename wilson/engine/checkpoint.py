@@ -89,7 +89,8 @@ def random_states() -> dict[str, Any]:
     keys = torch.from_numpy(numpy["state"]["key"].astype(np.int64))
     cuda = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
     return {"python": random.getstate(),
-            "numpy": (numpy["bit_generator"], keys, numpy["state"]["pos"], numpy["has_gauss"], numpy["gauss"]),
+            "numpy": (numpy["bit_generator"], keys, numpy["state"]["pos"],
+                      numpy["has_gauss"], numpy["gauss"]),
             "torch": torch.get_rng_state(), "cuda": cuda}
 
 

@@ -171,7 +171,8 @@ def on_all_ranks(method: Method, device: torch.device) -> nn.Module:
     # torch regroups the gradients after the first update: with three ranks a resumed run would add up in
     # another order. Statistics are equal on all ranks, so no buffer is handed round (an option of two names).
     names = inspect.signature(DistributedDataParallel).parameters
-    buffers: dict[str, Any] = {"forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers": False}
+    name = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
+    buffers: dict[str, Any] = {name: False}
     return DistributedDataParallel(synchronise(method), [device] if device.type == "cuda" else None,
                                    find_unused_parameters=True, **buffers)
 

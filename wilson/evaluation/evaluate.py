@@ -80,7 +80,8 @@ def decided(
 ) -> Callable[[Batch], Tensor]:       # batch → B, H, W int64
     "The arg-max of maps, enlarged to the masks before it is taken."
     def labels(batch: Batch) -> Tensor:
-        full = F.interpolate(maps(batch), batch.require_masks().shape[-2:], mode="bilinear", align_corners=False)
+        size = batch.require_masks().shape[-2:]
+        full = F.interpolate(maps(batch), size, mode="bilinear", align_corners=False)
         return full.max(1).indices  # `argmax` over channels takes five times as long on a CPU
     return labels
 

@@ -86,4 +86,5 @@ class PixelLabels(Method):
         self.kind = kind
 
     def losses(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
-        return {"segmentation": base_loss(self.segmenter(batch.images).logits, batch.require_masks(), self.kind)}
+        logits = self.segmenter(batch.images).logits
+        return {"segmentation": base_loss(logits, batch.require_masks(), self.kind)}

@@ -60,9 +60,10 @@ class OpenedStep:
 def target_rule(config: ResolvedConfig) -> TargetRule:
     "The target rule of a configuration."
     background, classes, least = numbers("thresholds", config.thresholds)
+    dilations = numbers("affinity_dilations", config.affinity_dilations)
     return TargetRule(alpha=config.alpha, affinity=config.affinity, affinity_scale=config.affinity_scale,
                       iterations=config.affinity_iterations,
-                      dilations=tuple(int(d) for d in numbers("affinity_dilations", config.affinity_dilations)),
+                      dilations=tuple(int(d) for d in dilations),
                       thresholds=(background, classes, least),
                       background="min" if config.bkg_mix is None else config.bkg_mix,
                       gate=config.gate or "soft", old_labels=config.label_old_classes)
