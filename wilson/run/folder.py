@@ -223,4 +223,4 @@ class StepResult:
     path: Path
     step: int
     reused: bool
-    metrics: dict
+    metrics: dict[str, Any] | None  # None: never scored, as one that was imported

@@ -147,7 +147,11 @@ def recorded_parent(
 ) -> Path | None:               # None for a step that starts from no other
     "The folder of the step that a step started from, where it was at that time."
     parent = record.get("parent")
-    return Path(os.path.normpath(folder / parent["path"])) if parent else None
+    return _beside(folder, parent["path"]) if parent else None
+
+
+def _beside(folder: Path, path: str) -> Path:
+    return Path(os.path.normpath(folder / path))
 
 # %% ../../nbs/run/05_opened.ipynb #aef11832
 def parent_path(
@@ -162,7 +166,7 @@ def parent_path(
         raise InputError(f"{shown(folder.path / 'config.json')} does not say from which step this one "
                          f"started; expected a parent with path and hash.")
     # first where it was; then the step of that name beside this one, if only a part was moved
-    places = [recorded_parent(folder.path, record), runs_dir.joinpath(*Path(path).parts[-3:])]
+    places = [_beside(folder.path, path), runs_dir.joinpath(*Path(path).parts[-3:])]
     there = [p for p in places if _is_step(p)]
     for place in there:
         if is_of_weights(recorded, place / WEIGHTS_FILES["last"]):
