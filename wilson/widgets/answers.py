@@ -83,9 +83,9 @@ def picture_bytes(
         plain = image.format in ("JPEG", "PNG") and image.mode in ("RGB", "L")
         if plain and orientation(image) == 1 and max(image.size) <= side:
             return path.read_bytes()
-    image, buffer = Image.fromarray(read_image(path).permute(1, 2, 0).numpy()), BytesIO()
-    image.thumbnail((side, side))
-    image.save(buffer, "JPEG", quality=90)
+    picture, buffer = Image.fromarray(read_image(path).permute(1, 2, 0).numpy()), BytesIO()
+    picture.thumbnail((side, side))
+    picture.save(buffer, "JPEG", quality=90)
     return buffer.getvalue()
 
 
