@@ -70,8 +70,8 @@ def add_options(parser: argparse.ArgumentParser, command: Callable[..., object])
             continue
         kind = get_args(kind)[0] if isinstance(kind, UnionType) else kind
         many = get_origin(kind) is list
-        value = {"type": str if many else kind, "nargs": "+" if many else None,
-                 "metavar": metavar[0] if metavar else None}
+        value: dict[str, Any] = {"type": str if many else kind, "nargs": "+" if many else None,
+                                 "metavar": metavar[0] if metavar else None}
         if required and parameter.kind is not parameter.KEYWORD_ONLY:
             parser.add_argument(name, **value, help=_help(about))
         else:
