@@ -18,6 +18,7 @@ from torch.optim import AdamW, Optimizer, SGD
 from torch.optim.lr_scheduler import LambdaLR
 
 from ..core.distributed import n_ranks, rank
+from ..core.errors import require
 from ..core.paths import at_root, project_root, shown
 from ..data.samples import training_samples
 from ..data.splits import SegmentationFolder, Split
@@ -38,10 +39,9 @@ from ..methods.mib import Mib
 from ..methods.plop import Plop
 from ..methods.wilson import Wilson
 from ..models.segmenter import grow, Segmenter, start_rare
-from ..run.config import TrainConfig
 from ..run.history import MapKeeper, whole_images
 from ..run.opened import parent_link, target_rule
-from ..run.presets import of_step
+from ..run.presets import ResolvedConfig, of_step
 
 # %% auto #0
 __all__ = ['BALANCED', 'make_optimizer', 'build_method', 'prepared']
@@ -49,9 +49,9 @@ __all__ = ['BALANCED', 'make_optimizer', 'build_method', 'prepared']
 # %% ../../nbs/experiments/02_build.ipynb #59944e54
 def make_optimizer(
     method: Method,
-    config: TrainConfig,  # resolved
+    config: ResolvedConfig,
     step: int,
-    updates: int,         # of one epoch
+    updates: int,  # of one epoch
     epochs: int,
 ) -> tuple[Optimizer, LambdaLR]:
     "Optimizer and schedule of a step."
@@ -77,34 +77,41 @@ BALANCED = ("mib", "plop")  # methods whose new classes start as equal shares of
 
 
 def build_method(
-    name: str,                 # "base" or the configuration's method
-    config: TrainConfig,       # resolved
+    name: str,           # "base" or the configuration's method
+    config: ResolvedConfig,
     segmenter: Segmenter,
     old: Segmenter | None,
-    norm: str = "auto",        # kind of ABN
+    norm: str = "auto",  # kind of ABN
 ) -> Method:
     "The method of a configuration around a segmenter."
     c = config
     if name in ("base", "joint", "finetune"):
         return PixelLabels(segmenter, c.base_loss)
+    before = require(old, f"method={name!r} needs the model of the step before")
     if name in ("lwf", "ilt"):
-        return Lwf(segmenter, old, c.base_loss, c.loss_kd, c.temperature, c.loss_de if name == "ilt" else 0.0)
+        of_features = _weight(c, "loss_de") if name == "ilt" else 0.0
+        return Lwf(segmenter, before, c.base_loss, _weight(c, "loss_kd"), c.temperature, of_features)
     if name in ("lwf-mc", "external"):
-        return LwfMc(segmenter, old)
+        return LwfMc(segmenter, before)
     if name == "icarl":
-        return Icarl(segmenter, old, c.loss_kd)
+        return Icarl(segmenter, before, _weight(c, "loss_kd"))
     if name == "mib":
-        return Mib(segmenter, old, c.loss_kd, c.temperature)
+        return Mib(segmenter, before, _weight(c, "loss_kd"), c.temperature)
     if name == "plop":
-        return Plop(segmenter, old, c.loss_pod)
+        return Plop(segmenter, before, _weight(c, "loss_pod"))
     if name == "wilson":
-        return Wilson(segmenter, old, target_rule(c), c.loss_seg, c.loss_de, c.pooling, c.prior,
-                      c.pseudo_epoch, segmenter.head.channels, norm)
+        return Wilson(segmenter, before, target_rule(c), c.loss_seg, _weight(c, "loss_de"), c.pooling,
+                      c.prior, c.pseudo_epoch, segmenter.head.channels, norm)
     raise ValueError(f"method={name!r} is unknown")
+
+
+def _weight(config: ResolvedConfig, name: str) -> float:
+    "The weight of a loss, which `resolved` fills in for the methods that have the loss."
+    return require(getattr(config, name), f"{name} has no value with method={config.method!r}")
 
 # %% ../../nbs/experiments/02_build.ipynb #7b2ff9be
 def prepared(
-    config: TrainConfig, data: SegmentationFolder, step: Step, folder: StepFolder, name: str,
+    config: ResolvedConfig, data: SegmentationFolder, step: Step, folder: StepFolder, name: str,
     parent: Path | None, labelled: Split | None = None,
 ) -> tuple[Trainer, dict]:
     "Trainer of a step and the record for config.json; writes nothing."
@@ -123,9 +130,9 @@ def prepared(
         start_rare(segmenter.cls, config.initial_probability, fresh=parent is None)
     # channels last: the layout that torch's convolution libraries prefer
     method = build_method(name, config, segmenter, old, norm_of(config))
-    method = method.to(device, memory_format=torch.channels_last)
+    method = method.to(device).to(memory_format=torch.channels_last)
     if old is not None:
-        old.to(device, memory_format=torch.channels_last)
+        old.to(device).to(memory_format=torch.channels_last)
     split = labelled or data.train_of(step.index)
     samples = training_samples(
         split, step, TrainingCrop(config.crop_size), config.seed, method.reads_masks, seen=name == "joint",
@@ -154,7 +161,7 @@ def prepared(
     return trainer, record | {"parent": parent and parent_link(parent, folder.path)}
 
 # %% ../../nbs/experiments/02_build.ipynb #fcd07790
-def _record(config: TrainConfig, data: SegmentationFolder, step: Step, name: str, images: int) -> dict:
+def _record(config: ResolvedConfig, data: SegmentationFolder, step: Step, name: str, images: int) -> dict:
     packages = ("wilson", "torch", "torchvision", "numpy")
     return {
         "step": step.index, "method": name, "parameters": asdict(config),
@@ -170,7 +177,7 @@ def _record(config: TrainConfig, data: SegmentationFolder, step: Step, name: str
     }
 
 
-def _device(config: TrainConfig) -> str:
+def _device(config: ResolvedConfig) -> str:
     device = chosen_device(config.device)
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 

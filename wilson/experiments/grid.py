@@ -16,10 +16,10 @@ from typing import Any
 
 from ..core.errors import InputError
 from ..core.paths import at_root
-from ..run.config import TrainConfig, parsed
+from ..run.config import parsed
 from ..run.dataset import chosen_dataset
 from ..run.folder import step_path
-from ..run.presets import identity, resolved, task_of
+from ..run.presets import ResolvedConfig, identity, resolved, task_of
 
 # %% auto #0
 __all__ = ['Member', 'Axes', 'member_config', 'steps_of', 'step_folders', 'read_grid', 'grid_members', 'distinct', 'read_members',
@@ -32,7 +32,7 @@ Member = Mapping[str, Any]  # parameters of `wilson train`
 def member_config(
     member: Member,
     runs_dir: Path | str = "runs",
-) -> TrainConfig:  # resolved
+) -> ResolvedConfig:
     "The configuration of a member."
     for name in ("step", "parent", "runs_dir"):
         if name in member:
@@ -44,16 +44,16 @@ def member_config(
 
 
 def steps_of(
-    config: TrainConfig,  # resolved
-) -> list[int]:           # joint training has its last step alone
+    config: ResolvedConfig,
+) -> list[int]:  # joint training has its last step alone
     "The steps that a member trains, in order."
     n = len(task_of(config))
     return [n - 1] if config.method == "joint" else [*range(n)]
 
 
 def step_folders(
-    config: TrainConfig,  # resolved
-) -> list[Path]:          # in order
+    config: ResolvedConfig,
+) -> list[Path]:  # in order
     "The folders of the steps that a member trains."
     task = task_of(config)
     return [step_path(config, task, index) for index in steps_of(config)]

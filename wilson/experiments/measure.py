@@ -28,8 +28,8 @@ from ..loading.cache import cached
 from ..loading.loader import Loader
 from ..methods.base import Method
 from ..pseudo.step_targets import batch_targets
-from ..run.config import TrainConfig
 from ..run.opened import target_rule
+from ..run.presets import ResolvedConfig
 
 # %% auto #0
 __all__ = ['CALIBRATED', 'WATCHED', 'measured', 'ordered', 'in_order', 'headline', 'label_quality', 'with_masks',
@@ -37,12 +37,12 @@ __all__ = ['CALIBRATED', 'WATCHED', 'measured', 'ordered', 'in_order', 'headline
 
 # %% ../../nbs/experiments/01_measure.ipynb #69222ed5
 def measured(
-    views: Views,         # the models of the step, in evaluation mode
-    config: TrainConfig,  # resolved
+    views: Views,  # the models of the step, in evaluation mode
+    config: ResolvedConfig,
     data: SegmentationFolder,
     device: torch.device,
     labels: Mapping[str, Callable[[Batch], Tensor]],  # by name, what was taught without masks
-) -> dict:                # "scores", "localizer", "pseudo_labels" of metrics.json; "details" of details.json
+) -> dict:         # "scores", "localizer", "pseudo_labels" of metrics.json; "details" of details.json
     "Scores of a trained step, and what a comparison asks for beside them."
     step, crop = views.step, CentreCrop(config.crop_size_val)
     segmenter = segmenter_maps(views.segmenter)
@@ -76,7 +76,7 @@ def measured(
 
 # %% ../../nbs/experiments/01_measure.ipynb #3ff76de6
 def ordered(
-    samples: StepSamples, config: TrainConfig, device: torch.device,
+    samples: StepSamples, config: ResolvedConfig, device: torch.device,
     one_by_one: bool = False,  # whole images differ in size
 ) -> Loader:
     "Batches for evaluation: every image once, in order; of several ranks each has its share."
@@ -85,7 +85,7 @@ def ordered(
 
 
 def in_order(
-    samples: StepSamples, config: TrainConfig, device: torch.device, one_by_one: bool = False,
+    samples: StepSamples, config: ResolvedConfig, device: torch.device, one_by_one: bool = False,
 ) -> Iterator[Batch]:
     "The batches of `ordered`, once."
     return ordered(samples, config, device, one_by_one).epoch()
@@ -106,7 +106,7 @@ def headline(
 # %% ../../nbs/experiments/01_measure.ipynb #e879e621
 def label_quality(
     labels: Mapping[str, Callable[[Batch], Tensor]],  # by name: B, h, w in training order, 255: not taught
-    config: TrainConfig,  # resolved
+    config: ResolvedConfig,
     data: SegmentationFolder,
     step: Step,
     device: torch.device,
@@ -137,7 +137,7 @@ def with_masks(
 
 
 def training_images(
-    split: Split, config: TrainConfig, step: Step, device: torch.device, later: int = 0,
+    split: Split, config: ResolvedConfig, step: Step, device: torch.device, later: int = 0,
 ) -> Iterator[Batch]:
     "A step's training images in their order, cropped as in the published evaluation."
     part = split.at(step.images(split.labels))
@@ -149,7 +149,7 @@ WATCHED = 100  # training images whose pseudo-labels are scored between epochs
 
 
 def validator(
-    method: Method, config: TrainConfig, data: SegmentationFolder, step: Step, folder: StepFolder,
+    method: Method, config: ResolvedConfig, data: SegmentationFolder, step: Step, folder: StepFolder,
     device: torch.device,
 ) -> Callable[[int, Board], float | None]:
     "What the trainer calls between epochs; it gives back the mean IoU of all classes."

@@ -18,10 +18,10 @@ from ..core.errors import InputError
 from ..core.paths import at_root, markdown_text, shown
 from ..engine.step_folder import StepFolder
 from .sweep import Job, plan
-from ..run.config import TrainConfig, parsed
+from ..run.config import parsed
 from ..run.dataset import chosen_dataset
 from ..run.folder import as_now, is_held
-from ..run.presets import identity, of_step, resolved
+from ..run.presets import ResolvedConfig, identity, of_step, resolved
 from ..run.records import Record, Variant, read_records, variants
 
 # %% auto #0
@@ -32,7 +32,7 @@ _ALIKE = ("backbone", "output_stride", "crop_size", "batch_size", "image_side", 
 
 
 def estimate(
-    config: TrainConfig,         # resolved
+    config: ResolvedConfig,
     folder: Path,                # of the step
     step: int,
     records: Sequence[Record],   # what is measured
@@ -90,7 +90,7 @@ def _planned(job: Job, records: Sequence[Record]) -> Planned:
     return Planned(job.name, state, reason, None if seconds is None else sum(seconds))
 
 
-def _state(path: Path, config: TrainConfig, step: int) -> tuple[str, str]:
+def _state(path: Path, config: ResolvedConfig, step: int) -> tuple[str, str]:
     try:
         folder = StepFolder(path)
         found, status = folder.read("config.json"), folder.read("status.json") or {}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import nn
 
-from ..core.errors import InputError
+from ..core.errors import InputError, require
 from ..core.paths import at_root, shown
 from ..data.label_maps import pseudo_label_split
 from ..data.splits import Split, SegmentationFolder
@@ -20,16 +20,16 @@ from ..engine.step_folder import StepFolder
 from ..models.backbones import PRETRAINED_FILES, download_mobilenet, find_pretrained, load_pretrained
 from ..models.backbones import missing_pretrained, pretrained_files
 from ..models.segmenter import Segmenter, make_segmenter
-from ..run.config import TrainConfig
 from ..run.folder import step_path
 from ..run.opened import open_step
+from ..run.presets import ResolvedConfig
 
 # %% auto #0
 __all__ = ['n_processes', 'norm_of', 'fresh_segmenter', 'load_published', 'parent_folder', 'parent_segmenter', 'label_maps']
 
 # %% ../../nbs/experiments/00_start.ipynb #dcece46b
 def n_processes(
-    config: TrainConfig,  # resolved
+    config: ResolvedConfig,
 ) -> int:
     "How many processes of this machine train together."
     gpus = count_gpus() if config.device in ("auto", "cuda") else 0
@@ -50,13 +50,13 @@ def n_processes(
     return n
 
 # %% ../../nbs/experiments/00_start.ipynb #9fe4b15b
-def norm_of(config: TrainConfig) -> str:
+def norm_of(config: ResolvedConfig) -> str:
     "The kind of ABN that a run trains with."
     return norm_on(chosen_device(config.device), config.precision, config.norm)
 
 
 def fresh_segmenter(
-    config: TrainConfig,  # resolved
+    config: ResolvedConfig,
     step: Step,
 ) -> Segmenter:
     "A segmenter of all classes up to `step`, its body pretrained as the configuration says."
@@ -84,9 +84,9 @@ def load_published(body: nn.Module, backbone: str, folder: Path) -> None:
 
 # %% ../../nbs/experiments/00_start.ipynb #e47fc0b6
 def parent_folder(
-    config: TrainConfig,  # resolved
+    config: ResolvedConfig,
     task: Task,
-    step: int,            # at least 1
+    step: int,  # at least 1
 ) -> Path:
     "The finished step that `step` starts from; InputError where there is none."
     auto = config.parent == "auto"
@@ -101,7 +101,7 @@ def parent_folder(
     return path
 
 
-def parent_segmenter(path: Path, step: Step, config: TrainConfig) -> Segmenter:
+def parent_segmenter(path: Path, step: Step, config: ResolvedConfig) -> Segmenter:
     "The parent's segmenter, of exactly the classes that `step` calls old."
     parent = open_step(path, chosen_device(config.device), with_old=False, norm=norm_of(config))
     for name in ("backbone", "output_stride"):
@@ -116,14 +116,15 @@ def parent_segmenter(path: Path, step: Step, config: TrainConfig) -> Segmenter:
 
 # %% ../../nbs/experiments/00_start.ipynb #94e6f969
 def label_maps(
-    config: TrainConfig,  # resolved, with pseudo_dir
+    config: ResolvedConfig,  # with pseudo_dir
     task: Task,
     data: SegmentationFolder,
-    step: Step,           # a later one
-) -> tuple[Split, dict]:  # its images with label maps for masks; what they hold, for the record
+    step: Step,              # a later one
+) -> tuple[Split, dict]:     # its images with label maps for masks; what they hold, for the record
     "The label maps of a step, in place of its masks."
     split = data.train_of(step.index)
     part = split.at(step.images(split.labels))
-    folder = at_root(config.pseudo_dir.replace("{step}", str(step.index)))
+    named = require(config.pseudo_dir, "the configuration names no pseudo_dir")
+    folder = at_root(named.replace("{step}", str(step.index)))
     checked, coverage = pseudo_label_split(part, folder, task.classes, step.groups[step.index])
     return checked, {"folder": shown(folder), **coverage._asdict()}

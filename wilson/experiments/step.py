@@ -13,7 +13,7 @@ from contextlib import contextmanager, ExitStack, suppress
 from pathlib import Path
 
 from ..core.distributed import agreed, first
-from ..core.errors import InputError
+from ..core.errors import InputError, require
 from ..core.files import written_aside
 from ..core.paths import shown
 from ..data.label_edits import EDITS_FILE
@@ -30,17 +30,16 @@ from .build import prepared
 from .measure import headline, measured, training_images, views_of
 from .start import label_maps, parent_folder
 from ..loading.workers import checked_while_waiting
-from ..run.config import TrainConfig
 from ..run.folder import claim, emptied, held, parent_lock, step_path, StepResult
 from ..run.opened import recorded_parent
-from ..run.presets import identity
+from ..run.presets import ResolvedConfig, identity
 
 # %% auto #0
 __all__ = ['train_step', 'run_of', 'reported', 'roomy', 'edits_said', 'earlier_scores']
 
 # %% ../../nbs/experiments/03_step.ipynb #5a28d977
 def train_step(
-    config: TrainConfig,       # resolved
+    config: ResolvedConfig,
     task: Task,
     data: SegmentationFolder,
     index: int,                # of the step
@@ -85,8 +84,9 @@ def _recorded_hash(folder: StepFolder, weights: Path) -> str:
     recorded = None
     with suppress(InputError, LookupError, TypeError):  # `claim` names what is wrong with the record
         recorded = (folder.read("config.json") or {})["identity"]["parent"]
-    known = isinstance(recorded, str) and is_of_weights(recorded, weights)
-    return recorded if known else weights_hash(weights)
+    if isinstance(recorded, str) and is_of_weights(recorded, weights):
+        return recorded
+    return weights_hash(weights)
 
 
 def run_of(folder: StepFolder, anew: bool) -> str:
@@ -149,8 +149,8 @@ def edits_said(
         images = "image" if edits.corrected == 1 else "images"
         said.append(f"    label edits: {edits.corrected} {images} corrected, {edits.excluded} excluded "
                     f"({shown(edits.file)})" + (f"; {len(edits.others)} of other lists" * bool(edits.others)))
-    if record.get("parent"):
-        before = StepFolder(recorded_parent(folder.path, record)).read("config.json")
+    if parent := recorded_parent(folder.path, record):
+        before = require(StepFolder(parent).read("config.json"), f"{shown(parent)} has no config.json")
         if before["identity"].get("label_edits") != record["identity"].get("label_edits"):
             said.append("    label edits: those of the step it starts from were others")
     return said
@@ -167,7 +167,7 @@ def _reused(folder: StepFolder, index: int, later: str) -> StepResult:
     return StepResult(folder.path, index, True, metrics)
 
 
-def _trained(trainer: Trainer, config: TrainConfig, data: SegmentationFolder, step: Step, action: str,
+def _trained(trainer: Trainer, config: ResolvedConfig, data: SegmentationFolder, step: Step, action: str,
              labelled: Split | None) -> StepResult:
     folder, method = trainer.folder, trainer.method
     if action == "resume":
@@ -194,8 +194,9 @@ def _trained(trainer: Trainer, config: TrainConfig, data: SegmentationFolder, st
     with eagerly():
         scores = measured(views_of(method, step), config, data, device, labels)
     folder.write("details.json", scores.pop("details"), indent=None)
+    speed = trainer.images_per_second
     metrics = {"step": step.index, "seconds": round(trainer.cost.seconds, 1),
-               "images_per_second": round(trainer.images_per_second, 1), "cost": cost.record(),
+               "images_per_second": None if speed is None else round(speed, 1), "cost": cost.record(),
                **scores}
     if (before := earlier_scores(folder)) is not None:
         metrics["across_steps"] = {p: across_steps([*(headline(s[p], config.later) for s in before), score])

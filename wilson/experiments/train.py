@@ -34,7 +34,7 @@ from ..loading.loader import EpochBatches
 from ..run.config import TrainConfig
 from ..run.dataset import chosen_dataset, open_data
 from ..run.folder import held, rebuild_results, step_path, StepResult
-from ..run.presets import of_step, resolved, task_of
+from ..run.presets import ResolvedConfig, of_step, resolved, task_of
 
 # %% auto #0
 __all__ = ['ready', 'train', 'train_steps']
@@ -42,7 +42,7 @@ __all__ = ['ready', 'train', 'train_steps']
 # %% ../../nbs/experiments/04_train.ipynb #cd94bd0f
 def ready(
     config: TrainConfig,
-) -> tuple[TrainConfig, list[int]]:
+) -> tuple[ResolvedConfig, list[int]]:
     "The configuration resolved, and the steps to train; InputError where one of them cannot be."
     config = resolved(config, chosen_dataset(config))
     task = task_of(config)
@@ -65,7 +65,7 @@ def ready(
     return config, steps
 
 
-def _checked(config: TrainConfig, task: Task, data: SegmentationFolder, index: int) -> int | None:
+def _checked(config: ResolvedConfig, task: Task, data: SegmentationFolder, index: int) -> int | None:
     "What can be known of a step before the first is trained; returns the number of its images, if known."
     size = None
     later, joint = index > 0, config.method == "joint"
@@ -112,7 +112,7 @@ def train(
 
 
 def train_steps(
-    config: TrainConfig,   # resolved
+    config: ResolvedConfig,
     steps: Sequence[int],
     stop: Stop,
 ) -> list[StepResult]:
