@@ -17,8 +17,7 @@ from ..core.errors import InputError, did_you_mean
 from ..core.paths import at_root, shown
 from ..experiments.grid import distinct, member_config, step_folders, steps_of
 from ..experiments.plan import Planned, duration, planned
-from ..run.config import TrainConfig
-from ..run.presets import of_step
+from ..run.presets import ResolvedConfig, of_step
 from ..run.records import read_records
 
 # %% auto #0
@@ -83,9 +82,9 @@ FORWARD = 2 * 70e9  # operations for an image of 512×512: ResNet-101, output st
 
 
 def images_of(
-    config: TrainConfig,  # resolved
+    config: ResolvedConfig,
     step: int,
-) -> int | None:          # None: not of a published protocol
+) -> int | None:  # None: not of a published protocol
     "The training images of a step, as published."
     if config.dataset == "coco-voc":
         return COCO_VOC_SIZES[step]
@@ -98,12 +97,12 @@ def images_of(
 
 
 def operations(
-    config: TrainConfig,  # resolved
+    config: ResolvedConfig,
     step: int,
-) -> float | None:        # additions and multiplications
+) -> float | None:  # additions and multiplications
     "The arithmetic of a step's networks, at least."
     images, with_old = images_of(config, step), step and config.method not in ("finetune", "joint")
-    if images is None or config.crop_size is None:
+    if images is None:
         return None
     scale = (4 if with_old else 3) * (config.crop_size / 512) ** 2
     return images * int(of_step(config, "epochs", step)) * FORWARD * scale

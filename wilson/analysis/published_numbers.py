@@ -14,8 +14,8 @@ from .published_tables import COPIED, DRAWN, FIGURE_4, LATER_WORK, MASKS_DISJOIN
 from .published_tables import MASKS_SEVERAL_STEPS, NOTES, PAPER, RASP, RASP_ABLATIONS
 from .published_tables import SEVERAL_STEPS, TABLE_1, TABLE_2, TABLE_3, TABLE_4, TABLE_5
 from .published_tables import VIT_COCO_VOC, VIT_SEVERAL_STEPS
-from ..run.config import TrainConfig, parsed
-from ..run.presets import resolved
+from ..run.config import parsed
+from ..run.presets import ResolvedConfig, resolved
 
 # %% auto #0
 __all__ = ['ANCHORS', 'VARIED', 'MINDED', 'Anchor', 'anchors', 'anchor_for', 'caveats']
@@ -137,7 +137,7 @@ MINDED = ("backbone", "pretrained", "crop_size", "crop_size_val", "batch_size", 
 
 
 @cache
-def _published_config(index: int) -> TrainConfig:
+def _published_config(index: int) -> ResolvedConfig:
     a = ANCHORS[index]
     given = {"dataset": a.dataset, "task": a.task, **(a.parameters or {})}
     return resolved(parsed(given if a.overlap is None else given | {"overlap": a.overlap}), a.dataset)

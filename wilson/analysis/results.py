@@ -29,10 +29,10 @@ from ..evaluation.pictures import class_colours, classes_over
 from ..experiments.measure import fixed_images, measured
 from ..pseudo.step_targets import taught_labels
 from ..pseudo.targets import TargetRule
-from ..run.config import TrainConfig
 from ..run.folder import StepResult
 from ..run.images import recorded_data
 from ..run.opened import open_step
+from ..run.presets import ResolvedConfig
 
 # %% auto #0
 __all__ = ['LABEL_MAPS', 'result_table', 'result_figure', 'evaluate_step', 'Prediction', 'predict', 'data_roots', 'moved',
@@ -46,10 +46,11 @@ def result_table(
     groups = ("old", "new", "base", "added", "all")
     lines = [f"{'step':6}{'scored':22}" + "".join(f"{g:>8}" for g in groups)]
     for result in results:
-        kinds = {f"{p}": s for p, s in result.metrics["scores"].items()}
-        if "localizer" in result.metrics:
-            kinds["localizer"] = result.metrics["localizer"]
-        taught = result.metrics.get("pseudo_labels", {})
+        metrics = result.metrics or {"scores": {}}
+        kinds = {f"{p}": s for p, s in metrics["scores"].items()}
+        if "localizer" in metrics:
+            kinds["localizer"] = metrics["localizer"]
+        taught = metrics.get("pseudo_labels", {})
         kinds |= {f"taught: {name.replace('_', ' ')}": score for name, score in taught.items()}
         for kind, score in kinds.items():
             values = (score["miou"][g] for g in groups)
@@ -142,12 +143,12 @@ def predict(
     return predictions
 
 
-def data_roots(config: TrainConfig) -> list[str]:
+def data_roots(config: ResolvedConfig) -> list[str]:
     "Folders of the data that a run was trained on."
     return [root for root in (config.data_root, config.voc_root) if root]
 
 
-def moved(config: TrainConfig, data_root: Path | str | None) -> TrainConfig:
+def moved(config: ResolvedConfig, data_root: Path | str | None) -> ResolvedConfig:
     "The configuration of a run whose data lies elsewhere now."
     return config if data_root is None else replace(config, data_root=str(data_root))
 
