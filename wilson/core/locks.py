@@ -9,6 +9,7 @@ import json
 import os
 import secrets
 import time
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -128,6 +129,9 @@ def _flock(handle: int, shared: bool) -> bool | None:
         return None
 
 
+_locks: weakref.WeakSet[FileLock] = weakref.WeakSet()  # of this process
+
+
 class FileLock:
     "A lock that this process holds on the file at `path`; `file` is open to append to."
 
@@ -140,6 +144,7 @@ class FileLock:
             self.file = open(path, "rb", buffering=0)  # where nothing can be written
         self.path, self.shared, self._pid = path, shared, os.getpid()
         self._holder: Path | None = None
+        _locks.add(self)
 
     def _take(self) -> bool:
         got, alone = _flock(self.file.fileno(), self.shared), self.path.with_name(f"{self.path.name}.holder")
@@ -185,6 +190,16 @@ class FileLock:
             with suppress(OSError):
                 fcntl.flock(self.file, fcntl.LOCK_UN)
         self.file.close()
+
+
+def _close_after_fork() -> None:
+    "A forked process that kept the files open would keep the locks of a parent that is killed."
+    for lock in list(_locks):
+        lock.file.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_after_fork)
 
 # %% ../../nbs/core/04_locks.ipynb #01eb441d
 def try_lock(
