@@ -280,9 +280,9 @@ def test_two_writers_of_label_edits(tmp_path, kind, unflushed):
 def test_two_studios_note_of_one_image(tmp_path, unflushed):
     "A flag, a note and labels of one image at once, forty images: nothing of it is lost."
     side = SimpleNamespace(opened=SimpleNamespace(
-        config=SimpleNamespace(data_root=str(tmp_path), runs_dir=str(tmp_path / "runs")), task=SimpleNamespace(classes=VOC)))
+        config=SimpleNamespace(data_root=str(tmp_path), runs_dir=str(tmp_path / "runs")), task=SimpleNamespace(classes=VOC)), data=SimpleNamespace(root=tmp_path))
     parts = ({"flag": True}, {"note": "blurred"}, {"add": ["cat"], "remove": []}, {"add": ["dog"], "remove": []})
-    studios = [Noting(SimpleNamespace(sides=[side])) for _ in parts]
+    studios = [Noting(SimpleNamespace(side=lambda number: side)) for _ in parts]
     for n in range(40):
         at_once = threading.Barrier(len(parts))
 

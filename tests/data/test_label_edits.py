@@ -305,7 +305,7 @@ def test_a_run_from_before_these_parameters(tmp_path):
     config = resolved(parsed(PARAMETERS), "shapes")
     new = ("label_edits", "affinity_iterations", "affinity_dilations", "thresholds")
     older = {n: v for n, v in asdict(config).items() if n not in new}
-    assert recorded_config({"parameters": older}) == config
+    assert asdict(recorded_config({"parameters": older})) == asdict(config)
     for step in (0, 1):
         folder, same = StepFolder(tmp_path / f"step{step}"), identity(config, step, {})
         folder.write("config.json", {"step": step, "identity": {n: v for n, v in same.items() if n not in new}})
