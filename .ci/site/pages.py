@@ -28,7 +28,7 @@ PACKAGES = {"core": "Core",
             "analysis": "Analysis",
             "widgets": "Widgets",
             "cli": "Command line"}
-TEXTS = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+TEXTS = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md", "SECURITY.md": "security.md"}
 
 
 def without_directives(cell: dict) -> dict:
@@ -75,7 +75,8 @@ def main(target: Path, run: list[str]) -> None:
     shutil.copytree(REPO / "wilson/widgets/browser", target / "widgets/browser")
     for name, page in TEXTS.items():
         text = (REPO / name).read_text(encoding="utf-8")
-        (target / page).write_text(re.sub(r"\]\(nbs/", "](", text), encoding="utf-8")
+        linked = re.sub(r"\]\((\w+\.md)\)", lambda link: f"]({TEXTS.get(link[1], link[1])})", text)  # to each other
+        (target / page).write_text(re.sub(r"\]\(nbs/", "](", linked), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -393,7 +393,7 @@ class Hidden:
     def find_spec(self, name, path=None, target=None):
         if name in ("fcntl", "resource", "termios"): raise ImportError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Hidden())
-for name in ("SIGUSR1", "SIGUSR2", "SIGHUP", "SIGALRM", "SIGQUIT", "pthread_sigmask", "sigwaitinfo"): delattr(signal, name)
+for name in ("SIGUSR1", "SIGUSR2", "SIGHUP", "SIGALRM", "SIGQUIT", "pthread_sigmask", "sigwaitinfo", "sigtimedwait"): delattr(signal, name)
 for name in ("posix_fallocate", "sched_getaffinity"): delattr(os, name)
 """
 WORK = """

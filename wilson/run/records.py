@@ -36,7 +36,7 @@ def _require(fits: bool, file: str, name: str, expected: str) -> None:
 
 def _is_number(value: Any) -> bool:
     "A finite number of a size that sums and plots can take; whole numbers of JSON may have any length."
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e18
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e100
 
 
 def _is_value(value: Any) -> bool:
