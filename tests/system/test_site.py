@@ -53,8 +53,8 @@ def test_in_a_browser(site, page):  # noqa: F811
         page.locator("h1", has_text="Norms").wait_for()
         assert page.locator("math").count() == 4 and page.locator("math").first.bounding_box()["height"] > 10
         page.goto(f"{home}/search.html?q=embedding_bag")
-        page.locator("#search-results a", has_text="Affinity").first.click()
-        page.locator("h1", has_text="Affinity").wait_for()
+        page.locator("#search-results a", has_text="PAMR").first.click()
+        page.locator("h1", has_text="PAMR").wait_for()
         assert not wrong
     finally:
         server.shutdown()
