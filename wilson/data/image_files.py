@@ -27,7 +27,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from ..core.c_warnings import caught_warnings
+from .c_warnings import caught_warnings
 from ..core.errors import InputError
 
 # %% auto #0
