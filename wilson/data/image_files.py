@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-import torch
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.ImageFile import ImageFile
@@ -202,6 +201,7 @@ _LEFT_OVER = re.compile(r"Corrupt JPEG data: [1-7] extraneous bytes before marke
 
 def decode_jpeg_data(path: Path | str, content: bytes) -> np.ndarray:  # H, W, 3 uint8
     "The pixels of a JPEG as they are stored; an error that names the file if the data is damaged."
+    import torch  # slow to import, and only pixels need it
     from torchvision.io import ImageReadMode, decode_jpeg
     encoded = torch.frombuffer(bytearray(content), dtype=torch.uint8)
     with caught_warnings() as lines:

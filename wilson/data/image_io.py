@@ -8,16 +8,18 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
 from ..core.errors import InputError
 from .classes import palette
 from .image_files import MissingFileInputError, decode_jpeg_data, file_error, open_image, png_data
 from .image_files import read_file
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # %% auto #0
 __all__ = ['orientation', 'upright', 'small_copy', 'decode_image', 'read_image', 'image_size', 'decode_mask', 'read_mask',
@@ -95,6 +97,7 @@ def read_image(
     path: Path | str,  # JPEG, PNG, WebP or GIF
 ) -> Tensor:           # 3, H, W uint8 RGB, channels last in memory
     "Decode an image, upright as viewers show it; the error names the file."
+    import torch  # slow to import, and only pixels need it
     try:
         content = read_file(path)
     except MissingFileInputError:

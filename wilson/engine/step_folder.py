@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..core.distributed import first
 from ..core.errors import InputError
 from ..core.files import written_aside
 from ..core.paths import shown
@@ -83,6 +82,7 @@ class StepFolder:
 
     def write(self, name: str, content: Mapping[str, Any], indent: int | None = 1) -> None:
         "Write a JSON file of the folder, whole or not at all; of several ranks the first does."
+        from wilson.core.distributed import first  # imports torch, which reading does not need
         if not first():
             return
         with written_aside(self.path / name) as aside:
@@ -107,6 +107,7 @@ class StepFolder:
 
     def log(self, message: str) -> None:
         "Say a line and keep it in log.txt; of several ranks the first does."
+        from wilson.core.distributed import first
         if not first():
             return
         print(message, flush=True)

@@ -30,8 +30,7 @@ from .build import prepared
 from .measure import headline, measured, training_images, views_of
 from .start import label_maps, parent_folder
 from ..loading.workers import checked_while_waiting
-from ..run.folder import claim, emptied, held, parent_lock, step_path, StepResult
-from ..run.opened import recorded_parent
+from ..run.folder import claim, emptied, held, parent_lock, recorded_parent, step_path, StepResult
 from ..run.presets import ResolvedConfig, identity
 
 # %% auto #0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,14 +22,15 @@ from ..core.locks import LockTimeout, file_lock, is_locked
 from ..core.paths import at_root, shown
 from ..core.processes import is_running
 from ..core.terminals import ESCAPES
+from ..data.classes import Classes
 from ..data.tasks import Task
 from ..engine.step_folder import MAPS_FOLDER, OWN_FOLDERS, STATE_FILES, StepFolder
 from .config import TrainConfig
-from .presets import ResolvedConfig
+from .presets import ResolvedConfig, resolved, task_of
 
 # %% auto #0
-__all__ = ['step_path', 'claim', 'as_now', 'recorded_config', 'emptied', 'lock_path', 'held', 'parent_lock', 'is_held',
-           'one_line', 'rebuild_results', 'StepResult']
+__all__ = ['step_path', 'claim', 'as_now', 'recorded_config', 'recorded_parent', 'recorded_task', 'emptied', 'lock_path', 'held',
+           'parent_lock', 'is_held', 'one_line', 'rebuild_results', 'StepResult']
 
 # %% ../../nbs/run/03_folder.ipynb #bd7168d4
 def step_path(
@@ -98,6 +100,28 @@ def recorded_config(record: Mapping[str, Any]) -> TrainConfig:
     if not isinstance(recorded, dict):
         raise InputError("it has no parameters")
     return TrainConfig(**{n: v for n, v in recorded.items() if n in known})
+
+
+def recorded_parent(
+    folder: Path,               # of a step
+    record: Mapping[str, Any],  # its config.json
+) -> Path | None:               # None for a step that starts from no other
+    "The folder of the step that a step started from, where it was at that time."
+    parent = record.get("parent")
+    return Path(os.path.normpath(folder / parent["path"])) if parent else None
+
+
+def recorded_task(
+    record: Mapping[str, Any],  # of config.json
+    config: TrainConfig,        # of the same
+) -> Task:
+    "The task of a recorded step, from its record alone where that holds the classes."
+    if "dataset" not in record:
+        return task_of(resolved(config, config.dataset))
+    names, ids, colours, tasks = (record["dataset"][k] for k in ("names", "ids", "colours", "tasks"))
+    classes = Classes(record["dataset"]["dataset"], tuple(names), tuple(ids),
+                      colours and tuple(map(tuple, colours)), tuple(map(tuple, tasks)))
+    return Task(classes, config.task, config.overlap)
 
 # %% ../../nbs/run/03_folder.ipynb #a01ff520
 def emptied(folder: StepFolder) -> None:

@@ -15,7 +15,6 @@ import torch
 
 from ..core.errors import InputError, did_you_mean
 from ..core.paths import at_root, shown
-from ..data.classes import Classes
 from ..data.label_edits import EDITS_FILE
 from ..data.tasks import Step, Task
 from ..engine.checkpoint import is_of_weights, fill, read_weights, WEIGHTS_FILES, weights_hash
@@ -25,14 +24,12 @@ from ..models.localizer import Localizer
 from ..models.norms import norm_for
 from ..models.segmenter import Segmenter, freeze, make_segmenter
 from ..pseudo.targets import TargetRule
-from .config import TrainConfig
-from .folder import recorded_config
+from .folder import recorded_config, recorded_task
 from .parameters import numbers
-from .presets import ResolvedConfig, resolved, task_of
+from .presets import ResolvedConfig, resolved
 
 # %% auto #0
-__all__ = ['OpenedStep', 'target_rule', 'open_step', 'own_runs_dir', 'parent_link', 'recorded_parent', 'parent_path',
-           'recorded_task']
+__all__ = ['OpenedStep', 'target_rule', 'open_step', 'own_runs_dir', 'parent_link', 'parent_path']
 
 # %% ../../nbs/run/05_opened.ipynb #b1d29854
 @dataclass(frozen=True)
@@ -140,19 +137,6 @@ def parent_link(parent: Path, folder: Path) -> dict[str, str]:
     # relative, so that a runs folder may be moved
     return {"path": os.path.relpath(parent, folder), "hash": weights_hash(parent / WEIGHTS_FILES["last"])}
 
-
-def recorded_parent(
-    folder: Path,               # of a step
-    record: Mapping[str, Any],  # its config.json
-) -> Path | None:               # None for a step that starts from no other
-    "The folder of the step that a step started from, where it was at that time."
-    parent = record.get("parent")
-    return _beside(folder, parent["path"]) if parent else None
-
-
-def _beside(folder: Path, path: str) -> Path:
-    return Path(os.path.normpath(folder / path))
-
 # %% ../../nbs/run/05_opened.ipynb #aef11832
 def parent_path(
     folder: StepFolder,
@@ -166,7 +150,7 @@ def parent_path(
         raise InputError(f"{shown(folder.path / 'config.json')} does not say from which step this one "
                          f"started; expected a parent with path and hash.")
     # first where it was; then the step of that name beside this one, if only a part was moved
-    places = [_beside(folder.path, path), runs_dir.joinpath(*Path(path).parts[-3:])]
+    places = [Path(os.path.normpath(folder.path / path)), runs_dir.joinpath(*Path(path).parts[-3:])]
     there = [p for p in places if _is_step(p)]
     for place in there:
         if is_of_weights(recorded, place / WEIGHTS_FILES["last"]):
@@ -192,16 +176,3 @@ def _parent(
     freeze(old)
     return old
 
-
-# %% ../../nbs/run/05_opened.ipynb #5db0bfb7
-def recorded_task(
-    record: Mapping[str, Any],  # of config.json
-    config: TrainConfig,        # of the same
-) -> Task:
-    "The task of a recorded step, from its record alone where that holds the classes."
-    if "dataset" not in record:
-        return task_of(resolved(config, config.dataset))
-    names, ids, colours, tasks = (record["dataset"][k] for k in ("names", "ids", "colours", "tasks"))
-    classes = Classes(record["dataset"]["dataset"], tuple(names), tuple(ids),
-                      colours and tuple(map(tuple, colours)), tuple(map(tuple, tasks)))
-    return Task(classes, config.task, config.overlap)

@@ -30,8 +30,8 @@ from ..models.localizer import Localizer
 from ..models.segmenter import Segmenter, make_segmenter
 from ..models.weights import check_finite, found_instead, read_foreign, state_of, unwrapped
 from .config import TrainConfig
-from .folder import emptied, held, parent_lock, step_path
-from .opened import open_step, parent_link, recorded_parent
+from .folder import emptied, held, parent_lock, recorded_parent, step_path
+from .opened import open_step, parent_link
 from .presets import ResolvedConfig, of_step, resolved, task_of
 
 # %% auto #0

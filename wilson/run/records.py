@@ -17,8 +17,7 @@ from ..core.errors import InputError, did_you_mean
 from ..core.paths import at_root, shown
 from ..engine.step_folder import StepFolder
 from .config import TrainConfig
-from .folder import one_line, recorded_config
-from .opened import recorded_parent, recorded_task
+from .folder import one_line, recorded_config, recorded_parent, recorded_task
 from .parameters import BY_STEP
 from .presets import resolved
 
