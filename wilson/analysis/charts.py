@@ -10,11 +10,9 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib import pyplot as plt
-from matplotlib.figure import Figure
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from .tables import groups_of
 from ..core.errors import InputError
@@ -22,6 +20,9 @@ from ..core.paths import shown
 from ..engine.step_folder import StepFolder
 from ..run.folder import one_line
 from ..run.records import Record, Variant
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # %% auto #0
 __all__ = ['COLOURS', 'STROKES', 'MARKS', 'styles', 'curve', 'learning_curves', 'score_plot', 'chain', 'step_curves',
@@ -40,6 +41,7 @@ def styles(labels: Sequence[str]) -> dict[str, dict]:
 
 
 def _framed(width: float, height: float, rows: int = 1, columns: int = 1, **how) -> tuple[Figure, np.ndarray]:
+    from matplotlib import pyplot as plt  # slow to import, and only pictures need it
     figure, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False, layout="constrained",
                                 **how)
     plt.close(figure)  # shown where it is asked for, not at once
@@ -57,6 +59,7 @@ def curve(
     tag: str,    # as TensorBoard shows it: "miou/all", "loss/segmentation", "iou/dog"
 ) -> dict[int, float]:  # by epoch; empty where there is none
     "One scalar of a step over its epochs."
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     events = EventAccumulator(str(step), size_guidance={"scalars": 0, "images": 1, "histograms": 1})
     events.Reload()
     return {e.step: e.value for e in events.Scalars(tag)} if tag in events.Tags()["scalars"] else {}

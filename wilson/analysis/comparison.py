@@ -9,13 +9,11 @@ import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from .charts import class_scores, forgetting, learning_curves, parameter_plot, score_plot
 from .charts import step_curves, varied
 from .confusion import confusion_matrix, reliability
-from .figures import save_figure
 from .published_numbers import anchor_for, anchors, caveats
 from ..core.errors import InputError, did_you_mean
 from ..core.files import made_folder
@@ -25,6 +23,9 @@ from ..run.records import Record, Variant, chosen, read_records, variants
 from .tables import (ENDINGS, FORMATS, Column, Table, class_table, cost_table, label_table, protocols_of,
                                    score_table, step_table)
 from ..core.paths import shown
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # %% auto #0
 __all__ = ['FIGURES', 'TABLES', 'compared', 'published_table', 'figures', 'write_figures', 'figure_files', 'table_of',
@@ -125,6 +126,7 @@ def write_figures(
     overwrite: bool = False,     # replace files that wilson has not written, also in a data set
 ) -> list[Path]:
     "Write figures as PNG and PDF."
+    from wilson.analysis.figures import save_figure  # imports torch and matplotlib
     OutputFolder(out, overwrite).check(figure_files(made))
     out = made_folder(at_root(out))
     return [file for name, figure in made.items()

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from .charts import _framed, details, styles
-from ..evaluation.evaluate import calibration_error
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # %% auto #0
 __all__ = ['confusion_matrix', 'reliability']
@@ -50,6 +52,7 @@ def reliability(
     kind: str = "new",                            # "background" | "old" | "new" classes
 ) -> Figure | None:                               # None where no step has kept it
     "Share of right pairs of pixel and class by the probability that the target gave."
+    from wilson.evaluation.evaluate import calibration_error  # imports torch
     kept = {label: found["calibration"][kind] for label, path in steps.items()
             if (found := details(path)) and "calibration" in found}
     if not kept:

@@ -5,25 +5,33 @@
 # %% ../../nbs/analysis/03_tables.ipynb #936573ae
 from __future__ import annotations
 
+import csv
+import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
 from ..core.paths import markdown_text, one_line
 from ..core.templates import html_table
-from ..evaluation.metrics import across_steps
 from ..run.records import Record, Variant
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 # %% auto #0
-__all__ = ['FORMATS', 'ENDINGS', 'PROTOCOLS', 'Column', 'Table', 'markdown', 'latex', 'comma_separated', 'html', 'groups_of',
-           'protocols_of', 'score_table', 'class_table', 'step_table', 'label_table', 'cost_table']
+__all__ = ['FORMATS', 'ENDINGS', 'PROTOCOLS', 'mean_and_spread', 'Column', 'Table', 'markdown', 'latex', 'comma_separated',
+           'html', 'groups_of', 'protocols_of', 'score_table', 'class_table', 'step_table', 'label_table', 'cost_table']
+
+# %% ../../nbs/analysis/03_tables.ipynb #f7cb4f41
+def mean_and_spread(
+    values: Sequence[float],
+) -> tuple[float, float, int]:
+    "Mean, standard deviation of the sample and number; NaN where there are too few values."
+    if not values:
+        return math.nan, math.nan, 0
+    count, mean = len(values), math.fsum(values) / len(values)
+    squares = math.fsum((v - mean) ** 2 for v in values)
+    return mean, math.sqrt(squares / (count - 1)) if count > 1 else math.nan, count
 
 # %% ../../nbs/analysis/03_tables.ipynb #643db917
 @dataclass(frozen=True)
@@ -43,30 +51,27 @@ class Table:
     notes: tuple[str, ...] = ()
 
     @cached_property
-    def statistics(self) -> pd.DataFrame:  # columns: mean, std, count
+    def statistics(self) -> dict[tuple[str, int], tuple[float, float, int]]:
         "Mean, standard deviation and number of the values of each cell, by label and place of the column."
-        import pandas as pd  # only where a table is written
-        values = [(label, k, value) for label, cells in self.rows.items()
-                  for k, cell in enumerate(cells) for value in cell if value is not None]
-        found = pd.DataFrame(values, columns=["row", "column", "value"]).astype({"value": float})
-        found = found.groupby(["row", "column"])["value"].agg(["mean", "std", "count"])
-        found = found.reindex(pd.MultiIndex.from_product([[*self.rows], range(len(self.columns))]))
-        return found.fillna({"count": 0}).astype({"count": int})
+        return {(label, k): mean_and_spread([v for v in cell if v is not None])
+                for label, cells in self.rows.items() for k, cell in enumerate(cells)}
 
     def best(self) -> set[tuple[str, int]]:
         "Row and column of the best means; none in a column where all are equal."
         found: set[tuple[str, int]] = set()
-        for k, means in self.statistics["mean"].dropna().groupby(level=1):
-            better, digits = self.columns[k].better, self.columns[k].digits
-            means = means.map(lambda mean: round(mean, digits))  # as it is written, so that equals are marked
-            if better != "neither" and means.nunique() > 1:
-                found |= {*means.index[means == (means.max() if better == "more" else means.min())]}
+        for k, column in enumerate(self.columns):
+            # rounded as they are written, so that equals are marked
+            means = {label: round(mean, column.digits) for label in self.rows
+                     if not math.isnan(mean := self.statistics[label, k][0])}
+            if column.better != "neither" and len({*means.values()}) > 1:
+                best = (max if column.better == "more" else min)(means.values())
+                found |= {(label, k) for label, mean in means.items() if mean == best}
         return found
 
     def texts(self, bold: str, dash: str = "–", plus_minus: str = "±") -> list[list[str]]:
         "The rows as text, their labels first; `bold` is a template such as `**{}**`."
         best, made = self.best(), {label: [label] for label in self.rows}
-        for (label, k), mean, std, _ in self.statistics.itertuples(name=None):
+        for (label, k), (mean, std, _) in self.statistics.items():
             digits, form = self.columns[k].digits, bold if (label, k) in best else "{}"
             spread = "" if math.isnan(std) else f" {plus_minus} {std:.{digits}f}"
             made[label].append(dash if math.isnan(mean) else form.format(f"{mean:.{digits}f}") + spread)
@@ -114,10 +119,14 @@ def _field(text: str) -> str:
 
 def comma_separated(table: Table) -> str:
     "A header and one line per row; an empty field where there is no value."
-    import pandas as pd
     names = [_field(f"{c.name}{part}") for c in table.columns for part in ("", " std", " n")]
-    values = table.statistics.astype(object).to_numpy().reshape(len(table.rows), len(names))
-    return pd.DataFrame(values, [*map(_field, table.rows)], names).to_csv(lineterminator="\n")
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["", *names])
+    for label in table.rows:
+        values = [x for k in range(len(table.columns)) for x in table.statistics[label, k]]
+        writer.writerow([_field(label), *("" if math.isnan(x) else x for x in values)])
+    return text.getvalue()
 
 
 def html(table: Table) -> str:
@@ -194,6 +203,7 @@ def _over_steps(record: Record, at: Mapping, protocol: str) -> list[float | None
     scores = [r.metrics()["scores"].get(protocol) for r in chain if r.miou]
     if None in scores or len(scores) < len(chain) or chain[0].step:
         return [record.miou.get(protocol, {}).get("all"), None, None]
+    from wilson.evaluation.metrics import across_steps  # imports torch
     try:
         across = across_steps(scores)
     except (ValueError, LookupError):  # the steps before are of other classes: a run put together by hand
