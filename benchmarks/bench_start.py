@@ -1,7 +1,7 @@
 """How long one waits before anything happens: `python benchmarks/bench_start.py`.
 
-Imports in fresh processes (medians of five, taking turns, warm file cache) beside torch's own; then a kernel's way from nothing to the first
-picture of the tour, as JupyterLab runs it.
+Imports in fresh processes (medians of five, taking turns, warm file cache) beside torch's own; commands that read small files, as multiples of
+Python with numpy; then a kernel's way from nothing to the first picture of the tour, as JupyterLab runs it.
 """
 from __future__ import annotations
 
@@ -17,14 +17,20 @@ from nbclient import NotebookClient
 REPO = Path(__file__).resolve().parents[1]
 IMPORTS = ("torch", "torch, torchvision", "wilson", "wilson.evaluation.maps", "wilson.experiments.train", "wilson.widgets.studio")
 
+# without a runs folder, `compare` ends with an error after its imports
+COMMANDS = ("--version", "train --help", "runs --runs-dir gone", "compare --runs-dir gone")
+
+
+def process(*arguments: str, check: bool = True) -> float:
+    "Seconds of a Python process."
+    begin = time.perf_counter()
+    subprocess.run([sys.executable, *arguments], check=check, cwd=REPO, capture_output=True)
+    return time.perf_counter() - begin
+
 
 def imported(names: str) -> float:
     "Seconds of a fresh process that imports, less those of one that does nothing."
-    def taken(code: str) -> float:
-        begin = time.perf_counter()
-        subprocess.run([sys.executable, "-c", code], check=True, cwd=REPO)
-        return time.perf_counter() - begin
-    return taken(f"import {names}") - taken("pass")
+    return process("-c", f"import {names}") - process("-c", "pass")
 
 
 def first_picture() -> float:
@@ -49,6 +55,10 @@ def main() -> None:
     for names, spent in times.items():
         beyond = "" if names in ("torch", "wilson") else f", {statistics.median(spent) - torch_alone:.2f} beyond torch"
         print(f"import {names:26} {statistics.median(spent):5.2f} s{beyond}")
+    numpy_alone = statistics.median(process("-c", "import numpy") for _ in range(5))
+    for command in COMMANDS:
+        spent = statistics.median(process("-m", "wilson", *command.split(), check=False) for _ in range(5))
+        print(f"wilson {command:26} {spent:5.2f} s, {spent / numpy_alone:.1f} times Python with numpy")
     print(f"first picture of the tour {statistics.median(first_picture() for _ in range(3)):.1f} s")
 
 

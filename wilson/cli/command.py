@@ -13,6 +13,7 @@ from dataclasses import fields
 from types import UnionType
 from typing import Any, get_args, get_origin
 
+from .. import __version__
 from .data_commands import run_prepare, run_verify
 from .run_commands import run_compare, run_evaluate, run_export, run_import, run_labels
 from .run_commands import run_predict, run_runs, run_train
@@ -113,8 +114,11 @@ def main(
 def _answer(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         commands = "\n".join(f"  {name:10} {command.__doc__}" for name, command in COMMANDS.items())
-        print(f"usage: wilson COMMAND [--help]\n\n{commands}")
+        print(f"usage: wilson COMMAND [--help]\n       wilson --version\n\n{commands}")
         return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(f"wilson {__version__}")
+        return 0
     name, *rest = arguments
     if name not in COMMANDS:
         print(f"wilson: there is no command {name!r}.{did_you_mean(name, COMMANDS)}", file=sys.stderr)
