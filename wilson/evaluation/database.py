@@ -6,25 +6,24 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sqlite3
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..core.files import held
 
 # %% auto #0
-__all__ = ['connected', 'transaction', 'opened', 'stands', 'copied']
+__all__ = ['connected', 'transaction', 'opened', 'stands', 'opened_to_read']
 
 # %% ../../nbs/evaluation/04_database.ipynb #f2d4500a
 def connected(
-    path: Path | str,        # or a `file:` URI
-    seconds: float = 30.0,   # to wait for other processes
+    path: Path | str,
+    read_only: bool = False,  # the file, which must exist, is not written to
 ) -> sqlite3.Connection:
-    "A connection that any thread may use, one at a time."
-    db = sqlite3.connect(path, timeout=seconds, isolation_level=None, check_same_thread=False, uri=True)
+    "A connection that any thread may use, one at a time; it waits 30 seconds for other processes."
+    uri = f"{Path(path).absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}"
+    db = sqlite3.connect(uri, timeout=30.0, isolation_level=None, check_same_thread=False, uri=True)
     db.execute("PRAGMA trusted_schema = OFF")  # a file may be somebody else's: its schema calls no function
     return db
 
@@ -45,19 +44,6 @@ def transaction(db: sqlite3.Connection) -> Iterator[None]:
 _PARTS = ("", "-wal", "-shm", "-journal")  # files that SQLite has for one database
 
 
-def _torn(error: sqlite3.Error) -> bool:
-    return any(sign in str(error) for sign in ("not a database", "malformed"))
-
-
-def _head(path: Path) -> bytes:
-    with open(path, "rb") as file:
-        return file.read(72)
-
-
-def _is_database(head: bytes) -> bool:
-    return head.startswith(b"SQLite format 3\0")
-
-
 def _is_made_by(schema: str, db: sqlite3.Connection) -> bool:
     "Whether the tables and indices are those of the schema, word for word, and there is no view or trigger."
     made = {" ".join(statement.split()) for statement in schema.split(";")}
@@ -68,24 +54,32 @@ def _is_made_by(schema: str, db: sqlite3.Connection) -> bool:
 
 def _wrong(db: sqlite3.Connection, kind: int, version: int, whole: bool, schema: str) -> str | None:
     "What is wrong with a database, in words; None for a good or an empty one."
-    if not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-        return None
-    found = [db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")]
-    if found[0] != kind:
-        return "was not written by wilson"
-    if found[1] != version:
-        return "was written by another version of wilson"
-    if not _is_made_by(schema, db):
-        return "has other tables than wilson makes"
-    if whole and db.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+    try:
+        if not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            return None
+        found = [db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")]
+        if found[0] != kind:
+            return "was not written by wilson"
+        if found[1] != version:
+            return "was written by another version of wilson"
+        if not _is_made_by(schema, db):
+            return "has other tables than wilson makes"
+        if whole and db.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+            return "is torn"
+    except sqlite3.DatabaseError as e:
+        if "not a database" in str(e):
+            return "is no database"
+        if "malformed" not in str(e):
+            raise
         return "is torn"
     return None
 
 
 def _cleared(path: Path, kind: int, why: str, say: Callable[[str], None]) -> None:
     "Free a path: what is ours is removed, anything else put aside."
-    head = _head(path)
-    if _is_database(head) and head[68:72] == kind.to_bytes(4, "big"):
+    with open(path, "rb") as file:
+        head = file.read(72)
+    if head.startswith(b"SQLite format 3\0") and head[68:] == kind.to_bytes(4, "big"):
         for part in _PARTS:
             Path(f"{path}{part}").unlink(missing_ok=True)
         return say(f"{path} {why}; it is begun anew.")
@@ -106,68 +100,30 @@ def opened(
     most: int | None = None,             # bytes; a larger file is begun anew
     say: Callable[[str], None] = print,  # hears a sentence where something was wrong
 ) -> sqlite3.Connection:
-    "A database with a write-ahead log; sqlite3.Error or OSError where it can be neither read nor written."
+    "A database to read and write; sqlite3.Error or OSError where it can be neither read nor written."
     path.parent.mkdir(exist_ok=True)
     with held(path.with_name(f".{path.name}.lock")):
-        if most is not None and path.is_file() and path.stat().st_size > most:
+        # only the size is looked at: reading the file would undo the locks that SQLite has on it
+        size = path.stat().st_size if path.is_file() else 0
+        if most is not None and size > most:
             _cleared(path, kind, f"is larger than {most:,} bytes", say)
-        # SQLite would take a few bytes of something else for an empty database
-        if path.is_file() and (head := _head(path)) and not _is_database(head):
+        elif 0 < size < 512:  # SQLite would take it for an empty database
             _cleared(path, kind, "is no database", say)
         while True:
             db = connected(path)
             try:
                 why = _wrong(db, kind, version, whole, schema)
                 if why is None:
-                    return _prepared(db, path, kind, version, schema)
+                    _prepare(db, kind, version, schema)
+                    return db
+            except BaseException:
                 db.close()
-            except sqlite3.Error as e:
-                db.close()
-                if not _torn(e):
-                    raise
-                why = "is torn"
+                raise
+            db.close()
             _cleared(path, kind, why, say)
 
 
-_OVER_NETWORK = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "beegfs", "ceph", "afs", "9p",
-                 "virtiofs", "fuse")
-
-
-def _file_system(path: Path) -> str:
-    "The type of the file system that a path is on; empty where the system does not tell."
-    found = (0, "")
-    with suppress(OSError, ValueError, IndexError):
-        for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            place, kind = line.split()[4], line.split(" - ")[1].split()[0]
-            if path.resolve().is_relative_to(place.replace("\\040", " ")) and len(place) >= found[0]:
-                found = len(place), kind
-    return found[1]
-
-
-def _with_journal(db: sqlite3.Connection, path: Path) -> sqlite3.Connection:
-    "The connection, or another one, with a write-ahead log or SQLite's older journal."
-    if _file_system(path).partition(".")[0] not in _OVER_NETWORK:  # "fuse.sshfs"
-        try:
-            db.execute("PRAGMA journal_mode = WAL")
-            with transaction(db):  # only now the log's memory is needed
-                return db
-        except sqlite3.OperationalError as e:
-            if "locked" in str(e):  # another process is writing
-                raise
-    db.close()
-    db = connected(path)
-    wait = db.execute("PRAGMA busy_timeout").fetchone()[0]
-    with suppress(sqlite3.OperationalError):  # another process has it open: it stays as it is
-        db.execute("PRAGMA busy_timeout = 0")
-        db.execute("PRAGMA locking_mode = EXCLUSIVE")  # then a log that is there is read without that memory
-        db.execute("PRAGMA journal_mode = DELETE")
-    db.execute("PRAGMA locking_mode = NORMAL")
-    db.execute(f"PRAGMA busy_timeout = {wait}")
-    return db
-
-
-def _prepared(db: sqlite3.Connection, path: Path, kind: int, version: int, schema: str) -> sqlite3.Connection:
-    db = _with_journal(db, path)
+def _prepare(db: sqlite3.Connection, kind: int, version: int, schema: str) -> None:
     db.execute("PRAGMA synchronous = NORMAL")   # a power cut may undo the last seconds, and nothing else
     db.execute("PRAGMA secure_delete = OFF")    # else what is removed is written once more, as zeros
     with transaction(db):
@@ -176,7 +132,6 @@ def _prepared(db: sqlite3.Connection, path: Path, kind: int, version: int, schem
                 db.execute(statement)
             db.execute(f"PRAGMA application_id = {kind}")
             db.execute(f"PRAGMA user_version = {version}")
-    return db
 
 # %% ../../nbs/evaluation/04_database.ipynb #fc2a7646
 def stands(path: Path, as_opened: os.stat_result) -> bool:
@@ -186,22 +141,16 @@ def stands(path: Path, as_opened: os.stat_result) -> bool:
     return False
 
 # %% ../../nbs/evaluation/04_database.ipynb #01e950ca
-@contextmanager
-def copied(path: Path, kind: int, version: int, schema: str) -> Iterator[sqlite3.Connection | None]:
-    "A database as it is now, to read from; None where there is none that is ours and whole."
-    with ExitStack() as stack:
-        db = None
-        try:
-            folder = stack.enter_context(tempfile.TemporaryDirectory())
-            for part in ("", "-wal"):
-                with suppress(FileNotFoundError):
-                    shutil.copy(f"{path}{part}", Path(folder, f"copy{part}"))
-            db = connected(Path(folder, "copy"))
-            there = Path(folder, "copy").stat().st_size and _wrong(db, kind, version, True, schema) is None
-        except (OSError, sqlite3.Error):
-            there = False
-        try:
-            yield db if there else None
-        finally:
-            if db is not None:
-                db.close()
+def opened_to_read(
+    path: Path, kind: int, version: int, schema: str,  # see `opened`
+    whole: bool = True,
+) -> sqlite3.Connection | None:                        # None: there is no such file that is ours and whole
+    "A database in a folder that cannot be written to."
+    db = None
+    with suppress(sqlite3.Error):
+        db = connected(path, read_only=True)
+        if path.stat().st_size and _wrong(db, kind, version, whole, schema) is None:
+            return db
+    if db is not None:
+        db.close()
+    return None

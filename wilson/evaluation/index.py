@@ -9,7 +9,7 @@ import json
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ import torch
 
 from ..core.errors import InputError, did_you_mean
 from ..core.locks import LockTimeout, file_lock
-from .database import copied, opened, stands, transaction
+from .database import opened, opened_to_read, stands, transaction
 from .index_rows import _Known, _Rows, ENTRY, Facts, FORMAT, INDEXED, NUMBERS
 from .maps import _TOLD
 from .metrics import count_pairs, iou_of_counts
@@ -103,8 +103,9 @@ class Index:
 
     def _read_only(self, path: Path, e: Exception) -> None:
         self.close()
-        if path.is_file():
-            with copied(path, _KIND, FORMAT, _SCHEMA) as db, suppress(sqlite3.Error):
+        db = opened_to_read(path, _KIND, FORMAT, _SCHEMA)
+        if db is not None:
+            with closing(db), suppress(sqlite3.Error):
                 self._take(db)
         self._memory_only(e)
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ..data.samples import Sample, StepSamples
-from .database import connected, opened, stands, transaction
+from .database import opened, opened_to_read, stands, transaction
 from .maps import Logits
 from ..loading.cache import SPARED
 
@@ -40,7 +40,7 @@ def rounded(logits: Logits) -> Logits:
 
 # %% ../../nbs/evaluation/08_logit_cache.ipynb #a02b9b61
 _KIND = 0x57496C67
-_VERSION = 1
+_VERSION = 2
 _SCHEMA = """CREATE TABLE kept (id INTEGER PRIMARY KEY, owner TEXT NOT NULL, position INTEGER NOT NULL,
 used INTEGER NOT NULL, digest INTEGER NOT NULL, UNIQUE (owner, position));
 CREATE INDEX by_use ON kept (used);
@@ -84,11 +84,11 @@ class LogitsStore:
     ):
         self.path, self.spared, self.say = Path(path), spared, say
         self._owner = json.dumps(dict(identity), sort_keys=True)
-        self._log = min(8 << 20, most_bytes // 4)                     # bytes of the log
-        self._pages = (most_bytes - self._log - (64 << 10)) // _PAGE  # 64 KB: an index of the log
+        self._journal = min(8 << 20, most_bytes // 4)         # bytes beside the file, during a write
+        self._pages = (most_bytes - self._journal) // _PAGE
         self._lock, self._writes = threading.RLock(), False
         self._db: sqlite3.Connection | None = None
-        self._used: dict[int, int] = {}                               # not yet written, by id
+        self._used: dict[int, int] = {}                       # not yet written, by id
         if self._pages < 64:
             return
         try:
@@ -96,15 +96,12 @@ class LogitsStore:
             self._db = opened(self.path, _KIND, _VERSION, _SCHEMA, False, self._pages * _PAGE, say)
             self._file = self.path.stat()
             self._db.execute(f"PRAGMA max_page_count = {self._pages}")
-            self._db.execute(f"PRAGMA wal_autocheckpoint = {self._log // 2 // _PAGE}")
-            self._db.execute(f"PRAGMA journal_size_limit = {self._log // 2}")
-            self._db.execute("PRAGMA busy_timeout = 2000")  # longer than that, and the networks are faster
+            self._db.execute("PRAGMA busy_timeout = 100")  # longer than that, and the networks are faster
             self._writes = True
         except (OSError, sqlite3.Error) as e:
             self.close()
             self._only_read(e)
-            if self.path.is_file():  # immutable: SQLite must not write beside it
-                self._db = connected(f"{self.path.absolute().as_uri()}?immutable=1")
+            self._db = opened_to_read(self.path, _KIND, _VERSION, _SCHEMA, whole=False)
 
     def _only_read(self, why: object) -> None:
         "Go on with what is there."
@@ -137,7 +134,7 @@ class LogitsStore:
         packed = _packed(logits)
         with self._lock:
             db = self._db
-            if db is None or not self._writes or not self._fits(db, len(packed)):
+            if db is None or not self._writes or not self._fits(len(packed)):
                 return False
             try:
                 with transaction(db):
@@ -154,22 +151,16 @@ class LogitsStore:
                     self._only_read(e)
                 return False
 
-    def _fits(self, db: sqlite3.Connection, size: int) -> bool:
+    def _fits(self, size: int) -> bool:
         "May so many bytes be written now?"
-        if size > self._log // 2 - (64 << 10):
+        if size > self._journal // 2:
             return False
         if not stands(self.path, self._file):
             self._only_read("it has been removed")
             self.close()  # else its bytes would stay on the disk
             return False
-        log = Path(f"{self.path}-wal")
-        with suppress(OSError, sqlite3.Error):
-            if log.is_file() and log.stat().st_size > self._log // 2 + (32 << 10):
-                db.execute("PRAGMA busy_timeout = 0")
-                db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-                db.execute("PRAGMA busy_timeout = 2000")
-            return ((not log.is_file() or log.stat().st_size <= self._log // 2 + (32 << 10))
-                    and shutil.disk_usage(self.path.parent).free > self.spared)
+        with suppress(OSError):
+            return shutil.disk_usage(self.path.parent).free > self.spared
         return False
 
     def _free_pages(self, db: sqlite3.Connection) -> int:
@@ -189,7 +180,7 @@ class LogitsStore:
 
     def on_disk(self) -> int:
         "Bytes of the file and what lies beside it."
-        parts = (Path(f"{self.path}{part}") for part in ("", "-wal", "-shm"))
+        parts = (Path(f"{self.path}{part}") for part in ("", "-journal"))
         return sum(p.stat().st_size for p in parts if p.is_file())
 
     def close(self) -> None:
