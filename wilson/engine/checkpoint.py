@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import nn, Tensor
 
 from ..core.errors import InputError
-from ..core.files import written_aside, file_hash
+from ..core.files import written_aside
 from ..core.paths import shown
 from ..data.tasks import Step
 from .step_folder import STATE_FILES
@@ -31,7 +31,7 @@ from ..models.weights import check_finite
 
 # %% auto #0
 __all__ = ['WEIGHTS_FILES', 'STATE_KEYS', 'save_weights', 'read_weights', 'fill', 'random_states', 'set_random_states',
-           'save_state', 'remove_states', 'newest_state', 'weights_hash', 'is_of_weights']
+           'save_state', 'remove_states', 'newest_state', 'weights_hash']
 
 # %% ../../nbs/engine/05_checkpoint.ipynb #476d87b8
 WEIGHTS_FILES = {"last": "weights.safetensors", "best": "best.safetensors"}
@@ -180,11 +180,3 @@ def weights_hash(
                 digest.update(block)
                 begin += len(block)
     return digest.hexdigest()[:16]
-
-
-def is_of_weights(
-    recorded: str,  # a hash that a step has recorded
-    path: Path,     # a weights file
-) -> bool:
-    "Whether the hash is of these weights. Earlier versions recorded the hash of the whole file."
-    return recorded == weights_hash(path) or recorded == file_hash(path)

@@ -19,7 +19,7 @@ from ..core.paths import shown
 from ..data.label_edits import EDITS_FILE
 from ..data.splits import AppliedEdits, SegmentationFolder, Split
 from ..data.tasks import Step, Task
-from ..engine.checkpoint import is_of_weights, remove_states, save_weights, WEIGHTS_FILES, weights_hash
+from ..engine.checkpoint import remove_states, save_weights, WEIGHTS_FILES, weights_hash
 from ..engine.signals import Interrupted, Stop
 from ..engine.step_folder import StepFolder
 from ..engine.trainer import Trainer
@@ -56,7 +56,7 @@ def train_step(
     if data.edits and data.edits.effect:  # the data's fingerprint tells too, but names no reason
         same["label_edits"] = data.edits.effect
     if parent is not None:
-        same["parent"] = _recorded_hash(folder, parent / "weights.safetensors")
+        same["parent"] = weights_hash(parent / "weights.safetensors")
 
     def claimed() -> str:
         return claim(folder, same, config.resume == "auto", config.overwrite)
@@ -76,16 +76,6 @@ def train_step(
             agreed(lambda: _begun(folder, record, data.edits, parent, anew=action == "new"))
             with reported(trainer), checked_while_waiting(trainer.obey):
                 return _trained(trainer, config, data, step, action, labelled)
-
-
-def _recorded_hash(folder: StepFolder, weights: Path) -> str:
-    "The hash that the step in `folder` has recorded, where it is of these weights; else theirs."
-    recorded = None
-    with suppress(InputError, LookupError, TypeError):  # `claim` names what is wrong with the record
-        recorded = (folder.read("config.json") or {})["identity"]["parent"]
-    if isinstance(recorded, str) and is_of_weights(recorded, weights):
-        return recorded
-    return weights_hash(weights)
 
 
 def run_of(folder: StepFolder, anew: bool) -> str:

@@ -17,7 +17,7 @@ from ..core.errors import InputError, did_you_mean
 from ..core.paths import at_root, shown
 from ..data.label_edits import EDITS_FILE
 from ..data.tasks import Step, Task
-from ..engine.checkpoint import is_of_weights, fill, read_weights, WEIGHTS_FILES, weights_hash
+from ..engine.checkpoint import fill, read_weights, WEIGHTS_FILES, weights_hash
 from ..engine.step_folder import INDEX, StepFolder
 from ..evaluation.maps import Views
 from ..models.localizer import Localizer
@@ -153,7 +153,7 @@ def parent_path(
     places = [Path(os.path.normpath(folder.path / path)), runs_dir.joinpath(*Path(path).parts[-3:])]
     there = [p for p in places if _is_step(p)]
     for place in there:
-        if is_of_weights(recorded, place / WEIGHTS_FILES["last"]):
+        if weights_hash(place / WEIGHTS_FILES["last"]) == recorded:
             return place
     if there:
         raise InputError(f"{shown(folder.path)} started from other weights than {shown(there[0])} holds "
