@@ -33,7 +33,7 @@ def verified(
     "All that is wrong with a data set."
     root = at_root(data_root or default_root(dataset))
     classes = classes_of(dataset, root)
-    tasks = tasks or tuple(Task(classes, name) for name, _ in classes.tasks)
+    tasks = tasks or tuple(Task(classes, name) for name, _ in classes.tasks if not classes.later_list)
     stopped = None
     try:
         data = open_dataset(dataset, root, train_list, val_list, image_labels, voc_root)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 # %% auto #0
-__all__ = ['VOC', 'COCO', 'FORMS', 'TEXTURES', 'SHAPES', 'Classes', 'palette']
+__all__ = ['VOC', 'COCO', 'COCO_VOC', 'FORMS', 'TEXTURES', 'SHAPES', 'CLASSES', 'Classes', 'palette']
 
 # %% ../../nbs/data/00_classes.ipynb #1d2fed51
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Classes:
     ids: tuple[int, ...]    # dataset id by name, within 1…254
     colours: tuple[tuple[int, int, int], ...] | None = None  # RGB by name, 0 to 255; None: VOC's by id
     tasks: tuple[tuple[str, str], ...] = ()  # protocols of its own: name, classes by step "cat,dog|cow"
+    later_list: bool = False  # later steps train on another list: no overlap, and no step on all classes
 
     def __post_init__(self) -> None:
         if len(self.names) != len(self.ids) or len(set(self.ids)) != len(self.ids):
@@ -68,10 +69,21 @@ COCO = Classes("coco", (
     "teddy bear", "hair drier", "toothbrush",
 ), tuple(i for i in range(1, 91) if i not in _COCO_HOLES))
 
+
+def _coco_voc() -> Classes:
+    later = set(VOC.ids_in(COCO))
+    steps = ([n for n, i in zip(COCO.names, COCO.ids) if (i in later) == new] for new in (False, True))
+    return replace(COCO, dataset="coco-voc", tasks=(("voc", "|".join(map(",".join, steps))),), later_list=True)
+
+
+COCO_VOC = _coco_voc()
+
 # %% ../../nbs/data/00_classes.ipynb #a0740e00
 FORMS = ("disc", "square", "triangle", "cross", "ring")
 TEXTURES = ("striped", "dotted", "checkered", "plain")
 SHAPES = Classes("shapes", tuple(f"{TEXTURES[i % 4]} {FORMS[i % 5]}" for i in range(20)), VOC.ids)
+
+CLASSES = {classes.dataset: classes for classes in (VOC, COCO, COCO_VOC, SHAPES)}
 
 # %% ../../nbs/data/00_classes.ipynb #0836ea27
 def palette() -> np.ndarray:  # 256, 3 uint8

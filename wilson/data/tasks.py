@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..core.errors import InputError, did_you_mean
-from .classes import COCO, SHAPES, VOC, Classes
+from .classes import CLASSES, Classes
 
 # %% auto #0
 __all__ = ['TWENTY_CLASS_PROTOCOLS', 'steps_of', 'groups_of', 'Step', 'Task']
@@ -48,27 +48,26 @@ def groups_of(
     task: str,         # protocol, or class names: `"cat,dog|cow,sheep"`
 ) -> tuple[tuple[int, ...], ...]:  # dataset ids by step
     "Dataset ids of a task's steps, by protocol name or written out by class names."
-    own = dict(classes.tasks)
+    own, protocols = dict(classes.tasks), _numbered_protocols(classes)
     if task in own or "|" in task or "," in task:
         return _groups_by_name(classes, own.get(task, task))
-    twenty = list(TWENTY_CLASS_PROTOCOLS) if len(classes.ids) == 20 else ["offline"]
-    known = [*own, "offline"] if own else twenty
-    protocol: Mapping[str, tuple[tuple[int, ...], ...]]
-    if classes.dataset == "coco-voc":
-        known = ["voc"]
-        voc = set(VOC.ids_in(COCO))
-        protocol = {"voc": (tuple(i for i in classes.ids if i not in voc), tuple(sorted(voc)))}
-    else:
-        protocol = TWENTY_CLASS_PROTOCOLS | {"offline": tuple([classes.ids])}
-    if task in known:
-        return protocol[task]
+    if task in protocols:
+        return tuple(tuple(classes.ids[n - 1] for n in group) for group in protocols[task])
     if any(_plain(task) == _plain(n) for n in classes.names):
         return _groups_by_name(classes, task)
     first, last = classes.names[:2], classes.names[2:3]
     written = f"{','.join(first)}|{last[0]}" if last else "|".join(first)
     raise InputError(
         f"task={task!r} is no protocol of {classes.dataset} and names no class of it."
-        f"{did_you_mean(task, known)} Or write the classes out, steps divided by '|': \"{written}\".")
+        f"{did_you_mean(task, [*own, *protocols])} Or write the classes out, steps divided by '|': "
+        f"\"{written}\".")
+
+
+def _numbered_protocols(classes: Classes) -> Mapping[str, tuple[tuple[int, ...], ...]]:
+    # class numbers, not ids
+    protocols = TWENTY_CLASS_PROTOCOLS if len(classes.ids) == 20 and not classes.tasks else {}
+    every = tuple(range(1, len(classes.ids) + 1))
+    return protocols if classes.later_list else protocols | {"offline": (every,)}
 
 
 def _plain(name: str) -> str:
@@ -178,18 +177,17 @@ class Step:
 @dataclass(frozen=True)
 class Task:
     "An ordered list of class groups of one data set: `Task('voc', '15-5', overlap=True).step(1)`."
-    dataset: str | Classes       # "voc", "shapes", "coco", "coco-voc", or classes of one's own
+    dataset: str | Classes       # a name of `CLASSES`, or classes of one's own
     name: str                    # protocol, or class names by step: "cat,dog|cow,sheep"
     overlap: bool = True         # the setting, where the protocol has one
     classes: Classes = field(init=False, repr=False)
     groups: tuple[tuple[int, ...], ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        known = {"voc": VOC, "shapes": SHAPES, "coco": COCO, "coco-voc": COCO.called("coco-voc")}
-        classes = self.dataset if isinstance(self.dataset, Classes) else known.get(self.dataset)
+        classes = self.dataset if isinstance(self.dataset, Classes) else CLASSES.get(self.dataset)
         if classes is None:
             raise InputError(f"dataset={self.dataset!r} is not "
-                             f"known.{did_you_mean(str(self.dataset), known)}")
+                             f"known.{did_you_mean(str(self.dataset), CLASSES)}")
         # frozen: derived once, here
         object.__setattr__(self, "classes", classes)
         object.__setattr__(self, "groups", groups_of(classes, self.name))
@@ -199,8 +197,8 @@ class Task:
 
     @property
     def has_setting(self) -> bool:
-        "Do disjoint and overlap differ? Not in one step, and COCO→VOC is defined with one."
-        return len(self) > 1 and self.classes.dataset != "coco-voc"
+        "Do disjoint and overlap differ? Not in one step, nor where later steps train on another list."
+        return len(self) > 1 and not self.classes.later_list
 
     @property
     def folder(self) -> str:
@@ -224,7 +222,7 @@ class Task:
         of = dict(zip(self.classes.ids, self.classes.names))
         names = ("background", *(of[i] for g in self.groups[: index + 1] for i in g))
         # the setting is resolved here once: COCO→VOC starts from images without VOC classes
-        overlap = self.overlap and self.classes.dataset != "coco-voc"
+        overlap = self.overlap and not self.classes.later_list
         ids = [0, *(i for g in self.groups[: index + 1] for i in g)]
         colours = tuple(map(tuple, self.classes.palette()[ids].tolist()))
         return Step(index, self.groups, names, overlap, colours)

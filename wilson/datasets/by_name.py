@@ -12,7 +12,7 @@ import numpy as np
 
 from ..core.errors import InputError, did_you_mean
 from ..core.paths import at_root
-from ..data.classes import COCO, SHAPES, VOC, Classes
+from ..data.classes import CLASSES, Classes
 from ..data.image_io import read_mask
 from ..data.image_labels import label_table
 from ..data.splits import files_by_id, find_list, id_of, list_lines, mask_files, Split
@@ -27,7 +27,7 @@ from .voc import IMAGE_FOLDER, LIST_FOLDERS, mask_folder, TRAIN_LISTS, open_fold
 __all__ = ['KNOWN', 'LABELS_TABLE', 'default_root', 'classes_of', 'open_dataset', 'check_images', 'unchecked']
 
 # %% ../../nbs/datasets/05_by_name.ipynb #b9f524f0
-KNOWN = {"voc": VOC, "coco": COCO, "coco-voc": COCO.called("coco-voc"), "shapes": SHAPES}
+KNOWN = CLASSES
 LABELS_TABLE = "labels.csv"  # of images without masks, in a data set of one's own
 
 

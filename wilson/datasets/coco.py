@@ -15,7 +15,7 @@ import numpy as np
 
 from ..core.errors import InputError
 from ..core.paths import at_root
-from ..data.classes import COCO, VOC
+from ..data.classes import COCO, COCO_VOC, VOC
 from ..data.image_io import read_mask
 from ..data.image_labels import labelled, made_for, read_labels
 from ..data.splits import files_by_id, find_list, image_files, read_list, Split, SegmentationFolder
@@ -191,5 +191,5 @@ def open_coco_voc(
     "COCO for step 0, VOC for the next, validation on both; ids are COCO's."
     coco = open_coco(coco_root, train_list, val_list, None, labels_dir, masks_dir, beside)
     voc = open_folder(voc_root, VOC, voc_train_list, voc_val_list, image_labels, labels_dir, beside)
-    return replace(coco, classes=COCO.called("coco-voc"), later=as_coco(voc.train),
+    return replace(coco, classes=COCO_VOC, later=as_coco(voc.train),
                    more_val={"voc": as_coco(voc.val)})

@@ -120,7 +120,8 @@ def recorded_task(
         return task_of(resolved(config, config.dataset))
     names, ids, colours, tasks = (record["dataset"][k] for k in ("names", "ids", "colours", "tasks"))
     classes = Classes(record["dataset"]["dataset"], tuple(names), tuple(ids),
-                      colours and tuple(map(tuple, colours)), tuple(map(tuple, tasks)))
+                      colours and tuple(map(tuple, colours)), tuple(map(tuple, tasks)),
+                      record["dataset"].get("later_list", False))
     return Task(classes, config.task, config.overlap)
 
 # %% ../../nbs/run/03_folder.ipynb #a01ff520
