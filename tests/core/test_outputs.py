@@ -43,7 +43,7 @@ from wilson.datasets.download import VOC_TRAINVAL, Archive, download
 from wilson.datasets.prepare import prepare
 from wilson.datasets.shapes import make_shapes
 from wilson.datasets.unpack import unpack
-from wilson.engine.launch import in_processes
+from wilson.engine.launch import launch
 from wilson.experiments.plan import plan_text
 from wilson.experiments.slurm import cases, write_script, write_sweep
 from wilson.experiments.slurm_resources import Resources
@@ -270,7 +270,7 @@ def test_a_sweep_runs_nothing_of_the_folders_around(trained, tmp_path, monkeypat
 def test_ranks_run_nothing_of_the_working_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     mark = plant(tmp_path, code=3)
-    assert in_processes(repr, (), 1, tmp_path / "logs", "cpu").startswith("<wilson.engine.signals.Stop")
+    assert launch(repr, (), 1, tmp_path / "logs", "cpu").startswith("<wilson.engine.signals.Stop")
     assert not mark.exists() and "PYTHONSAFEPATH" not in os.environ
 
 

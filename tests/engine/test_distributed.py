@@ -4,7 +4,7 @@ from __future__ import annotations
 import pytest
 import rank_jobs
 
-from wilson.engine.launch import in_processes
+from wilson.engine.launch import launch
 from wilson.experiments.train import train
 from wilson.run.config import TrainConfig
 
@@ -14,7 +14,7 @@ SMALL = dict(dataset="shapes", data_root="data/few", task="10-5", crop_size=48, 
 
 def both(root, job, *arguments, ranks=2):
     "What one process and several make of it."
-    return job(*arguments), in_processes(job, arguments, ranks, root / "logs", "cpu")
+    return job(*arguments), launch(job, arguments, ranks, root / "logs", "cpu")
 
 
 def worst(ours: dict, theirs: dict) -> float:

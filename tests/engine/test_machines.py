@@ -22,9 +22,9 @@ from wilson.core.distributed import joined, placed
 from wilson.core.errors import InputError
 from wilson.engine.devices import chosen_device
 from wilson.engine.gpus import start_gpu, visible_gpus
-from wilson.engine.launch import in_processes
+from wilson.engine.launch import launch
 from wilson.engine.step_folder import StepFolder
-from wilson.experiments import train as launch
+from wilson.experiments import train as train_module
 from wilson.experiments.start import n_processes
 from wilson.experiments.sweep import Job, run_sweep, shares, started
 from wilson.run.config import parsed
@@ -110,7 +110,7 @@ def test_a_rank_that_ends_without_an_answer_says_so(tmp_path):
         folder.path.mkdir()
         folder.set_state(state)
     theirs.write("status.json", theirs.read("status.json") | {"pid": os.getpid() + 1})
-    launch._recorded_by_rank(signal.SIGTERM, [StepFolder(tmp_path / "not begun"), ours, finished, theirs])
+    train_module._recorded_by_rank(signal.SIGTERM, [StepFolder(tmp_path / "not begun"), ours, finished, theirs])
     assert [folder.state for folder in (ours, finished, theirs)] == ["interrupted", "finished", "running"]
     assert "by SIGTERM" in ours.read("status.json")["reason"]
 
@@ -281,7 +281,7 @@ def test_no_loopback_is_one_sentence(monkeypatch, tmp_path):
         raise OSError(101, "Network is unreachable")
     monkeypatch.setattr(ranks.socket, "create_connection", no_answer)
     with pytest.raises(InputError, match="nproc=1"):
-        in_processes(print, (), 2, tmp_path / "logs", "cpu")
+        launch(print, (), 2, tmp_path / "logs", "cpu")
     assert not (tmp_path / "logs").exists()
 
 

@@ -67,7 +67,7 @@ def inject(faults: Sequence[Fault]) -> None:
     around(os, "replace", lambda a, b: f"rename to {Path(b).name}", lambda a, b: f"renamed to {Path(b).name}")
     around(step, "remove_states", "removal of states")
     around(os, "replace", lambda a, b: seen(Path(b)), lambda a, b: seen(Path(b)))
-    save, losses_in = torch.save, updates.losses_in
+    save, compute_losses = torch.save, updates.compute_losses
 
     def saved(state: object, path: Any, **more) -> None:
         save(state, path, **more)
@@ -84,10 +84,10 @@ def inject(faults: Sequence[Fault]) -> None:
         told = moment("losses")
         if told.startswith("fits") and len(batch) > int(told.split()[1]):
             raise torch.OutOfMemoryError("CUDA out of memory, as it were")
-        terms = losses_in(module, batch, *args)
+        terms = compute_losses(module, batch, *args)
         return {n: t * float(told) for n, t in terms.items()} if told in ("nan", "inf") else terms
 
-    checkpoint.torch.save, updates.losses_in = saved, with_losses
+    checkpoint.torch.save, updates.compute_losses = saved, with_losses
 
 
 def seen(path: Path) -> str:

@@ -34,13 +34,13 @@ from ..core.processes import is_running
 from ..core.terminals import Output
 from .devices import place_of_rank
 from .gpus import start_gpu
-from .signals import KILL, LEFT, NOTICE, Interrupted, Stop, asked_to_stop, end_with_parent
-from .signals import ended_in_time
+from .signals import KILL, KILL_AFTER, NOTICE, Interrupted, Stop
+from .signals import end_with_parent, exit_watchdog, graceful_shutdown
 
 T = TypeVar("T")
 
 # %% auto #0
-__all__ = ['T', 'module_command', 'child_environment', 'Diary', 'in_processes', 'RankFailed', 'failure']
+__all__ = ['T', 'module_command', 'child_environment', 'RankStatus', 'launch', 'RankFailed', 'failure']
 
 # %% ../../nbs/engine/03_launch.ipynb #83b03de5
 _WITHOUT_FOLDER = ("import sys; del sys.path[0]; import runpy; "
@@ -75,8 +75,8 @@ def _safe_path() -> Iterator[None]:
             os.environ["PYTHONSAFEPATH"] = before
 
 # %% ../../nbs/engine/03_launch.ipynb #3c230a7c
-class Diary:
-    "How a rank is doing, in `<logs>/rank<r>.json`."
+class RankStatus:
+    "The status of a rank, in `<logs>/rank<r>.json`."
 
     def __init__(self, logs: Path, rank: int):
         self.path, self.log = logs / f"rank{rank}.json", logs / f"rank{rank}.log"
@@ -104,7 +104,7 @@ def _into(log: Path) -> None:
 
 def _another_lost(logs: Path) -> bool:
     "Whether a rank has failed or is gone, so that the others wait for it in vain."
-    ends = [Diary(logs, rank).read() for rank in range(int(os.environ["WORLD_SIZE"]))]
+    ends = [RankStatus(logs, rank).read() for rank in range(int(os.environ["WORLD_SIZE"]))]
     return any(end.get("state") == "failed" or end.get("state") == "running" and not is_running(end["pid"])
                for end in ends)
 
@@ -113,35 +113,35 @@ def _as_rank(
     work: Callable[..., T], arguments: tuple, device: str, logs: Path, meeting: Path,
 ) -> T | Interrupted | None:
     "What each process does."
-    diary = Diary(logs, int(os.environ["RANK"]))
-    _into(diary.log)
-    diary.write("running")
-    ended_in_time(lambda number: diary.write("ended", signal=number), lambda: _another_lost(logs))
+    status = RankStatus(logs, int(os.environ["RANK"]))
+    _into(status.log)
+    status.write("running")
+    exit_watchdog(lambda number: status.write("ended", signal=number), lambda: _another_lost(logs))
     parent = os.getppid()
     end_with_parent()
     if "OMP_NUM_THREADS" not in os.environ and not torch.cuda.is_available():
         torch.set_num_threads(max(1, available_cpus() // int(os.environ["WORLD_SIZE"])))
     try:
         start_gpu(place_of_rank(device))
-        with asked_to_stop(grace=None) as stop, joined(place_of_rank(device), meeting):
+        with graceful_shutdown(grace=None) as stop, joined(place_of_rank(device), meeting):
             result = work(*arguments, stop)
     except Interrupted as e:  # all ranks have agreed on it
-        diary.write("interrupted")
+        status.write("interrupted")
         if os.getppid() != parent:
             os._exit(e.exit_code)  # torch would wait for somebody who reads the result
         return e
     except BaseException as e:
         sentence = str(e) if isinstance(e, InputError) else None
-        diary.write("failed", error=f"{type(e).__name__}: {e}", sentence=sentence,
+        status.write("failed", error=f"{type(e).__name__}: {e}", sentence=sentence,
                     traceback=traceback.format_exc())
         raise
     finally:
         gc.freeze()  # the interpreter's last collection goes through all of torch: it would seem alive
-    diary.write("done")
-    return result if diary.log.name == "rank0.log" else None
+    status.write("done")
+    return result if status.log.name == "rank0.log" else None
 
 # %% ../../nbs/engine/03_launch.ipynb #588d66cd
-def in_processes(
+def launch(
     work: Callable[..., T],  # of an importable module; called with the arguments and a `Stop`
     arguments: tuple,
     n: int,                  # processes
@@ -155,7 +155,7 @@ def in_processes(
         file.unlink()
     others = set(multiprocessing.active_children())
     outcome: list[Any] = []  # of the first rank, or the error; filled when the thread ends
-    with tempfile.TemporaryDirectory() as folder, _safe_path(), asked_to_stop(grace=None) as stop:
+    with tempfile.TemporaryDirectory() as folder, _safe_path(), graceful_shutdown(grace=None) as stop:
         thread = threading.Thread(target=_launch, daemon=True, args=(
             outcome, n, Path(folder), (work, arguments, device, logs, Path(folder, "meeting"))))
         with _copied(logs / "rank0.log") as copy:
@@ -173,7 +173,7 @@ def in_processes(
     if isinstance(result, Interrupted):  # its ranks were told by somebody else
         raise result
     if isinstance(result, BaseException):
-        raise failure([Diary(logs, r) for r in range(n)], result) from None
+        raise failure([RankStatus(logs, r) for r in range(n)], result) from None
     return result
 
 
@@ -211,7 +211,7 @@ def _wait(
         since = since or time.monotonic()
         _send(processes() - told, NOTICE)
         told |= processes()
-        if time.monotonic() - since > LEFT.get(stop.signal, float("inf")):
+        if time.monotonic() - since > KILL_AFTER.get(stop.signal, float("inf")):
             _send(processes(), KILL)
 
 
@@ -259,9 +259,9 @@ def _named(code: int) -> str:
     return f"exit code {code}"
 
 
-def failure(diaries: list[Diary], outcome: BaseException) -> Exception:
+def failure(statuses: list[RankStatus], outcome: BaseException) -> Exception:
     "The error to raise when the ranks have failed with `outcome`."
-    ends = [diary.read() for diary in diaries]
+    ends = [status.read() for status in statuses]
     failed = sorted((end["time"], rank) for rank, end in enumerate(ends) if end.get("state") == "failed")
     own = [rank for _, rank in failed
            if ends[rank]["sentence"] or not any(word in ends[rank]["error"].lower() for word in _LOST)]
@@ -276,14 +276,14 @@ def failure(diaries: list[Diary], outcome: BaseException) -> Exception:
         one = killed[0]
         if codes.get(one, -KILL) != -KILL:
             return RankFailed(f"rank {one} of {len(ends)} was ended by {_named(codes[one])}; its last words: "
-                              f"{shown(diaries[one].log)}")
+                              f"{shown(statuses[one].log)}")
         return InputError(
             f"Rank {one} of {len(ends)} (process {ends[one]['pid']}) was killed from outside: most often by "
             f"the kernel, when memory runs out. Fewer num_workers, a smaller batch_size or fewer processes "
             f"(nproc) need less. The same command goes on from the last state. Its last words: "
-            f"{shown(diaries[one].log)}")
+            f"{shown(statuses[one].log)}")
     if not failed:
-        return RankFailed(f"{type(outcome).__name__}: {outcome}\n(logs: {shown(diaries[0].log.parent)})")
+        return RankFailed(f"{type(outcome).__name__}: {outcome}\n(logs: {shown(statuses[0].log.parent)})")
     rank = own[0] if own else failed[0][1]
-    return RankFailed(f"rank {rank} of {len(ends)} failed (its log: {shown(diaries[rank].log)}):\n\n"
+    return RankFailed(f"rank {rank} of {len(ends)} failed (its log: {shown(statuses[rank].log)}):\n\n"
                       f"{ends[rank]['traceback']}")

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 # %% auto #0
-__all__ = ['NOTICE', 'KILL', 'ASKING', 'GRACE', 'LEFT', 'Interrupted', 'Stop', 'asked_to_stop', 'ended_in_time',
+__all__ = ['NOTICE', 'KILL', 'STOP_SIGNALS', 'GRACE', 'KILL_AFTER', 'Interrupted', 'Stop', 'graceful_shutdown', 'exit_watchdog',
            'end_with_parent']
 
 # %% ../../nbs/engine/00_signals.ipynb #666b29ec
@@ -47,16 +47,16 @@ class Stop:
 # %% ../../nbs/engine/00_signals.ipynb #744de2a4
 NOTICE = getattr(signal, "SIGUSR1", signal.SIGTERM)  # what ranks are told by; Windows has neither this one
 KILL = getattr(signal, "SIGKILL", signal.SIGTERM)    # nor this one
-ASKING = tuple(dict.fromkeys(getattr(signal, name, NOTICE)
-                             for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")))
+STOP_SIGNALS = tuple(dict.fromkeys(getattr(signal, name, NOTICE)
+                                   for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")))
 GRACE = 2.0  # seconds
 # to ranks; torchrun and Slurm kill 30 s after SIGTERM
-LEFT = {number: 2 * GRACE if number == signal.SIGINT else 20.0
-        for number in ASKING if number != getattr(signal, "SIGUSR1", None)}
+KILL_AFTER = {number: 2 * GRACE if number == signal.SIGINT else 20.0
+              for number in STOP_SIGNALS if number != getattr(signal, "SIGUSR1", None)}
 
 
 @contextmanager
-def asked_to_stop(
+def graceful_shutdown(
     grace: float | None = GRACE,  # seconds from SIGINT until KeyboardInterrupt; None: never
 ) -> Iterator[Stop]:
     "Within it, signals leave a mark in the `Stop`; outside of the main thread nothing changes."
@@ -76,7 +76,7 @@ def asked_to_stop(
         return
     hangup = getattr(signal, "SIGHUP", None)
     ignored = {hangup} if hangup and signal.getsignal(hangup) == signal.SIG_IGN else set()  # by nohup
-    before = {number: signal.signal(number, leave_a_mark) for number in ASKING if number not in ignored}
+    before = {number: signal.signal(number, leave_a_mark) for number in STOP_SIGNALS if number not in ignored}
     try:
         yield stop
     finally:
@@ -87,10 +87,10 @@ def asked_to_stop(
             signal.signal(number, handler)
 
 # %% ../../nbs/engine/00_signals.ipynb #38d84e9f
-def ended_in_time(
+def exit_watchdog(
     last: Callable[[int], None] = lambda number: None,  # called with the signal before the process ends
     lost: Callable[[], bool] = lambda: False,           # whether waiting longer than `GRACE` is in vain
-    left: Mapping[int, float] = LEFT,                   # seconds after each signal
+    left: Mapping[int, float] = KILL_AFTER,             # seconds after each signal
 ) -> None:
     "From now on SIGINT, SIGTERM and SIGHUP end this process after a time, whatever it is doing."
     ours, theirs = socket.socketpair()

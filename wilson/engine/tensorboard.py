@@ -14,15 +14,15 @@ from torch.utils.tensorboard import SummaryWriter
 
 from ..core.distributed import first
 from .step_folder import StepFolder
-from .updates import Report
+from .updates import StepStats
 from ..methods.base import Method
 
 # %% auto #0
-__all__ = ['Tally', 'Board']
+__all__ = ['EpochStats', 'TensorBoardLogger']
 
 # %% ../../nbs/engine/09_tensorboard.ipynb #5dfb6c0f
 @dataclass
-class Tally:
+class EpochStats:
     "Sums over the updates of an epoch."
     updates: int = 0                                            # that were made
     skipped: int = 0                                            # that were left out
@@ -32,7 +32,7 @@ class Tally:
     waited: float = 0.0                                         # seconds
     seconds: float = 0.0                                        # of all
 
-    def add(self, report: Report) -> None:
+    def add(self, report: StepStats) -> None:
         "An update more."
         self.waited += report.waited
         if report.bad:
@@ -58,13 +58,13 @@ class Tally:
                 "updates": {"skipped": self.skipped}}
 
 # %% ../../nbs/engine/09_tensorboard.ipynb #0bb9da0f
-class Board:
+class TensorBoardLogger:
     "TensorBoard of a step; nothing on ranks other than the first."
 
     def __init__(self, folder: StepFolder, purge: int | None = None):
         self.writer = SummaryWriter(folder.path, purge_step=purge) if first() else None
 
-    def __enter__(self) -> Board:
+    def __enter__(self) -> TensorBoardLogger:
         return self
 
     def __exit__(self, *error: object) -> None:

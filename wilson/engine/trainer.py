@@ -24,8 +24,8 @@ from .checkpoint import set_random_states
 from .cost import Cost
 from .signals import NOTICE, Interrupted, Stop
 from .step_folder import StepFolder
-from .tensorboard import Board, Tally
-from .updates import Report, Updates, eagerly
+from .tensorboard import TensorBoardLogger, EpochStats
+from .updates import StepStats, Updates, compile_disabled
 from ..loading.loader import Loader
 
 # %% auto #0
@@ -47,7 +47,7 @@ class Trainer:
     epochs: int
     folder: StepFolder
     step: Step
-    validate: Callable[[int, Board], float | None] | None = None  # epochs done → mIoU in percent
+    validate: Callable[[int, TensorBoardLogger], float | None] | None = None  # epochs done → mIoU
     keep: Callable[[int], None] | None = None  # epochs done; keeps maps before the first and at validations
     val_interval: int = 1
     save_minutes: float = 10.0
@@ -61,7 +61,7 @@ class Trainer:
     best: tuple[int, float] | None = None  # epoch and mIoU of the best validation
     skips: int = 0         # in a row
     stopping: float | None = None  # when a wait for data saw that the run is asked to stop
-    tally: Tally = field(default_factory=Tally)
+    tally: EpochStats = field(default_factory=EpochStats)
 
     def __post_init__(self) -> None:
         self.cost = Cost(self.loader.device)
@@ -74,13 +74,13 @@ class Trainer:
         if not begun:
             self.method.prepare(self.loader.epoch())
             self._kept()
-        with Board(self.folder, self.epoch + 1 if begun else None) as board:
+        with TensorBoardLogger(self.folder, self.epoch + 1 if begun else None) as board:
             self._validated(board)  # where a sitting ended in its validation
             while self.epoch < self.epochs:
                 self._run_epoch()
                 self.epoch, self.done = self.epoch + 1, 0
                 self._report(board)
-                self.tally = Tally()
+                self.tally = EpochStats()
                 self.save()
                 self._validated(board)
 
@@ -114,7 +114,7 @@ class Trainer:
                     saved = time.monotonic()
         self.cost.end()
 
-    def _updated(self, batches: Iterator[Batch], asked: Callable[[], Sequence[float]]) -> Report | None:
+    def _updated(self, batches: Iterator[Batch], asked: Callable[[], Sequence[float]]) -> StepStats | None:
         try:
             return self.updates(batches, self.epoch, asked)
         except Interrupted:  # it waited for its batch: of one pass, nothing of the update was made
@@ -144,7 +144,7 @@ class Trainer:
             raise Interrupted(self.stop.signal or NOTICE)
         self.cost.begin()
 
-    def _told(self, report: Report | None) -> Sequence[float]:
+    def _told(self, report: StepStats | None) -> Sequence[float]:
         "What of an update is to be known; gives back whether to stop, whether to save."
         if report is None:
             return 0.0, 0.0
@@ -152,7 +152,7 @@ class Trainer:
         self._guard(report)
         return report.asked
 
-    def _guard(self, report: Report) -> None:
+    def _guard(self, report: StepStats) -> None:
         self.skips = self.skips + 1 if report.bad else 0
         if not report.bad:
             return
@@ -170,7 +170,7 @@ class Trainer:
             raise NotFinite(f"epoch {self.epoch + 1}: {report.bad} was not finite {self.skips} times in a "
                             f"row; try a smaller lr. {shown(file)} names the images.")
 
-    def _report(self, board: Board) -> None:
+    def _report(self, board: TensorBoardLogger) -> None:
         "The epoch in a line and in curves."
         terms = "  ".join(f"{name} {mean:.4f}" for name, mean in self.tally.means().items())
         speed = self.per_epoch * self.batch_size / max(self.tally.seconds, 1e-9)
@@ -183,15 +183,15 @@ class Trainer:
 
     def _kept(self) -> None:
         if self.keep:
-            with eagerly():
+            with compile_disabled():
                 self.keep(self.epoch)
 
-    def _validated(self, board: Board) -> None:
+    def _validated(self, board: TensorBoardLogger) -> None:
         due = self.epoch and (self.epoch % self.val_interval == 0 or self.epoch == self.epochs)
         if not due or self.validated == self.epoch:
             return
         self._kept()
-        with eagerly():
+        with compile_disabled():
             score = self.validate(self.epoch, board) if self.validate else None
         self.validated = self.epoch
         if score is None or self.best is not None and score <= self.best[1]:
@@ -236,7 +236,7 @@ class Trainer:
         if self.best is not None:
             epoch, score = self.best
             self.best = epoch, score
-        self.tally, self.cost = Tally(**state["tally"]), Cost(self.loader.device, **state["cost"])
+        self.tally, self.cost = EpochStats(**state["tally"]), Cost(self.loader.device, **state["cost"])
         if not first():
             self.cost.energy = 0.0  # what all have spent so far is with the first
         self.method.load_state_dict(state["method"])

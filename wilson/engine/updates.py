@@ -28,12 +28,12 @@ from ..methods.base import Method
 from ..models.synchronized_norms import synchronise, unsynchronised
 
 # %% auto #0
-__all__ = ['Report', 'Telling', 'gradient_norms', 'pixel_kinds', 'Pass', 'telling', 'Kept', 'eagerly', 'losses_in',
-           'on_all_ranks', 'what_fits', 'first_images', 'Updates']
+__all__ = ['StepStats', 'PendingStats', 'gradient_norms', 'pixel_kinds', 'Pass', 'launch_stats_copy', 'BufferSnapshot',
+           'compile_disabled', 'compute_losses', 'wrap_ddp', 'find_fitting_batch', 'first_images', 'Updates']
 
 # %% ../../nbs/engine/08_updates.ipynb #1d938068
-class Report(NamedTuple):
-    "An update in numbers, the same on every rank."
+class StepStats(NamedTuple):
+    "The statistics of one update, the same on every rank."
     terms: dict[str, float]    # losses, mean over the images of all ranks
     norms: dict[str, float]    # of the gradient, by group of the optimizer
     bad: str                   # what was not finite, so that the update was left out; "" if nothing was
@@ -44,15 +44,15 @@ class Report(NamedTuple):
 
 
 @dataclass
-class Telling:
-    "Numbers of an update on their way from the device."
+class PendingStats:
+    "Statistics of an update that are still being copied from the device."
     values: Tensor                        # on the host, valid once `copied`
-    copied: torch.cuda.Event | None       # None: they are there
+    copied: torch.cuda.Event | None       # None: the copy is complete
     terms: list[str]                      # names
     groups: list[str]                     # names
     ids: list[str]
 
-    def read(self) -> Report:
+    def read(self) -> StepStats:
         "Wait for the numbers."
         if self.copied:
             self.copied.synchronize()
@@ -64,7 +64,7 @@ class Telling:
         if not searching:  # else it may be the scaler's doing
             bad += [f"the gradient of the {n}" for n, value in lengths.items() if not math.isfinite(value)]
         pixels, waited = (next(values), next(values), next(values)), next(values) / ranks
-        return Report(losses, lengths, bad[0] if bad else "", pixels, waited, tuple(values), self.ids)
+        return StepStats(losses, lengths, bad[0] if bad else "", pixels, waited, tuple(values), self.ids)
 
 
 def gradient_norms(optimizer: Optimizer) -> dict[str, Tensor]:
@@ -102,13 +102,13 @@ def _total(values: Iterable[Tensor]) -> Tensor:
     return functools.reduce(torch.add, values)
 
 
-def telling(
+def launch_stats_copy(
     passes: Sequence[Pass],     # of this rank
     norms: dict[str, Tensor],   # of the gradient of all ranks
     asked: Sequence[float],
     factor: Tensor,             # scalar: of the scaler
-) -> Telling:
-    "An update in numbers: one exchange, one copy off the device, which nobody waits for."
+) -> PendingStats:
+    "Reduce the statistics of an update over the ranks and start their copy to the host, without waiting."
     names, device = list(passes[0].terms), factor.device
     terms = torch.stack([_total(p.terms[name] for p in passes) for name in names])
     others = torch.tensor([sum(p.waited for p in passes), *asked], dtype=torch.float64)
@@ -124,11 +124,11 @@ def telling(
     copied = torch.cuda.Event() if device.type == "cuda" else None
     if copied:
         copied.record(torch.cuda.current_stream(device))
-    return Telling(values, copied, names, list(norms), [i for p in passes for i in p.ids])
+    return PendingStats(values, copied, names, list(norms), [i for p in passes for i in p.ids])
 
 # %% ../../nbs/engine/08_updates.ipynb #a29a1541
-class Kept:
-    "Running statistics as they are now."
+class BufferSnapshot:
+    "A copy of the buffers of a module (running statistics of norms)."
 
     def __init__(self, module: nn.Module):
         kinds: dict[torch.dtype, list[Tensor]] = {}
@@ -136,8 +136,8 @@ class Kept:
             kinds.setdefault(buffer.dtype, []).append(buffer)
         self.groups = [(buffers, self._flat(buffers)) for buffers in kinds.values()]
 
-    def back_unless(self, fine: Tensor) -> None:
-        "Put them back where the device finds `fine` (scalar, bool) untrue."
+    def restore_unless(self, fine: Tensor) -> None:
+        "Restore the buffers unless `fine` (scalar, bool, on the device) is true."
         for buffers, before in self.groups:
             chosen = torch.where(fine, self._flat(buffers), before).split([b.numel() for b in buffers])
             torch._foreach_copy_(buffers, [c.view_as(b) for c, b in zip(chosen, buffers)])
@@ -147,13 +147,13 @@ class Kept:
         return torch.cat([b.flatten() for b in buffers])
 
 # %% ../../nbs/engine/08_updates.ipynb #f9cc8439
-def eagerly() -> AbstractContextManager:
-    "Within it compiled networks run as they are written: whole images are of a hundred sizes."
+def compile_disabled() -> AbstractContextManager:
+    "Run compiled networks eagerly inside this context: whole images have many sizes."
     stance = getattr(torch.compiler, "set_stance", None)  # of torch 2.6
     return stance("force_eager") if stance else nullcontext()
 
 
-def losses_in(module: nn.Module, batch: Batch, epoch: int, dtype: torch.dtype) -> dict[str, Tensor]:
+def compute_losses(module: nn.Module, batch: Batch, epoch: int, dtype: torch.dtype) -> dict[str, Tensor]:
     "The losses of a batch, networks in `dtype`."
     if dtype == torch.float32:
         return module(batch, epoch)
@@ -163,8 +163,8 @@ def losses_in(module: nn.Module, batch: Batch, epoch: int, dtype: torch.dtype) -
         return module(batch, epoch)
 
 
-def on_all_ranks(method: Method, device: torch.device) -> nn.Module:
-    "The method, its norms synchronised and its gradients averaged where there are other ranks."
+def wrap_ddp(method: Method, device: torch.device) -> nn.Module:
+    "Wrap the method in DistributedDataParallel with synchronized norms; the method itself on a single rank."
     if n_ranks() == 1:
         return method
     # A weak step's classifier is unused before `pseudo_epoch`. And without the search for unused weights
@@ -177,7 +177,7 @@ def on_all_ranks(method: Method, device: torch.device) -> nn.Module:
                                    find_unused_parameters=True, **buffers)
 
 # %% ../../nbs/engine/08_updates.ipynb #f599cde4
-def what_fits(
+def find_fitting_batch(
     method: Method,
     batch: Batch,       # that did not fit
     epoch: int,
@@ -185,25 +185,25 @@ def what_fits(
     images: int,        # of one pass, of all ranks
     accumulate: int,
 ) -> str:               # a sentence
-    "Passes of half, a third … of the images, tried on this rank alone until one goes through."
+    "Try passes of a half, a third … of the images on this rank alone until one fits into memory."
     total = images * accumulate
-    told = (f"The memory of {batch.images.device} is too small for a pass of {len(batch)} images of "
-            f"{batch.images.shape[-1]} pixels in {str(dtype).removeprefix('torch.')}")
+    problem = (f"The memory of {batch.images.device} is too small for a pass of {len(batch)} images of "
+               f"{batch.images.shape[-1]} pixels in {str(dtype).removeprefix('torch.')}")
     with alone(), unsynchronised(method):
         for passes in (n for n in range(accumulate + 1, total // 2 + 1) if total % n == 0):
             part = first_images(batch, max(2, math.ceil(len(batch) * accumulate / passes)))
             try:
                 if part.images.is_cuda:
                     torch.cuda.empty_cache()
-                loss = _total(losses_in(method, part, epoch, dtype).values())
+                loss = _total(compute_losses(method, part, epoch, dtype).values())
                 # not backward(), which other ranks would have to join
                 learns = [p for p in method.parameters() if p.requires_grad]
                 torch.autograd.grad(loss, learns, allow_unused=True)
             except torch.OutOfMemoryError:
                 continue
-            return (f"{told}. A pass of {len(part)} fits: accumulate={passes} (batch_size={total} stays, and "
+            return (f"{problem}. A pass of {len(part)} fits: accumulate={passes} (batch_size={total} stays, and "
                     f"with it the update; batch norm sees {len(part)} images). A smaller crop_size helps.")
-    return f"{told}, and for one of 2 as well: give a smaller crop_size or another backbone."
+    return f"{problem}, and for one of 2 as well: give a smaller crop_size or another backbone."
 
 
 def first_images(batch: Batch, count: int) -> Batch:
@@ -229,37 +229,37 @@ class Updates:
                              "make it with fused=True")
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         self.n_old = sum(self.method.segmenter.classes[:-1]) or 1
-        self.wrapped = on_all_ranks(self.method, self.device)
-        self.telling: Telling | None = None
+        self.wrapped = wrap_ddp(self.method, self.device)
+        self.pending: PendingStats | None = None
 
     def __call__(
         self,
         batches: Iterator[Batch],
         epoch: int,
         asked: Callable[[], Sequence[float]] = tuple,  # called late in the update; summed over the ranks
-    ) -> Report | None:  # None: there was none
+    ) -> StepStats | None:  # None: there was none
         "One update; the report is of the one before, which the device has done meanwhile."
-        kept = Kept(self.method)
+        kept = BufferSnapshot(self.method)
         self.optimizer.zero_grad(set_to_none=True)
         passes = [self._passed(batches, epoch, exchanged=n == self.accumulate - 1)
                   for n in range(self.accumulate)]
         self.scaler.unscale_(self.optimizer)
         norms = gradient_norms(self.optimizer)
         fine = torch.stack(list(norms.values())).isfinite().all()
-        kept.back_unless(fine)
+        kept.restore_unless(fine)
         setattr(self.optimizer, "found_inf", (~fine).float())  # as a scaler does; fused optimizers read it
         self.scaler.step(self.optimizer)
         factor = self.scaler.scale(torch.ones_like(fine, dtype=torch.float32))
-        now, self.telling = self.telling, telling(passes, norms, asked(), factor)
+        now, self.pending = self.pending, launch_stats_copy(passes, norms, asked(), factor)
         self.scaler.update()
         with warnings.catch_warnings():  # of a rate that moves though the optimizer stood still
             warnings.simplefilter("ignore", UserWarning)
             self.schedule.step()
         return now.read() if now else None
 
-    def last(self) -> Report | None:
+    def last(self) -> StepStats | None:
         "The report of the last update, unless it has been given."
-        now, self.telling = self.telling, None
+        now, self.pending = self.pending, None
         report = now.read() if now else None
         if report and not all(map(math.isfinite, report.norms.values())):
             self.optimizer.zero_grad(set_to_none=True)  # nobody can draw them
@@ -276,7 +276,7 @@ class Updates:
         terms: dict[str, Tensor] = {}
         try:
             with quiet:
-                terms = losses_in(self.wrapped, batch, epoch, self.dtype)
+                terms = compute_losses(self.wrapped, batch, epoch, self.dtype)
                 loss = _total(terms.values()) * share
                 spoilt = torch.where(loss.detach().isfinite(), 1.0, torch.nan)  # then each gradient is, too
                 self.scaler.scale(loss * spoilt).backward()
@@ -286,7 +286,7 @@ class Updates:
         if short:  # the error, and with it what the pass has kept, is let go before others are tried
             terms = {}
             self.optimizer.zero_grad(set_to_none=True)
-            fits = what_fits(self.method, batch, epoch, self.dtype, self.images, self.accumulate)
+            fits = find_fitting_batch(self.method, batch, epoch, self.dtype, self.images, self.accumulate)
             raise InputError(fits)
         pixels = pixel_kinds(self.method.taught(batch), self.n_old, batch.images.device)
         return Pass({name: term.detach() * share for name, term in terms.items()}, pixels, waited, batch.ids)

@@ -19,7 +19,7 @@ from ..data.splits import Split, SegmentationFolder
 from ..data.tasks import Step
 from ..data.transforms import CentreCrop
 from ..engine.step_folder import StepFolder
-from ..engine.tensorboard import Board
+from ..engine.tensorboard import TensorBoardLogger
 from ..evaluation.evaluate import LATER, calibration, counted, decided, evaluate, evaluate_labels
 from ..evaluation.evaluate import localizer_maps, scored, segmenter_maps
 from ..evaluation.maps import Views
@@ -151,7 +151,7 @@ WATCHED = 100  # training images whose pseudo-labels are scored between epochs
 def validator(
     method: Method, config: ResolvedConfig, data: SegmentationFolder, step: Step, folder: StepFolder,
     device: torch.device,
-) -> Callable[[int, Board], float | None]:
+) -> Callable[[int, TensorBoardLogger], float | None]:
     "What the trainer calls between epochs; it gives back the mean IoU of all classes."
     samples = evaluation_samples(data.val, step, CentreCrop(config.crop_size_val))
     scored = data.val.with_masks
@@ -161,7 +161,7 @@ def validator(
     shown_images = fixed_images(samples, step)
     views = views_of(method, step)
 
-    def validate(epoch: int, board: Board) -> float | None:
+    def validate(epoch: int, board: TensorBoardLogger) -> float | None:
         method.eval()
         for n, index in enumerate(shown_images if first() else ()):
             picture = strip(panels(views(samples[0, index]), step, target_rule(config)))

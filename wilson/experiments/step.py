@@ -23,7 +23,7 @@ from ..engine.checkpoint import remove_states, save_weights, WEIGHTS_FILES, weig
 from ..engine.signals import Interrupted, Stop
 from ..engine.step_folder import StepFolder
 from ..engine.trainer import Trainer
-from ..engine.updates import eagerly
+from ..engine.updates import compile_disabled
 from ..evaluation.evaluate import masks_of
 from ..evaluation.metrics import across_steps
 from .build import prepared
@@ -180,7 +180,7 @@ def _trained(trainer: Trainer, config: ResolvedConfig, data: SegmentationFolder,
         masked = {*data.train_of(step.index).painted(step.groups[step.index]).ids}
         given = labelled.at([n for n, i in enumerate(labelled.ids) if i in masked])
         labels = {"given": masks_of(training_images(given, config, step, device))}
-    with eagerly():
+    with compile_disabled():
         scores = measured(views_of(method, step), config, data, device, labels)
     folder.write("details.json", scores.pop("details"), indent=None)
     speed = trainer.images_per_second

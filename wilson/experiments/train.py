@@ -25,8 +25,8 @@ from ..data.samples import training_samples
 from ..data.splits import SegmentationFolder
 from ..data.tasks import Task
 from ..engine.devices import chosen_device
-from ..engine.launch import RankFailed, in_processes
-from ..engine.signals import Interrupted, Stop, asked_to_stop, end_with_parent, ended_in_time
+from ..engine.launch import RankFailed, launch
+from ..engine.signals import Interrupted, Stop, graceful_shutdown, end_with_parent, exit_watchdog
 from ..engine.step_folder import StepFolder
 from .start import label_maps, n_processes
 from .step import train_step
@@ -99,13 +99,13 @@ def train(
     config, steps = ready(config)
     n = n_processes(config)
     if n == 1:
-        with asked_to_stop() as stop:
+        with graceful_shutdown() as stop:
             return train_steps(config, steps, stop)
     task, began = task_of(config), time.time()
     logs = at_root(config.runs_dir) / task.folder / config.name / "logs"
     print(f"{n} processes; what each says is in {shown(logs)}", flush=True)
     try:
-        return in_processes(train_steps, (config, steps), n, logs, config.device)
+        return launch(train_steps, (config, steps), n, logs, config.device)
     except (InputError, RankFailed, KeyboardInterrupt) as e:
         _recorded_for_ranks(e, [StepFolder(step_path(config, task, index)) for index in steps], began)
         raise
@@ -134,9 +134,9 @@ def _among_others(config: TrainConfig) -> list[StepResult]:
     if os.environ["RANK"] != "0":
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # the first speaks for all
     folders: list[StepFolder] = []  # known later
-    ended_in_time(lambda number: _recorded_by_rank(number, folders))
+    exit_watchdog(lambda number: _recorded_by_rank(number, folders))
     end_with_parent()
-    with asked_to_stop(grace=None) as stop, joined(chosen_device(config.device)):
+    with graceful_shutdown(grace=None) as stop, joined(chosen_device(config.device)):
         config, steps = in_turn(lambda: ready(config))
         folders += [StepFolder(step_path(config, task_of(config), index)) for index in steps]
         # are there GPUs enough on this machine, and none named?
