@@ -201,8 +201,8 @@ def find_fitting_batch(
                 torch.autograd.grad(loss, learns, allow_unused=True)
             except torch.OutOfMemoryError:
                 continue
-            return (f"{problem}. A pass of {len(part)} fits: accumulate={passes} (batch_size={total} stays, and "
-                    f"with it the update; batch norm sees {len(part)} images). A smaller crop_size helps.")
+            return (f"{problem}. A pass of {len(part)} fits: accumulate={passes} (batch_size={total} stays, "
+                    f"and with it the update; batch norm sees {len(part)} images). A smaller crop_size helps.")
     return f"{problem}, and for one of 2 as well: give a smaller crop_size or another backbone."
 
 
