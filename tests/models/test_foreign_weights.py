@@ -18,12 +18,14 @@ from safetensors.torch import save_file
 
 from wilson.core.errors import InputError
 from wilson.engine.step_folder import StepFolder
-from wilson.models.backbones import load_pretrained, make_backbone
+from wilson.models.backbones import BACKBONES, make_backbone
+from wilson.models.pretrained import load_pretrained
 from wilson.models.segmenter import make_segmenter
 from wilson.models.weights import read_foreign
 from wilson.run.opened import open_step
 from wilson.run.published_checkpoints import import_published, read_published
 
+SHAPES_NET = BACKBONES["shapes_net"]
 SHAPES = {"dataset": "shapes", "task": "striped disc|dotted square", "crop_size": 48}
 
 
@@ -43,7 +45,7 @@ def loads(file: Path, reference) -> None:
     network = make_backbone("shapes_net", 8, "plain")
     for tensor in network.state_dict().values():
         tensor.zero_()
-    load_pretrained(network, "shapes_net", file)
+    load_pretrained(network, SHAPES_NET, file)
     assert all(torch.equal(tensor, reference[name]) for name, tensor in network.state_dict().items())
 
 
@@ -79,7 +81,7 @@ def test_wrappers_within_names(body, segmenter, tmp_path):
     torch.save(averaged, tmp_path / "file.pth")
     loads(tmp_path / "file.pth", body)
     torch.save(inner | prefixed({k: v for k, v in inner.items() if "mod1" in k}, "module."), tmp_path / "file.pth")
-    assert "twice" in refusal(load_pretrained, make_backbone("shapes_net", 8), "shapes_net", tmp_path / "file.pth")
+    assert "twice" in refusal(load_pretrained, make_backbone("shapes_net", 8), SHAPES_NET, tmp_path / "file.pth")
 
 
 @pytest.mark.parametrize("wrap", [
@@ -176,7 +178,7 @@ def zip_of(*names):
 def test_what_lies_under_the_name_of_weights(content, words, tmp_path):
     file = tmp_path / "resnet50.pth"
     file.write_bytes(content)
-    for read in (lambda: load_pretrained(make_backbone("shapes_net", 8), "shapes_net", file), lambda: read_published(file)):
+    for read in (lambda: load_pretrained(make_backbone("shapes_net", 8), SHAPES_NET, file), lambda: read_published(file)):
         said = refusal(read)
         assert "resnet50.pth is not a file of weights" in said and words in said
 
@@ -185,14 +187,14 @@ def test_a_missing_part_is_named_with_what_is_there(body, segmenter, tmp_path):
     file, network = tmp_path / "file.pth", make_backbone("shapes_net", 8)
     other = {name.replace("mod2.block1.convs.conv1", "mod2.block1.convs.conv_1"): t for name, t in body.items()}
     torch.save(other, file)
-    said = refusal(load_pretrained, network, "shapes_net", file)
+    said = refusal(load_pretrained, network, SHAPES_NET, file)
     assert "misses mod2.block1.convs.conv1.weight (1 in all)" in said and "conv_1.weight (" in said
     torch.save({"encoder": {"a.x": torch.ones(1), "a.y": torch.ones(1), "b": torch.ones(1)}}, file)
-    assert "The file has a… (2), b… (1)." in refusal(load_pretrained, network, "shapes_net", file)
+    assert "The file has a… (2), b… (1)." in refusal(load_pretrained, network, SHAPES_NET, file)
     torch.save(prefixed(body, "module."), file)
     assert "none of its" in (said := refusal(read_published, file)) and "The file has mod" in said
     torch.save({"epoch": 3, "models": [body], "name": "x"}, file)
-    assert "(epoch: int, models: list, name: str)" in refusal(load_pretrained, network, "shapes_net", file)
+    assert "(epoch: int, models: list, name: str)" in refusal(load_pretrained, network, SHAPES_NET, file)
 
 
 @pytest.mark.parametrize("odd, words", [
@@ -202,7 +204,7 @@ def test_a_missing_part_is_named_with_what_is_there(body, segmenter, tmp_path):
 def test_tensors_of_odd_kinds(odd, words, body, segmenter, tmp_path):
     name = "mod3.block2.convs.conv2.weight"
     torch.save(body | {name: odd(body[name])}, tmp_path / "file.pth")
-    said = refusal(load_pretrained, make_backbone("shapes_net", 8), "shapes_net", tmp_path / "file.pth")
+    said = refusal(load_pretrained, make_backbone("shapes_net", 8), SHAPES_NET, tmp_path / "file.pth")
     assert name in said and words in said
     name = "cls.0.weight"
     torch.save({"model_state": segmenter | {name: odd(segmenter[name])}}, tmp_path / "file.pth")

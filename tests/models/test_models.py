@@ -14,10 +14,10 @@ import torch
 import torchvision
 from torch.nn import functional as F
 
-from wilson.models.backbone_names import BACKBONES
-from wilson.models.backbones import PRETRAINED_FILES, find_pretrained, load_pretrained, make_backbone
+from wilson.models.backbones import BACKBONES, make_backbone
 from wilson.models.localizer import Localizer, class_scores
 from wilson.models.norms import ABN, inplace_available
+from wilson.models.pretrained import find_pretrained, load_pretrained
 from wilson.models.segmenter import (
     DeepLabHead,
     freeze,
@@ -129,7 +129,7 @@ def test_real_imagenet_weights():
     if not path.is_file():
         pytest.skip(f"{path.name} is not there: it is not part of the repository")
     body = make_backbone("mobilenet_v2")
-    load_pretrained(body, "mobilenet_v2", path)
+    load_pretrained(body, BACKBONES["mobilenet_v2"], path)
     stored = torch.load(path, weights_only=True)
     assert set(stored) == set(body.state_dict())
     assert all(torch.equal(stored[key], value) for key, value in body.state_dict().items())
@@ -243,13 +243,14 @@ def test_timm_body_in_a_segmenter():
 
 def test_first_known_file_is_found_and_loaded(tmp_path):
     "A torchvision file alone serves; beside an in-place ABN file the latter does."
-    torchvision_net, body = torchvision.models.resnet50(weights=None), make_backbone("resnet50", 16, "plain")
+    resnet50 = BACKBONES["resnet50"]
+    torchvision_net, body = torchvision.models.resnet50(weights=None), make_backbone(resnet50, 16, "plain")
     torch.save(torchvision_net.state_dict(), tmp_path / "resnet50-0676ba61.pth")
-    load_pretrained(body, "resnet50", find_pretrained("resnet50", tmp_path))
+    load_pretrained(body, resnet50, find_pretrained(resnet50, tmp_path))
     assert torch.equal(body.mod5.block3.convs.conv2.weight, torchvision_net.layer4[2].conv2.weight)
     published = {f"module.{k}": v + 1 for k, v in body.state_dict().items() if v.is_floating_point()}
-    torch.save({"state_dict": published}, tmp_path / PRETRAINED_FILES["resnet50"])
-    load_pretrained(body, "resnet50", find_pretrained("resnet50", tmp_path))
+    torch.save({"state_dict": published}, tmp_path / resnet50.weights[0].name)
+    load_pretrained(body, resnet50, find_pretrained(resnet50, tmp_path))
     assert torch.equal(body.mod1.conv1.weight, published["module.mod1.conv1.weight"])
 
 
@@ -267,7 +268,7 @@ def test_map_sizes(name, stride):
 @pytest.mark.parametrize("name", BACKBONES)
 def test_images_and_states_survive(name):
     "The pass leaves its input alone, in training as well (layers work in place)."
-    body = make_backbone(name, {"shapes_net": 8, "wider_resnet38_a2": 8}.get(name, 16), "plain")
+    body = make_backbone(name, norm="plain")
     images = torch.randn(2, 3, 64, 64)
     before = images.clone()
     body(images).sum().backward()

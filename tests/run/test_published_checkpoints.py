@@ -229,7 +229,7 @@ def test_a_body_that_no_import_could_name_stays_here(small, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     torch.save(small, "Base_0.pth")
     base = import_published("Base_0.pth", step=0, **SHAPES)
-    monkeypatch.setattr("wilson.run.published_checkpoints.BACKBONES", ("resnet50",))
+    monkeypatch.setattr("wilson.run.published_checkpoints.BACKBONES", {})
     with pytest.raises(InputError, match="has the body shapes_net, and no import"):
         export_published(base, "again.pth")
     assert not Path("again.pth").exists()

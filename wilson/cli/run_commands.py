@@ -128,7 +128,7 @@ def run_import(
     task: Annotated[str, 'protocol, or class names by step: "cat,dog|cow,sheep"'],
     step: Annotated[int, "number of the step; 0 is the base step"],
     overlap: Annotated[str, "true | false: false is disjoint"] = "true",
-    output_stride: Annotated[int | None, "of its body (default: 16; 8 for wider_resnet38_a2)"] = None,
+    output_stride: Annotated[int | None, "of its body (default: the usual one of the body)"] = None,
     crop_size: Annotated[int | None, "of its training crops, in pixels (default: the preset's)"] = None,
     name: Annotated[str | None, "of the run (default: the file's)"] = None,
     runs_dir: Annotated[str, "where run folders go"] = "runs",

@@ -17,8 +17,8 @@ from ..data.tasks import Step, Task
 from ..engine.devices import norm_on, chosen_device
 from ..engine.gpus import count_gpus, describe_gpus, describe_ignored
 from ..engine.step_folder import StepFolder
-from ..models.backbones import PRETRAINED_FILES, download_mobilenet, find_pretrained, load_pretrained
-from ..models.backbones import missing_pretrained, pretrained_files
+from ..models.backbones import Backbone, find_backbone
+from ..models.pretrained import download_weights, find_pretrained, load_pretrained, missing_pretrained
 from ..models.segmenter import Segmenter, make_segmenter
 from ..run.folder import step_path
 from ..run.opened import open_step
@@ -60,26 +60,27 @@ def fresh_segmenter(
     step: Step,
 ) -> Segmenter:
     "A segmenter of all classes up to `step`, its body pretrained as the configuration says."
-    segmenter = make_segmenter(config.backbone, step.classes_per_step, config.output_stride, config.crop_size,
+    backbone = find_backbone(config.backbone)
+    segmenter = make_segmenter(backbone, step.classes_per_step, config.output_stride, config.crop_size,
                                norm=norm_of(config))
     if config.pretrained == "none":
         return segmenter
     if config.pretrained == "auto":
-        load_published(segmenter.body, config.backbone, at_root("pretrained"))
+        load_published(segmenter.body, backbone, at_root("pretrained"))
     else:
-        load_pretrained(segmenter.body, config.backbone, at_root(config.pretrained))
+        load_pretrained(segmenter.body, backbone, at_root(config.pretrained))
     return segmenter
 
 
-def load_published(body: nn.Module, backbone: str, folder: Path) -> None:
-    "Load the ImageNet weights that `folder` holds; InputError where there could be some and are none."
+def load_published(network: nn.Module, backbone: Backbone, folder: Path) -> None:
+    "Load the ImageNet weights in `folder`; InputError where the backbone has some and none are there."
     path = find_pretrained(backbone, folder)
-    if path is None and backbone == "mobilenet_v2":
-        path = folder / PRETRAINED_FILES[backbone]
-        download_mobilenet(path)
+    for file in backbone.weights:
+        if path is None and file.download:
+            path = download_weights(file, folder)
     if path is not None:
-        load_pretrained(body, backbone, path)
-    elif pretrained_files(backbone):
+        load_pretrained(network, backbone, path)
+    elif backbone.weights:
         raise missing_pretrained(backbone, folder)
 
 # %% ../../nbs/experiments/00_start.ipynb #e47fc0b6

@@ -16,7 +16,14 @@ from torch.nn import functional as F
 from .norms import make_abn
 
 # %% auto #0
-__all__ = ['ResidualBlock', 'ResidualBody', 'make_resnet', 'from_torchvision']
+__all__ = ['FeatureNetwork', 'ResidualBlock', 'ResidualNetwork', 'make_resnet', 'is_torchvision_name', 'from_torchvision']
+
+# %% ../../nbs/models/02_resnets.ipynb #b0a1c002
+class FeatureNetwork(nn.Module):
+    "B,3,H,W → B,channels,⌈H/output_stride⌉,⌈W/output_stride⌉: what a backbone builds."
+
+    channels: int
+    output_stride: int
 
 # %% ../../nbs/models/02_resnets.ipynb #8beb1f29
 class ResidualBlock(nn.Module):
@@ -54,7 +61,7 @@ class ResidualBlock(nn.Module):
         return F.leaky_relu(self.convs(x) + shortcut, 0.01, inplace=True)
 
 # %% ../../nbs/models/02_resnets.ipynb #277f0e55
-class ResidualBody(nn.Module):
+class ResidualNetwork(FeatureNetwork):
     "B,3,H,W → B,channels,⌈H/output_stride⌉,⌈W/output_stride⌉."
 
     def __init__(
@@ -100,13 +107,18 @@ def make_resnet(
     depth: int,               # 50 or 101
     output_stride: int = 16,  # of segmentation bodies 16 or 8; 32 dilates nothing
     norm: str = "auto",       # kind of ABN
-) -> ResidualBody:            # of 2048 channels
+) -> ResidualNetwork:         # of 2048 channels
     "ResNet-50 or ResNet-101 without its classifier."
     third = {50: 6, 101: 23}[depth]
     stages = [(3, 64, 256, 1), (4, 128, 512, 2), (third, 256, 1024, 2), (3, 512, 2048, 2)]
-    return ResidualBody((64, 7), stages, True, True, output_stride, norm)
+    return ResidualNetwork((64, 7), stages, True, True, output_stride, norm)
 
 # %% ../../nbs/models/02_resnets.ipynb #e4a3a780
+def is_torchvision_name(key: str) -> bool:
+    "Whether torchvision's ResNets, without their classifier, may have a tensor of this name."
+    return key.startswith(("conv1.", "bn1.", "layer1.", "layer2.", "layer3.", "layer4."))
+
+
 def from_torchvision(
     state: Mapping[str, Tensor],  # of a torchvision ResNet: `conv1.weight`, `layer1.0.bn1.bias`, …
     eps: float = 1e-5,            # what ABN adds to |weight|

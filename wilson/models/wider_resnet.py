@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from .norms import make_abn
+from .resnets import FeatureNetwork
 
 # %% auto #0
 __all__ = ['WIDER_38', 'PreActivationBlock', 'WiderResNet']
@@ -62,7 +63,7 @@ WIDER_38 = (
 )
 
 
-class WiderResNet(nn.Module):
+class WiderResNet(FeatureNetwork):
     "Wider ResNet, variant A2: B,3,H,W → B,channels,⌈H/8⌉,⌈W/8⌉. State names as in the published checkpoints."
 
     output_stride = 8

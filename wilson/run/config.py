@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any
 
 from ..core.errors import InputError, did_you_mean
-from ..models.backbone_names import BACKBONES
+from ..models.backbones import BACKBONE_NAMES
 from .parameters import TEXT, text_expected, _as, _check, _kind, BY_STEP, LISTS, numbers
 
 # %% auto #0
@@ -79,7 +79,7 @@ class TrainConfig:
     crop_size: int | None = about(None, "side of training crops, pixels [--crop_size]")
     crop_size_val: int | None = about(None, "side of the published evaluation; crop_size if not given "
                                             "[--crop_size_val]")
-    backbone: str | None = about(None, f"{' | '.join(BACKBONES)} | timm:<model> [--backbone]")
+    backbone: str | None = about(None, f"{' | '.join(BACKBONE_NAMES)} [--backbone]")
     output_stride: int | None = about(None, "pixels of the image per cell of the logits [--output_stride]")
     pretrained: str | None = about(None, "auto | none | a file of ImageNet weights for the body")
     initial_probability: float | None = about(None, "of a class before training; 0.5 keeps random biases, "

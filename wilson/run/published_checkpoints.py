@@ -25,7 +25,7 @@ from ..core.paths import at_root, shown
 from ..data.tasks import Step, Task
 from ..engine.checkpoint import read_weights, save_weights
 from ..engine.step_folder import StepFolder
-from ..models.backbone_names import BACKBONES
+from ..models.backbones import BACKBONES, Backbone
 from ..models.localizer import Localizer
 from ..models.segmenter import Segmenter, make_segmenter
 from ..models.weights import check_finite, found_instead, read_foreign, state_of, unwrapped
@@ -35,8 +35,7 @@ from .opened import open_step, parent_link
 from .presets import ResolvedConfig, of_step, resolved, task_of
 
 # %% auto #0
-__all__ = ['PUBLISHED_BODIES', 'usual_stride', 'nearest_body', 'PublishedCheckpoint', 'read_published', 'import_published',
-           'export_published']
+__all__ = ['nearest_backbone', 'PublishedCheckpoint', 'read_published', 'import_published', 'export_published']
 
 # %% ../../nbs/run/09_published_checkpoints.ipynb #99d97181
 def _loaded(path: Path) -> dict[str, Any]:
@@ -64,18 +63,10 @@ def _number(path: Path, content: Mapping[str, Any], name: str, most: float) -> i
     return None
 
 # %% ../../nbs/run/09_published_checkpoints.ipynb #35e4dcba
-PUBLISHED_BODIES = ("resnet50", "resnet101", "wider_resnet38_a2")
-
-
-def usual_stride(backbone: str) -> int:
-    "The output stride at which a body was published."
-    return 8 if backbone in ("wider_resnet38_a2", "shapes_net") else 16
-
-
 def _models(
-    backbone: str,
+    backbone: Backbone,
     classes: tuple[int, ...],  # of each step
-    output_stride: int,
+    output_stride: int | None = None,
     crop_size: int = 512,
 ) -> tuple[Segmenter, Localizer]:
     segmenter = make_segmenter(backbone, classes, output_stride, crop_size, norm="plain")
@@ -87,14 +78,14 @@ def _shapes(module: nn.Module | Mapping[str, Tensor]) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in state.items()}
 
 
-def nearest_body(
+def nearest_backbone(
     state: Mapping[str, Tensor],  # of a segmenter, by name
     classes: tuple[int, ...],     # of each step
-) -> tuple[str, Segmenter, Localizer]:  # name of the body; the models around it, without memory
-    "The body of ours whose segmenter differs from `state` in the fewest names and shapes."
+) -> tuple[str, Segmenter, Localizer]:  # name of the backbone; the models around it, without memory
+    "The backbone of ours whose segmenter differs from `state` in the fewest names and shapes."
     with torch.device("meta"):
-        known = {b: _models(b, classes, usual_stride(b)) for b in BACKBONES}
-    name = min(known, key=lambda b: len(_shapes(known[b][0]).items() ^ _shapes(state).items()))
+        known = {name: _models(backbone, classes) for name, backbone in BACKBONES.items()}
+    name = min(known, key=lambda n: len(_shapes(known[n][0]).items() ^ _shapes(state).items()))
     return name, *known[name]
 
 # %% ../../nbs/run/09_published_checkpoints.ipynb #f8c90408
@@ -118,7 +109,7 @@ def read_published(
     classes: list[int] = []
     while f"cls.{len(classes)}.weight" in state:
         classes.append(len(state[f"cls.{len(classes)}.weight"]))
-    backbone, segmenter, localizer = nearest_body(state, tuple(classes))
+    backbone, segmenter, localizer = nearest_backbone(state, tuple(classes))
     _fit(path, f"segmenter with body {backbone}", state, segmenter)
     check_finite(state, shown(path))
     maps = content.get("pseudolabeler")
@@ -155,7 +146,7 @@ def _fit(path: Path, what: str, state: dict[str, Tensor], module: nn.Module) -> 
             raise InputError(f"{shown(path)} comes nearest to a {what} ({len(wanted)} tensors), but "
                              f"{how.format(len(names))}, the first {names[0]}. "
                              f"{found_instead(names[0], state)} Fetch the file again, or one "
-                             f"whose body is {', '.join(PUBLISHED_BODIES)}.")
+                             f"whose body is {', '.join(n for n, b in BACKBONES.items() if b.published)}.")
 
 # %% ../../nbs/run/09_published_checkpoints.ipynb #245365dc
 def import_published(
@@ -164,7 +155,7 @@ def import_published(
     task: str,                         # "15-5", …
     step: int,                         # 0: the base step
     overlap: bool = True,              # False: disjoint
-    output_stride: int | None = None,  # of its body; None: `usual_stride`
+    output_stride: int | None = None,  # of its body; None: the body's usual one
     crop_size: int | None = None,      # of its training crops, for the pooling window; None: the preset's
     name: str | None = None,           # of the run; None: the file's
     runs_dir: str = "runs",
@@ -178,7 +169,7 @@ def import_published(
     name = path.stem if name is None else name
     given = TrainConfig(
         dataset=dataset, task=task, step=str(step), overlap=overlap, backbone=found.backbone,
-        output_stride=output_stride or usual_stride(found.backbone), crop_size=crop_size, name=name,
+        output_stride=output_stride or BACKBONES[found.backbone].strides[0], crop_size=crop_size, name=name,
         base_name=name, runs_dir=runs_dir, data_root=data_root,
         method="wilson" if step == 0 or found.localizer else "finetune")
     config = resolved(given, dataset)
@@ -240,8 +231,8 @@ def _link(parent: Path | str, folder: StepFolder, config: ResolvedConfig, step: 
 
 
 def _filled(found: PublishedCheckpoint, config: ResolvedConfig) -> tuple[Segmenter, Localizer | None]:
-    segmenter, localizer = _models(found.backbone, found.classes_per_step, config.output_stride,
-                                   config.crop_size)
+    segmenter, localizer = _models(BACKBONES[found.backbone], found.classes_per_step,
+                                   config.output_stride, config.crop_size)
     segmenter.load_state_dict(found.segmenter)
     if found.localizer is None:
         return segmenter, None
@@ -282,7 +273,7 @@ def export_published(
     epoch, score = _epoch_and_score(opened.folder, opened.config, opened.step)
     with written_aside(path) as aside:
         torch.save(content | {"epoch": epoch, "best_score": score}, aside)
-    if opened.config.backbone not in PUBLISHED_BODIES:
+    if not BACKBONES[opened.config.backbone].published:
         print(f"{shown(path)}: the published code has no body {opened.config.backbone}; only wilson import "
               f"reads this file.")
     return path
