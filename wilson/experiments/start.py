@@ -17,12 +17,13 @@ from ..data.tasks import Step, Task
 from ..engine.devices import norm_on, chosen_device
 from ..engine.gpus import count_gpus, describe_gpus, describe_ignored
 from ..engine.step_folder import StepFolder
-from ..models.backbones import Backbone, find_backbone
+from ..models.backbones import Backbone
 from ..models.pretrained import download_weights, find_pretrained, load_pretrained, missing_pretrained
 from ..models.segmenter import Segmenter, make_segmenter
 from ..run.folder import step_path
 from ..run.opened import open_step
 from ..run.presets import ResolvedConfig
+from ..run.user_code import load_backbone
 
 # %% auto #0
 __all__ = ['n_processes', 'norm_of', 'fresh_segmenter', 'load_published', 'parent_folder', 'parent_segmenter', 'label_maps']
@@ -60,7 +61,7 @@ def fresh_segmenter(
     step: Step,
 ) -> Segmenter:
     "A segmenter of all classes up to `step`, its body pretrained as the configuration says."
-    backbone = find_backbone(config.backbone)
+    backbone = load_backbone(config.backbone)
     segmenter = make_segmenter(backbone, step.classes_per_step, config.output_stride, config.crop_size,
                                norm=norm_of(config))
     if config.pretrained == "none":

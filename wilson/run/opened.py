@@ -27,6 +27,7 @@ from ..pseudo.targets import TargetRule
 from .folder import recorded_config, recorded_task
 from .parameters import numbers
 from .presets import ResolvedConfig, resolved
+from .user_code import load_backbone
 
 # %% auto #0
 __all__ = ['OpenedStep', 'target_rule', 'open_step', 'own_runs_dir', 'parent_link', 'parent_path']
@@ -90,7 +91,7 @@ def open_step(
         raise InputError(f"{shown(file)} is of the classes {', '.join(classes)}; "
                          f"expected {', '.join(step.names)}.")
     norm = norm or norm_for(str(device))
-    segmenter = make_segmenter(config.backbone, step.classes_per_step, config.output_stride,
+    segmenter = make_segmenter(load_backbone(config.backbone), step.classes_per_step, config.output_stride,
                                config.crop_size, norm=norm)
     fill(segmenter, tensors, "segmenter", file)
     starts_from = with_old and record.get("parent")

@@ -16,7 +16,7 @@ from typing import Any
 
 from ..core.errors import InputError, did_you_mean
 from ..core.paths import at_root
-from ..models.backbones import find_backbone
+from .user_code import load_backbone
 
 # %% auto #0
 __all__ = ['COMPAT', 'CHOICES', 'POLICIES', 'POSITIVE', 'NOT_NEGATIVE', 'BY_STEP', 'LISTS', 'TEXT', 'numbers', 'is_folder_name',
@@ -136,7 +136,7 @@ def _check(config: Any) -> None:
         raise InputError(f"initial_probability={config.initial_probability}: "
                          f"expected more than 0, at most 0.5.")
     if config.backbone is not None:
-        find_backbone(config.backbone)
+        load_backbone(config.backbone)
     if config.batch_size == 1:
         raise InputError("batch_size=1: batch norm needs at least 2 images; give batch_size=2 or more.")
     if config.norm == "inplace" and config.precision == "bf16":

@@ -14,9 +14,10 @@ from typing import TypeVar
 
 from ..core.errors import InputError, did_you_mean
 from ..core.paths import at_root
+from ..models.backbones import Backbone, find_backbone
 
 # %% auto #0
-__all__ = ['T', 'is_reference', 'load_class']
+__all__ = ['T', 'is_reference', 'load_class', 'load_backbone']
 
 # %% ../../nbs/run/11_user_code.ipynb #7c2e0105
 T = TypeVar("T")
@@ -79,3 +80,14 @@ def _load_module(file: str, parameter: str) -> ModuleType:
         sys.path.remove(str(path.parent))
     _modules[path] = module
     return module
+
+# %% ../../nbs/run/11_user_code.ipynb #b0a1c302
+def load_backbone(
+    reference: str,  # a name, `timm:<model>`, or "file.py:Class"
+) -> Backbone:
+    "The backbone that a configuration names; runs the file where it is one of your own."
+    if not is_reference(reference):
+        return find_backbone(reference)
+    backbone = load_class(reference, Backbone, {}, "backbone")()
+    backbone.name = reference
+    return backbone
