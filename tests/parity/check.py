@@ -100,9 +100,7 @@ def loss_quantities(arrays: dict[str, np.ndarray]) -> Quantities:
     target = lambda alpha: labels.segmentation_target(old_prob(), soft(alpha), n_old)
 
     def confusion():
-        counts = metrics.Confusion(len(names))
-        counts.update(f.metric_pred, f.metric_label)
-        return counts.matrix
+        return metrics.count_confusion(f.metric_pred, f.metric_label, len(names))[:, :-1]
 
     def score(key):
         value = metrics.scores(confusion(), names, (n_old, int(f.n_new)))[key]

@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from ..core.paths import markdown_text, one_line
 from ..core.templates import html_table
+from ..evaluation.scores import across_steps
 from ..run.records import Record, Variant
 
 # %% auto #0

@@ -5,7 +5,9 @@
 # %% ../../nbs/evaluation/01_evaluate.ipynb #2a0f508c
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,54 +16,63 @@ from torch.nn import functional as F
 from ..core.distributed import summed
 from ..data.batches import Batch
 from ..data.tasks import Step
-from .metrics import Confusion, scores
+from .metrics import ConfusionMatrix, Metric, move_states, sum_states
 from ..models.segmenter import Segmenter
 from ..pseudo.labels import IGNORE, one_hot
 from ..pseudo.step_targets import _localized
 from ..pseudo.targets import Targets
 
 # %% auto #0
-__all__ = ['LATER', 'BINS', 'counted', 'scored', 'evaluate', 'decided', 'segmenter_maps', 'localizer_maps', 'evaluate_labels',
-           'calibration', 'calibration_error', 'masks_of']
+__all__ = ['LATER', 'BINS', 'SplitMetrics', 'run_metrics', 'evaluate', 'decided', 'segmenter_maps', 'localizer_maps',
+           'evaluate_labels', 'calibration', 'calibration_error', 'masks_of']
 
 # %% ../../nbs/evaluation/01_evaluate.ipynb #4de05684
 LATER = 254  # in a mask: a class of a later step, where the mask's table tells it from background
 
 
-def _with_extra(labels: Tensor, mark: int, n: int) -> Tensor:
-    "`labels` of classes 0 to n-1, with `mark` as an extra class n."
-    if (labels == n).any():
-        raise ValueError(f"a mask or label map holds class {n}, but the step has classes 0 to {n - 1}")
-    return labels.masked_fill(labels == mark, n)
+class SplitMetrics:
+    "The confusion matrix of a split and further metrics: later classes as background, and ignored."
+
+    def __init__(self, step: Step, further: Sequence[type[Metric]] = ()):
+        self.confusion = ConfusionMatrix(step), ConfusionMatrix(step)
+        self.background, self.ignored = ([matrix, *(kind(step) for kind in further)]
+                                         for matrix in self.confusion)
+
+    @property
+    def matrix(self) -> Tensor:  # C+1, C+1: last row later classes, last column no label
+        "Pixels by truth and label."
+        background, ignored = (confusion.matrix for confusion in self.confusion)
+        return torch.cat([ignored, background[:1] - ignored[:1]])
+
+    def scores(self) -> dict[str, Any]:
+        "Scores with later classes as background, and under `later_ignored` without them."
+        background, ignored = ({n: s for metric in metrics for n, s in metric.scores().items()}
+                               for metrics in (self.background, self.ignored))
+        return background | {"later_ignored": ignored}
 
 
-def counted(
-    labels: Callable[[Batch], Tensor],  # batch → B, H, W
+def run_metrics(
+    labels: Callable[[Batch], Tensor],  # batch → B, H, W int64: a class, or 255: no label
     batches: Iterable[Batch],
     step: Step,
-    later: int,
-) -> Tensor:                            # C+1, C+1: last row later classes, last column no label
-    "Pixels by truth and label over a split; of several ranks, of all."
-    n = step.n_classes
-    if n >= later:
-        raise ValueError(f"later={later} marks later classes, but the step itself has {n} classes")
-    counts = Confusion(n + 1)
+    later: int = LATER,                 # in a mask: a class of a later step
+    further: Sequence[type[Metric]] = (),
+) -> SplitMetrics:
+    "The metrics of labels over a split; of several ranks, of all."
+    if step.n_classes >= later:
+        raise ValueError(f"later={later} marks later classes, but the step itself has {step.n_classes} "
+                         "classes")
+    found = SplitMetrics(step, further)
     for batch in batches:
-        counts.matrix = counts.matrix.to(batch.images.device)
-        counts.update(_with_extra(labels(batch), IGNORE, n), _with_extra(batch.require_masks(), later, n))
-    return summed(counts.matrix.cpu())
-
-
-def scored(
-    matrix: Tensor,  # C+1, C+1 of `counted`
-    step: Step,
-) -> dict:
-    "Scores with later classes as background, and under `later_ignored` without them."
-    seen = matrix[:-1, :-1]
-    later_as_background = seen.clone()
-    later_as_background[0] += matrix[-1, :-1]
-    counted, ignored = (scores(m, step.names, step.classes_per_step) for m in (later_as_background, seen))
-    return counted | {"later_ignored": ignored}
+        prediction, truth = labels(batch), batch.require_masks().long()
+        for metrics, mark in ((found.background, 0), (found.ignored, IGNORE)):
+            seen = truth.masked_fill(truth == later, mark)
+            for metric in metrics:
+                move_states(metric, seen.device)
+                metric.update(prediction, seen, batch)
+    for metric in chain(found.background, found.ignored):
+        sum_states(metric)
+    return found
 
 # %% ../../nbs/evaluation/01_evaluate.ipynb #288d288a
 @torch.no_grad()
@@ -70,9 +81,10 @@ def evaluate(
     batches: Iterable[Batch],         # with masks in training order, 255 ignored
     step: Step,
     later: int = LATER,               # in a mask: a class of a later step
+    further: Sequence[type[Metric]] = (),  # beside the confusion matrix
 ) -> dict:                            # see `wilson.evaluation.metrics.scores`; the same under `later_ignored`
     "Scores of arg-max maps over a split, pixels of later classes as background and ignored."
-    return scored(counted(decided(maps), batches, step, later), step)
+    return run_metrics(decided(maps), batches, step, later, further).scores()
 
 
 def decided(
@@ -106,6 +118,7 @@ def evaluate_labels(
     batches: Iterable[Batch],           # with masks in training order, 255 ignored
     step: Step,
     later: int = LATER,                 # in a mask: a class of a later step
+    further: Sequence[type[Metric]] = (),  # beside the confusion matrix
 ) -> dict:                              # see `evaluate`; and coverage in percent, images, images_used
     "Scores of label maps over the pixels that have both a label and a truth."
     used: list[bool] = []
@@ -116,10 +129,10 @@ def evaluate_labels(
         size = batch.require_masks().shape[-2:]
         return F.interpolate(found[:, None].float(), size, mode="nearest-exact")[:, 0].long()
 
-    matrix = counted(full, batches, step, later)
+    metrics = run_metrics(full, batches, step, later, further)
     images, images_used = summed(torch.tensor([len(used), sum(used)])).tolist()
-    pixels, covered = matrix.sum().item(), matrix[:, :-1].sum().item()
-    return scored(matrix, step) | {"coverage": 100 * covered / pixels if pixels else None,
+    pixels, covered = metrics.matrix.sum().item(), metrics.matrix[:, :-1].sum().item()
+    return metrics.scores() | {"coverage": 100 * covered / pixels if pixels else None,
                                     "images": images, "images_used": images_used}
 
 # %% ../../nbs/evaluation/01_evaluate.ipynb #69cd3d4b

@@ -5,13 +5,14 @@
 # %% ../../nbs/experiments/01_measure.ipynb #79ad4222
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..core.distributed import first, n_ranks, rank
+from ..core.errors import InputError
 from ..core.paths import at_root
 from ..data.batches import Batch
 from ..data.samples import evaluation_samples, StepSamples
@@ -20,20 +21,23 @@ from ..data.tasks import Step
 from ..data.transforms import CentreCrop
 from ..engine.step_folder import StepFolder
 from ..engine.tensorboard import TensorBoardLogger
-from ..evaluation.evaluate import LATER, calibration, counted, decided, evaluate, evaluate_labels
-from ..evaluation.evaluate import localizer_maps, scored, segmenter_maps
+from ..evaluation.evaluate import LATER, calibration, decided, evaluate, evaluate_labels
+from ..evaluation.evaluate import localizer_maps, run_metrics, segmenter_maps
 from ..evaluation.maps import Views
+from ..evaluation.metrics import METRICS, ConfusionMatrix, Metric
 from ..evaluation.pictures import panels, strip
+from ..evaluation.scores import ScoreFacts, recorded_facts
 from ..loading.cache import cached
 from ..loading.loader import Loader
 from ..methods.base import Method
 from ..pseudo.step_targets import batch_targets
 from ..run.opened import target_rule
 from ..run.presets import ResolvedConfig
+from ..run.user_code import load_class
 
 # %% auto #0
-__all__ = ['CALIBRATED', 'WATCHED', 'measured', 'ordered', 'in_order', 'headline', 'label_quality', 'with_masks',
-           'training_images', 'validator', 'views_of', 'fixed_images']
+__all__ = ['CALIBRATED', 'WATCHED', 'measured', 'metric_classes', 'score_facts', 'ordered', 'in_order', 'headline',
+           'label_quality', 'with_masks', 'training_images', 'validator', 'views_of', 'fixed_images']
 
 # %% ../../nbs/experiments/01_measure.ipynb #69222ed5
 def measured(
@@ -42,14 +46,14 @@ def measured(
     data: SegmentationFolder,
     device: torch.device,
     labels: Mapping[str, Callable[[Batch], Tensor]],  # by name, what was taught without masks
-) -> dict:         # "scores", "localizer", "pseudo_labels" of metrics.json; "details" of details.json
+) -> dict:         # metrics, scores, localizer, pseudo_labels of metrics.json; details of details.json
     "Scores of a trained step, and what a comparison asks for beside them."
     step, crop = views.step, CentreCrop(config.crop_size_val)
-    segmenter = segmenter_maps(views.segmenter)
+    segmenter, further = segmenter_maps(views.segmenter), metric_classes(config.metrics)
     scores: dict[str, dict] = {}
     confusion: dict[str, list] = {}
     details = {"classes": step.names, "n_old": step.n_old, "confusion": confusion}
-    result = {"scores": scores, "details": details}
+    result = {"metrics": recorded_facts(score_facts(further)), "scores": scores, "details": details}
     for name, split in data.vals.items():
         shows = split.labels[:, list(step.ids)].any()  # VOC has no class of COCO→VOC's first step
         split = split.with_masks
@@ -61,18 +65,52 @@ def measured(
                    "whole": evaluation_samples(split, step, None, LATER)}
         for protocol, images in samples.items():
             batches = in_order(images, config, device, protocol == "whole")
-            matrix = counted(decided(segmenter), batches, step, LATER)
-            scores[prefix + protocol] = headline(scored(matrix, step), config.later)
-            confusion[prefix + protocol] = matrix[:, :-1].tolist()
+            found = run_metrics(decided(segmenter), batches, step, LATER, further)
+            scores[prefix + protocol] = headline(found.scores(), config.later)
+            confusion[prefix + protocol] = found.matrix[:, :-1].tolist()
         if views.localizer is not None and name == "val":
             maps = localizer_maps(views.segmenter, views.localizer, views.old)
-            result["localizer"] = evaluate(maps, in_order(samples["published"], config, device), step)
-    taught = label_quality(labels, config, data, step, device) if labels else {}
+            batches = in_order(samples["published"], config, device)
+            result["localizer"] = evaluate(maps, batches, step, LATER, further)
+    taught = label_quality(labels, config, data, step, device, further=further) if labels else {}
     if taught and views.localizer is not None and views.old is not None:
         targets = batch_targets(views.segmenter, views.localizer, views.old, target_rule(config))
         batches = training_images(with_masks(data, step, CALIBRATED), config, step, device, LATER)
         details["calibration"] = calibration(targets, batches, step)
     return result | ({"pseudo_labels": taught} if taught else {})
+
+# %% ../../nbs/experiments/01_measure.ipynb #8e4a3d02
+def metric_classes(
+    metrics: str | None,  # the parameter: names or "my.py:BoundaryIoU", comma separated
+) -> list[type[Metric]]:  # without the confusion matrix
+    "The metrics that a run is scored by beside the confusion matrix; runs the files of your own."
+    names = [name.strip() for name in (metrics or "").split(",")]
+    found = dict.fromkeys(load_class(name, Metric, METRICS, "metrics") for name in names if name)
+    further = [kind for kind in found if kind is not ConfusionMatrix]
+    taken = {"later_ignored", "later_background"}
+    for kind in _with_confusion(further):
+        for facts in _facts_of(kind):
+            if facts.name in taken:
+                raise InputError(f"metrics={metrics!r}: {kind.__name__} has the name {facts.name!r}, which "
+                                 f"is taken by another score; give it a name of its own.")
+            taken.add(facts.name)
+    return further
+
+
+def _with_confusion(further: Sequence[type[Metric]]) -> list[type[Metric]]:
+    return [ConfusionMatrix, *further]
+
+
+def _facts_of(kind: type[Metric]) -> tuple[ScoreFacts, ...]:
+    try:
+        return kind.facts()
+    except InputError as e:
+        raise InputError(f"metrics: {kind.__name__} cannot be used. {e}") from None
+
+
+def score_facts(further: Sequence[type[Metric]]) -> tuple[ScoreFacts, ...]:
+    "What tables have to know of the scores of a run, in the order of their columns."
+    return tuple(facts for kind in _with_confusion(further) for facts in kind.facts())
 
 # %% ../../nbs/experiments/01_measure.ipynb #3ff76de6
 def ordered(
@@ -111,12 +149,14 @@ def label_quality(
     step: Step,
     device: torch.device,
     most: int | None = None,  # images, spread over all; None: all
+    further: Sequence[type[Metric]] = (),  # metrics beside the confusion matrix
 ) -> dict[str, dict]:     # by name; empty where the training images have no masks
     "The labels a step was taught, against the masks of its training images."
     split = with_masks(data, step, most)
     if not len(step.images(split.labels)):
         return {}
-    return {name: evaluate_labels(made, training_images(split, config, step, device, LATER), step)
+    return {name: evaluate_labels(made, training_images(split, config, step, device, LATER), step, LATER,
+                                  further)
             for name, made in labels.items()}
 
 
@@ -160,6 +200,8 @@ def validator(
     loader = ordered(marked, config, device)  # its workers start once
     shown_images = fixed_images(samples, step)
     views = views_of(method, step)
+    further = metric_classes(config.metrics)  # before the training: what is misspelt is an error at once
+    columns = [facts for facts in score_facts(further) if facts.column]
 
     def validate(epoch: int, board: TensorBoardLogger) -> float | None:
         method.eval()
@@ -173,13 +215,13 @@ def validator(
             board.scalars(f"pseudo_labels_{name}", quality["miou"] | {"coverage": quality["coverage"]}, epoch)
         if not len(scored):
             return None
-        score = evaluate(segmenter_maps(method.segmenter), loader.epoch(), step)
+        score = evaluate(segmenter_maps(method.segmenter), loader.epoch(), step, LATER, further)
         result = headline(score, config.later)
         names = ("old", "new", "all") if step.index else ("base", "all")
         folder.log("    mIoU " + "  ".join(f"{n} {result['miou'][n]:.1f}" for n in names
                                            if result["miou"][n] is not None))
-        for kind in ("miou", "iou"):
-            board.scalars(kind, result[kind], epoch)
+        for facts in columns:
+            board.scalars(facts.name, facts.values(result[facts.name]), epoch)
         return result["miou"]["all"]
 
     return validate

@@ -25,7 +25,7 @@ from ..engine.step_folder import StepFolder
 from ..engine.trainer import Trainer
 from ..engine.updates import compile_disabled
 from ..evaluation.evaluate import masks_of
-from ..evaluation.metrics import across_steps
+from ..evaluation.scores import across_steps
 from .build import prepared
 from .measure import headline, measured, training_images, views_of
 from .start import label_maps, parent_folder

@@ -101,6 +101,8 @@ class TrainConfig:
     base_name: str | None = about(None, "name of the base run; base-s<seed>")
     seed: int = about(42, "seed of weights, order and crops")
     val_interval: int | None = about(None, "epochs between validations [--val_interval]")
+    metrics: str | None = about(None, "metrics to score by beside the confusion matrix: my.py:BoundaryIoU, "
+                                      "comma separated")
     accumulate: int = about(1, "passes that make one update: each sees batch_size / accumulate images")
     precision: str = about("auto", "auto | float32 | bf16 | fp16: of the networks in training; auto: bf16 "
                                    "on a GPU that has it, else fp16; float32 on the CPU")

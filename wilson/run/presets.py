@@ -146,7 +146,7 @@ _PLACE = {"step", "parent", "data_root", "voc_root", "runs_dir", "name", "base_n
           "val_list",
           "voc_train_list", "voc_val_list", "image_labels", "label_edits", "pseudo_dir", "cache_gb",
           "compat", "padding", "later", "decay", "compile", "norm", "save_minutes", "max_skips", "histograms",
-          "keep_maps"}
+          "keep_maps", "metrics"}
 
 
 def identity(
