@@ -14,9 +14,7 @@ import psutil
 import pytest
 import torch
 
-from wilson.cli.command import main
-from wilson.core.locks import file_lock
-from wilson.datasets.shapes import make_shapes
+from wilson import testing
 
 REPO = Path(__file__).resolve().parents[1]
 HELPERS = REPO / "tests/helpers"  # modules that several tests share; tests also import from each other
@@ -27,6 +25,7 @@ THREADS = 1  # images are small: more threads only wait for each other
 # what makes a step of the demo data take a second: two classes, one epoch, small crops
 QUICK = ("--dataset", "shapes", "--data-root", "data/few", "--task", "striped disc|dotted square", "--epochs", "1",
          "--crop-size", "48", "--batch-size", "8", "--pseudo-epoch", "0", "--device", "cpu")
+QUICK_PARAMETERS = {name.removeprefix("--").replace("-", "_"): value for name, value in zip(QUICK[::2], QUICK[1::2])}
 
 
 def need(condition: object, reason: str) -> None:
@@ -100,7 +99,7 @@ def small_root(tmp_path_factory) -> Path:
     shutil.copy(REPO / "settings.ini", root)
     for notebook in [*(REPO / "nbs").glob("*.ipynb"), *(REPO / "nbs/guide").glob("*.ipynb")]:
         shutil.copy(notebook, root / notebook.relative_to(REPO))
-    make_shapes(root / "data" / "few", n_train=160, n_val=16)
+    testing.demo_data(root / "data" / "few", n_train=160, n_val=16)
     return root
 
 
@@ -115,19 +114,13 @@ def root(small_root, tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_run(small_root, tmp_path_factory) -> Path:
-    "A root where `QUICK` is trained, base and step 1: once, also where pytest runs in several processes. Copy it to write in it."
-    base = tmp_path_factory.getbasetemp()
-    folder = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base  # pytest makes a new one for every call
-    with file_lock(folder / "tiny.lock", seconds=600):
-        if not (folder / "tiny").is_dir():
-            root = tmp_path_factory.mktemp("tiny") / "root"
-            shutil.copytree(small_root, root)
-            with pytest.MonkeyPatch.context() as patch:
-                patch.chdir(root)
-                assert main(["train", *QUICK]) == 0
-            shutil.copytree(root, folder / "making")
-            (folder / "making").rename(folder / "tiny")
-    return folder / "tiny"
+    "A root where `QUICK` is trained, base and step 1: once for all tests and pages. Copy it to write in it."
+    root = tmp_path_factory.mktemp("tiny") / "root"
+    shutil.copytree(small_root, root)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        testing.tiny_run(QUICK_PARAMETERS)
+    return root
 
 
 # --------------------------------------------------------------------------------- processes

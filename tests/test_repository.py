@@ -344,6 +344,7 @@ LAYERS = {
     "widgets": 8,
     "cli": 8,
     "__main__": 9,
+    "testing": 9,
 }
 
 
@@ -366,7 +367,7 @@ def test_pages_and_modules_have_the_same_places(listed):
     for name in listed:
         if name.suffix == ".ipynb" and name.parts[0] == "nbs" and len(name.parts) == 3 and name.parts[1] != "guide":
             pages[name.parts[1]].append(name.stem)
-    assert pages.keys() == LAYERS.keys() - {"__main__"}
+    assert pages.keys() == LAYERS.keys() - {"__main__", "testing"}
     for package, names in pages.items():
         assert [name[:3] for name in sorted(names)] == [f"{i:02d}_" for i in range(len(names))], package
         assert package == "cli" or {name[3:] for name in names} == {n.rpartition(".")[2] for n in modules() if n.startswith(f"wilson.{package}.")}

@@ -51,7 +51,7 @@ def contents() -> str:
     parts = {"Workbench": list(WORKBENCH), "Guide": sorted(f"guide/{p.stem}" for p in REPO.glob("nbs/guide/*.ipynb"))}
     for package, title in PACKAGES.items():
         parts[title] = sorted(f"{package}/{p.stem}" for p in REPO.glob(f"nbs/{package}/*.ipynb"))
-    parts["The project"] = [Path(name).stem for name in TEXTS.values()]
+    parts["The project"] = ["testing", *(Path(name).stem for name in TEXTS.values())]
     return "\n\n".join("\n".join(["```{toctree}", ":hidden:", f":caption: {title}", "", *pages, "```"])
                        for title, pages in parts.items())
 
