@@ -130,7 +130,7 @@ def test_clean_folder_is_ok(clean):
     (0, "E", "broken JPEG", "replace the file"),
     (1, "E", "is empty (0 bytes)", "replace the file"),
     (2, "E", "no image, it begins with b'<html>404", "replace the file"),
-    (3, "E", "is not there", "restore it, or take its id out of the list"),
+    (3, "E", "is missing", "restore it, or take the id out of the list"),
     (4, "n", "16 bits a channel", "upper 8"),
     (5, "E", "is a BMP", "replace the file"),
     (6, "n", "is CMYK", "save it as RGB"),
@@ -146,13 +146,13 @@ def test_image(place, error, problem, remedy, broken):
 
 @pytest.mark.parametrize("place, problem, remedy", [
     (9, "96×64 like the stored pixels of train_00009.jpg, which EXIF orientation 6 turns to 64×96", "turn the mask"),
-    (10, "more than 8 bits a pixel (mode I;16)", "8-bit PNG"),
+    (10, "mode I;16", "8-bit PNG"),
     (11, "mode RGB", "8-bit PNG"),
     (12, "grey PNG of 4 bits", "8-bit PNG"),
     (13, "is a JPEG", "8-bit PNG"),
     (14, "is 48×96 but train_00014.jpg is 96×96", "make the mask anew"),
     (15, "holds 77 (10 pixels), expected 0 to 20, 255", "0 (background) or 255 (void)"),
-    (16, "is not there", "restore it"),
+    (16, "is missing", "add the mask"),
     (17, "broken PNG", "replace the file"),
     (18, "is empty (0 bytes)", "replace the file"),
 ])
@@ -212,8 +212,8 @@ def test_report_stops_at_twenty_of_a_kind(clean, tmp_path):
     for path in data.train.masks:
         path.unlink()
     report = verify({"train": data.train, "val": data.val}, SHAPES, threads=2, progress=False)
-    assert "Problem: mask that is not there (160)" in str(report) and "  … and 140 more" in str(report)
-    assert str(report).count("is not there,") == 20 and report.text().count("is not there,") == 160
+    assert "Problem: mask that is missing (160)" in str(report) and "  … and 140 more" in str(report)
+    assert str(report).count("is missing,") == 20 and report.text().count("is missing,") == 160
     assert "160 problems in 160 files" in str(report)
 
 

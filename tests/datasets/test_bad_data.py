@@ -110,23 +110,23 @@ BROKEN = {  # what is done to the data, what training says, what verify says
         "SegmentationClass/train00.png cannot be read as a mask", "replace the file"],
         ["E data/farm/SegmentationClass/train00.png is empty (0 bytes)", "replace the file"]),
     "16-bit mask": (lambda: Image.fromarray(np.ones((64, 64), np.uint16)).save(mask()), [
-        "SegmentationClass/train00.png has mode I;16, expected an 8-bit PNG of class ids", "save it so"],
-        ["E data/farm/SegmentationClass/train00.png has more than 8 bits", "save its class ids as an 8-bit PNG"]),
+        "SegmentationClass/train00.png has mode I;16, expected an 8-bit PNG of class ids", "save its class ids"],
+        ["E data/farm/SegmentationClass/train00.png has mode I;16", "save its class ids as an 8-bit PNG"]),
     "RGB mask": (lambda: Image.new("RGB", (64, 64)).save(mask()), [
         "SegmentationClass/train00.png has mode RGB, expected an 8-bit PNG of class ids", "wilson prepare"],
-        ["E data/farm/SegmentationClass/train00.png holds colours", "save its class ids as an 8-bit PNG"]),
+        ["E data/farm/SegmentationClass/train00.png has mode RGB", "save its class ids as an 8-bit PNG"]),
     "4-bit mask": (lambda: Image.new("L", (64, 64), 1).save(mask(), bits=4), [
-        "SegmentationClass/train00.png is a grey PNG of 4 bits", "save it with 8 bits"],
+        "SegmentationClass/train00.png is a grey PNG of 4 bits", "8-bit PNG"],
         ["E data/farm/SegmentationClass/train00.png is a grey PNG of 4 bits", "save its class ids as an 8-bit PNG"]),
     "mask of no class": (lambda: write_mask(mask(), np.full((64, 64), 4, np.uint8)), [
         "SegmentationClass/train00.png holds the ids [4]", "farm has 0 (background), 1 to 3, and 255 (void)"],
         ["E data/farm/SegmentationClass/train00.png holds 4 (4,096 pixels), expected 0 to 3, 255"]),
     "mask without its image": (lambda: image().unlink(), [
         "splits/train.txt names 1 of 25 images that", "JPEGImages does not hold, the first train00", "restore them"],
-        ["E data/farm/JPEGImages/train00.jpg is not there, but a list names it", "restore it"]),
+        ["E data/farm/JPEGImages/train00.jpg is missing, but a list names it", "restore it"]),
     "image without its mask": (lambda: mask().unlink(), [
         "SegmentationClass/train00.png is missing", "add the mask"],
-        ["E data/farm/SegmentationClass/train00.png is not there", "restore it"]),
+        ["E data/farm/SegmentationClass/train00.png is missing", "add the mask"]),
     "empty list": (lambda: listing().write_text(" \n\n", encoding="utf-8"), [
         "splits/train.txt is empty", "one image id a line"], ["train"]),
     "an id twice": (lambda: rewritten(listing(), lambda b: b + b"train00.jpg\n"), [

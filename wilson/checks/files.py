@@ -18,8 +18,9 @@ from tqdm.auto import tqdm
 
 from ..core.limits import available_cpus
 from ..core.paths import shown
-from ..data.image_files import FileInputError, MissingFileInputError, open_image, read_file
-from ..data.image_io import decode_image, decode_mask, orientation
+from ..data.image_files import FileInputError, MaskInputError, MissingFileInputError, open_image
+from ..data.image_files import read_file
+from ..data.image_io import decode_image, orientation, read_mask
 from ..data.splits import Split
 
 # %% auto #0
@@ -40,19 +41,13 @@ class Finding:
         return f"{self.where} {self.problem}; {self.remedy}."
 
 # %% ../../nbs/checks/00_files.ipynb #758dcb7c
-def _content(path: Path, what: str) -> bytes | Finding:
-    # the file's bytes, or why there are none; `what` is "image" or "mask"
-    try:
-        return read_file(path, what)
-    except MissingFileInputError:
-        return Finding(shown(path), "is not there, but a list names it",
-                       "restore it, or take its id out of the list", kind=f"{what} that is not there")
-    except FileInputError as e:
-        return _unreadable(path, what, e)
-
-
 def _unreadable(path: Path, what: str, error: FileInputError) -> Finding:
-    return Finding(shown(path), error.problem, error.remedy, kind=f"{what} that cannot be read")
+    kind = f"{what} that cannot be read"
+    if isinstance(error, MissingFileInputError):
+        kind = f"{what} that is missing"
+    elif isinstance(error, MaskInputError):
+        kind = "mask that is no 8-bit PNG of ids"
+    return Finding(shown(path), error.problem, error.remedy, kind=kind)
 
 # %% ../../nbs/checks/00_files.ipynb #165426f4
 _UNUSUAL = {  # Pillow's mode → what it is, what becomes of it
@@ -89,10 +84,8 @@ class ImageLook(NamedTuple):
 
 def look_at_image(path: Path) -> ImageLook:
     "Decode an image file; whatever is wrong is among the findings, never raised."
-    content = _content(path, "image")
-    if isinstance(content, Finding):
-        return ImageLook((content,))
     try:
+        content = read_file(path)
         with open_image(path, content) as image:
             turned, stored = orientation(image), image.size
             findings = tuple(_image_findings(path, content, image, turned))
@@ -111,31 +104,12 @@ class MaskLook(NamedTuple):
 
 def look_at_mask(path: Path) -> MaskLook:
     "Decode a mask file; whatever is wrong is among the findings, never raised."
-    content = _content(path, "mask")
-    if isinstance(content, Finding):
-        return MaskLook((content,))
     try:
-        with open_image(path, content, "mask") as image:
-            if wrong := _no_mask(image, content):
-                save = "save its class ids as an 8-bit PNG, grey or with a palette, as `write_mask` does"
-                return MaskLook((Finding(shown(path), wrong, save, kind="mask that is no 8-bit PNG of ids"),))
-        numbers = decode_mask(path, content)
+        numbers = read_mask(path)
     except FileInputError as e:
         return MaskLook((_unreadable(path, "mask", e),))
     counts = np.bincount(numbers.ravel(), minlength=256)
     return MaskLook((), numbers.shape[::-1], {int(n): int(counts[n]) for n in np.flatnonzero(counts)})
-
-
-def _no_mask(image: Image.Image, content: bytes) -> str:  # "" if the file can hold class ids
-    if image.format == "JPEG":
-        return "is a JPEG, which does not keep numbers"
-    if image.mode.startswith("I") or image.mode == "F":
-        return f"has more than 8 bits a pixel (mode {image.mode}), expected a class id of 8 bits"
-    if image.mode not in ("L", "P"):
-        return f"holds colours or bits (mode {image.mode}), expected a class id a pixel"
-    if image.format == "PNG" and content[25] == 0 and content[24] < 8:  # its header's bit depth, type
-        return f"is a grey PNG of {content[24]} bits, whose numbers readers stretch to 0…255"
-    return ""
 
 # %% ../../nbs/checks/00_files.ipynb #b3af8042
 class Look(NamedTuple):

@@ -30,8 +30,8 @@ from .c_warnings import caught_warnings
 from ..core.errors import InputError
 
 # %% auto #0
-__all__ = ['REMEDY', 'MAX_PIXELS', 'FileInputError', 'MissingFileInputError', 'file_error', 'max_pixels', 'check_pixels',
-           'file_bytes', 'read_file', 'image_format', 'png_data', 'decode_jpeg_data', 'open_image']
+__all__ = ['REMEDY', 'MAX_PIXELS', 'FileInputError', 'MissingFileInputError', 'MaskInputError', 'file_error', 'max_pixels',
+           'check_pixels', 'file_bytes', 'read_file', 'image_format', 'png_data', 'decode_jpeg_data', 'open_image']
 
 # %% ../../nbs/data/02_image_files.ipynb #5a1c0e06
 REMEDY = "replace the file, or take its id out of the list"
@@ -39,12 +39,18 @@ REMEDY = "replace the file, or take its id out of the list"
 
 class FileInputError(InputError):
     "An image or mask file that cannot be read. The message consists of file, problem and remedy."
-    problem, remedy = "cannot be read", REMEDY
+
+    def __init__(self, message: str, problem: str = "cannot be read", remedy: str = REMEDY):
+        super().__init__(message)
+        self.problem, self.remedy = problem, remedy
 
 
 class MissingFileInputError(FileInputError):
     "There is no such file."
-    problem, remedy = "is missing", "restore it, or take its id out of the list"
+
+
+class MaskInputError(FileInputError):
+    "A file that cannot hold class ids."
 
 
 def file_error(
@@ -55,9 +61,8 @@ def file_error(
 ) -> FileInputError:
     "The error for a file that cannot be read; the caller raises it."
     article = "an" if what == "image" else "a"
-    error = FileInputError(f"{path} cannot be read as {article} {what}: it {problem}; {remedy}.")
-    error.problem, error.remedy = problem, remedy
-    return error
+    message = f"{path} cannot be read as {article} {what}: it {problem}; {remedy}."
+    return FileInputError(message, problem, remedy)
 
 # %% ../../nbs/data/02_image_files.ipynb #5a1c0e09
 MAX_PIXELS = 1 << 28  # 16384 × 16384
@@ -104,8 +109,9 @@ def file_bytes(path: Path | str, what: str = "image") -> int:
     try:
         status = os.stat(path)
     except FileNotFoundError:
-        error = MissingFileInputError
-        raise error(f"{path} {error.problem}; {error.remedy}.") from None
+        problem = "is missing, but a list names it"
+        remedy = f"{'restore it' if what == 'image' else 'add the mask'}, or take the id out of the list"
+        raise MissingFileInputError(f"{path} {problem}; {remedy}.", problem, remedy) from None
     except (OSError, ValueError) as e:
         raise file_error(path, f"cannot be opened ({getattr(e, 'strerror', None) or e})", what) from None
     if stat.S_ISDIR(status.st_mode):

@@ -15,7 +15,7 @@ from PIL import Image
 
 from ..core.errors import InputError
 from .classes import palette
-from .image_files import MissingFileInputError, decode_jpeg_data, file_error, open_image, png_data
+from .image_files import MaskInputError, decode_jpeg_data, file_error, open_image, png_data
 from .image_files import read_file
 
 if TYPE_CHECKING:
@@ -98,10 +98,7 @@ def read_image(
 ) -> Tensor:           # 3, H, W uint8 RGB, channels last in memory
     "Decode an image, upright as viewers show it; the error names the file."
     import torch  # slow to import, and only pixels need it
-    try:
-        content = read_file(path)
-    except MissingFileInputError:
-        raise _missing_image(path) from None
+    content = read_file(path)
     with open_image(path, content) as image:
         return torch.from_numpy(decode_image(path, content, image)).permute(2, 0, 1)
 
@@ -110,16 +107,8 @@ def image_size(
     path: Path | str,
 ) -> tuple[int, int]:  # H, W as `read_image` gives them
     "An image's size from its first bytes."
-    try:
-        with open_image(path) as image:
-            return image.size if orientation(image) > 4 else image.size[::-1]
-    except MissingFileInputError:
-        raise _missing_image(path) from None
-
-
-def _missing_image(path: Path | str) -> InputError:
-    return InputError(f"{path} is in the list but there is no such file; restore it or take its id "
-                      f"out of the list.")
+    with open_image(path) as image:
+        return image.size if orientation(image) > 4 else image.size[::-1]
 
 # %% ../../nbs/data/03_image_io.ipynb #d7ed701a
 def _unfiltered(path: Path | str, header: Sequence[int], data: Sequence[memoryview]) -> np.ndarray | None:
@@ -147,30 +136,29 @@ def decode_mask(path: Path | str, content: bytes) -> np.ndarray:
         if found is not None:
             return found
     with open_image(path, content, "mask") as image:
-        if image.mode not in ("L", "P"):
-            raise InputError(f"{path} has mode {image.mode}, expected an 8-bit PNG of class ids (grey or "
-                             f"palette); save it so. Masks in colours are turned into ids by "
-                             f"`wilson prepare`, given the colours in dataset.toml.")
-        if image.format == "JPEG":
-            raise InputError(f"{path} is a JPEG, which does not keep numbers; save the mask's class ids as "
-                             f"an 8-bit PNG.")
-        stored = image.tile[0][3] if image.tile else None
-        if isinstance(stored, str) and stored in ("L;2", "L;4"):
-            raise InputError(f"{path} is a grey PNG of {stored[2]} bits, whose numbers readers "
-                             f"stretch to 0…255; save it with 8 bits.")
+        if problem := _mask_problem(image):
+            remedy = ("save its class ids as an 8-bit PNG, grey or with a palette; `wilson prepare` does so for "
+                      "masks in colours, given the colours in dataset.toml")
+            raise MaskInputError(f"{path} {problem}; {remedy}.", problem, remedy)
         return np.array(image)
+
+
+def _mask_problem(image: Image.Image) -> str:  # "" if the file can hold class ids
+    stored = image.tile[0][3] if image.tile else None
+    if image.format == "JPEG":
+        return "is a JPEG, which does not keep numbers"
+    if image.mode not in ("L", "P"):
+        return f"has mode {image.mode}, expected an 8-bit PNG of class ids"
+    if isinstance(stored, str) and stored in ("L;2", "L;4"):
+        return f"is a grey PNG of {stored[2]} bits, whose numbers readers stretch to 0…255"
+    return ""
 
 # %% ../../nbs/data/03_image_io.ipynb #93da9c00
 def read_mask(
     path: Path | str,  # 8-bit PNG, grey or palette
 ) -> np.ndarray:       # H, W uint8: dataset ids, 255 is void
     "Decode a mask by its indices; the error names the file."
-    try:
-        content = read_file(path, "mask")
-    except MissingFileInputError:
-        raise InputError(f"{path} is missing: the list names an image without a mask; add the mask or take "
-                         f"the id out of the list.") from None
-    return decode_mask(path, content)
+    return decode_mask(path, read_file(path, "mask"))
 
 
 def write_mask(
