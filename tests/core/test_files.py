@@ -28,7 +28,7 @@ from wilson.core.files import written_aside
 from wilson.core.locks import LockTimeout, file_lock, is_locked, try_lock
 from wilson.core.paths import at_root, project_root
 from wilson.data.classes import VOC
-from wilson.data.label_edits import LabelEdit, read_edits, save_edit
+from wilson.data.label_edits import LabelEdit, change_edit, read_edits
 from wilson.datasets.parts import link
 from wilson.engine.step_folder import StepFolder
 from wilson.experiments.step import _begun
@@ -271,7 +271,7 @@ def test_two_writers_of_label_edits(tmp_path, kind, unflushed):
 
     def save(who: str) -> None:
         for n in range(60):
-            save_edit(path, LabelEdit(f"{who}{n}", note=who), VOC)
+            change_edit(path, f"{who}{n}", lambda before: LabelEdit(before.id, note=who), VOC)
     assert in_forks(lambda: save("a"), lambda: save("b")) == [0, 0]
     assert len(read_edits(path, VOC)) == 120 and [p.name for p in tmp_path.iterdir()] == ["label_edits.csv"]
 

@@ -8,6 +8,7 @@ import os
 import random
 import signal
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,8 +18,7 @@ from wilson.analysis.results import evaluate_step
 from wilson.cli.command import main
 from wilson.core.errors import InputError
 from wilson.data.classes import SHAPES, Classes
-from wilson.data.label_edits import EDITS_FILE, LabelEdit, edited, edits_path, read_edits, save_edit
-from wilson.data.label_edits import write_edits
+from wilson.data.label_edits import EDITS_FILE, LabelEdit, change_edit, edited, edits_path, edits_text, read_edits
 from wilson.data.samples import training_samples
 from wilson.data.tasks import Task
 from wilson.datasets.voc import open_folder
@@ -35,6 +35,14 @@ OLD, NEW = "striped disc", "dotted square"  # the classes of QUICK's two steps
 PARAMETERS = {name.removeprefix("--").replace("-", "_"): value for name, value in zip(QUICK[::2], QUICK[1::2])}
 RUNS = "runs/shapes-striped_disc__dotted_square-overlap"
 EDITS = f"data/few/{EDITS_FILE}"
+
+
+def save_edit(path, edit: LabelEdit, classes) -> dict[str, LabelEdit]:
+    return change_edit(path, edit.id, lambda before: edit, classes)
+
+
+def write_edits(path, edits: dict[str, LabelEdit]) -> None:
+    Path(path).write_bytes(edits_text(edits.values()).encode())
 
 
 # ------------------------------------------------------------------------------- the file

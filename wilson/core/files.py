@@ -108,10 +108,10 @@ def held(path: Path, quiet: bool = False) -> Iterator[BinaryIO]:
             lock.remove_if_empty()
 
 # %% ../../nbs/core/02_files.ipynb #08fe8aea
-def file_hash(path: Path) -> str:
-    "16 hex digits of a file's content."
+def file_hash(path: Path, digits: int = 16) -> str:
+    "The first hex digits of the SHA-256 of a file's content."
     digest = hashlib.sha256()
     with open(path, "rb") as f:
         while block := f.read(1 << 20):
             digest.update(block)
-    return digest.hexdigest()[:16]
+    return digest.hexdigest()[:digits]

@@ -5,7 +5,6 @@
 # %% ../../nbs/core/08_output_files.ipynb #fe28c1eb
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import InputError
-from .files import held, written_aside
+from .files import file_hash, held, written_aside
 from .paths import at_root, project_root
 
 # %% auto #0
@@ -57,14 +56,6 @@ def data_set_around(
 RECORD = ".written-by-wilson"
 
 
-def _digest(path: Path) -> str:
-    with open(path, "rb") as f:
-        digest = hashlib.sha256()
-        while block := f.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 class OutputFolder:
     "A folder for files that a user asked for; with `overwrite`, whatever is there is replaced."
 
@@ -93,7 +84,7 @@ class OutputFolder:
 
     def _is_ours(self, name: str) -> bool:
         path = self.path / name
-        return path.is_file() and not path.is_symlink() and self._knows(f"{_digest(path)} {json.dumps(name)}")
+        return path.is_file() and not path.is_symlink() and self._knows(f"{file_hash(path, 64)} {json.dumps(name)}")
 
     def _knows(self, line: str) -> bool:
         record = self.path / RECORD
@@ -110,7 +101,7 @@ class OutputFolder:
         with written_aside(self.path / name) as aside:
             yield aside
             self.check_file(name)  # it may have come meanwhile
-            line = f"{_digest(aside)} {json.dumps(name)}"
+            line = f"{file_hash(aside, 64)} {json.dumps(name)}"
             if line not in self._known and not self._knows(line):
                 # before the file has its name: after a kill it is known all the same
                 with held(self.path / RECORD) as record:

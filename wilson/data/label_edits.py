@@ -11,7 +11,6 @@ import hashlib
 import io
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from .splits import files_by_id, Split, AppliedEdits, SegmentationFolder
 
 # %% auto #0
 __all__ = ['EDITS_FILE', 'COLUMNS', 'LabelEdit', 'edits_path', 'edits_text', 'read_edits', 'edits_content', 'parsed_edits',
-           'write_edits', 'save_edit', 'change_edit', 'changes', 'edited', 'edited_data', 'check_edited_ids']
+           'change_edit', 'changes', 'edited', 'edited_data', 'check_edited_ids']
 
 # %% ../../nbs/data/09_label_edits.ipynb #eae0959c
 @dataclass(frozen=True)
@@ -171,44 +170,7 @@ def _check_classes(edit: LabelEdit, classes: Classes, where: str) -> None:
         raise InputError(f"{where}: {classes.dataset} has no class {unknown[0]!r}."
                          f"{did_you_mean(unknown[0], classes.names)}")
 
-# %% ../../nbs/data/09_label_edits.ipynb #adbf10ad
-@contextmanager
-def _alone(path: Path | str) -> Iterator[Path]:
-    path = at_root(path).resolve()  # what a link points to is written, and the link stays
-    with writing(path), held(path.with_name(f".{path.name}.lock"), quiet=True):
-        for aside in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
-            aside.unlink(missing_ok=True)
-        yield path
-
-
-def _write(path: Path, edits: Iterable[LabelEdit]) -> None:
-    edits = [e for e in edits if not e.is_empty]
-    content = edits_text(edits).encode(errors="replace")
-    if {e for _, e in _edits(content, path)} != {*edits}:
-        raise InputError(f"{path} would not be read back as it is written; take what is no text out of the "
-                         f"notes.")
-    with written_aside(path) as aside:
-        aside.write_bytes(content)
-
-
-def write_edits(
-    path: Path | str,
-    edits: Mapping[str, LabelEdit],  # by id; what lies there already is replaced
-) -> None:
-    "Write a file of label edits anew."
-    with _alone(path) as path:
-        _write(path, edits.values())
-
 # %% ../../nbs/data/09_label_edits.ipynb #36a3a57d
-def save_edit(
-    path: Path | str,
-    edit: LabelEdit,             # one that says nothing takes the image's line away
-    classes: Classes,
-) -> dict[str, LabelEdit]:       # all that the file holds now, by id
-    "Save one image's edit; other lines are what they are at that moment, whoever wrote them."
-    return change_edit(path, edit.id, lambda before: edit, classes)
-
-
 def change_edit(
     path: Path | str,
     image: str,                                 # id
@@ -216,12 +178,21 @@ def change_edit(
     classes: Classes,
 ) -> dict[str, LabelEdit]:                      # all that the file holds now, by id
     "Change one image's edit; nobody else writes the file between reading and writing it."
-    with _alone(path) as path:
+    path = at_root(path).resolve()  # what a link points to is written, and the link stays
+    with writing(path), held(path.with_name(f".{path.name}.lock"), quiet=True):
+        for aside in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+            aside.unlink(missing_ok=True)
         edits = read_edits(path, classes) if path.is_file() else {}
         edits[image] = change(edits.get(image, LabelEdit(image)))
         _check_classes(edits[image], classes, f"image {image}")
-        _write(path, edits.values())
-    return {i: e for i, e in edits.items() if not e.is_empty}
+        edits = {i: e for i, e in edits.items() if not e.is_empty}
+        content = edits_text(edits.values()).encode(errors="replace")
+        if {e for _, e in _edits(content, path)} != {*edits.values()}:
+            raise InputError(f"{path} would not be read back as it is written; take what is no text out of "
+                             f"the notes.")
+        with written_aside(path) as aside:
+            aside.write_bytes(content)
+    return edits
 
 # %% ../../nbs/data/09_label_edits.ipynb #996d1715
 def changes(
