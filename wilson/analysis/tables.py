@@ -204,7 +204,6 @@ def _over_steps(record: Record, at: Mapping, protocol: str) -> list[float | None
     scores = [r.metrics()["scores"].get(protocol) for r in chain if r.miou]
     if None in scores or len(scores) < len(chain) or chain[0].step:
         return [record.miou.get(protocol, {}).get("all"), None, None]
-    from wilson.evaluation.metrics import across_steps  # imports torch
     try:
         across = across_steps(scores)
     except (ValueError, LookupError):  # the steps before are of other classes: a run put together by hand
