@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile
 
 from ..core.errors import InputError
 from .classes import palette
@@ -143,7 +143,7 @@ def decode_mask(path: Path | str, content: bytes) -> np.ndarray:
         return np.array(image)
 
 
-def _mask_problem(image: Image.Image) -> str:  # "" if the file can hold class ids
+def _mask_problem(image: ImageFile.ImageFile) -> str:  # "" if the file can hold class ids
     stored = image.tile[0][3] if image.tile else None
     if image.format == "JPEG":
         return "is a JPEG, which does not keep numbers"
