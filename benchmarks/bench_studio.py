@@ -57,7 +57,6 @@ STUDIO = ["import time\nfrom wilson.widgets.studio import Studio",
           "took = time.perf_counter() - began\nstudio"]
 # what one writes without a studio: the same maps and numbers, drawn by matplotlib into an output widget
 USUAL = ["""import matplotlib.pyplot as plt
-from dataclasses import replace
 from ipywidgets import Button, FloatSlider, HBox, Output, VBox
 from wilson.evaluation.maps import Maps
 from wilson.evaluation.pictures import class_colours, classes_over
@@ -68,7 +67,7 @@ colours, maps, position = class_colours(images.step), None, -1
 
 def show(_=None):
     global maps
-    maps = maps.under(replace(maps.rule, alpha=alpha.value))
+    maps = maps.with_rule(maps.rule.with_values(alpha=alpha.value))
     with out:
         out.clear_output(wait=True)
         _, axes = plt.subplots(1, 4, figsize=(12, 3))
@@ -255,7 +254,7 @@ def with_studio(browser, address: str) -> tuple[object, dict[str, float]]:
 
 def of_studio(page) -> dict[str, list[float]]:
     found, label = {}, page.locator(".ws-classes tbody input:enabled").first
-    for name in ("alpha", "threshold-classes", "threshold-background", "iterations"):
+    for name in ("alpha", "threshold-classes", "threshold-background", "affinity-iterations"):
         found[f"what if: {name.replace('-', ' of the ')}"] = what_if(page, name)
     row = f".ws-classes tr[data-class='{label.evaluate('e => e.closest(`tr`).dataset.class')}'] input"
     found["what if: image label"] = timed(page, cycle(lambda _: page.locator(row).click(), [0]), "click", ".wilson-studio", DRAWN)

@@ -219,8 +219,8 @@ def step() -> Step:
 def images(scenes) -> list[ReportImage]:
     rule = TargetRule(alpha=0.8)
     named = Maps(replace(scenes[1].logits, id=HOSTILE), rule, torch.arange(1, 21) == 16)  # class 20 removed, 16 added
-    unseen = Maps(replace(scenes[2].logits, truth=None, id="a\udcff/b"), replace(rule, affinity=False))
-    return [ReportImage(scenes[0].under(rule), "The rim is missed.\nTwice.", "look again"),
+    unseen = Maps(replace(scenes[2].logits, truth=None, id="a\udcff/b"), rule.with_values(affinity=False))
+    return [ReportImage(scenes[0].with_rule(rule), "The rim is missed.\nTwice.", "look again"),
             ReportImage(named, HOSTILE, HOSTILE), ReportImage(unseen)]
 
 
@@ -228,7 +228,7 @@ def images(scenes) -> list[ReportImage]:
 def file(images, step, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     return report(folder / "report.html", f"Demo {HOSTILE}", {"run": HOSTILE, "step": "1", "date": "1 May"}, iter(images), step,
-                  own_rule=TargetRule(dilations=[1, 2, 4, 8, 12]))
+                  own_rule=TargetRule())
 
 
 @pytest.fixture

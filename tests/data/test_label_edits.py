@@ -281,7 +281,7 @@ def test_by_the_command(root, data, capsys):
     assert f"label edits: 0 images corrected, 1 excluded ({EDITS})" in said and "<b>" not in said
     opened = open_step(root / RUNS / "base-s42/step0")
     assert (opened.folder.path / EDITS_FILE).read_bytes() == (root / EDITS).read_bytes()
-    assert (opened.rule.dilations, opened.rule.thresholds, opened.rule.iterations) == ((1, 2), (0.8, 0.6, 0.1), 10)
+    assert [opened.rule[name] for name in ("affinity_dilations", "threshold_background", "threshold_floor", "affinity_iterations")] == ["1,2", 0.8, 0.1, 10]
 
 
 @pytest.mark.parametrize("text, words", [

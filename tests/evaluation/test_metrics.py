@@ -228,7 +228,7 @@ def test_used_labels_are_those_with_a_gradient(alpha, old_labels):
     blobs = 4 * F.interpolate(torch.randn(n, 5, 3, 3), (8, 8), mode="bilinear")  # what the localizer says
     images, labels = torch.randn(n, 3, 64, 64), (torch.rand(n, 4) < 0.4).float()
     labels[torch.arange(n), 2 + torch.arange(n) % 2] = 1  # every image of a step shows a new class
-    rule = TargetRule(alpha=alpha, old_labels=old_labels)
+    rule = TargetRule(alpha=alpha, label_old_classes=old_labels)
     batch = Batch(images, None, labels, [str(i) for i in range(n)])
     taught = labels.clone()
     if not old_labels:

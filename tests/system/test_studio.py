@@ -144,9 +144,9 @@ def test_from_all_images_to_a_corrected_one(lab, page, root, tmp_path):  # noqa:
     # alpha shapes the target and nothing else; a threshold the hard mask and nothing else; both can be taken back
     desk.after(lambda: desk.at('.ws-chip[data-map="soft label"]').click())
     assert desk.changed(lambda: desk.move(".ws-threshold-background", 0.99)) <= {"hard mask"}
-    expect(desk.at(".ws-differs")).to_have_text("changed: thresholds")
+    expect(desk.at(".ws-differs")).to_have_text("changed: threshold_background")
     assert desk.changed(lambda: desk.move(".ws-alpha", 1)) <= {"target", "soft label"}
-    expect(desk.at(".ws-differs")).to_have_text("changed: alpha, thresholds")
+    expect(desk.at(".ws-differs")).to_have_text("changed: alpha, threshold_background")
     assert "-p alpha 1.0" in desk.at(".ws-command").inner_text()
     desk.after(lambda: desk.at(".ws-reset").click())
     expect(desk.at(".ws-differs")).to_have_text("")

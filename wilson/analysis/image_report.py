@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +52,8 @@ def rule_values(
     def text(value: object) -> str:
         if isinstance(value, bool):
             return "yes" if value else "no"
-        if isinstance(value, Sequence) and not isinstance(value, str):
-            return ", ".join(map(str, value))
         return str(value)
-    return {f.name.replace("_", " "): text(getattr(rule, f.name)) for f in fields(rule)}
+    return {name.replace("_", " "): text(value) for name, value in rule.values.items()}
 
 
 def _rule(rule: TargetRule, own: TargetRule | None, changed_only: bool = False) -> list[tuple[str, str, str]]:

@@ -163,11 +163,10 @@ def label_map(
 ) -> Tensor:       # H, W uint8 in training order
     "A pseudo-label of one image as classes."
     size = logits.picture.shape[1:]
-    targets = logits.targets(replace(rule, affinity=False) if kind == "cam" else rule)
+    targets = logits.targets(rule)
     if kind == "hard":
         return F.interpolate(targets.hard[None].float(), tuple(size), mode="nearest-exact")[0, 0].byte()
-    absent = targets.refined.amax((2, 3), keepdim=True) == 0  # by the image labels
-    return class_map(targets.refined if kind == "refined" else targets.prob.masked_fill(absent, 0), size)[0]
+    return class_map(targets["masked" if kind == "cam" else kind], size)[0]
 
 
 def write_label_maps(
@@ -193,7 +192,8 @@ def write_label_maps(
     ids[255] = 255
     if split.values is not None:  # the masks' files use other numbers than ids; so will these
         ids = np.array([split.values.index(i) for i in ids], np.uint8)
-    samples = training_samples(split, opened.step, None, reads_masks=False, old_labels=opened.rule.old_labels)
+    samples = training_samples(split, opened.step, None, reads_masks=False,
+                               old_labels=opened.rule.label_old_classes)
     outputs.check(f"{i}.png" for i in samples.split.ids)
     out = made_folder(at_root(out))
     for index in tqdm(range(len(samples)), desc=f"label maps ({kind})", leave=False):

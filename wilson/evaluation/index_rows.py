@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -79,7 +79,7 @@ def identity(
     parent: str = "",          # hash of the old model's weights file
 ) -> dict[str, str]:
     "What an index, or what is kept of logits, belongs to."
-    made = "" if rule is None else json.dumps(asdict(rule), sort_keys=True)
+    made = "" if rule is None else json.dumps(rule.describe(), sort_keys=True)
     return {"format": str(FORMAT), "weights": weights, "old model": parent, "images": images, "rule": made}
 
 # %% ../../nbs/evaluation/05_index_rows.ipynb #db6c5b98

@@ -129,9 +129,11 @@ class Maps:
         self._labels: dict[str, Tensor] = {}
         self._counts: dict[str, Tensor] = {}
 
-    def under(self, rule: TargetRule, image_labels: Tensor | None = None) -> Maps:
+    def with_rule(self, rule: TargetRule, image_labels: Tensor | None = None) -> Maps:
         "The same image under another rule or other labels; what these do not shape is not computed again."
         other = Maps(self.logits, rule, image_labels)
+        if self._targets is not None:
+            other._targets = self._targets.with_rule(rule, image_labels=other.image_labels[None].float())
         for kind in ("_soft", "_labels", "_counts"):
             getattr(other, kind).update((n, m) for n, m in getattr(self, kind).items() if n not in _SHAPED)
         return other
@@ -157,8 +159,8 @@ class Maps:
             return require(logits.old, "this step has no old model").float().sigmoid()
         if name == "CAM":
             return require(logits.localizer, "this step has no localizer").float().softmax(0)
-        field = {"refined": "refined", "soft label": "soft", "target": "target"}.get(name)
-        return getattr(self.targets, field)[0] if field else None
+        made = {"refined": "refined", "soft label": "soft", "target": "target"}.get(name)
+        return self.targets[made][0] if made else None
 
     def labels(self, name: str) -> Tensor:  # H, W uint8 in training order; 255: no label
         "Classes by pixel."

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -33,12 +32,10 @@ def what_if(
     step: Step,
     stop: Callable[[], bool] = lambda: False,          # asked between images
     told: Callable[[int], None] = lambda done: None,   # after each: how many
-    names: Sequence[str] = TAUGHT,                     # without the hard mask it is faster
+    names: Sequence[str] = TAUGHT,                     # without the hard mask nothing is refined
 ) -> dict:                                             # "images", "whole", and what each of `names` scores
     "Scores of the labels that `rule` would teach; `whole` is False where it was stopped."
     n = step.n_classes
-    if "hard mask" not in names:  # all that refining is for
-        rule = replace(rule, affinity=False)
     matrices = {name: torch.zeros(n, n + 1, dtype=torch.int64) for name in names}
     used, done, whole = dict.fromkeys(names, 0), 0, True
     for _, one in logits:
@@ -66,11 +63,10 @@ def taught(
     names: Sequence[str] = TAUGHT,
 ) -> dict[str, Tensor]:  # h, w int64; 255 where nothing is taught
     "The labels that teach, at the size at which they do."
-    old = logits.old
-    if old is None or not logits.weak:
+    if not logits.weak:
         raise InputError("This step makes no pseudo-labels, so no rule can change them; choose a step that "
                          "was trained with method=wilson.")
     made = logits.targets(rule)
     of = {"target": lambda: used_labels(made),
-          "hard mask": lambda: used_hard_mask(made, logits.image_labels[None], len(old), rule)}
+          "hard mask": lambda: used_hard_mask(made)}
     return {name: of[name]()[0] for name in names}

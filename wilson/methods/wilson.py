@@ -59,7 +59,7 @@ class Wilson(Method):
         self._taught = None if pseudo is None else used_labels(pseudo)
         maps = self.local(now.features, before.logits)
         scores = class_scores(maps, self.pooling)
-        first = 1 if self.rule.old_labels else self.n_old  # Table 5: labels of old classes count too
+        first = 1 if self.rule.label_old_classes else self.n_old  # Table 5: labels of old classes count too
         terms = {"classification": classification_loss(scores, batch.image_labels[:, first - 1:], first)}
         if self.local.prior == "learned":
             terms["prior"] = prior_loss(maps, before.logits)

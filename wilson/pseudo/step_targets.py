@@ -60,14 +60,9 @@ def used_labels(
 
 def used_hard_mask(
     made: Targets,
-    image_labels: Tensor,  # B, C-1 in {0, 1}
-    n_old: int,            # classes of the old model, background included
-    rule: TargetRule,
-) -> Tensor:               # B, h, w int64; 255 where nothing is taught
+) -> Tensor:  # B, h, w int64; 255 where nothing is taught
     "The hard masks that the localizer learns from."
-    expected = F.pad(image_labels.bool(), (1, 0), value=True)  # background always is
-    if not rule.old_labels:
-        expected[:, 1:n_old] = False
+    expected = F.pad(made["labels"].bool(), (1, 0), value=True)  # background always is
     shown = one_hot(made.hard, expected.shape[1]).flatten(2).any(2)
     return made.hard.masked_fill((shown != expected).any(1)[:, None, None], IGNORE)
 
@@ -90,8 +85,8 @@ def hard_mask_labels(
     rule: TargetRule,
 ) -> Callable[[Batch], Tensor]:  # batch → B, h, w int64; 255 where nothing is taught
     "`used_hard_mask` of the targets, as the trained models would make them now."
-    targets, n_old = batch_targets(segmenter, localizer, old, rule), sum(old.classes)
-    return lambda batch: used_hard_mask(targets(batch), batch.image_labels, n_old, rule)
+    targets = batch_targets(segmenter, localizer, old, rule)
+    return lambda batch: used_hard_mask(targets(batch))
 
 # %% ../../nbs/pseudo/03_step_targets.ipynb #ada2cb02
 def taught_labels(

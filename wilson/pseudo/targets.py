@@ -6,45 +6,186 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..core.params import param
 from .labels import hard_mask, image_gate, mask_by_labels, segmentation_target, soft_label
+from .links import Link, Rule, RuleMaps
 from .pamr import refine
 
 # %% auto #0
-__all__ = ['TargetRule', 'Targets', 'make_targets']
+__all__ = ['KnownLabels', 'Cam', 'OldModel', 'Masked', 'Affinity', 'Refined', 'HardMask', 'SoftLabel', 'Target', 'Gate',
+           'TargetRule', 'Targets', 'make_targets']
 
 # %% ../../nbs/pseudo/02_targets.ipynb #e061a363
-@dataclass(frozen=True)
-class TargetRule:
-    "How localizer and old model become targets (method of the paper, section 3)."
-    alpha: float = 0.5                              # share of the hard label in the soft pseudo-label
-    affinity: bool = True                           # refine the maps before they are thresholded
-    iterations: int = 10                            # of the refinement
-    dilations: Sequence[int] = (1, 2, 4, 8, 12)     # of its neighbours, in cells
-    background: float | str = "min"                 # "min", or λ: (1−λ)·old + λ·soft
-    thresholds: tuple[float, float, float] = (0.7, 0.6, 0.2)  # hard mask: background, classes, floor
-    old_labels: bool = False                        # image-level labels of old classes count too (Table 5)
-    gate: str = "soft"                              # what closes the image gate: "soft" labels or "hard" ones
-    affinity_scale: int = 1                         # cells of its grid per cell of the maps, each way
+class KnownLabels(Link):
+    "The image-level labels that the step may use."
+    reads, returns, title = ("image_labels", "old_logits"), "labels", "Image-level labels"
+    label_old_classes: bool = param(False, "image-level labels of old classes too (Table 5)",
+                                    flag="--no_mask")
+
+    def compute(self, image_labels: Tensor, old_logits: Tensor) -> Tensor:
+        if self.label_old_classes:
+            return image_labels
+        n_old = old_logits.shape[1]
+        no_old = torch.zeros_like(image_labels[:, : n_old - 1])
+        return torch.cat([no_old, image_labels[:, n_old - 1:]], 1)
 
 
-class Targets(NamedTuple):
-    "Every map between localizer and losses; C classes at h×w."
-    prob: Tensor     # B, C, h, w: softmax of the localizer, the CAM
-    refined: Tensor  # B, C, h, w: after affinity, masked by image labels
-    hard: Tensor     # B, h, w int64: what teaches the localizer; 255 = no class
-    soft: Tensor     # B, C, h, w: the soft pseudo-label
-    target: Tensor   # B, C, h, w: what teaches the segmenter
-    gate: Tensor     # B: 1 where the image takes part
+class Cam(Link):
+    "Softmax of the localizer, the CAM."
+    reads, returns = ("localizer_logits",), "cam"
+
+    def compute(self, localizer_logits: Tensor) -> Tensor:
+        return localizer_logits.float().softmax(1)
+
+
+class OldModel(Link):
+    "Probabilities of the old model."
+    reads, returns = ("old_logits",), "old"
+
+    def compute(self, old_logits: Tensor) -> Tensor:
+        return old_logits.float().sigmoid()
+
+
+class Masked(Link):
+    "The CAM without the classes that the image-level labels do not name."
+    reads, returns = ("cam", "labels"), "masked"
+
+    def compute(self, cam: Tensor, labels: Tensor) -> Tensor:
+        return mask_by_labels(cam, labels)
+
+# %% ../../nbs/pseudo/02_targets.ipynb #2a5bd027
+_DILATIONS = ("1", "1,2", "1,2,4", "1,2,4,8", "1,2,4,8,12", "1,2,4,8,12,24")
+
+
+class Affinity(Link):
+    "The CAM refined by PAMR."
+    reads, returns, title = ("picture", "cam"), "pamr", "Affinity"
+    affinity: bool = param(True, "refine the localizer's maps by PAMR before they teach it",
+                           flag="--affinity")
+    affinity_iterations: int = param(10, "rounds of the refinement", min=1, max=100, step=1)
+    affinity_dilations: str = param("1,2,4,8,12", "distances of a cell's neighbors in the refinement, in "
+                                                  "cells of its grid", choices=_DILATIONS, text=True)
+    affinity_scale: int = param(1, "cells of the refinement's grid per cell of the maps, each way", min=1,
+                                max=8, step=1)
+
+    def compute(self, picture: Tensor, cam: Tensor) -> Tensor:
+        if not self.affinity:
+            return cam
+        size, scale = cam.shape[-2:], self.affinity_scale
+        if scale > 1:
+            finer = [scale * side for side in size]
+            cam = F.interpolate(cam, finer, mode="bilinear", align_corners=False)
+        dilations = [int(d) for d in self.affinity_dilations.split(",")]
+        refined = refine(picture, cam, self.affinity_iterations, dilations)
+        return F.avg_pool2d(refined, scale) if scale > 1 else refined
+
+
+class Refined(Link):
+    "The refined CAM without the classes that the image-level labels do not name."
+    reads, returns = ("pamr", "labels"), "refined"
+
+    def compute(self, pamr: Tensor, labels: Tensor) -> Tensor:
+        return mask_by_labels(pamr, labels)
+
+
+class HardMask(Link):
+    "The classes that are sure, 255 elsewhere; it teaches the localizer."
+    reads, returns, title = ("refined",), "hard", "Hard mask (teaches the localizer)"
+    threshold_background: float = param(0.7, "share of its own maximum that the background must exceed in "
+                                             "the hard mask", min=0, max=1, step=0.05)
+    threshold_classes: float = param(0.6, "the same share for every other class", min=0, max=1, step=0.05)
+    threshold_floor: float = param(0.2, "probability that any class must exceed in the hard mask", min=0,
+                                   max=1, step=0.05)
+
+    def compute(self, refined: Tensor) -> Tensor:
+        return hard_mask(refined, self.threshold_background, self.threshold_classes, self.threshold_floor)
+
+# %% ../../nbs/pseudo/02_targets.ipynb #a9dfb15b
+class SoftLabel(Link):
+    "The soft pseudo-label: probabilities blended with their arg-max."
+    reads, returns, title = ("masked",), "soft", "Soft label"
+    alpha: float = param(0.5, "share of the hard label in the soft pseudo-label", min=0, max=1, step=0.05,
+                         flag="--alpha")
+
+    def compute(self, masked: Tensor) -> Tensor:
+        return soft_label(masked, self.alpha)
+
+
+class Target(Link):
+    "Old classes of the old model, new classes of the soft label, the background of both."
+    reads, returns, title = ("soft", "old"), "target", "Target (teaches the segmenter)"
+    background: str = param("min", "of the target: the least of old model and soft label, or a mix of both",
+                            choices=("min", "mix"))
+    background_mix: float = param(0.5, "share of the soft label in the target's background where it is mixed",
+                                  min=0, max=1, step=0.05, flag="--bkg_mix")
+
+    def compute(self, soft: Tensor, old: Tensor) -> Tensor:
+        mixed = "min" if self.background == "min" else self.background_mix
+        return segmentation_target(old, soft, old.shape[1], mixed)
+
+
+class Gate(Link):
+    "1 where the new classes found are those of the image-level labels."
+    reads, returns, title = ("soft", "masked", "labels", "old"), "gate", "Image gate"
+    gate_labels: str = param("soft", "labels that close the image gate", choices=("soft", "hard"),
+                             fixed="hard")
+
+    def compute(self, soft: Tensor, masked: Tensor, labels: Tensor, old: Tensor) -> Tensor:
+        n_old = old.shape[1]
+        found = soft if self.gate_labels == "soft" else soft_label(masked, 1.0)
+        return image_gate(found, labels[:, n_old - 1:], n_old)
 
 # %% ../../nbs/pseudo/02_targets.ipynb #b1153a0c
-@torch.no_grad()
+class TargetRule(Rule):
+    "How localizer and old model become targets (method of the paper, section 3)."
+    default_links: Sequence[Link] = (KnownLabels(), SoftLabel(), Target(), Gate(), Affinity(), HardMask(),
+                                     Cam(), OldModel(), Masked(), Refined())
+
+    @property
+    def label_old_classes(self) -> bool:
+        "Whether image-level labels of old classes count too."
+        return bool(self.values.get("label_old_classes"))
+
+
+class Targets(RuleMaps):
+    "Every map between localizer and losses, computed when it is asked for; C classes at h×w."
+
+    @property
+    def cam(self) -> Tensor:      # B, C, h, w
+        "Softmax of the localizer."
+        return self["cam"]
+
+    @property
+    def refined(self) -> Tensor:  # B, C, h, w
+        "After affinity, masked by image labels."
+        return self["refined"]
+
+    @property
+    def hard(self) -> Tensor:     # B, h, w int64; 255 = no class
+        "What teaches the localizer."
+        return self["hard"]
+
+    @property
+    def soft(self) -> Tensor:     # B, C, h, w
+        "The soft pseudo-label."
+        return self["soft"]
+
+    @property
+    def target(self) -> Tensor:   # B, C, h, w
+        "What teaches the segmenter."
+        return self["target"]
+
+    @property
+    def gate(self) -> Tensor:     # B
+        "1 where the image takes part."
+        return self["gate"]
+
+
 def make_targets(
     localizer_logits: Tensor,  # B, C, h, w of the localizer in evaluation mode
     logits_old: Tensor,        # B, C_old, h, w of the old model
@@ -53,26 +194,5 @@ def make_targets(
     rule: TargetRule = TargetRule(),
 ) -> Targets:
     "Pseudo-labels and targets of a batch."
-    n_old = logits_old.shape[1]
-    if not rule.old_labels:
-        no_old = torch.zeros_like(image_labels[:, : n_old - 1])
-        image_labels = torch.cat([no_old, image_labels[:, n_old - 1:]], 1)
-    prob = localizer_logits.float().softmax(1)
-    masked = mask_by_labels(prob, image_labels)
-    refined = masked
-    if rule.affinity:
-        refined = mask_by_labels(_refined(pictures, prob, rule), image_labels)
-    soft = soft_label(masked, rule.alpha)
-    target = segmentation_target(logits_old.float().sigmoid(), soft, n_old, rule.background)
-    found = soft if rule.gate == "soft" else soft_label(masked, 1.0)
-    gate = image_gate(found, image_labels[:, n_old - 1:], n_old)
-    return Targets(prob, refined, hard_mask(refined, *rule.thresholds), soft, target, gate)
-
-
-def _refined(pictures: Tensor, prob: Tensor, rule: TargetRule) -> Tensor:
-    size, scale = prob.shape[-2:], rule.affinity_scale
-    if scale > 1:
-        finer = [scale * side for side in size]
-        prob = F.interpolate(prob, finer, mode="bilinear", align_corners=False)
-    refined = refine(pictures, prob, rule.iterations, rule.dilations)
-    return F.avg_pool2d(refined, scale) if scale > 1 else refined
+    return Targets(rule, {"localizer_logits": localizer_logits, "old_logits": logits_old, "picture": pictures,
+                          "image_labels": image_labels})

@@ -30,7 +30,7 @@ from .presets import ResolvedConfig, resolved
 from .user_code import load_backbone
 
 # %% auto #0
-__all__ = ['OpenedStep', 'target_rule', 'open_step', 'own_runs_dir', 'parent_link', 'parent_path']
+__all__ = ['OpenedStep', 'target_rule', 'rule_arguments', 'open_step', 'own_runs_dir', 'parent_link', 'parent_path']
 
 # %% ../../nbs/run/05_opened.ipynb #b1d29854
 @dataclass(frozen=True)
@@ -58,13 +58,22 @@ class OpenedStep:
 def target_rule(config: ResolvedConfig) -> TargetRule:
     "The target rule of a configuration."
     background, classes, least = numbers("thresholds", config.thresholds)
-    dilations = numbers("affinity_dilations", config.affinity_dilations)
-    return TargetRule(alpha=config.alpha, affinity=config.affinity, affinity_scale=config.affinity_scale,
-                      iterations=config.affinity_iterations,
-                      dilations=tuple(int(d) for d in dilations),
-                      thresholds=(background, classes, least),
-                      background="min" if config.bkg_mix is None else config.bkg_mix,
-                      gate=config.gate or "soft", old_labels=config.label_old_classes)
+    rule = TargetRule(alpha=config.alpha, affinity=config.affinity, affinity_scale=config.affinity_scale,
+                      affinity_iterations=config.affinity_iterations, threshold_background=background,
+                      affinity_dilations=config.affinity_dilations, threshold_classes=classes,
+                      threshold_floor=least, gate_labels=config.gate or "soft",
+                      label_old_classes=config.label_old_classes)
+    mix = config.bkg_mix
+    return rule if mix is None else rule.with_values(background="mix", background_mix=mix)
+
+
+def rule_arguments(rule: TargetRule) -> dict[str, object]:
+    "Parameters of a training that has this rule."
+    values = rule.values
+    limits = [values.pop(f"threshold_{name}", 0) for name in ("background", "classes", "floor")]
+    mix, share = values.pop("background", "min"), values.pop("background_mix", None)
+    gate, thresholds = values.pop("gate_labels", "soft"), ",".join(f"{v:g}" for v in limits)
+    return values | {"thresholds": thresholds, "gate": gate, "bkg_mix": share if mix == "mix" else None}
 
 # %% ../../nbs/run/05_opened.ipynb #44966ac7
 def open_step(

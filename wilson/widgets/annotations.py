@@ -23,8 +23,9 @@ from ..evaluation.maps import Maps
 from ..pseudo.targets import TargetRule
 from ..run.config import TrainConfig
 from ..run.images import StepImages, edits_file
+from ..run.opened import rule_arguments
 from ..run.presets import resolved
-from .answers import Answer, rule_of
+from .answers import Answer
 from .viewer import Looking, title
 
 # %% auto #0
@@ -43,12 +44,8 @@ def training_command(
     given: dict[str, Any] = {"task": config.task, "dataset": config.dataset, "method": config.method}
     given |= {f.name: getattr(config, f.name) for f in fields(config)
               if getattr(config, f.name) != getattr(plain, f.name) and f.name not in places}
-    tried = {
-        "alpha": (rule.alpha, own.alpha), "affinity": (rule.affinity, own.affinity),
-        "bkg_mix": (_mix(rule), _mix(own)), "affinity_iterations": (rule.iterations, own.iterations),
-        "affinity_dilations": (_words(rule.dilations), _words(own.dilations)),
-        "thresholds": (_words(rule.thresholds), _words(own.thresholds))}
-    changed = {name: now for name, (now, before) in tried.items() if now != before}
+    before = rule_arguments(own)
+    changed = {name: now for name, now in rule_arguments(rule).items() if now != before[name]}
     edits = edits_file(images.opened)
     if edits.is_file() and shown(edits) != given.get("label_edits"):
         changed["label_edits"] = shown(edits)
@@ -56,14 +53,6 @@ def training_command(
         given |= {"base_name": config.base_name, "name": f"{config.name}-tried"} | changed
     given = {n: v for n, v in given.items() if v is not None and (n, v) != ("method", "wilson")}
     return "papermill nbs/train.ipynb " + " ".join(f"-p {n} {shlex.quote(str(v))}" for n, v in given.items())
-
-
-def _mix(rule: TargetRule) -> float | None:
-    return None if isinstance(rule.background, str) else rule.background
-
-
-def _words(values: Sequence[float]) -> str:
-    return ",".join(f"{v:g}" for v in values)
 
 # %% ../../nbs/widgets/03_annotations.ipynb #03c562e0
 MOST_LINES = 20  # of a figure
@@ -108,7 +97,7 @@ class Noting:
     def export(self, asked: Mapping[str, Any]) -> Answer:
         "Write a figure or a report of the image that is looked at, or of the flagged ones."
         images, which = self.looking.side(0), asked["list"]
-        rule, step = rule_of(asked["rule"], images.opened.rule), images.step
+        rule, step = images.opened.rule.with_values(**asked["rule"]), images.step
         edits, ids = self.edits(), images.lists[which].split.ids
         places = [asked["position"]]
         if asked["which"] == "flagged":

@@ -5,8 +5,8 @@
 # %% ../../nbs/widgets/00_answers.ipynb #974602c4
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,14 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from ..core.errors import InputError
+from ..core.params import Param, params_of
 from ..data.image_files import open_image
 from ..data.image_io import orientation, read_image
 from ..data.transforms import nearest
-from ..pseudo.targets import TargetRule
+from ..pseudo.links import Rule
 
 # %% auto #0
-__all__ = ['SHOWN_SIDE', 'Answer', 'numbers', 'rule_fields', 'rule_of', 'picture_bytes', 'shown_size', 'map_bytes', 'soft_bytes']
+__all__ = ['SHOWN_SIDE', 'Answer', 'numbers', 'rule_controls', 'picture_bytes', 'shown_size', 'map_bytes', 'soft_bytes']
 
 # %% ../../nbs/widgets/00_answers.ipynb #eb5b6a48
 @dataclass
@@ -44,31 +44,19 @@ def numbers(
     return [None if v != v else float(v) for v in (values.tolist() if isinstance(values, Tensor) else values)]
 
 # %% ../../nbs/widgets/00_answers.ipynb #e5c6d61d
-def rule_fields(
-    rule: TargetRule,
-) -> dict[str, Any]:
-    "What can be tried without training, for JSON."
-    return {"alpha": rule.alpha, "background": rule.background, "thresholds": list(rule.thresholds),
-            "iterations": rule.iterations if rule.affinity else 0, "dilations": list(rule.dilations)}
+def rule_controls(rule: Rule) -> list[dict[str, Any]]:
+    "What a browser needs to make the controls of a rule: groups of parameters, for JSON."
+    return [{"title": link.title or link.returns,
+             "params": [_control(param) for param in params_of(type(link)).values()]}
+            for link in rule.links.values() if params_of(type(link))]
 
 
-def rule_of(
-    fields: Mapping[str, Any],  # of `rule_fields`, perhaps changed
-    trained: TargetRule,        # for all that cannot be tried
-) -> TargetRule:
-    "The rule that a browser chose."
-    dilations = tuple(int(d) for d in fields["dilations"])
-    background = fields["background"]
-    limits = tuple(float(t) for t in fields["thresholds"])
-    shares = [fields["alpha"], *([] if background == "min" else [background])]
-    if not (all(0 <= s <= 1 for s in shares) and dilations and min(dilations) > 0
-            and 0 <= fields["iterations"] <= 100 and len(limits) == 3):
-        raise InputError(f"The rule {dict(fields)} cannot be: alpha and background lie in 0 to 1 (or the "
-                         f"background is 'min'), dilations are 1 or more, iterations 0 to 100, thresholds "
-                         f"three.")
-    iterations = int(fields["iterations"])
-    return replace(trained, alpha=float(fields["alpha"]), background=background, dilations=dilations,
-                   thresholds=limits, affinity=iterations > 0, iterations=iterations or trained.iterations)
+def _control(param: Param) -> dict[str, Any]:
+    low = param.min if param.min is not None else param.above
+    high = param.max if param.max is not None else param.below
+    return {"name": param.name, "label": param.name.replace("_", " "), "help": param.help,
+            "kind": param.kind.__name__, "choices": list(param.choices), "min": low, "max": high,
+            "step": param.step or (1 if param.kind is int else None)}
 
 # %% ../../nbs/widgets/00_answers.ipynb #426b43ac
 SHOWN_SIDE = 640  # pixels, the longer side of maps in a browser

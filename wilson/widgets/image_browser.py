@@ -24,7 +24,7 @@ from ..evaluation.maps import Logits
 from ..evaluation.what_if import TAUGHT, what_if
 from ..pseudo.targets import TargetRule
 from ..run.images import StepImages
-from .answers import Answer, rule_of
+from .answers import Answer
 from .viewer import Looking, title
 
 # %% auto #0
@@ -169,7 +169,8 @@ class Finding:
     def score(self, asked: Mapping[str, Any]) -> Answer:
         "What another rule would teach, over the whole list, beside the run's own."
         images, which, self._stop = self.looking.side(0), asked["list"], Event()
-        trained, rule = images.opened.rule, rule_of(asked["rule"], images.opened.rule)
+        trained = images.opened.rule
+        rule = trained.with_values(**asked["rule"])
         passes = [trained] * (which not in images.scores) + [rule] * (rule != trained)
         for n, tried in enumerate(passes):
             found = self._scored(images, which, tried, n, len(passes))

@@ -19,7 +19,7 @@ from ..evaluation.maps import MAPS, Maps, localizer_scores, one_thread
 from ..evaluation.pictures import difference
 from ..pseudo.targets import TargetRule
 from ..run.images import StepImages, finished_steps, newest
-from .answers import Answer, map_bytes, numbers, picture_bytes, rule_fields, rule_of, shown_size
+from .answers import Answer, map_bytes, numbers, picture_bytes, rule_controls, shown_size
 from .answers import soft_bytes
 
 # %% auto #0
@@ -166,7 +166,7 @@ class Looking:
         "The panels of an image; of both sides where two are compared."
         images, which, position = self.side(0), asked["list"], asked["position"]
         samples = images.lists[which]
-        rule = rule_of(asked["rule"], images.opened.rule)
+        rule = images.opened.rule.with_values(**asked["rule"])
         told = None if asked["told"] is None else torch.tensor(asked["told"])
         maps = self._maps(0, which, position, asked["epoch"], rule, told)
         answer, names, identity = Answer(), asked["panels"], samples.split.ids[position]
@@ -199,7 +199,7 @@ class Looking:
             maps = Maps(images.logits(which, position, epoch), rule, told)
         labels = maps.logits.image_labels if told is None else told
         if maps.rule != rule or not torch.equal(maps.image_labels, labels):
-            maps = maps.under(rule, told)
+            maps = maps.with_rule(rule, told)
         self.maps[side], self._keys[side], self._last = maps, key, maps.logits.id
         return maps
 
@@ -240,7 +240,7 @@ def step_fields(images: StepImages) -> dict[str, Any]:
     there = {"prediction", *(["old model"] if images.opened.old else []), *(MAPS if images.weak else [])}
     maps, rule = [n for n in MAPS if n in there], images.opened.rule
     return {"classes": [{"name": n, "colour": c} for n, c in zip(step.names, colours)], "nOld": step.n_old,
-            "weak": images.weak, "oldLabels": rule.old_labels, "rule": rule_fields(rule),
+            "weak": images.weak, "rule": rule.values, "controls": rule_controls(rule),
             "panels": ["image", *maps, "truth", "difference"], "lists": lists, "title": title(images),
             "epochs": images.maps_kept.epochs, "kept": {which: images.kept(which) for which in images.lists}}
 

@@ -1,52 +1,75 @@
-// What a step's rule turns on; every change gives the whole rule.
+// What a step's rule turns on: a control for every parameter of its links; every change gives the whole rule.
 function createRuleControls(root, changed) {
-  let trained = null, rule = null;
-  const group = (title) => make("fieldset", { parent: root }, make("legend", { text: title }));
-  const change = (part) => { rule = { ...rule, ...part }; showChanges(); changed(rule); };
-
-  const target = group("Target (teaches the segmenter)");
-  const alpha = slider(target, "alpha", "ws-alpha", { min: 0, max: 1, step: 0.05 }, (v) => change({ alpha: v }));
-  const mixed = chooser(target, "background", "ws-background", (v) =>
-    change({ background: v === "min" ? "min" : mix.get() }));
-  setOptions(mixed, [["min", "least of old and new"], ["mix", "mix of both"]], "min");
-  const mix = slider(target, "share of new", "ws-mix", { min: 0, max: 1, step: 0.05 }, (v) => change({ background: v }));
-
-  const hard = group("Hard mask (teaches the localizer)");
-  const iterations = slider(hard, "iterations", "ws-iterations", { min: 0, max: 20, step: 1, digits: 0 },
-    (v) => change({ iterations: v }));
-  const reach = make("div.ws-dilations", { parent: hard, role: "group", ariaLabel: "dilations" },
-    make("span", { text: "dilations" }));
-  const boxes = new Map([1, 2, 4, 8, 12, 24].map((d) => [d, toggle(reach, String(d), "", () => {
-    const kept = [...boxes].filter(([, box]) => box.checked).map(([n]) => n);
-    if (kept.length) change({ dilations: kept });
-    else boxes.get(d).checked = true; // without neighbours there is no refinement
- })]));
-  const limits = ["background", "classes", "floor"].map((name, n) =>
-    slider(hard, `${name} >`, `ws-threshold-${name}`, { min: 0, max: 1, step: 0.05 }, (v) =>
-      change({ thresholds: rule.thresholds.map((t, k) => (k === n ? v : t)) })));
-
+  let trained = null, rule = null, built = "";
+  const groups = make("div.ws-links", { parent: root });
+  const controls = new Map(); // by parameter: shows a value
   const foot = make("div.ws-row", { parent: root });
-  const reset = button(foot, "as trained", "ws-reset", () => { set(trained, trained); changed(rule); },
-    "back to the rule of the run");
+  const reset = button(foot, "as trained", "ws-reset", () => { show(trained); changed(rule); }, "back to the rule of the run");
   const differs = make("span.ws-dim.ws-differs", { parent: foot });
 
+  function change(name, value) {
+    rule = { ...rule, [name]: value };
+    showChanges();
+    changed(rule, name);
+  }
+
+  // A control for { name, label, help, kind, choices, min, max, step }; gives the function that shows a value.
+  function control(parent, { name, label, help, kind, choices, min, max, step }) {
+    const cls = `ws-${name.replaceAll("_", "-")}`, moved = (v) => change(name, v);
+    if (kind === "bool") {
+      const box = toggle(parent, label, cls, moved);
+      box.title = help;
+      return (v) => { box.checked = v; };
+    }
+    if (choices.length) {
+      const select = chooser(parent, label, cls, (v) => moved(choices.find((c) => String(c) === v)));
+      setOptions(select, choices.map((c) => [c, c]), choices[0]);
+      select.title = help;
+      return (v) => { select.value = String(v); };
+    }
+    if (kind === "int" || kind === "float") {
+      const limits = Object.fromEntries(Object.entries({ min, max }).filter(([, v]) => v !== null));
+      const digits = kind === "int" ? 0 : 2, any = step ?? (max - min) / 100;
+      const made = min !== null && max !== null ? slider(parent, label, cls, { min, max, step: any, digits }, moved)
+        : number(parent, label, cls, { ...limits, step: step ?? "any" }, moved);
+      made.input.title = help;
+      return made.set;
+    }
+    const text = labelled(parent, label, make("input", { type: "text", title: help, on: { change: () => moved(text.value) } }), cls);
+    return (v) => { text.value = v; };
+  }
+
+  function build(described) {
+    if (JSON.stringify(described) === built) return;
+    built = JSON.stringify(described);
+    controls.clear();
+    groups.replaceChildren(...described.map(({ title, params }) => {
+      const group = make("fieldset", {}, make("legend", { text: title }));
+      for (const param of params) controls.set(param.name, control(group, param));
+      return group;
+    }));
+  }
+
   function showChanges() {
-    mix.input.disabled = rule.background === "min";
-    const names = Object.keys(trained).filter((n) => JSON.stringify(trained[n]) !== JSON.stringify(rule[n]));
+    const names = Object.keys(trained).filter((n) => trained[n] !== rule[n]);
     differs.textContent = names.length ? `changed: ${names.join(", ")}` : "";
     reset.disabled = !names.length;
   }
-  function set(asTrained, now) {
-    [trained, rule] = [asTrained, { ...now }];
-    alpha.set(rule.alpha);
-    mixed.value = rule.background === "min" ? "min" : "mix";
-    mix.set(rule.background === "min" ? 0.5 : rule.background);
-    iterations.set(rule.iterations);
-    for (const [d, box] of boxes) box.checked = rule.dilations.includes(d);
-    limits.forEach((limit, n) => limit.set(rule.thresholds[n]));
+
+  function show(values) {
+    rule = { ...values };
+    for (const [name, set] of controls) set(rule[name]);
     showChanges();
   }
-  return { set, get: () => rule, changed: () => !reset.disabled };
+  return {
+    set(values, described) { // of the run, and what the controls are made of
+      build(described);
+      trained = values;
+      show(values);
+    },
+    get: () => rule,
+    changed: () => !reset.disabled,
+  };
 }
 
 // The classes of one image: image-level labels as switches, the localizer's scores, IoU by map.

@@ -38,6 +38,13 @@ function slider(parent, label, cls, { min, max, step, digits = 2 }, moved) {
   return { input, set(value) { input.value = value; show(); }, get: () => Number(input.value) };
 }
 
+function number(parent, label, cls, { min, max, step }, changed) {
+  const input = make("input", { type: "number", step, on: { change: () => { if (input.checkValidity()) changed(Number(input.value)); } } });
+  for (const [name, value] of Object.entries({ min, max })) if (value !== undefined) input[name] = value;
+  labelled(parent, label, input, cls);
+  return { input, set(value) { input.value = value; } };
+}
+
 function toggle(parent, label, cls, changed) {
   const box = make("input", { type: "checkbox", on: { change: () => changed(box.checked) } });
   make("label", { parent, className: `ws-check ${cls}` }, box, make("span", { text: label }));

@@ -112,7 +112,7 @@ function render({ model, el }) {
     setOptions(heat, [["", "all classes"], ...(found.nOld ? [["old", "old classes"], ["new", "new classes"]] : []),
       ...found.classes.map((c, k) => [k, c.name])], "");
     setHeat(null);
-    rules.set(found.rule, found.rule);
+    rules.set(found.rule, found.controls);
     scoring.show([]);
     side.querySelector(".ws-rules").hidden = !found.weak;
     side.querySelector(".ws-scoring").hidden = !found.weak;
@@ -159,7 +159,7 @@ function render({ model, el }) {
   const imageKey = () => `${at.list}/${at.position}`; // as the kernel names it
   // Is the image on the screen the one that was chosen?
   const settled = () => at.reply?.key === imageKey();
-  const known = (c) => info().weak && c >= (info().oldLabels ? 1 : Math.max(info().nOld, 1));
+  const known = (c) => info().weak && c >= (rules.get().label_old_classes ? 1 : Math.max(info().nOld, 1));
   const given = (c, position) => known(c) && listed().labels[position].includes(c);
 
   // Labels with what was corrected before; null: as they are given.
