@@ -45,7 +45,7 @@ from wilson.datasets.shapes import make_shapes
 from wilson.datasets.unpack import unpack
 from wilson.engine.launch import launch
 from wilson.experiments.plan import plan_text
-from wilson.experiments.slurm import cases, write_script, write_sweep
+from wilson.experiments.slurm import commands_of, render_script, write_script, write_sweep
 from wilson.experiments.slurm_resources import Resources
 from wilson.experiments.sweep import Job, Running, plan, run_sweep
 from wilson.run.config import parsed
@@ -335,7 +335,8 @@ def test_hostile_values_arrive_in_bash_as_they_are(tmp_path):
     "Three hundred values as parameters, folders and bases of a job array, in one bash; nothing in them is run."
     jobs = [Job(f"task/{v}", {"task": v, "data_root": v[::-1]}, (Path(f"/{v}"),), base="base") for v in hostile(300)]
     bases = {"base": Job("base", {}, (Path("/runs\n/it's"),))}
-    chosen = cases(jobs, bases).partition("\nesac\n")[0] + "\nesac"
+    values = {"array": "0-299", "commands": commands_of(jobs, bases)}
+    chosen = render_script("commands.sh", values).partition("\nesac\n")[0] + "\nesac"
     text = f"for SLURM_ARRAY_TASK_ID in {{0..299}}; do\n{chosen}\nprintf '%s\\0' \"${{train[@]}}\" \"${{folders[@]}}\" \"$base\"\ndone\n"
     done = subprocess.run(["bash"], input=text.encode(), cwd=tmp_path, capture_output=True, timeout=60)
     expected = [part for job in jobs for part in (*job.command, str(job.folders[0]), "/runs\n/it's")]

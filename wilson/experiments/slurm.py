@@ -5,13 +5,12 @@
 # %% ../../nbs/experiments/11_slurm.ipynb #8c4edd46
 from __future__ import annotations
 
+import functools
 import shlex
-import string
 import sys
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..core.errors import InputError
 from ..core.files import written_aside
@@ -26,26 +25,29 @@ from ..run.folder import step_path
 from ..run.parameters import is_folder_name
 from ..run.presets import resolved, task_of
 
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
 # %% auto #0
-__all__ = ['TEMPLATES', 'PROGRAM', 'MARK', 'ScriptTemplate', 'render_template', 'directives', 'cores', 'launch_command', 'script',
-           'assigned', 'processes_of', 'write_script', 'logs_of', 'written', 'write_sweep', 'cases', 'submit_script']
+__all__ = ['PROGRAM', 'MARK', 'render_script', 'directives', 'cores', 'Command', 'script', 'processes_of', 'write_script',
+           'logs_of', 'written', 'write_sweep', 'commands_of']
 
 # %% ../../nbs/experiments/11_slurm.ipynb #5a0c1e71
-TEMPLATES = files("wilson.experiments") / "templates"
+@functools.cache
+def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    environment = Environment(loader=PackageLoader("wilson.experiments", "templates"), undefined=StrictUndefined,
+                              trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    environment.filters |= {"quote": lambda value: shlex.quote(str(value)), "quote_all": shlex.join}
+    return environment
 
 
-class ScriptTemplate(string.Template):
-    "A bash script with placeholders such as `@@root`."
-    delimiter = "@@"
-
-
-def render_template(
-    name: str,         # of a file in TEMPLATES, without .sh
-    **values: object,  # of its placeholders, quoted for bash where they need it
+def render_script(
+    template: str,              # name of a file in `wilson/experiments/templates`
+    values: Mapping[str, Any],
 ) -> str:
-    "A template with its placeholders filled in; without the line break at its end."
-    text = (TEMPLATES / f"{name}.sh").read_text(encoding="utf-8")
-    return ScriptTemplate(text).substitute(values).removesuffix("\n")
+    "Fill in a template of a bash script."
+    return _environment().get_template(template).render(values)
 
 # %% ../../nbs/experiments/11_slurm.ipynb #2f266814
 def directives(
@@ -79,16 +81,11 @@ def cores(resources: Resources, processes: int) -> int:
 PROGRAM = (*module_command("wilson"),)  # what Python runs
 
 
-def launch_command(
-    resources: Resources,
-    processes: int,                    # on each machine
-    program: Sequence[str] = PROGRAM,
-) -> str:
-    "The lines of bash that start the program with the arguments in the array `train`, in the background."
-    template = "one_machine" if resources.nodes == 1 else "several_machines"
-    return render_template(template, cores=cores(resources, processes), processes=processes,
-                           python=shlex.quote(sys.executable), program=shlex.join(program),
-                           agent=shlex.join(module_command("torch.distributed.run")))
+class Command(NamedTuple):
+    "A training as a script starts it."
+    arguments: Sequence[str]      # of `wilson`
+    folders: Sequence[Path] = ()  # of its steps, which tell whether it is finished
+    base: Path | str = ""         # folder of the step that must be finished before
 
 # %% ../../nbs/experiments/11_slurm.ipynb #17abe3db
 MARK = "# Written by `wilson slurm`"
@@ -99,26 +96,18 @@ def script(
     name: str,                         # of the job
     processes: int,                    # on each machine
     logs: Path,
-    train: str,                        # bash that sets the array `train`
+    commands: Sequence[Command],       # one, or as many as the array has indices
     array: str = "",
     program: Sequence[str] = PROGRAM,
 ) -> str:
     "A batch script."
-    return render_template(
-        "job", directives="\n".join(directives(resources, name, processes, logs, array)), mark=MARK,
-        setup="\n".join(resources.setup), root=shlex.quote(str(project_root())),
-        threads=max(1, cores(resources, processes) // processes), train=train,
-        usr1="USR1" if resources.nodes == 1 else "TERM",
-        launch=launch_command(resources, processes, program)) + "\n"
-
-
-def assigned(
-    arguments: Sequence[str],  # of `wilson`
-    indent: str = "",
-    name: str = "train",
-) -> str:
-    "The lines of bash that set an array."
-    return "\n".join([f"{indent}{name}=(", *(f"{indent}  {shlex.quote(a)}" for a in arguments), f"{indent})"])
+    number = cores(resources, processes)
+    return render_script("job.sh", {
+        "directives": directives(resources, name, processes, logs, array), "mark": MARK,
+        "setup": resources.setup, "root": project_root(), "threads": max(1, number // processes),
+        "array": array, "commands": commands, "nodes": resources.nodes, "cores": number,
+        "usr1": "USR1" if resources.nodes == 1 else "TERM", "processes": processes, "program": program,
+        "python": sys.executable, "agent": module_command("torch.distributed.run")})
 
 # %% ../../nbs/experiments/11_slurm.ipynb #e404be17
 def processes_of(
@@ -147,9 +136,9 @@ def write_script(
     config = resolved(config, chosen_dataset(config))
     task, out = task_of(config), _named(out)
     steps = steps_of(config) if config.step == "all" else [task.step(int(config.step)).index]
-    folders = [str(step_path(config, task, k)) for k in steps] if program == PROGRAM else []
-    train = assigned(Job(out.stem, given).command) + "\n" + assigned(folders, name="folders")
-    text = script(resources, out.stem, processes, logs_of(config.runs_dir), train, program=program)
+    folders = [step_path(config, task, k) for k in steps] if program == PROGRAM else []
+    commands = [Command(Job(out.stem, given).command, folders)]
+    text = script(resources, out.stem, processes, logs_of(config.runs_dir), commands, program=program)
     return written({out: text}, config.runs_dir)[0]
 
 
@@ -207,31 +196,20 @@ def write_sweep(
     arrays = {"bases": list(bases.values()), "members": [j for j in planned if j.name not in shared]}
     arrays = {name: part for name, part in arrays.items() if part}
     out, logs = _named(out), logs_of(runs_dir)
-    texts = {out / "submit.sh": submit_script(list(arrays))}
+    texts = {out / "submit.sh": render_script("submit.sh", {"mark": MARK, "arrays": list(arrays)})}
     for name, part in arrays.items():
         indices = f"0-{len(part) - 1}" + (f"%{jobs}" if jobs else "")
         texts[out / f"{name}.sh"] = script(resources, f"{out.name}-{name}", max(counts), logs,
-                                           cases(part, bases, program == PROGRAM), indices, program)
+                                           commands_of(part, bases, program), indices, program)
     return written(texts, runs_dir)
 
 # %% ../../nbs/experiments/11_slurm.ipynb #ba5abc9d
-def cases(
-    part: Sequence[Job],          # of one array
-    bases: Mapping[str, Job],     # by name
-    ours: bool = True,            # wilson trains: what is finished can be read off its folders
-) -> str:
-    "The lines of bash that set `train` and `folders` by the array's index, and check that its base is there."
-    lines = []
-    for index, job in enumerate(part):
-        base = bases[job.base].folders[0] if job.base else ""
-        folders = [str(folder) for folder in job.folders] if ours else []
-        lines += [f"{index})", f"  base={shlex.quote(str(base))}", assigned(job.command, "  "),
-                  assigned(folders, "  ", "folders"), "  ;;"]
-    return render_template("array", members="\n".join(lines))
-
-
-def submit_script(
-    parts: Sequence[str],  # "bases" where there are some, "members"
-) -> str:
-    "Submits the arrays, one after the other; options of sbatch may be given to it."
-    return render_template("submit", mark=MARK, arrays=shlex.join(parts)) + "\n"
+def commands_of(
+    jobs: Sequence[Job],           # of one array
+    bases: Mapping[str, Job],      # by name
+    program: Sequence[str] = PROGRAM,
+) -> list[Command]:
+    "What the indices of an array run."
+    # only wilson's own folders tell what is finished
+    return [Command(job.command, job.folders if program == PROGRAM else (),
+                    bases[job.base].folders[0] if job.base else "") for job in jobs]

@@ -1,12 +1,16 @@
 #!/usr/bin/env bash
-@@directives
-@@mark; the same training goes on at every sitting until it is finished.
-@@setup
-cd @@root || exit 1
+{% for line in directives %}
+{{ line }}
+{% endfor %}
+{{ mark }}; the same training goes on at every sitting until it is finished.
+{% for line in setup %}
+{{ line }}
+{% endfor %}
+cd {{ root | quote }} || exit 1
 # no bars in a log
-export TQDM_DISABLE=1 OMP_NUM_THREADS=${OMP_NUM_THREADS:-@@threads}
+export TQDM_DISABLE=1 OMP_NUM_THREADS=${OMP_NUM_THREADS:-{{ threads }}}
 export PYTHONSAFEPATH=1  # no module is taken from the working directory
-@@train
+{% include "commands.sh" %}
 
 # Slurm tells this shell when time is nearly up (USR1) or the machine is wanted (TERM); the step must hear.
 job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
@@ -17,10 +21,20 @@ tell() {
   told=$1 signals=$((signals + 1))
   [ "$(now State)" != RUNNING ] || scancel --signal="$2" "$job"
 }
-trap 'tell USR1 @@usr1' USR1
+trap 'tell USR1 {{ usr1 }}' USR1
 trap 'tell TERM TERM' TERM
 
-@@launch
+{% if nodes == 1 %}
+srun --cpus-per-task={{ cores }} {{ python | quote }} {{ program | quote_all }} "${train[@]}" &
+{% else %}
+# Without this, a machine that comes back waits for an address that the agents exchange only once.
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
+srun --cpus-per-task={{ cores }} {{ python | quote }} {{ agent | quote_all }} \
+  --nnodes="$SLURM_JOB_NUM_NODES" --nproc-per-node={{ processes }} --max-restarts=3 \
+  --rdzv-backend=c10d --rdzv-endpoint="$(hostname):$((20000 + SLURM_JOB_ID % 10000))" \
+  --rdzv-id="$SLURM_JOB_ID" \
+  --no-python {{ python | quote }} -u {{ program | quote_all }} "${train[@]}" &
+{% endif %}
 step=$!
 while true; do  # a signal ends wait before the step has ended
   before=$signals

@@ -1,1 +1,0 @@
-srun --cpus-per-task=@@cores @@python @@program "${train[@]}" &
