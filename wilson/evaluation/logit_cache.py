@@ -16,8 +16,8 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import torch
+import safetensors.torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from ..data.samples import Sample, StepSamples
@@ -52,23 +52,14 @@ Parts = tuple[Tensor | None, Tensor | None, Tensor | None]  # of segmenter, loca
 
 
 def _packed(logits: Logits) -> bytes:
-    "Shapes, then halves; no pickle, so that reading runs nothing."
-    maps = logits.segmenter, logits.localizer, logits.old
-    shapes = np.array([(0, 0, 0) if m is None else m.shape for m in maps], "<u2")
-    halves = (m.half().numpy().astype("<f2") for m in maps if m is not None)
-    return shapes.tobytes() + b"".join(h.tobytes() for h in halves)
+    "No pickle, so that reading runs nothing."
+    maps = {"segmenter": logits.segmenter, "localizer": logits.localizer, "old": logits.old}
+    return safetensors.torch.save({name: m.half().contiguous() for name, m in maps.items() if m is not None})
 
 
 def _unpacked(packed: bytes) -> Parts:
-    shapes, end = np.frombuffer(packed, "<u2", 9).reshape(3, 3).astype(int), 18
-    maps: list[Tensor | None] = []
-    for shape in shapes:
-        n = int(shape.prod())
-        values = np.frombuffer(packed, "<f2", n, end).astype(np.float32)
-        maps.append(torch.from_numpy(values).view(*shape.tolist()) if n else None)
-        end += 2 * n
-    segmenter, localizer, old = maps
-    return segmenter, localizer, old
+    maps = {name: m.float() for name, m in safetensors.torch.load(packed).items() if m.ndim == 3}
+    return maps.get("segmenter"), maps.get("localizer"), maps.get("old")
 
 # %% ../../nbs/evaluation/08_logit_cache.ipynb #5034fedc
 class LogitsStore:
@@ -121,7 +112,7 @@ class LogitsStore:
                 return None
             try:
                 found = _unpacked(row[2])
-            except (ValueError, MemoryError):  # shapes that the bytes are not of
+            except (SafetensorError, MemoryError):
                 return None
             self._used[row[0]] = time.time_ns()
             if len(self._used) >= 64 and self._writes:
