@@ -40,7 +40,7 @@ def test_modules_of_tables_import_neither_pandas_nor_jinja2():
 import sys
 import wilson.cli.command
 before = "torch" in sys.modules
-import wilson.analysis.run_list, wilson.analysis.comparison, wilson.analysis.image_report, wilson.checks.overview_tables
+import wilson.analysis.run_list, wilson.analysis.comparison, wilson.analysis.image_report, wilson.checks.overview
 from wilson.analysis.tables import Column, Table, comma_separated, html
 print(before, *(name in sys.modules for name in ("pandas", "jinja2")))
 table = Table("one", (Column("all"),), {"wilson": [[1.0, 2.0]]})
