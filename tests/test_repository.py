@@ -395,7 +395,7 @@ def test_no_import_goes_in_a_circle():
 def test_the_reading_of_imports():
     "What the two tests above stand on."
     found = {name: imported(name, path) for name, path in modules().items()}
-    assert {"wilson.data.tasks", "wilson.core.errors", "wilson.core.paths"} <= found["wilson.datasets.voc"] | found["wilson.data.samples"]
+    assert {"wilson.data.tasks", "wilson.core.errors", "wilson.core.paths"} <= found["wilson.datasets.base"] | found["wilson.data.samples"]
     assert "wilson.experiments.train" in found["wilson.cli.run_commands"] and "wilson.cli.command" in found["wilson.__main__"]
 
 

@@ -39,10 +39,11 @@ from wilson.core.output_files import RECORD, OutputFolder, data_set_around, outp
 from wilson.core.paths import one_line
 from wilson.data.classes import SHAPES
 from wilson.datasets.dataset_file import read_dataset_file
-from wilson.datasets.download import VOC_TRAINVAL, Archive, download
+from wilson.datasets.download import Archive, download
 from wilson.datasets.prepare import prepare
 from wilson.datasets.shapes import make_shapes
 from wilson.datasets.unpack import unpack
+from wilson.datasets.voc import VOC_TRAINVAL
 from wilson.engine.launch import launch
 from wilson.experiments.plan import plan_text
 from wilson.experiments.slurm import commands_of, render_script, write_script, write_sweep
@@ -419,7 +420,7 @@ def test_prepare_only_reads_its_source(tmp_path, monkeypatch):
             tar.add(next(made.rglob(f"{name}.txt")), f"VOCdevkit/VOC2012/ImageSets/Segmentation/{name}.txt")
     content = (voc / VOC_TRAINVAL.name).read_bytes()
     archive = replace(VOC_TRAINVAL, size=len(content), digest=f"sha256:{hashlib.sha256(content).hexdigest()}")
-    monkeypatch.setattr("wilson.datasets.public.VOC_TRAINVAL", archive)
+    monkeypatch.setattr("wilson.datasets.voc.VOC_TRAINVAL", archive)
 
     own = tmp_path / "sources/own"
     shutil.copytree(made / "JPEGImages", own / "images")

@@ -16,7 +16,8 @@ from wilson.core.errors import InputError
 from wilson.data.classes import Classes
 from wilson.data.image_io import read_image, read_mask, write_mask
 from wilson.data.splits import SegmentationFolder
-from wilson.datasets.by_name import classes_of, open_dataset
+from wilson.datasets.base import Location
+from wilson.datasets.custom import dataset_of
 from wilson.datasets.shapes import draw_scene
 from wilson.engine.step_folder import StepFolder
 
@@ -60,7 +61,7 @@ def root(made, tmp_path, monkeypatch) -> Path:
 
 
 def opened() -> SegmentationFolder:
-    return open_dataset("farm", FARM)
+    return dataset_of("farm", FARM).open(Location(FARM))
 
 
 def listed() -> str:
@@ -403,7 +404,7 @@ def test_class_with_a_blank_around(root):
 
 def test_numbers_and_colours_of_ones_own(root):
     (FARM / "dataset.toml").write_text('[classes]\ncow = 3\nhorse = 1\nsheep = 2\n\n[colours]\ncow = "#d55e00"\n', encoding="utf-8")
-    classes = classes_of("farm", FARM)
+    classes = dataset_of("farm", FARM).classes
     assert classes == Classes("farm", ("cow", "horse", "sheep"), (3, 1, 2), ((213, 94, 0), (128, 0, 0), (0, 128, 0)))
     assert np.flatnonzero(opened().train.labels[0]).tolist() == np.setdiff1d(read_mask(mask()), [0, 255]).tolist()
 

@@ -15,7 +15,8 @@ from test_bad_input import run
 from wilson.core.errors import InputError
 from wilson.data.image_labels import kept_labels, mask_fingerprint
 from wilson.data.tasks import Task
-from wilson.datasets.by_name import open_dataset
+from wilson.datasets.base import Location
+from wilson.datasets.custom import dataset_of
 from wilson.datasets.dataset_file import DATASET_FILE, MOST_CLASSES, read_dataset_file
 from wilson.datasets.parts import thumbnails
 from wilson.evaluation.evaluate import LATER
@@ -42,13 +43,13 @@ def farm(tmp_path, monkeypatch) -> Path:
 
 
 def test_a_mask_repainted_with_its_time_kept(farm):
-    data = open_dataset("farm", "data/farm", made_under="runs")
+    data = dataset_of("farm", "data/farm").open(Location("data/farm"))
     mask = data.train.masks[0]
     before, size = mask.stat(), mask.stat().st_size
     fingerprint = data.fingerprint
     repaint(mask, 3)
     assert (mask.stat().st_size, mask.stat().st_mtime_ns) == (size, before.st_mtime_ns)
-    again = open_dataset("farm", "data/farm", made_under="runs")
+    again = dataset_of("farm", "data/farm").open(Location("data/farm"))
     assert np.flatnonzero(again.train.labels[0]).tolist() == [3] != np.flatnonzero(data.train.labels[0]).tolist()
     assert again.fingerprint != fingerprint
 
@@ -66,9 +67,9 @@ def test_a_mask_replaced_by_another_of_the_same_size_and_time(farm, tmp_path):
 
 def test_a_copy_of_the_data_is_the_same_data(farm, tmp_path):
     "Labels are read off the masks again there, and the identity of a run stays what it was."
-    here = open_dataset("farm", "data/farm", made_under="runs")
+    here = dataset_of("farm", "data/farm").open(Location("data/farm"))
     shutil.copytree(farm, tmp_path / "elsewhere/farm")
-    there = open_dataset("farm", "elsewhere/farm", made_under="runs")
+    there = dataset_of("farm", "elsewhere/farm").open(Location("elsewhere/farm"))
     assert there.fingerprint == here.fingerprint and np.array_equal(there.train.labels, here.train.labels)
     farm.rename(tmp_path / "moved")
     moved = replace(here.train, masks=tuple(tmp_path / "moved/SegmentationClass" / m.name for m in here.train.masks))

@@ -33,7 +33,7 @@ from test_download import Server
 from wilson.core.errors import InputError
 from wilson.data.classes import COCO
 from wilson.data.image_io import read_mask, write_mask
-from wilson.datasets import custom as own_data, public as public_data
+from wilson.datasets import coco as coco_data, custom as own_data, voc as voc_data
 from wilson.datasets.coco_annotations import painted, read_annotations
 from wilson.datasets.download import Archive
 from wilson.datasets.prepare import prepare
@@ -124,7 +124,7 @@ def published(patch: pytest.MonkeyPatch, folder: Path, url: str = "http://127.0.
     for name, constant in ARCHIVES.items():
         known = archive(folder / name, f"{url}/{name}") if (folder / name).is_file() else (
             Archive(name, (f"{url}/{name}",), 10, "md5:0"))
-        patch.setattr(public_data, constant, known)
+        patch.setattr(voc_data if hasattr(voc_data, constant) else coco_data, constant, known)
 
 
 IDS = {name: [f"2007_{n:06}" for n in numbers] for name, numbers in {
@@ -703,8 +703,8 @@ def test_archive_that_is_not_the_published_one(how, words, voc_archives, root, t
 
 def test_what_comes_is_not_the_published_file(voc_archives, root, served, monkeypatch):
     published(monkeypatch, voc_archives, served(voc_archives))
-    known = public_data.VOC_TRAINVAL
-    monkeypatch.setattr(public_data, "VOC_TRAINVAL", Archive(known.name, known.mirrors, known.size, "md5:" + "0" * 32))
+    known = voc_data.VOC_TRAINVAL
+    monkeypatch.setattr(voc_data, "VOC_TRAINVAL", Archive(known.name, known.mirrors, known.size, "md5:" + "0" * 32))
     said(partial(quietly, "voc"), "could not be downloaded", "its md5 is", "expected " + "0" * 32)
     assert not (root / "voc/JPEGImages").exists() and not list((root / "voc/archives").glob("[!.]*"))
 
@@ -714,7 +714,7 @@ def test_without_a_network(voc_archives, root, served, monkeypatch):
     published(monkeypatch, voc_archives)
     mirrors = ("http://127.0.0.1:9/first.tar", "http://nowhere.invalid/second.tar")
     known = archive(voc_archives / "VOCtrainval_11-May-2012.tar", *mirrors)
-    monkeypatch.setattr(public_data, "VOC_TRAINVAL", known)
+    monkeypatch.setattr(voc_data, "VOC_TRAINVAL", known)
     by_hand = root / "voc/archives/VOCtrainval_11-May-2012.tar"
     said(partial(quietly, "voc"), *mirrors, "By hand: fetch VOCtrainval_11-May-2012.tar", known.digest,
          f"{known.size:,}", f"put it as {by_hand}", "the same command again", "http_proxy")
@@ -903,7 +903,7 @@ def test_two_at_once(preparation, tmp_path, monkeypatch):
     assert forked(work, root) == 0
     whole, draw = tree(root), own_data.write_mask
     shutil.rmtree(root)
-    for module in (own_data, public_data):
+    for module in (own_data, voc_data):
         monkeypatch.setattr(module, "write_mask", lambda path, mask: time.sleep(0.03) or draw(path, mask))
     codes = []
     other = threading.Thread(target=lambda: codes.append(forked(work, root)))

@@ -60,21 +60,23 @@ def published_table(
 ) -> Table:  # without rows where no variant has a published counterpart
     "Ours, published, and the difference, in mean IoU over old, new and all classes; what to mind as notes."
     rows, notes = {}, []
-    for v in found:
-        parameters = v.records[0].parameters
-        if (anchor := anchor_for(parameters)) is None:
-            continue
-        names = ("old", "new", "all") if v.records[0].steps == 2 else ("base", "added", "all")
-        ours = {n: v.values(group) for n, group in zip(("old", "new", "all"), names)}
-        ours["voc"] = v.values("all", "voc published")
+    beside = {v.label: anchor for v in found if (anchor := anchor_for(v.records[0].parameters)) is not None}
+    first = ("old", "new", "all")
+    further = dict.fromkeys(n for anchor in beside.values() for n in anchor.scores if n not in first)
+    for v in (v for v in found if v.label in beside):
+        parameters, anchor = v.records[0].parameters, beside[v.label]
+        names = first if v.records[0].steps == 2 else ("base", "added", "all")
+        ours = {n: v.values(group) for n, group in zip(first, names)}
+        ours |= {n: v.values("all", f"{n} published") for n in further}  # of another validation split
         theirs = anchor.scores
         less = {n: [x - theirs[n] for x in ours[n] if x is not None] if n in theirs else [] for n in ours}
         rows[v.label] = [part[n] for part in (ours, {n: [theirs.get(n)] for n in ours}, less) for n in ours]
         said = caveats(parameters, anchor, len(v.records))
         notes.append(f"{v.label}: {anchor.table}, {anchor.method}, {anchor.source}"
                      + (f"; {'; '.join(said)}" if said else ""))
-    groups = ("old", "new", "all", "voc")
-    used = [k for k in range(12) if any(any(x is not None for x in cells[k]) for cells in rows.values())]
+    groups = (*first, *further)
+    used = [k for k in range(3 * len(groups))
+            if any(any(x is not None for x in cells[k]) for cells in rows.values())]
     parts = ("ours", "published", "difference")
     columns = [Column(f"{g}, {part}", "neither") for part in parts for g in groups]
     return Table("Beside the published results: mean IoU in %, centre crops", tuple(columns[k] for k in used),
@@ -114,10 +116,11 @@ def figures(
 def _drawn(found: Sequence[Variant], name: str) -> dict[float, float] | None:
     "The points of the paper's figure, where it is of this parameter on this task."
     of = found[0].records[0].parameters
-    if name != "alpha" or of["dataset"] != "voc":
+    if name != "alpha":
         return None
-    points = anchors(table="Figure 4", task=of["task"], overlap=of["overlap"])
-    return {float(a.parameters["alpha"]): a.scores["all"] for a in points if a.parameters is not None}
+    points = anchors(table="Figure 4", dataset=of["dataset"], task=of["task"], overlap=of["overlap"])
+    drawn = {float(a.parameters["alpha"]): a.scores["all"] for a in points if a.parameters is not None}
+    return drawn or None
 
 
 def write_figures(

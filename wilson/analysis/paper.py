@@ -12,7 +12,7 @@ from typing import Any
 
 from .published_numbers import Anchor, anchors
 from .published_tables import PAPER
-from ..checks.published_lists import COCO_VOC_SIZES, VOC_SIZES
+from ..datasets.built_in import DATASETS
 from ..core.errors import InputError, did_you_mean
 from ..core.paths import at_root, shown
 from ..experiments.grid import distinct, member_config, step_folders, steps_of
@@ -86,13 +86,12 @@ def images_of(
     step: int,
 ) -> int | None:  # None: not of a published protocol
     "The training images of a step, as published."
-    if config.dataset == "coco-voc":
-        return COCO_VOC_SIZES[step]
-    if config.task not in VOC_SIZES:
+    known = DATASETS[config.dataset].published_sizes if config.dataset in DATASETS else {}
+    if config.task not in known:
         return None
-    overlap, disjoint, later = VOC_SIZES[config.task]
+    overlap, disjoint, later = known[config.task]
     if config.method == "joint":
-        return VOC_SIZES["offline"][0]
+        return known["offline"].overlap
     return later[step - 1] if step else overlap if config.overlap else disjoint
 
 
@@ -117,7 +116,8 @@ def paper_text(
     members = paper_members(found)
     states = {p.name: p for p in planned(members, runs_dir)}
     results = {f"{r.task}/{r.run}": r for r in read_records(runs_dir) if r.is_result}
-    names = ["old", "new", "all", *["voc"] * any("voc" in e.anchor.scores for e in found)]
+    further = dict.fromkeys(n for e in found for n in e.anchor.scores if n not in ("old", "new", "all"))
+    names = ["old", "new", "all", *further]
     head = ["method", "setting", *names, *(f"ours, {n}" for n in names), "difference, all", "run"]
     rows = [head, ["---"] * len(head)]
     for e in found:
@@ -128,7 +128,8 @@ def paper_text(
             state = states[name].state
             if state == "finished":
                 scores = results[name].miou
-                ours = {**scores["published"], "voc": scores.get("voc published", {}).get("all")}
+                ours = {**scores["published"],  # and of another validation split
+                        **{n: scores.get(f"{n} published", {}).get("all") for n in further}}
         whole = ours.get("all")
         less = None if whole is None else whole - printed["all"]
         cells = [*map(printed.get, names), *map(ours.get, names), less]

@@ -57,6 +57,7 @@ def label_findings(
     split: Split,
     looks: Mapping[Pair, Look],
     classes: Classes,
+    exact: bool = False,       # the labels are just the classes that the masks show
 ) -> Iterator[Finding]:
     "Images whose labels and mask disagree, and images without a label."
     ids, labels = np.array(split.values or range(256)), split.labels
@@ -74,8 +75,7 @@ def label_findings(
         if unseen := sorted(told - masked):
             problem = f"is labelled {names_of(classes, unseen)}, which its mask does not show"
             left_out = f"{remedy}; steps that learn these classes from masks leave the image out"
-            yield Finding(shown(image), problem, left_out, classes.dataset in ("voc", "shapes"),
-                          "label that the mask does not show")
+            yield Finding(shown(image), problem, left_out, exact, "label that the mask does not show")
         if untold := sorted(masked - told):
             problem = f"is not labelled {names_of(classes, untold)}, which its mask shows"
             yield Finding(shown(image), problem, remedy, kind="class that the labels do not tell")

@@ -8,41 +8,18 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
 
 from .files import Finding
 from .lists import TRAINING
-from ..data.classes import Classes
 from ..data.splits import Split
 from ..data.tasks import Task
+from ..datasets.base import Dataset, PublishedList
 
 # %% auto #0
-__all__ = ['VOC_TRAIN_AUG', 'VOC_VAL', 'COCO_TRAIN2017', 'COCO_VAL2017', 'PUBLISHED', 'VOC_SIZES', 'COCO_VOC_SIZES',
-           'PublishedList', 'ids_digest', 'is_published', 'compared', 'step_sizes', 'trained_on', 'sizes_text',
-           'published_sizes', 'published_findings']
+__all__ = ['ids_digest', 'is_published', 'compared', 'step_sizes', 'trained_on', 'sizes_text', 'published_sizes',
+           'published_findings']
 
 # %% ../../nbs/checks/02_published_lists.ipynb #60240b0d
-class PublishedList(NamedTuple):
-    "A list of the literature."
-    name: str
-    images: int
-    form: str       # pattern of its ids
-    digest: str     # of `ids_digest`; "": only the count is known
-
-
-_VOC_ID, _COCO_ID = r"\d{4}_\d{6}", r"\d{12}"
-VOC_TRAIN_AUG = PublishedList(
-    "train_aug", 10_582, _VOC_ID, "855dff350b7f447bf43cb98ea626a32e0d0b3b7c5786e03b2712a21355b635bf")
-VOC_VAL = PublishedList(
-    "val", 1_449, _VOC_ID, "6f8edc37993764f6e212237d39546fb595246244147e8a050813c520aac0ade1")
-COCO_TRAIN2017 = PublishedList("train2017", 118_287, _COCO_ID, "")
-COCO_VAL2017 = PublishedList(
-    "val2017", 5_000, _COCO_ID, "3b4ea1d567a37f2d71549dd28f1783abf45270b84cffcee2acb008006fdf9d7f")
-PUBLISHED = {"voc": ((VOC_TRAIN_AUG,), (VOC_VAL,)),  # data set → lists to train on, to validate on
-             "coco": ((COCO_TRAIN2017,), (COCO_VAL2017,)),
-             "coco-voc": ((COCO_TRAIN2017, VOC_TRAIN_AUG), (COCO_VAL2017, VOC_VAL))}
-
-
 def ids_digest(ids: Iterable[str]) -> str:
     "SHA-256 of the sorted ids, one a line."
     return hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()
@@ -73,20 +50,6 @@ def compared(
     return False, f"is not the published {known.name}: {found}, or other ids"
 
 # %% ../../nbs/checks/02_published_lists.ipynb #1934538f
-VOC_SIZES = {  # protocol → images of step 0 with overlap, disjoint; of the later steps
-    "offline": (10_582, 10_582, ()),
-    "19-1": (10_410, 10_034, (548,)),
-    "19-1b": (10_427, 9_928, (654,)),
-    "15-5": (9_568, 8_437, (2_145,)),
-    "15-1": (9_568, 8_437, (487, 299, 491, 500, 548)),
-    "10-10": (6_139, 3_706, (6_876,)),
-    "10-5": (6_139, 3_706, (5_542, 2_145)),
-    "10-2": (6_139, 3_706, (1_701, 925, 4_236, 790, 1_048)),
-    "10-1": (6_139, 3_706, (528, 1_177, 444, 482, 3_898, 487, 299, 491, 500, 548)),
-}
-COCO_VOC_SIZES = 23_274, 10_582
-
-
 def step_sizes(splits: Mapping[str, Split], task: Task) -> tuple[int, ...]:
     "Training images of every step."
     return tuple(len(task.step(k).images(trained_on(splits, k).labels)) for k in range(len(task)))
@@ -104,38 +67,38 @@ def sizes_text(sizes: Iterable[int]) -> str:
 # %% ../../nbs/checks/02_published_lists.ipynb #b823ead5
 def published_sizes(
     splits: Mapping[str, Split],
-    classes: Classes,
+    dataset: Dataset,
 ) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:  # task → sizes found, sizes published
     "Sizes of the steps of every published task, where the training lists are whole."
-    def whole(name: str, published: PublishedList) -> bool:
-        return name in splits and is_published(splits[name], published)
-
-    if classes.dataset == "voc" and whole("train", VOC_TRAIN_AUG):
-        tasks = {f"{name} {'overlap' if overlap else 'disjoint'}": (Task("voc", name, overlap), sizes)
-                 for name, (*first, later) in VOC_SIZES.items()
-                 for overlap, sizes in zip((True, False), ((n, *later) for n in first))}
-    elif classes.dataset == "coco-voc" and whole("train", COCO_TRAIN2017) and whole("later", VOC_TRAIN_AUG):
-        tasks = {"COCO→VOC": (Task("coco-voc", "voc"), COCO_VOC_SIZES)}
-    else:
-        tasks = {}
-    return {name: (step_sizes(splits, task), sizes) for name, (task, sizes) in tasks.items()}
+    lists, classes = dataset.published_lists[0], dataset.classes
+    if not all(name in splits and is_published(splits[name], known) for name, known in zip(TRAINING, lists)):
+        return {}
+    found = {}
+    for name, (overlap, disjoint, later) in dataset.published_sizes.items():
+        if classes.later_list:  # one setting
+            settings = {dataset.title or name: (True, overlap)}
+        else:
+            settings = {f"{name} overlap": (True, overlap), f"{name} disjoint": (False, disjoint)}
+        for said, (setting, first) in settings.items():
+            found[said] = step_sizes(splits, Task(classes, name, setting)), (first, *later)
+    return found
 
 # %% ../../nbs/checks/02_published_lists.ipynb #12a4ef49
-def published_findings(splits: Mapping[str, Split], classes: Classes) -> Iterator[Finding | str]:
+def published_findings(splits: Mapping[str, Split], dataset: Dataset) -> Iterator[Finding | str]:
     "Facts, as text, and findings on the published lists and sizes."
-    for name, split in splits.items() if classes.dataset in PUBLISHED else ():
-        same, words = compared(split, PUBLISHED[classes.dataset][name not in TRAINING])
+    for name, split in splits.items() if any(dataset.published_lists) else ():
+        same, words = compared(split, dataset.published_lists[name not in TRAINING])
         # a validation split of one's own choice is everybody's right
         yield f"list {split.name} {words}" if same else Finding(
             f"list {split.name}", words, "scores do not stand beside published ones without saying so",
             error=False, kind="list that is not a published one")
-    sizes = published_sizes(splits, classes)
+    sizes = published_sizes(splits, dataset)
     wrong = {name: pair for name, pair in sizes.items() if pair[0] != pair[1]}
     if wrong:
         name, (found, published) = next(iter(wrong.items()))
         yield Finding(f"list {splits['train'].name}", f"gives {name} {sizes_text(found)} images, published "
                       f"{sizes_text(published)} ({len(wrong)} of {len(sizes)} tasks differ)",
-                      "its labels are not the published ones: take SBD's masks (SegmentationClassAug/)",
-                      classes.dataset == "voc" and splits["train"].masks is not None, "sizes that differ")
+                      dataset.sizes_remedy, dataset.exact_labels and splits["train"].masks is not None,
+                      "sizes that differ")
     elif sizes:
         yield f"steps of {len(sizes)} published tasks have the published sizes"

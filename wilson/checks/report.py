@@ -18,6 +18,8 @@ from .published_lists import published_findings, sizes_text, step_sizes, trained
 from ..data.classes import Classes
 from ..data.splits import Split
 from ..data.tasks import Task
+from ..datasets.base import Dataset
+from ..datasets.built_in import DATASETS
 
 # %% auto #0
 __all__ = ['FEW', 'task_findings', 'unseen_findings', 'SplitFacts', 'facts_of', 'Report', 'verify']
@@ -137,23 +139,35 @@ class Report:
         return self.text(20)
 
 # %% ../../nbs/checks/03_report.ipynb #13dea8d7
+def _dataset_of(classes: Classes | Dataset) -> Dataset:
+    if isinstance(classes, Dataset):
+        return classes
+    known, dataset = DATASETS.get(classes.dataset), Dataset()
+    if known and known.classes == classes:
+        return known
+    dataset.name, dataset.classes = classes.dataset, classes
+    return dataset
+
+
 def verify(
     splits: Mapping[str, Split],  # `train`, perhaps `later`; all others are validated on
-    classes: Classes,
+    classes: Classes | Dataset,   # of a built-in data set: checked against its published lists too
     tasks: Mapping[str, Task] | Sequence[Task] = (),
     threads: int | None = None,   # None: one for each core
     progress: bool = True,        # show a bar
 ) -> Report:
     "Look at every file of the splits, and at what they mean for the tasks."
-    start = time.perf_counter()
+    start, dataset = time.perf_counter(), _dataset_of(classes)
+    classes = dataset.classes
     named = dict(tasks) if isinstance(tasks, Mapping) else {task.folder: task for task in tasks}
     looks = look_at_all(splits.values(), threads, progress)
     findings = [f for look in looks.values() for f in look.findings]
     for split in splits.values():
-        findings += [*number_findings(split, looks, classes), *label_findings(split, looks, classes)]
+        findings += [*number_findings(split, looks, classes),
+                     *label_findings(split, looks, classes, dataset.exact_labels)]
     lines = entries(splits, looks)
     findings += [*list_findings(splits.values()), *leaked_findings(lines), *twin_findings(lines)]
-    known = list(published_findings(splits, classes))
+    known = list(published_findings(splits, dataset))
     findings += [f for f in known if isinstance(f, Finding)]
     if "train" in splits:
         findings += [f for name, task in named.items() for f in task_findings(splits, name, task)]

@@ -13,15 +13,15 @@ from .report import Report, verify
 from ..core.errors import InputError
 from ..core.paths import at_root, shown
 from ..data.tasks import Task
-from ..datasets.by_name import classes_of, default_root, open_dataset, unchecked
-from ..datasets.voc import IMAGE_FOLDER
+from ..datasets.base import Dataset, Location
+from ..datasets.custom import dataset_of
 
 # %% auto #0
 __all__ = ['verified']
 
 # %% ../../nbs/checks/04_verify.ipynb #7e1acc6a
 def verified(
-    dataset: str,                       # voc | coco | coco-voc | shapes, or one's own
+    dataset: str | Dataset,             # voc | coco | coco-voc | shapes, one's own, or an object
     data_root: Path | str | None = None,  # data/<dataset>
     tasks: tuple[Task, ...] = (),       # whose steps must have images; one's own: all of its
     train_list: str | None = None,
@@ -31,19 +31,20 @@ def verified(
     progress: bool = True,
 ) -> Report:
     "All that is wrong with a data set."
-    root = at_root(data_root or default_root(dataset))
-    classes = classes_of(dataset, root)
-    tasks = tasks or tuple(Task(classes, name) for name, _ in classes.tasks if not classes.later_list)
+    chosen = dataset_of(dataset, data_root)
+    root = at_root(data_root or chosen.default_root)
+    tasks = tasks or tuple(Task(chosen.classes, name) for name in chosen.tasks_to_verify)
+    at = Location(root, train_list, val_list, image_labels, voc_root)
     stopped = None
     try:
-        data = open_dataset(dataset, root, train_list, val_list, image_labels, voc_root)
+        data = chosen.open(at)
         splits = {"train": data.train, **({"later": data.later} if data.later else {}), **data.vals}
     except InputError as e:
-        if not root.is_dir() or (not dataset.startswith("coco") and not (root / IMAGE_FOLDER).is_dir()):
+        if not chosen.has_images(root):
             raise
         stopped = e
-        splits = unchecked(dataset, root, train_list, val_list, image_labels)
-    report = verify(splits, classes, tasks, progress=progress)
+        splits = chosen.unchecked(at)
+    report = verify(splits, chosen, tasks, progress=progress)
     if stopped:
         first = Finding(shown(root), f"does not open: {stopped}", "mend that first")
         report = replace(report, findings=(first, *report.findings))

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from ..datasets.built_in import DATASETS
+
 # %% auto #0
 __all__ = ['DatasetName', 'VocRoot', 'Overwrite', 'run_prepare', 'run_verify']
 
 # %% ../../nbs/cli/00_data_commands.ipynb #5c82bcd8
-DatasetName = Annotated[str, "voc | coco | coco-voc | shapes, or a name for your data"]
+DatasetName = Annotated[str, f"{' | '.join(DATASETS)}, a name for your data, or my_data.py:Mine"]
+_MASKS = "; ".join(f"{name}: {' | '.join(d.mask_sources)}" for name, d in DATASETS.items() if d.mask_sources)
 VocRoot = Annotated[str, "of coco-voc"]
 Overwrite = Annotated[bool, "replace files that wilson has not written, also in a data set"]
 
@@ -21,8 +24,7 @@ def run_prepare(
     from_: Annotated[str | None, "where the data or its archives lie; linked, never written to (default: "
                                  "what is missing is downloaded)", "FOLDER"] = None,
     data_root: Annotated[str | None, "where the data set goes (default: data/<dataset>)"] = None,
-    masks: Annotated[str | None, "voc: aug | sbd, where SegmentationClassAug comes from; coco: instances | "
-                                 "stuffthingmaps (default: the first)"] = None,
+    masks: Annotated[str | None, f"where masks come from: {_MASKS} (default: the first)"] = None,
     val_share: Annotated[float, "of your images with masks, where there are no lists"] = 0.2,
     voc_root: VocRoot = "data/voc",
     no_verify: Annotated[bool, "do not look at every file afterwards"] = False,
@@ -30,10 +32,12 @@ def run_prepare(
     "make a data set ready to train on"
     from wilson.datasets.prepare import prepare
     from wilson.checks.verify import verified
-    prepare(dataset, from_, data_root, masks, val_share, voc_root)
+    from wilson.run.dataset import load_dataset
+    chosen = load_dataset(dataset, data_root)
+    prepare(chosen, from_, data_root, masks, val_share, voc_root)
     if no_verify:
         return 0
-    report = verified(dataset, data_root, voc_root=voc_root)
+    report = verified(chosen, data_root, voc_root=voc_root)
     print(report)
     return 0 if report.ok else 1
 
@@ -51,14 +55,14 @@ def run_verify(
     overwrite: Overwrite = False,
 ) -> int:
     "find what is wrong with a data set"
-    from wilson.datasets.by_name import classes_of, default_root
     from wilson.data.tasks import Task
     from wilson.checks.verify import verified
     from wilson.core.output_files import output_file
     from wilson.run.config import as_bool
-    root = data_root or default_root(dataset)
-    tasks = (Task(classes_of(dataset, root), task, as_bool("overlap", overlap)),) if task else ()
-    found = verified(dataset, root, tasks, train_list, val_list, image_labels, voc_root)
+    from wilson.run.dataset import load_dataset
+    chosen = load_dataset(dataset, data_root)
+    tasks = (Task(chosen.classes, task, as_bool("overlap", overlap)),) if task else ()
+    found = verified(chosen, data_root, tasks, train_list, val_list, image_labels, voc_root)
     print(found)
     if report:
         with output_file(report, overwrite) as aside:

@@ -73,8 +73,8 @@ COCO = Classes("coco", (
 def _coco_voc() -> Classes:
     later = set(VOC.ids_in(COCO))
     steps = ([n for n, i in zip(COCO.names, COCO.ids) if (i in later) == new] for new in (False, True))
-    task = "|".join(map(",".join, steps))
-    return replace(COCO, dataset="coco-voc", tasks=(("voc", task),), later_list=True)
+    task = "voc", "|".join(map(",".join, steps))
+    return replace(COCO, dataset="coco-voc", tasks=(task,), later_list=True)
 
 
 COCO_VOC = _coco_voc()

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -21,11 +21,16 @@ from ..data.image_labels import labelled, made_for, read_labels
 from ..data.splits import files_by_id, find_list, image_files, read_list, Split, SegmentationFolder
 from .coco_annotations import LABELS_FILE, annotated_labels, draw_masks, drawn_ids, is_drawn
 from .coco_annotations import read_annotations
-from .voc import open_folder
+from .base import Dataset, Location, PAPER_PRESET, PublishedList, PublishedLists, StepSizes
+from .download import Archive
+from .parts import first_folder, link
+from .unpack import fetched
+from .voc import VOC_TRAIN_AUG, VOC_VAL, VOCDataset, open_folder
 
 # %% auto #0
-__all__ = ['STUFFTHINGMAPS', 'VOC_AS_COCO', 'COCO_LIST_FOLDERS', 'as_coco', 'coco_image_labels', 'png_masks', 'image_folder',
-           'open_coco', 'open_coco_voc']
+__all__ = ['STUFFTHINGMAPS', 'VOC_AS_COCO', 'COCO_LIST_FOLDERS', 'COCO_TRAIN', 'COCO_VAL', 'COCO_ANNOTATIONS',
+           'COCO_STUFFTHINGMAPS', 'COCO_TRAIN2017', 'COCO_VAL2017', 'as_coco', 'coco_image_labels', 'png_masks',
+           'image_folder', 'open_coco', 'open_coco_voc', 'prepare_coco', 'COCODataset', 'COCOVOCDataset']
 
 # %% ../../nbs/datasets/02_coco.ipynb #ea7b0035
 STUFFTHINGMAPS = tuple(n + 1 if n < 91 else 0 if n < 255 else 255 for n in range(256))
@@ -193,3 +198,103 @@ def open_coco_voc(
     voc = open_folder(voc_root, VOC, voc_train_list, voc_val_list, image_labels, labels_dir, beside)
     return replace(coco, classes=COCO_VOC, later=as_coco(voc.train),
                    more_val={"voc": as_coco(voc.val)})
+
+# %% ../../nbs/datasets/02_coco.ipynb #b5405ab1
+def _coco(path: str, size: int, md5: str) -> Archive:
+    hosts = "https://s3.amazonaws.com/images.cocodataset.org", "http://images.cocodataset.org"
+    return Archive(Path(path).name, tuple(f"{host}/{path}" for host in hosts), size, f"md5:{md5}")
+
+
+COCO_TRAIN = _coco("zips/train2017.zip", 19_336_861_798, "cced6f7f71b7629ddf16f17bbcfab6b2")
+COCO_VAL = _coco("zips/val2017.zip", 815_585_330, "442b8da7639aecaf257c1dceb8ba8c80")
+COCO_ANNOTATIONS = _coco("annotations/annotations_trainval2017.zip", 252_907_541,
+                         "f4bbac642086de4f52a3fdda2de5fa2c")
+COCO_STUFFTHINGMAPS = Archive(
+    "stuffthingmaps_trainval2017.zip",
+    ("http://calvin.inf.ed.ac.uk/wp-content/uploads/data/cocostuffdataset/stuffthingmaps_trainval2017.zip",),
+    inside="train2017")
+
+# %% ../../nbs/datasets/02_coco.ipynb #f0ca3e66
+def prepare_coco(
+    root: Path,
+    source: Path | None = None,
+    masks: str = "instances",    # "instances" | "stuffthingmaps"
+) -> Iterator[str]:              # what was done, part by part
+    "COCO 2017."
+    for part, archive in (("train2017", COCO_TRAIN), ("val2017", COCO_VAL)):
+        there = source and first_folder([source / "images" / part, source / part])
+        if there:
+            yield link(root / "images" / part, there)
+        elif not (root / "images" / part).exists():
+            yield fetched(archive, root, source, lambda m: PurePosixPath("images") / m)
+    for name in ("annotations", "stuffthingmaps", "split"):
+        if source and (source / name).is_dir():
+            yield link(root / name, source / name)
+    if masks == "stuffthingmaps" and not (root / "stuffthingmaps").exists():
+        yield fetched(COCO_STUFFTHINGMAPS, root, source, lambda m: PurePosixPath("stuffthingmaps") / m)
+    if masks == "instances" and not (root / "annotations").exists():
+        yield fetched(COCO_ANNOTATIONS, root, source, lambda m: m if "instances" in m.name else None)
+
+# %% ../../nbs/datasets/02_coco.ipynb #87dda972
+def _unchecked_coco(root: Path, part: str) -> Split:
+    folder = image_folder(root, part)
+    files = {i: paths[0] for i, paths in files_by_id(folder).items()}
+    try:
+        annotations = read_annotations(root / "annotations" / f"instances_{part}.json")
+        labels = annotated_labels(annotations, [i for i in files if i in annotations.regions])
+        files = {i: path for i, path in files.items() if i in annotations.regions}
+    except (InputError, OSError):
+        labels = np.zeros((len(files), 256), bool)
+    return Split(part, tuple(files), tuple(files.values()), labels)
+
+# %% ../../nbs/datasets/02_coco.ipynb #2710551a
+_ID = r"\d{12}"
+COCO_TRAIN2017 = PublishedList("train2017", 118_287, _ID, "")
+COCO_VAL2017 = PublishedList(
+    "val2017", 5_000, _ID, "3b4ea1d567a37f2d71549dd28f1783abf45270b84cffcee2acb008006fdf9d7f")
+
+
+class COCODataset(Dataset):
+    "COCO 2017 (Lin et al., ECCV 2014): its 80 things."
+    name, classes, title, labels_table = "coco", COCO, "COCO 2017", None
+    preset = PAPER_PRESET | dict(alpha=0.9, epochs="30/30", crop_size=448, crop_size_val=512, val_interval=2,
+                                 backbone="wider_resnet38_a2", output_stride=8)
+    mask_sources = "instances", "stuffthingmaps"
+    published_lists: PublishedLists = (COCO_TRAIN2017,), (COCO_VAL2017,)
+
+    def has_images(self, root: Path) -> bool:
+        "Whether there is something to look at, although it does not open."
+        return root.is_dir()
+
+    def open(self, at: Location) -> SegmentationFolder:
+        "COCO's two parts, their masks drawn where there are none."
+        return open_coco(at.root, at.train_list, at.val_list, at.image_labels, at.labels_dir, at.masks_dir,
+                         at.beside)
+
+    def unchecked(self, at: Location) -> dict[str, Split]:
+        "All images of the two parts, nothing refused."
+        return {name: _unchecked_coco(at_root(at.root), f"{name}2017") for name in ("train", "val")}
+
+    def prepare(self, root: Path, source: Path | None, masks: str, val_share: float) -> Iterator[str]:
+        "From the archives, or from a folder."
+        return prepare_coco(root, source, masks)
+
+# %% ../../nbs/datasets/02_coco.ipynb #0a091600
+class COCOVOCDataset(COCODataset):
+    "COCO→VOC: 60 classes on COCO, then VOC's 20 on VOC."
+    name, classes, title, usual_task, default_root = "coco-voc", COCO_VOC, "COCO→VOC", "voc", "data/coco"
+    tasks_to_verify = ()
+    joint_problem = ("it would need the images of COCO and VOC in one list; dataset=coco with task=offline "
+                     "trains on all of COCO's classes")
+    published_lists = (COCO_TRAIN2017, VOC_TRAIN_AUG), (COCO_VAL2017, VOC_VAL)
+    published_sizes = {"voc": StepSizes(23_274, 23_274, (10_582,))}
+    sizes_remedy = VOCDataset.sizes_remedy
+
+    def other_roots(self, at: Location) -> tuple[Path | str, ...]:
+        "VOC's folder."
+        return (at.voc_root,)
+
+    def open(self, at: Location) -> SegmentationFolder:
+        "COCO for step 0, VOC for the next, validation on both."
+        return open_coco_voc(at.root, at.voc_root, at.train_list, at.val_list, at.voc_train_list,
+                             at.voc_val_list, at.image_labels, at.labels_dir, at.masks_dir, at.beside)

@@ -9,23 +9,26 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from ..core.errors import InputError
+from ..core.errors import InputError, did_you_mean
 from ..core.files import written_aside
 from ..core.limits import available_cpus
+from ..core.paths import at_root
+from ..data.classes import Classes
 from ..data.image_io import write_mask
 from ..data.image_labels import label_table
 from ..data.splits import files_by_id, id_of, read_list, read_text
-from .by_name import LABELS_TABLE, check_images
+from .base import IMAGE_FOLDER, LABELS_TABLE, LIST_FOLDERS, MASK_FOLDERS, Dataset, check_images
+from .built_in import DATASETS
 from .dataset_file import DATASET_FILE, DatasetFile, mask_ids, read_dataset_file
 from .parts import first_folder, link, list_text, made_files, newer, replace_text
-from .voc import IMAGE_FOLDER, LIST_FOLDERS, MASK_FOLDERS
 
 # %% auto #0
-__all__ = ['prepare_own', 'own_masks', 'own_lists', 'known_images']
+__all__ = ['prepare_own', 'own_masks', 'own_lists', 'known_images', 'CustomDataset', 'dataset_of']
 
 # %% ../../nbs/datasets/10_custom.ipynb #7b07bc47
 def prepare_own(
@@ -175,3 +178,37 @@ def _made(path: Path, ids: Iterable[str], root: Path) -> tuple[str, ...]:
 
 def _share(i: str) -> float:  # 0…1, the same for a name on every machine
     return int.from_bytes(hashlib.sha256(i.encode()).digest()[:4], "big") / 2**32
+
+# %% ../../nbs/datasets/10_custom.ipynb #bb58a222
+class CustomDataset(Dataset):
+    "A data set of one's own, described by the dataset file in its folder."
+
+    def __init__(self, name: str, root: Path | str | None = None):  # root: None for data/<name>
+        self.name = name
+        self._file = at_root(root or self.default_root) / DATASET_FILE
+
+    @cached_property
+    def classes(self) -> Classes:  # type: ignore[override]  # a file's, read when they are asked for
+        "The classes of the dataset file; InputError where there is none."
+        if not self._file.is_file():
+            raise InputError(f"dataset={self.name!r} is not known, and there is no {self._file}."
+                             f"{did_you_mean(self.name, DATASETS)} A data set of your own is described by "
+                             f"that file; nbs/guide/your_data.ipynb shows how.")
+        return read_dataset_file(self._file).classes.called(self.name)
+
+    def prepare(self, root: Path, source: Path | None, masks: str, val_share: float) -> Iterator[str]:
+        "From a raw folder: its images, masks, labels and lists."
+        path = (source or root) / DATASET_FILE
+        if path.is_file() and (name := read_dataset_file(path).name) and name != self.name:
+            raise InputError(f"{path} says name = {name!r}; prepare it by that name, or leave the line out.")
+        return prepare_own(root, source, val_share)
+
+
+def dataset_of(
+    dataset: str | Dataset,           # voc | coco | coco-voc | shapes, one with a dataset file, or an object
+    root: Path | str | None = None,   # its folder; read only where the name is not a built-in one
+) -> Dataset:
+    "A data set by its name; nothing is read before its classes are asked for."
+    if isinstance(dataset, Dataset):
+        return dataset
+    return DATASETS.get(dataset) or CustomDataset(dataset, root)

@@ -19,6 +19,7 @@ from ..data.classes import Classes, palette
 from ..data.image_files import open_image, read_file
 from ..data.splits import read_text
 from ..data.tasks import Task
+from .built_in import DATASETS
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -65,7 +66,7 @@ def read_dataset_file(
                              f"name = value.")
     # the name of a folder may hold anything; that of a data set becomes part of other names
     name = str(found.get("name", re.sub(r"[^\w.+-]+", "_", path.absolute().parent.name)))
-    if not re.fullmatch(r"[\w.+-]+", name) or name in ("auto", "voc", "coco", "coco-voc", "shapes"):
+    if not re.fullmatch(r"[\w.+-]+", name) or name in ("auto", *DATASETS):
         raise InputError(f"{path}: name = {name!r}; expected letters, digits and any of . + - _, and no name "
                          f"of a known data set.")
     ids = _ids(path, found.get("classes"))

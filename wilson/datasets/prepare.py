@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +16,9 @@ from ..core.errors import InputError
 from ..core.paths import at_root
 from ..data.image_labels import made_for
 from ..data.splits import SegmentationFolder
-from .by_name import KNOWN, default_root, open_dataset
-from .custom import prepare_own
-from .dataset_file import DATASET_FILE, read_dataset_file
+from .base import Dataset, Location
+from .custom import dataset_of
 from .parts import replace_text, thumbnails
-from .public import prepare_coco, prepare_voc
 
 # %% auto #0
 __all__ = ['Prepared', 'prepare']
@@ -35,16 +33,17 @@ class Prepared:
 
 
 def prepare(
-    dataset: str,                       # voc | coco | coco-voc | shapes, or a name of one's own
+    dataset: str | Dataset,             # voc | coco | coco-voc | shapes, a name of one's own, or an object
     source: Path | str | None = None,   # where the data or its archives lie; None: under root, or fetched
     data_root: Path | str | None = None,  # where the data set goes; data/<dataset>
-    masks: str | None = None,           # voc: aug | sbd; coco: instances | stuffthingmaps
+    masks: str | None = None,           # one of the data set's `mask_sources`; None: the first
     val_share: float = 0.2,             # of one's own images with masks, where there are no lists
     voc_root: Path | str = "data/voc",  # of coco-voc
     say: Callable[[str], None] = print,
 ) -> Prepared:
     "Make a data set ready to train on; what is there stays."
-    root = at_root(data_root or default_root(dataset))
+    chosen = dataset_of(dataset, data_root)
+    root = at_root(data_root or chosen.default_root)
     source = None if source is None else at_root(source)
     if source is not None and not source.is_dir():
         raise InputError(f"source (--from): there is no folder {source}.")
@@ -62,10 +61,10 @@ def prepare(
         done.append(line)
 
     try:
-        for line in _parts(dataset, root, source, masks, val_share):
+        for line in chosen.prepare(root, source, _mask_source(chosen, masks), val_share):
             tell(line)
-        data = _opened(dataset, root, voc_root)
-        _finish(dataset, root, data, tell)
+        data = _opened(chosen, root, voc_root)
+        _finish(chosen, root, data, tell)
     except OSError as e:
         if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
             raise
@@ -75,15 +74,22 @@ def prepare(
     return Prepared(root, data, tuple(done))
 
 # %% ../../nbs/datasets/11_prepare.ipynb #08798bbf
-def _opened(dataset: str, root: Path, voc_root: Path | str) -> SegmentationFolder:
+def _mask_source(dataset: Dataset, masks: str | None) -> str:
+    known = dataset.mask_sources
+    if masks is not None and masks not in known:
+        raise InputError(f"masks={masks!r}: expected {' or '.join(known) or 'nothing'} for {dataset.name}.")
+    return masks or next(iter(known), "")
+
+
+def _opened(dataset: Dataset, root: Path, voc_root: Path | str) -> SegmentationFolder:
     try:
-        return open_dataset(dataset, root, voc_root=voc_root)
+        return dataset.open(Location(root, voc_root=voc_root))
     except InputError as e:
-        where = "" if root == at_root(default_root(dataset)) else f" --data-root {root}"
-        raise InputError(f"{e} (`wilson verify {dataset}{where}` lists all that is wrong.)") from None
+        where = "" if root == at_root(dataset.default_root) else f" --data-root {root}"
+        raise InputError(f"{e} (`wilson verify {dataset.typed}{where}` lists all that is wrong.)") from None
 
 
-def _finish(dataset: str, root: Path, data: SegmentationFolder, tell: Callable[[str], None]) -> None:
+def _finish(dataset: Dataset, root: Path, data: SegmentationFolder, tell: Callable[[str], None]) -> None:
     splits = [data.train, data.val, *([data.later] if data.later else []), *data.more_val.values()]
     tell(f"image-level labels: {sum(map(len, splits)):,} images")
     images = {i: path for s in splits for i, path in zip(s.ids, s.images)}
@@ -92,24 +98,5 @@ def _finish(dataset: str, root: Path, data: SegmentationFolder, tell: Callable[[
         folder = made_for(root, at_root("runs/thumbnails"))
     tell(f"thumbnails: {thumbnails(list(images.values()), list(images), folder):,} made")
     if ours:
-        record = {"dataset": dataset, **data.fingerprint, "images": {s.name: len(s) for s in splits}}
+        record = {"dataset": dataset.name, **data.fingerprint, "images": {s.name: len(s) for s in splits}}
         replace_text(root / "prepared.json", json.dumps(record, indent=1) + "\n")
-
-# %% ../../nbs/datasets/11_prepare.ipynb #ea46198d
-def _parts(dataset: str, root: Path, source: Path | None, masks: str | None,
-           val_share: float) -> Iterator[str]:
-    choices = {"voc": ("aug", "sbd"), "coco": ("instances", "stuffthingmaps")}
-    choices["coco-voc"] = choices["coco"]
-    if masks is not None and masks not in choices.get(dataset, ()):
-        raise InputError(f"masks={masks!r}: expected {' or '.join(choices.get(dataset, ['nothing']))} for "
-                         f"{dataset}.")
-    if dataset == "voc":
-        yield from prepare_voc(root, source, masks or "aug")
-    elif dataset in ("coco", "coco-voc"):
-        yield from prepare_coco(root, source, masks or "instances")
-    elif dataset not in KNOWN:
-        if (path := (source or root) / DATASET_FILE).is_file() and (name := read_dataset_file(path).name):
-            if name != dataset:
-                raise InputError(f"{path} says name = {name!r}; prepare it by that name, or leave the line "
-                                 f"out.")
-        yield from prepare_own(root, source, val_share)

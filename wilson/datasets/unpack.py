@@ -17,9 +17,10 @@ from ..core.archives import TORN, Member, chunks, members_of, reason_of
 from ..core.errors import InputError
 from ..core.files import bytes_bar, check_space, held, writing
 from ..core.paths import at_root
+from .download import Archive, download
 
 # %% auto #0
-__all__ = ['MemberPath', 'unpack']
+__all__ = ['MemberPath', 'unpack', 'fetched']
 
 # %% ../../nbs/datasets/07_unpack.ipynb #50376662
 def _trouble(member: Member) -> str:
@@ -158,3 +159,23 @@ def unpack(
             wanted = _wanted(folder, members, member_path)  # less, where another process was waited for
             _extract(wanted, staging, path.name)
             return _placed(staging, folder)
+
+# %% ../../nbs/datasets/07_unpack.ipynb #f2f362d1
+def fetched(
+    archive: Archive,
+    root: Path,
+    source: Path | None,
+    member_path: Callable[[PurePosixPath], PurePosixPath | None],  # where a member goes under root
+) -> str:
+    "Unpack what is wanted of an archive, fetched where it does not lie in the source."
+    folder = root / "archives"
+    if source is not None and (source / archive.name).is_file():
+        folder = source
+    try:
+        path = download(archive, folder)
+    except InputError as e:
+        raise InputError(f"{e} Data that lies on this machine already is linked: name its folder "
+                         f"(source, --from).") from None
+    placed = unpack(path, root, member_path)
+    names = ", ".join(str(p.relative_to(root)) for p in placed)
+    return f"{archive.name}: unpacked {names or 'nothing new'}"

@@ -32,7 +32,7 @@ from .start import label_maps, n_processes
 from .step import train_step
 from ..loading.loader import EpochBatches
 from ..run.config import TrainConfig
-from ..run.dataset import chosen_dataset, open_data
+from ..run.dataset import chosen_dataset, load_dataset, open_data
 from ..run.folder import held, rebuild_results, step_path, StepResult
 from ..run.presets import ResolvedConfig, of_step, resolved, task_of
 
@@ -50,9 +50,8 @@ def ready(
     if config.parent != "auto" and config.step in ("all", "0"):
         raise InputError(f"parent={config.parent!r} with step={config.step}: a parent is where one later "
                          f"step starts from; name that step (step=1 …).")
-    if config.method == "joint" and config.dataset == "coco-voc":
-        raise InputError("method=joint with dataset=coco-voc: it would need the images of COCO and VOC in "
-                         "one list; dataset=coco with task=offline trains on all of COCO's classes.")
+    if config.method == "joint" and (problem := load_dataset(config.dataset, config.data_root).joint_problem):
+        raise InputError(f"method=joint with dataset={config.dataset}: {problem}.")
     if config.step != "all":
         steps = [task.step(int(config.step)).index]
     else:

@@ -13,6 +13,7 @@ from functools import cache
 from typing import Any
 
 from ..core.errors import InputError, did_you_mean
+from ..datasets.built_in import DATASETS, DEMO, PRESETS
 from ..models.backbones import BACKBONE_NAMES
 from .parameters import TEXT, text_expected, _as, _check, _kind, BY_STEP, LISTS, numbers
 
@@ -28,8 +29,9 @@ def about(default: Any, text: str) -> Any:
 @dataclass(frozen=True)
 class TrainConfig:
     "What to train. Published flags in brackets."
-    dataset: str = about("auto", "auto | voc | coco | coco-voc | shapes, or one of yours (data/<name>/"
-                                 "dataset.toml): auto takes data/voc if it is there, else shapes [--dataset]")
+    dataset: str = about("auto", f"auto | {' | '.join(DATASETS)}, or one of yours (data/<name>/dataset.toml, "
+                                 f"or my_data.py:Mine): auto takes data/voc if it is there, else {DEMO.name} "
+                                 f"[--dataset]")
     task: str = about("15-5", 'protocol, or class names by step: "cat,dog|cow,sheep" [--task]')
     step: str = about("all", "all, or the number of one step [--step]")
     overlap: bool = about(True, "base images may hold classes of later steps; false: disjoint [--overlap]")
@@ -125,7 +127,7 @@ class TrainConfig:
     resume: str = about("auto", "auto | never: go on with an unfinished run of the same folder, "
                                 "or start it anew")
     overwrite: bool = about(False, "replace a run of another configuration in the same folder")
-    preset: str = about("auto", "auto | voc | coco | shapes: where None is looked up")
+    preset: str = about("auto", f"auto | {' | '.join(PRESETS)}: where None is looked up")
 
     def __post_init__(self) -> None:
         for f in fields(self):

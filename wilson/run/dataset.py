@@ -5,31 +5,57 @@
 # %% ../../nbs/run/04_dataset.ipynb #19f50b8d
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+from ..core.errors import InputError
 from ..core.paths import at_root
+from ..data.classes import Classes
 from ..data.label_edits import edited_data
 from ..data.splits import SegmentationFolder
-from ..datasets.by_name import classes_of, default_root, open_dataset
+from ..datasets.base import Dataset, Location
+from ..datasets.built_in import DATASETS, DEMO
+from ..datasets.custom import dataset_of
 from ..datasets.dataset_file import DATASET_FILE, read_dataset_file
 from .config import TrainConfig
-from .presets import ResolvedConfig
+from .user_code import is_reference, load_class
 
 # %% auto #0
-__all__ = ['chosen_dataset', 'open_data']
+__all__ = ['load_dataset', 'chosen_dataset', 'location_of', 'open_data']
+
+# %% ../../nbs/run/04_dataset.ipynb #bab4bc8d
+def load_dataset(
+    dataset: str | type[Dataset] | Dataset,  # a name, "my_data.py:Mine", a class, or an object
+    root: Path | str | None = None,          # its folder; read only for a name that is not a built-in one
+) -> Dataset:
+    "The data set that a name or reference stands for; runs the file where it is one."
+    if isinstance(dataset, Dataset) or isinstance(dataset, str) and not is_reference(dataset):
+        return dataset_of(dataset, root)
+    found = load_class(dataset, Dataset, {}, "dataset")()
+    typed = dataset if isinstance(dataset, str) else found.__class__.__name__
+    name, classes = getattr(found, "name", None), getattr(found, "classes", None)
+    if not (isinstance(name, str) and re.fullmatch(r"[\w.+-]+", name)) or name in ("auto", *DATASETS):
+        raise InputError(f"dataset={typed}: its name is {name!r}; expected name = \"…\" with letters, digits "
+                         f"and any of . + - _, and no name of a built-in data set.")
+    if not (isinstance(classes, Classes) and classes.dataset == name):
+        raise InputError(f"dataset={typed}: its classes are {classes!r}; expected classes = Classes({name!r}, "
+                         f"(\"cow\", \"horse\"), (1, 2)) of wilson.data.classes.")
+    found.reference = typed if isinstance(dataset, str) else ""
+    return found
 
 # %% ../../nbs/run/04_dataset.ipynb #f5b4f783
 def chosen_dataset(config: TrainConfig) -> str:
     "What `auto` means here: a data set of one's own by its folder, else voc, else shapes."
     if config.dataset != "auto":
-        classes_of(config.dataset, config.data_root or default_root(config.dataset))
+        load_dataset(config.dataset, config.data_root).classes  # that there is such a data set
         return config.dataset
     if config.data_root is not None and (at_root(config.data_root) / DATASET_FILE).is_file():
         return read_dataset_file(at_root(config.data_root) / DATASET_FILE).classes.dataset
-    if config.data_root is not None or _begun(at_root("data/voc")):
-        return "voc"
-    print("dataset=auto: data/voc is not there, so this run uses the demo data `shapes`.")
-    return "shapes"
+    usual = next(dataset for dataset in DATASETS.values() if dataset.auto)
+    if config.data_root is not None or _begun(at_root(usual.default_root)):
+        return usual.name
+    print(f"dataset=auto: {usual.default_root} is not there, so this run uses the demo data `{DEMO.name}`.")
+    return DEMO.name
 
 
 def _begun(root: Path) -> bool:
@@ -37,12 +63,20 @@ def _begun(root: Path) -> bool:
     return root.is_dir() and any(p.name != "archives" for p in root.iterdir())
 
 
+def location_of(
+    config: TrainConfig,
+    beside: bool = True,   # False: nothing is written into the data set
+) -> Location:
+    "Where the data of a configuration is, and the lists that it names."
+    root = config.data_root or load_dataset(config.dataset).default_root
+    return Location(root, config.train_list, config.val_list, config.image_labels, config.voc_root,
+                    config.voc_train_list, config.voc_val_list, config.runs_dir, beside)
+
+
 def open_data(
-    config: ResolvedConfig,
+    config: TrainConfig,   # resolved: its data set has a name
     beside: bool = True,   # False: nothing is written into the data set
 ) -> SegmentationFolder:
     "The data of a resolved configuration, its label edits applied; demo data is made if it is not there."
-    data = open_dataset(config.dataset, config.data_root, config.train_list, config.val_list,
-                        config.image_labels, config.voc_root, config.voc_train_list, config.voc_val_list,
-                        made_under=config.runs_dir, beside=beside)
+    data = load_dataset(config.dataset, config.data_root).open(location_of(config, beside))
     return data if config.label_edits is None else edited_data(data, config.label_edits)

@@ -25,7 +25,7 @@ from ..engine.devices import chosen_device
 from ..engine.step_folder import StepFolder
 from ..evaluation.index import Index
 from ..evaluation.maps import Logits
-from .dataset import open_data
+from .dataset import load_dataset, location_of, open_data
 from .folder import one_line
 from .history import KeptMaps, whole_images
 from .opened import OpenedStep, open_step
@@ -80,7 +80,8 @@ def recorded_data(
     config, runs_dir = opened.config, at_root(opened.config.runs_dir)
     if data_root is not None:
         config = replace(config, data_root=str(data_root))
-    recorded = [config.data_root] * (data_root is None) + [config.voc_root] * (config.dataset == "coco-voc")
+    others = load_dataset(config.dataset, config.data_root).other_roots(location_of(config))
+    recorded = others if data_root is not None else (config.data_root, *others)
     return open_data(config, beside=all(is_in_project(path, runs_dir) for path in recorded))
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from ..core.errors import InputError, did_you_mean
 from ..core.paths import at_root
+from ..datasets.built_in import PRESETS
 from .user_code import load_backbone
 
 # %% auto #0
@@ -38,7 +39,7 @@ CHOICES = {
     "pooling": ("ngwp", "mean", "attention"),
     "prior": ("learned", "fixed", "none"),
     "optimizer": ("sgd", "adamw"),
-    "preset": ("auto", "voc", "coco", "shapes"),
+    "preset": ("auto", *PRESETS),
     "resume": ("auto", "never"),
     "crops": ("image", "place"),
     "padding": ("once", "repeat"),

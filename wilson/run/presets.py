@@ -10,37 +10,14 @@ from dataclasses import asdict
 from typing import Any
 
 from ..data.tasks import Task
-from ..datasets.by_name import classes_of, default_root
+from ..datasets.base import PAPER_PRESET
+from ..datasets.built_in import PRESETS
 from .config import TrainConfig
+from .dataset import load_dataset
 from .parameters import BY_STEP, COMPAT
 
 # %% auto #0
-__all__ = ['PRESETS', 'WEIGHTS', 'ResolvedConfig', 'resolved', 'task_of', 'by_step', 'base_like', 'of_step', 'identity']
-
-# %% ../../nbs/run/02_presets.ipynb #b4083c11
-PRESETS: dict[str, dict[str, Any]] = {
-    "voc": dict(
-        alpha=0.5, lr_policy="poly/warmup", pseudo_epoch=5,
-        lr="0.01/0.001", lr_head="1/10", lr_localizer=0.01,
-        optimizer="sgd", momentum=0.9, weight_decay=1e-4, epochs="30/40", batch_size=24, crop_size=512,
-        backbone="resnet101", output_stride=16, pretrained="auto", initial_probability=0.5,
-        val_interval=1, num_workers=4,
-    ),
-    "coco": dict(
-        alpha=0.9, lr_policy="poly/warmup", pseudo_epoch=5,
-        lr="0.01/0.001", lr_head="1/10", lr_localizer=0.01,
-        optimizer="sgd", momentum=0.9, weight_decay=1e-4, epochs="30/30", batch_size=24, crop_size=448,
-        crop_size_val=512, backbone="wider_resnet38_a2", output_stride=8, pretrained="auto",
-        initial_probability=0.5, val_interval=2, num_workers=4,
-    ),
-    "shapes": dict(
-        alpha=0.5, lr_policy="onecycle/warmup", pseudo_epoch=4,
-        lr="0.006/0.0003", lr_head="1/3", lr_localizer=0.003,
-        optimizer="adamw", momentum=0.9, weight_decay=0.01, epochs="16/16", batch_size=16, crop_size=96,
-        backbone="shapes_net", output_stride=8, pretrained="none", initial_probability=0.02,
-        val_interval=4, num_workers=0,
-    ),
-}
+__all__ = ['WEIGHTS', 'ResolvedConfig', 'resolved', 'task_of', 'by_step', 'base_like', 'of_step', 'identity']
 
 # %% ../../nbs/run/02_presets.ipynb #591c5749
 WEIGHTS = {  # of the losses, as published, where they are not given
@@ -88,26 +65,34 @@ def resolved(
     dataset: str,  # what `auto` turned out to be: "voc", …, or the name of one's own
 ) -> ResolvedConfig:
     "The configuration with every None that preset, method or compat knows filled in."
-    usual = {"coco-voc": "coco", "coco": "coco", "shapes": "shapes"}.get(dataset, "voc")
-    preset = usual if config.preset == "auto" else config.preset
+    preset, preset_values = _preset_of(config, dataset)
     as_published = config.compat == "published"
     compat = {name: choices[0 if as_published else 1] for name, choices in COMPAT.items()}
-    known = PRESETS[preset] | WEIGHTS.get(config.method, {}) | compat
+    known = dict(preset_values) | WEIGHTS.get(config.method, {}) | compat
     given = {n: v for n in known if (v := getattr(config, n)) is not None}
     suffix = f"-s{config.seed}" if as_published else f"-{config.compat}-s{config.seed}"
     usual_values = known | given
     return ResolvedConfig(**asdict(config) | usual_values | dict(
         dataset=dataset, preset=preset,
         crop_size_val=config.crop_size_val or usual_values.get("crop_size_val") or usual_values["crop_size"],
-        data_root=config.data_root or default_root(dataset),
+        data_root=config.data_root or load_dataset(dataset).default_root,
         name=config.name or f"{config.method}{suffix}",
         base_name=config.base_name or f"base{suffix}",
     ))
 
 
+def _preset_of(config: TrainConfig, dataset: str) -> tuple[str, Mapping[str, Any]]:
+    # a recorded configuration is complete: no file of the user's is run for it
+    name, lacking = config.preset, any(getattr(config, n) is None for n in PAPER_PRESET)
+    if name != "auto":
+        return name, PRESETS[name]
+    values = load_dataset(dataset).preset if lacking else PAPER_PRESET
+    return next((n for n, preset in PRESETS.items() if preset == values), "auto"), values
+
+
 def task_of(config: ResolvedConfig) -> Task:
     "The task of a resolved configuration."
-    return Task(classes_of(config.dataset, config.data_root), config.task, config.overlap)
+    return Task(load_dataset(config.dataset, config.data_root).classes, config.task, config.overlap)
 
 # %% ../../nbs/run/02_presets.ipynb #a18558e6
 def by_step(

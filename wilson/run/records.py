@@ -19,6 +19,7 @@ from ..engine.step_folder import StepFolder
 from .config import TrainConfig
 from .folder import one_line, recorded_config, recorded_parent, recorded_task
 from .parameters import BY_STEP
+from ..datasets.built_in import DATASETS
 from .presets import resolved
 
 # %% auto #0
@@ -279,7 +280,8 @@ def _labelled(groups: Sequence[Sequence[Record]]) -> list[Variant]:
 def _usual(kin: Sequence[Record]) -> dict[str, Any]:
     "By parameter of one method's variants: its value where nobody sets it, if one has that; else the usual."
     dataset, method = (kin[0].parameters[n] for n in ("dataset", "method"))
-    preset = resolved(TrainConfig(dataset=dataset, method=method), dataset)
+    known = dataset if dataset in DATASETS else "auto"  # no file of the user's is run for a table
+    preset = resolved(TrainConfig(method=method), known)
     found = {}
     for name in dict.fromkeys(n for r in kin for n in r.recipe):
         counted = Counter(json.dumps(r.recipe.get(name)) for r in kin)
