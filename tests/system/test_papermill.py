@@ -210,13 +210,13 @@ FAULTY = """
 import sys
 if any("spawn_main" in part for part in sys.orig_argv):  # a rank
     from wilson.core.distributed import rank
-    from wilson.engine.trainer import Trainer
-    guard = Trainer._guard
-    def faulty(self, report):
-        if rank() == 1 and self.done == 2:
+    from wilson.engine.callbacks import FiniteGuard
+    guard = FiniteGuard.on_stats
+    def faulty(self, stats):
+        if rank() == 1 and self.trainer.done == 2:
             raise KeyError("lost")
-        guard(self, report)
-    Trainer._guard = faulty
+        guard(self, stats)
+    FiniteGuard.on_stats = faulty
 """
 
 

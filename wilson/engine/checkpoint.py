@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import pickle
@@ -31,7 +32,7 @@ from ..models.weights import check_finite
 
 # %% auto #0
 __all__ = ['WEIGHTS_FILES', 'STATE_KEYS', 'save_weights', 'read_weights', 'fill', 'random_states', 'set_random_states',
-           'save_state', 'remove_states', 'newest_state', 'weights_hash']
+           'save_state', 'remove_states', 'newest_state', 'check_loadable', 'weights_hash']
 
 # %% ../../nbs/engine/05_checkpoint.ipynb #476d87b8
 WEIGHTS_FILES = {"last": "weights.safetensors", "best": "best.safetensors"}
@@ -104,8 +105,8 @@ def set_random_states(states: Mapping[str, Any]) -> None:
         torch.cuda.set_rng_state(states["cuda"])
 
 # %% ../../nbs/engine/05_checkpoint.ipynb #4f7aacd8
-STATE_KEYS = {"run", "epoch", "done", "validated", "best", "skips", "tally", "cost", "method", "optimizer",
-              "schedule", "scaler", "random"}
+STATE_KEYS = {"run", "epoch", "done", "validated", "callbacks", "method", "optimizer", "schedule", "scaler",
+              "random"}
 
 
 def save_state(folder: Path, state: Mapping[str, Any]) -> None:
@@ -152,6 +153,42 @@ def _read(file: Path, run: str) -> dict[str, Any]:
     if state["run"] != run:
         raise ValueError("it is of another run")
     return state
+
+# %% ../../nbs/engine/05_checkpoint.ipynb #c0117c02
+def check_loadable(
+    state: Any,
+    owner: str,  # of the state, for the error
+) -> None:
+    "InputError unless the state can be saved and loaded with `weights_only=True`."
+    if (problem := _find_unloadable(state, "")) is not None:
+        place, kind = problem
+        raise InputError(f"{owner}: state_dict(){place} has the type {kind.__module__}.{kind.__qualname__}, "
+                         f"which cannot be saved and loaded with weights_only=True. Return tensors, numbers, "
+                         f"text, and dicts, lists or tuples of them (torch.from_numpy(x) for a NumPy array, "
+                         f"float(x) for a NumPy number, str(x) for a path).")
+
+
+def _find_unloadable(value: Any, place: str) -> tuple[str, type] | None:
+    "Where in a state the first object lies that cannot be loaded, and its type."
+    if _is_loadable(value):
+        return None
+    parts: list[tuple[str, Any]] = []
+    if isinstance(value, dict):
+        parts = [(f"{place}[{key!r}]", part) for key, item in value.items() for part in (key, item)]
+    elif isinstance(value, (list, tuple)):
+        parts = [(f"{place}[{index}]", item) for index, item in enumerate(value)]
+    return next((found for p, part in parts if (found := _find_unloadable(part, p))), (place, type(value)))
+
+
+def _is_loadable(value: Any) -> bool:
+    buffer = io.BytesIO()
+    try:
+        torch.save(value, buffer)
+        buffer.seek(0)
+        torch.load(buffer, map_location="cpu", weights_only=True)
+    except Exception:  # of pickle and torch, as various as the types
+        return False
+    return True
 
 # %% ../../nbs/engine/05_checkpoint.ipynb #a0516273
 def weights_hash(

@@ -10,10 +10,12 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from ..core.distributed import gathered
+from ..core.distributed import first, gathered
+from .trainer import Callback
 
 # %% auto #0
 __all__ = ['COUNTER', 'joules', 'peak_memory', 'Cost']
@@ -52,22 +54,26 @@ def peak_memory(device: torch.device) -> float:
 
 # %% ../../nbs/engine/06_cost.ipynb #bf843807
 @dataclass
-class Cost:
-    "Time, energy and memory of a step, over all sittings."
+class Cost(Callback):
+    "Time, energy and memory of a step, over all processes that trained it."
     device: torch.device
-    seconds: float = 0.0           # of training, validation left out
-    energy: float | None = 0.0     # joules; None once a sitting's device did not tell
+    seconds: float = 0.0           # of training, without validation and saving
+    energy: float | None = 0.0     # joules; None once a device did not measure it
     memory: float = 0.0            # GB
     _since: tuple[float, float | None] = field(default=(0.0, None), repr=False)
+    _running: bool = field(default=False, repr=False)
+    _paused: bool = field(default=False, repr=False)
 
     def begin(self) -> None:
-        "A stretch of training begins."
+        "Start measuring."
+        self._running = True
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         self._since = time.perf_counter(), joules(self.device)
 
     def end(self) -> None:
-        "It has ended: add it."
+        "Stop measuring, and add what was measured."
+        self._running = False
         began, before = self._since
         self.seconds += time.perf_counter() - began
         now = joules(self.device)
@@ -77,8 +83,36 @@ class Cost:
             self.energy = self.energy + now - before
         self.memory = max(self.memory, peak_memory(self.device))
 
+    def before_epoch(self) -> None:
+        self.begin()
+
+    def after_epoch(self) -> None:
+        self.end()
+
+    def before_save(self) -> None:
+        self._paused = self._running
+        if self._paused:
+            self.end()
+
+    def after_save(self) -> None:
+        if self._paused:
+            self.begin()
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.of_all_ranks().record()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.seconds, self.memory = state["seconds"], state["memory"]
+        self.energy = state["energy"] if first() else 0.0  # the main process has the energy of all
+
+    @property
+    def images_per_second(self) -> float | None:
+        "Training images per second so far."
+        images = self.trainer.update * self.trainer.batch_size
+        return images / self.seconds if self.seconds else None
+
     def of_all_ranks(self) -> Cost:
-        "The same with the energy of all GPUs; processes without GPUs share the processor that tells."
+        "The cost with the energy of all GPUs; processes without GPUs share one processor's counter."
         parts = gathered(self.energy) if self.device.type == "cuda" else [self.energy]
         return replace(self, energy=None if None in parts else sum(parts))
 

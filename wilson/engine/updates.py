@@ -202,7 +202,8 @@ def find_fitting_batch(
             except torch.OutOfMemoryError:
                 continue
             return (f"{problem}. A pass of {len(part)} fits: accumulate={passes} (batch_size={total} stays, "
-                    f"and with it the update; batch norm sees {len(part)} images). A smaller crop_size helps.")
+                    f"and with it the update; batch norm sees {len(part)} images). A smaller crop_size "
+                    f"helps.")
     return f"{problem}, and for one of 2 as well: give a smaller crop_size or another backbone."
 
 

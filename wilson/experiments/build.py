@@ -24,6 +24,7 @@ from ..data.samples import training_samples
 from ..data.splits import SegmentationFolder, Split
 from ..data.tasks import Step
 from ..data.transforms import TrainingCrop
+from ..engine.callbacks import BestWeights, Validation, standard_callbacks
 from ..engine.devices import chosen_device, precision_on
 from ..engine.schedules import onecycle_factor, poly_factor, warmup_factor
 from ..engine.step_folder import StepFolder
@@ -154,10 +155,11 @@ def prepared(
             network.compile()
     updates = Updates(method, optimizer, schedule, images, device, config.accumulate,
                       precision_on(device, config.precision, config.norm))
-    validate = validator(method, config, data, step, folder, device)
-    keep = MapKeeper(views_of(method, step), whole_images(config, step, data), folder, config.keep_maps)
-    trainer = Trainer(loader, updates, epochs, folder, step, validate, keep, config.val_interval,
-                      config.save_minutes, config.max_skips, left_out=left_out)
+    keeper = MapKeeper(views_of(method, step), whole_images(config, step, data), folder, config.keep_maps)
+    callbacks = [*standard_callbacks(device, config.max_skips, config.histograms), keeper,
+                 Validation(validator(method, config, data, step, device)), BestWeights()]
+    trainer = Trainer(loader, updates, epochs, folder, step, callbacks, config.val_interval,
+                      config.save_minutes, left_out=left_out)
     return trainer, record | {"parent": parent and parent_link(parent, folder.path)}
 
 # %% ../../nbs/experiments/02_build.ipynb #fcd07790

@@ -19,8 +19,7 @@ from ..data.samples import evaluation_samples, StepSamples
 from ..data.splits import Split, SegmentationFolder
 from ..data.tasks import Step
 from ..data.transforms import CentreCrop
-from ..engine.step_folder import StepFolder
-from ..engine.tensorboard import TensorBoardLogger
+from ..engine.trainer import Trainer
 from ..evaluation.evaluate import LATER, calibration, decided, evaluate, evaluate_labels
 from ..evaluation.evaluate import localizer_maps, run_metrics, segmenter_maps
 from ..evaluation.maps import Views
@@ -189,10 +188,9 @@ WATCHED = 100  # training images whose pseudo-labels are scored between epochs
 
 
 def validator(
-    method: Method, config: ResolvedConfig, data: SegmentationFolder, step: Step, folder: StepFolder,
-    device: torch.device,
-) -> Callable[[int, TensorBoardLogger], float | None]:
-    "What the trainer calls between epochs; it gives back the mean IoU of all classes."
+    method: Method, config: ResolvedConfig, data: SegmentationFolder, step: Step, device: torch.device,
+) -> Callable[[Trainer], float | None]:
+    "A function that validates between epochs and returns the mean IoU of all classes, in percent."
     samples = evaluation_samples(data.val, step, CentreCrop(config.crop_size_val))
     scored = data.val.with_masks
     marked = evaluation_samples(scored, step, CentreCrop(config.crop_size_val), LATER)
@@ -203,25 +201,23 @@ def validator(
     further = metric_classes(config.metrics)  # before the training: what is misspelt is an error at once
     columns = [facts for facts in score_facts(further) if facts.column]
 
-    def validate(epoch: int, board: TensorBoardLogger) -> float | None:
+    def validate(trainer: Trainer) -> float | None:
         method.eval()
         for n, index in enumerate(shown_images if first() else ()):
             picture = strip(panels(views(samples[0, index]), step, target_rule(config)))
-            board.picture(f"image/{n}", picture, epoch)
-        if config.histograms:
-            board.histograms(method, epoch)
+            trainer.log_image(f"image/{n}", picture)
         qualities = label_quality(method.pseudo_labels(), config, data, step, device, WATCHED)
         for name, quality in qualities.items():
-            board.scalars(f"pseudo_labels_{name}", quality["miou"] | {"coverage": quality["coverage"]}, epoch)
+            trainer.log_scalars(f"pseudo_labels_{name}", quality["miou"] | {"coverage": quality["coverage"]})
         if not len(scored):
             return None
         score = evaluate(segmenter_maps(method.segmenter), loader.epoch(), step, LATER, further)
         result = headline(score, config.later)
         names = ("old", "new", "all") if step.index else ("base", "all")
-        folder.log("    mIoU " + "  ".join(f"{n} {result['miou'][n]:.1f}" for n in names
-                                           if result["miou"][n] is not None))
+        trainer.folder.log("    mIoU " + "  ".join(f"{n} {result['miou'][n]:.1f}" for n in names
+                                                   if result["miou"][n] is not None))
         for facts in columns:
-            board.scalars(facts.name, facts.values(result[facts.name]), epoch)
+            trainer.log_scalars(facts.name, facts.values(result[facts.name]))
         return result["miou"]["all"]
 
     return validate

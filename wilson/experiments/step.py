@@ -20,6 +20,7 @@ from ..data.label_edits import EDITS_FILE
 from ..data.splits import AppliedEdits, SegmentationFolder, Split
 from ..data.tasks import Step, Task
 from ..engine.checkpoint import remove_states, save_weights, WEIGHTS_FILES, weights_hash
+from ..engine.cost import Cost
 from ..engine.signals import Interrupted, Stop
 from ..engine.step_folder import StepFolder
 from ..engine.trainer import Trainer
@@ -170,7 +171,7 @@ def _trained(trainer: Trainer, config: ResolvedConfig, data: SegmentationFolder,
         for line in edits_said(data.edits, folder):
             folder.log(line)
     trainer.fit()
-    cost = trainer.cost.of_all_ranks()
+    cost = trainer.find(Cost).of_all_ranks()
     folder.log(f"    {cost}")
     file = folder.path / WEIGHTS_FILES["last"]
     agreed(lambda: save_weights(file, method.segmenter, method.localizer, step))
@@ -183,8 +184,8 @@ def _trained(trainer: Trainer, config: ResolvedConfig, data: SegmentationFolder,
     with compile_disabled():
         scores = measured(views_of(method, step), config, data, device, labels)
     folder.write("details.json", scores.pop("details"), indent=None)
-    speed = trainer.images_per_second
-    metrics = {"step": step.index, "seconds": round(trainer.cost.seconds, 1),
+    speed = trainer.find(Cost).images_per_second
+    metrics = {"step": step.index, "seconds": round(cost.seconds, 1),
                "images_per_second": None if speed is None else round(speed, 1), "cost": cost.record(),
                **scores}
     if (before := earlier_scores(folder)) is not None:

@@ -60,6 +60,12 @@ class Method(nn.Module):
     def prepare(self, batches: Iterable[Batch]) -> None:
         "Measure on the step's training batches, before the first epoch, what the losses need."
 
+    def after_update(self) -> None:
+        "Called directly after each update. The device may still be computing: do not read from it."
+
+    def finish(self) -> None:
+        "Called once, at the end of the step, before its weights are saved."
+
     def pseudo_labels(self) -> dict[str, Callable[[Batch], Tensor]]:
         "By name, functions from a batch to the labels (B,h,w; 255: none) that it teaches without masks."
         return {}

@@ -26,6 +26,8 @@ from ..data.samples import Sample, StepSamples
 from ..data.splits import Split, SegmentationFolder
 from ..data.tasks import Step
 from ..engine.step_folder import MAPS_FOLDER, StepFolder
+from ..engine.trainer import Callback, Trainer
+from ..engine.updates import compile_disabled
 from ..evaluation.maps import Logits, Views
 from .config import TrainConfig
 
@@ -92,16 +94,27 @@ def epoch_file(epoch: int) -> str:
 
 
 @dataclass
-class MapKeeper:
-    "Keeps the maps of a step's fixed images; called with the number of epochs done, by all ranks."
+class MapKeeper(Callback):
+    "Keeps the maps of a step's fixed images, at its start and at each validation."
     views: Views
     lists: Mapping[str, StepSamples]  # of `whole_images`
     folder: StepFolder
     count: int = 8                    # images; 0: none
     said: bool = False                # that some could not be kept
 
-    def __call__(self, epoch: int) -> None:
-        "Of several ranks the first does it. What cannot be kept is left out, and said once."
+    def before_fit(self, trainer: Trainer) -> None:
+        if not trainer.started:
+            with compile_disabled():
+                self.keep(0)
+
+    def validate(self) -> None:
+        self.keep(self.trainer.epoch)
+
+    def keep(
+        self,
+        epoch: int,  # epochs done
+    ) -> None:
+        "Write the maps, on the main process. A failure is logged once and does not end the training."
         if not self.count or not first():
             return
         try:
