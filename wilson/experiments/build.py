@@ -43,6 +43,7 @@ from ..models.segmenter import grow, Segmenter, start_rare
 from ..run.history import MapKeeper, whole_images
 from ..run.opened import parent_link, target_rule
 from ..run.presets import ResolvedConfig, of_step
+from ..run.user_code import load_callbacks
 
 # %% auto #0
 __all__ = ['BALANCED', 'make_optimizer', 'build_method', 'prepared']
@@ -157,7 +158,8 @@ def prepared(
                       precision_on(device, config.precision, config.norm))
     keeper = MapKeeper(views_of(method, step), whole_images(config, step, data), folder, config.keep_maps)
     callbacks = [*standard_callbacks(device, config.max_skips, config.histograms), keeper,
-                 Validation(validator(method, config, data, step, device)), BestWeights()]
+                 Validation(validator(method, config, data, step, device)), BestWeights(),
+                 *(kind() for kind in load_callbacks(config.callbacks).values())]
     trainer = Trainer(loader, updates, epochs, folder, step, callbacks, config.val_interval,
                       config.save_minutes, left_out=left_out)
     return trainer, record | {"parent": parent and parent_link(parent, folder.path)}

@@ -35,6 +35,7 @@ from ..run.config import TrainConfig
 from ..run.dataset import chosen_dataset, load_dataset, open_data
 from ..run.folder import held, rebuild_results, step_path, StepResult
 from ..run.presets import ResolvedConfig, of_step, resolved, task_of
+from ..run.user_code import load_callbacks
 
 # %% auto #0
 __all__ = ['ready', 'train', 'train_steps']
@@ -45,6 +46,7 @@ def ready(
 ) -> tuple[ResolvedConfig, list[int]]:
     "The configuration resolved, and the steps to train; InputError where one of them cannot be."
     config = resolved(config, chosen_dataset(config))
+    load_callbacks(config.callbacks)  # what is misspelt is an error at once
     task = task_of(config)
     chosen_device(config.device, start=False)  # the processes that train are known later
     if config.parent != "auto" and config.step in ("all", "0"):

@@ -15,6 +15,7 @@ from ..datasets.built_in import PRESETS
 from .config import TrainConfig
 from .dataset import load_dataset
 from .parameters import BY_STEP, COMPAT
+from .user_code import load_callbacks
 
 # %% auto #0
 __all__ = ['WEIGHTS', 'ResolvedConfig', 'resolved', 'task_of', 'by_step', 'base_like', 'of_step', 'identity']
@@ -131,7 +132,7 @@ _PLACE = {"step", "parent", "data_root", "voc_root", "runs_dir", "name", "base_n
           "val_list",
           "voc_train_list", "voc_val_list", "image_labels", "label_edits", "pseudo_dir", "cache_gb",
           "compat", "padding", "later", "decay", "compile", "norm", "save_minutes", "max_skips", "histograms",
-          "keep_maps", "metrics"}
+          "keep_maps", "metrics", "callbacks"}
 
 
 def identity(
@@ -151,4 +152,5 @@ def identity(
     same |= {name: kind(of_step(config, name, step)) for name, kind in BY_STEP.items()}
     if same["lr_policy"] == "warmup":
         same |= {"pseudo_epoch": config.pseudo_epoch, "decay": config.decay}
-    return same | dict(data)
+    own = [name for name, kind in load_callbacks(config.callbacks).items() if kind.affects != "nothing"]
+    return same | ({"callbacks": ",".join(own)} if own else {}) | dict(data)

@@ -10,14 +10,17 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from ..core.errors import InputError, did_you_mean
 from ..core.paths import at_root
 from ..models.backbones import Backbone, find_backbone
 
+if TYPE_CHECKING:
+    from wilson.engine.trainer import Callback
+
 # %% auto #0
-__all__ = ['T', 'is_reference', 'load_class', 'load_backbone']
+__all__ = ['T', 'is_reference', 'load_class', 'load_backbone', 'load_callbacks']
 
 # %% ../../nbs/run/11_user_code.ipynb #7c2e0105
 T = TypeVar("T")
@@ -91,3 +94,18 @@ def load_backbone(
     backbone = load_class(reference, Backbone, {}, "backbone")()
     backbone.name = reference
     return backbone
+
+# %% ../../nbs/run/11_user_code.ipynb #c0117e02
+def load_callbacks(
+    references: str | None,  # the parameter `callbacks`: "my.py:EMA", comma-separated
+) -> dict[str, type[Callback]]:  # by reference, in their order
+    "The callbacks that a configuration names; runs their files."
+    names = [name.strip() for name in (references or "").split(",") if name.strip()]
+    if not names:
+        return {}
+    from wilson.engine.trainer import Callback  # imports torch, which a configuration without them does not
+    for name in names:
+        if not is_reference(name):
+            raise InputError(f"callbacks={name!r}: expected FILE.py:CLASS, such as my_ideas.py:EMA; several "
+                             f"are separated by commas.")
+    return {name: load_class(name, Callback, {}, "callbacks") for name in names}
