@@ -9,9 +9,11 @@ import torch
 from wilson.core.distributed import rank
 from wilson.engine.step_folder import StepFolder
 from wilson.data import batches
-from wilson.evaluation.evaluate import LATER
+from wilson.data.samples import evaluation_samples
+from wilson.data.transforms import CentreCrop
+from wilson.evaluation.evaluate import LATER, run_metrics
 from wilson.experiments.build import prepared
-from wilson.experiments.measure import measured, views_of
+from wilson.experiments.measure import in_order, measured, metric_classes, views_of
 from wilson.experiments.start import parent_folder
 from wilson.experiments.train import ready
 from wilson.run.config import TrainConfig
@@ -64,6 +66,16 @@ def scored(parameters: dict, index: int, stop=None) -> dict:
     method = trainer.method.eval()
     assert LATER == 254
     return measured(views_of(method, trainer.step), config, data, trainer.loader.device, method.pseudo_labels())
+
+
+def scored_by_metrics(parameters: dict, stop=None) -> dict:
+    "Scores, by the metrics of a run, of label maps that are the validation masks moved by three pixels."
+    config, _ = ready(TrainConfig(**parameters))
+    step = task_of(config).step(0)
+    samples = evaluation_samples(open_data(config).val, step, CentreCrop(config.crop_size_val), LATER)
+    moved = lambda batch: batch.masks.masked_fill(batch.masks == LATER, 0).roll(3, 2).long()
+    batches = in_order(samples, config, torch.device("cpu"))
+    return run_metrics(moved, batches, step, LATER, metric_classes(config.metrics)).scores()
 
 
 def seen(parameters: dict, index: int, stop=None) -> list[list[str]]:

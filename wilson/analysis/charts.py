@@ -18,6 +18,7 @@ from .tables import groups_of
 from ..core.errors import InputError
 from ..core.paths import shown
 from ..engine.step_folder import StepFolder
+from ..evaluation.scores import BUILT_IN, ScoreFacts
 from ..run.folder import one_line
 from ..run.records import Record, Variant
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['COLOURS', 'STROKES', 'MARKS', 'styles', 'curve', 'learning_curves', 'score_plot', 'chain', 'step_curves',
+__all__ = ['COLOURS', 'STROKES', 'MARKS', 'CLASS_IOU', 'styles', 'curve', 'learning_curves', 'score_plot', 'chain', 'step_curves',
            'forgetting', 'class_scores', 'details', 'varied', 'parameter_plot']
 
 # %% ../../nbs/analysis/04_charts.ipynb #15c6de78
@@ -91,19 +92,20 @@ def _legend(figure: Figure, ax) -> None:
 def score_plot(
     found: Sequence[Variant],
     protocol: str = "published",
+    facts: ScoreFacts = BUILT_IN[0],   # of the score: mean IoU
 ) -> Figure:
-    "Mean IoU by variant and group of classes."
-    groups = groups_of(found)
+    "A score by variant and group of classes."
+    groups = groups_of(found) if facts.by else ("all",)
     figure, axes = _framed(7, 0.9 + 0.34 * len(found))
     ax = axes[0, 0]
     for k, (group, style) in enumerate(styles(groups).items()):
-        cells = [[x for x in v.values(group, protocol) if x is not None] for v in found]
+        cells = [[x for x in v.values(group, protocol, facts.name) if x is not None] for v in found]
         rows = [n for n, cell in enumerate(cells) if cell]
         ax.errorbar([statistics.fmean(cells[n]) for n in rows], [n + 0.16 * (k - 1) for n in rows],
                     xerr=[_spread(cells[n]) for n in rows], label=group, capsize=2,
                     **style | {"linestyle": "none"})
     ax.set_yticks(range(len(found)), [v.label for v in found])
-    ax.set(xlabel="mIoU, %", ylim=(len(found) - 0.5, -0.5))
+    ax.set(xlabel=facts.heading, ylim=(len(found) - 0.5, -0.5))
     ax.grid(axis="x", alpha=0.3)
     _legend(figure, ax)
     return figure
@@ -142,6 +144,9 @@ def step_curves(
     return figure
 
 
+CLASS_IOU = next(f for f in BUILT_IN if f.by == "class")
+
+
 def forgetting(
     found: Sequence[Variant],
     protocol: str = "published",
@@ -159,14 +164,15 @@ def forgetting(
 def class_scores(
     found: Sequence[Variant],
     protocol: str = "published",
+    facts: ScoreFacts = CLASS_IOU,
 ) -> Figure:
-    "IoU by class, the new classes apart."
+    "A score by class, the new classes apart."
     scores, n_old = {}, None
     for v in found:
-        runs = [r.metrics()["scores"].get(protocol, {}).get("iou", {}) for r in v.records]
+        runs = [r.metrics()["scores"].get(protocol, {}).get(facts.name, {}) for r in v.records]
         scores[v.label] = {name: [x for run in runs if (x := run.get(name)) is not None] for name in runs[0]}
         n_old = n_old or (details(v.records[0].path) or {}).get("n_old")
-    return _by_class(scores, "IoU, %", n_old)
+    return _by_class(scores, facts.heading, n_old)
 
 
 def _by_class(values: Mapping[str, Mapping[str, Sequence[float]]], label: str, n_old: int | None = None,

@@ -19,9 +19,10 @@ from ..core.errors import InputError, did_you_mean
 from ..core.files import made_folder
 from ..core.output_files import OutputFolder
 from ..core.paths import at_root
+from ..evaluation.scores import BUILT_IN, ScoreFacts
 from ..run.records import Record, Variant, chosen, read_records, variants
-from .tables import (ENDINGS, FORMATS, Column, Table, class_table, cost_table, label_table, protocols_of,
-                                   score_table, step_table)
+from .tables import (ENDINGS, FORMATS, Column, Table, class_table, cost_table, facts_of,
+                                   label_table, protocols_of, score_table, step_table)
 from ..core.paths import shown
 
 if TYPE_CHECKING:
@@ -87,10 +88,17 @@ def _firsts(found: Sequence[Variant]) -> dict[str, Path]:
     return {v.label: v.records[0].path for v in found}
 
 
+def _figure_name(kind: str, facts: ScoreFacts) -> str:
+    return kind if facts in BUILT_IN else f"{kind} {facts.name}"
+
+
 FIGURES: dict[str, Callable[[Sequence[Variant], Sequence[Record], str], Mapping[str, Figure | None]]] = {
-    "scores": lambda found, records, protocol: {"scores": score_plot(found, protocol)},
+    "scores": lambda found, records, protocol: {
+        _figure_name("scores", f): score_plot(found, protocol, f) for f in facts_of(found)},
     "curves": lambda found, records, protocol: {"curves": learning_curves(_firsts(found))},
-    "classes": lambda found, records, protocol: {"classes": class_scores(found, protocol)},
+    "classes": lambda found, records, protocol: {
+        _figure_name("classes", f): class_scores(found, protocol, f)
+        for f in facts_of(found, by_class=True)},
     "steps": lambda found, records, protocol: {"steps": step_curves(found, records, protocol)},
     "forgetting": lambda found, records, protocol: {"forgetting": forgetting(found, protocol)},
     "confusion": lambda found, records, protocol: {

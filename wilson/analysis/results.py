@@ -5,7 +5,7 @@
 # %% ../../nbs/analysis/00_results.ipynb #15184660
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from ..data.transforms import CentreCrop
 from ..engine.devices import chosen_device
 from ..evaluation.maps import Logits, Maps, class_map
 from ..evaluation.pictures import class_colours, classes_over
+from ..evaluation.scores import GROUPS, column_facts, read_facts
 from ..experiments.measure import fixed_images, measured
 from ..pseudo.step_targets import taught_labels
 from ..pseudo.targets import TargetRule
@@ -42,21 +43,29 @@ __all__ = ['LABEL_MAPS', 'result_table', 'result_figure', 'evaluate_step', 'Pred
 def result_table(
     results: Sequence[StepResult],
 ) -> str:
-    "Mean IoU by step as aligned text; a dash where a group has no class."
-    groups = ("old", "new", "base", "added", "all")
-    lines = [f"{'step':6}{'scored':22}" + "".join(f"{g:>8}" for g in groups)]
-    for result in results:
-        metrics = result.metrics or {"scores": {}}
-        kinds = {f"{p}": s for p, s in metrics["scores"].items()}
-        if "localizer" in metrics:
-            kinds["localizer"] = metrics["localizer"]
-        taught = metrics.get("pseudo_labels", {})
-        kinds |= {f"taught: {name.replace('_', ' ')}": score for name, score in taught.items()}
+    "Mean IoU by step, and further scores, as aligned text; a dash where a group has no class."
+    rows = [row for result in results for row in _result_rows(result)]
+    width = max([22, *(len(name) + 2 for _, name, _ in rows)])
+    lines = [f"{'step':6}{'scored':{width}}" + "".join(f"{g:>8}" for g in GROUPS)]
+    return "\n".join([*lines, *(f"{step:<6}{name:{width}}" + "".join(f"{cell:>8}" for cell in cells)
+                                for step, name, cells in rows)])
+
+
+def _result_rows(result: StepResult) -> Iterator[tuple[int, str, list[str]]]:
+    "Step, what was scored, and the score by group, of all that a step was scored by."
+    metrics = result.metrics or {"scores": {}}
+    kinds = dict(metrics["scores"])
+    if "localizer" in metrics:
+        kinds["localizer"] = metrics["localizer"]
+    taught = metrics.get("pseudo_labels", {})
+    kinds |= {f"taught: {name.replace('_', ' ')}": score for name, score in taught.items()}
+    facts = column_facts([read_facts(metrics)])
+    for f in facts:  # mean IoU, which needs no name, first
         for kind, score in kinds.items():
-            values = (score["miou"][g] for g in groups)
-            lines.append(f"{result.step:<6}{kind:22}"
-                         + "".join(f"{'–' if v is None else f'{v:.1f}':>8}" for v in values))
-    return "\n".join(lines)
+            if f.name in score:
+                values = (f.values(score[f.name]).get(g) for g in GROUPS)
+                cells = ["–" if v is None else f"{v:.{f.digits}f}" for v in values]
+                yield result.step, kind if f is facts[0] else f"{kind}, {f.title}", cells
 
 # %% ../../nbs/analysis/00_results.ipynb #fa1f389e
 def result_figure(
@@ -80,14 +89,15 @@ def evaluate_step(
     device: str = "auto",
     data_root: Path | str | None = None,  # where its data lies now; None: where it was
     weights: str = "last",                # "last", or "best": of the epoch with the best validation
+    metrics: str | None = None,           # beside the confusion matrix: "my.py:BoundaryIoU", comma separated
 ) -> StepResult:
-    "Score a finished step on its own validation images; nothing is written."
+    "Score a finished step on its own validation images; nothing is written, no metric of the run is loaded."
     opened = open_step(path, chosen_device(device), weights=weights)
     seconds = (opened.folder.read("metrics.json") or {}).get("seconds")
     taught = {}
     if opened.localizer is not None and opened.old is not None:
         taught = taught_labels(opened.segmenter, opened.localizer, opened.old, opened.rule)
-    config = moved(opened.config, data_root)
+    config = replace(moved(opened.config, data_root), metrics=metrics)
     scored = measured(opened.views, config, recorded_data(opened, data_root), chosen_device(device), taught)
     del scored["details"]
     return StepResult(opened.folder.path, opened.step.index, True,

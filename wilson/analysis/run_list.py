@@ -16,6 +16,7 @@ from ..core.errors import InputError, did_you_mean
 from ..core.locks import try_lock
 from ..core.paths import at_root, markdown_text, shown
 from ..engine.step_folder import STATES, StepFolder
+from ..evaluation.scores import ScoreFacts, column_facts
 from ..run.folder import emptied, held, is_held, rebuild_results
 from ..run.records import Record, chosen, read_records
 
@@ -74,17 +75,19 @@ def run_text(
     listed: Sequence[Listed],
 ) -> str:  # Markdown
     "The list as a table, with the sum of sizes."
-    rows = [[markdown_text(one.name), one.state, _bytes(one.size), _score(one.record),
+    facts = column_facts(one.record.facts for one in listed)
+    rows = [[markdown_text(one.name), one.state, _bytes(one.size), *(_score(one.record, f) for f in facts),
              str(len(one.used_by) or "")]
             for one in listed]
-    lines = [["step", "state", "size", "all, %", "used by"], ["---"] * 5, *rows]
+    head = ["step", "state", "size", *(markdown_text(f.heading) for f in facts), "used by"]
+    lines = [head, ["---"] * len(head), *rows]
     total = f"{len(listed)} steps, {_bytes(sum(one.size for one in listed))}"
     return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", total])
 
 
-def _score(record: Record) -> str:
-    value = record.miou.get("published", {}).get("all")
-    return "" if value is None else f"{value:.1f}"
+def _score(record: Record, facts: ScoreFacts) -> str:
+    value = record.scores.get(facts.name, {}).get("published", {}).get("all")
+    return "" if value is None else f"{value:.{facts.digits}f}"
 
 
 def _bytes(size: int) -> str:

@@ -16,12 +16,13 @@ from markupsafe import Markup
 
 from ..core.paths import markdown_text, one_line
 from ..core.templates import html_table
-from ..evaluation.scores import across_steps
+from ..evaluation.scores import ScoreFacts, across_steps, column_facts
 from ..run.records import Record, Variant
 
 # %% auto #0
 __all__ = ['FORMATS', 'ENDINGS', 'PROTOCOLS', 'mean_and_spread', 'Column', 'Table', 'markdown', 'latex', 'comma_separated',
-           'html', 'groups_of', 'protocols_of', 'score_table', 'class_table', 'step_table', 'label_table', 'cost_table']
+           'html', 'groups_of', 'protocols_of', 'facts_of', 'score_table', 'class_table', 'step_table', 'label_table',
+           'cost_table']
 
 # %% ../../nbs/analysis/03_tables.ipynb #f7cb4f41
 def mean_and_spread(
@@ -155,31 +156,52 @@ def protocols_of(found: Sequence[Variant]) -> list[str]:
     return list(dict.fromkeys(p for v in found for r in v.records for p in r.miou))
 
 
+def facts_of(found: Sequence[Variant], by_class: bool = False) -> list[ScoreFacts]:
+    "The scores that are columns of a table of these variants: those by class, or all others."
+    return column_facts((r.facts for v in found for r in v.records), by_class)
+
+
 def score_table(
     found: Sequence[Variant],                    # of one task
     protocols: Sequence[str] | None = None,      # None: all that there are
 ) -> Table:
-    "Mean IoU in percent by group of classes."
+    "Mean IoU in percent by group of classes, and the scores of further metrics."
     protocols = protocols_of(found) if protocols is None else protocols
-    pairs = [(p, g) for p in protocols for g in groups_of(found)]
-    columns = [Column(g if len(protocols) == 1 else f"{g}, {p}") for p, g in pairs]
+    facts = facts_of(found)
+    cells = [(f, p, g) for f in facts for p in protocols
+             for g in (groups_of(found) if f.by == "group" else ("all",))]
+    headings = [_heading(f, p, g, f is facts[0], len(protocols) == 1) for f, p, g in cells]
+    columns = [Column(heading, f.direction or "neither", f.digits)
+               for heading, (f, _, _) in zip(headings, cells)]
     rows: dict[str, list[Sequence[float | None]]] = {
-        v.label: [*(v.values(g, p) for p, g in pairs), [len(v.records)]] for v in found}
+        v.label: [*(v.values(g, p, f.name) for f, p, g in cells), [len(v.records)]] for v in found}
     how = f" ({protocols[0]})" if len(protocols) == 1 else ""
-    return Table(f"{_task(found)}: mean IoU in %{how}", (*columns, Column("runs", "neither", 0)), rows)
+    title = f"{_task(found)}: {', '.join(f.heading for f in facts)}{how}"
+    return Table(title, (*columns, Column("runs", "neither", 0)), rows)
+
+
+def _heading(facts: ScoreFacts, protocol: str, group: str, is_first: bool, is_only: bool) -> str:
+    "Of a column: `old, published`, `boundary IoU, old, published`; what all columns share is left out."
+    words = [*[facts.title] * (not is_first), *[group] * bool(is_first or facts.by)]
+    return ", ".join(words if is_only else [*words, protocol])
 
 
 def class_table(
     found: Sequence[Variant],
     protocol: str = "published",
 ) -> Table:                                      # a row per class
-    "IoU in percent by class."
-    scores = {v.label: [r.metrics()["scores"].get(protocol, {}).get("iou", {}) for r in v.records]
-              for v in found}
-    names = dict.fromkeys(n for by_run in scores.values() for iou in by_run for n in iou)
-    rows = {name: [[iou.get(name) for iou in by_run] for by_run in scores.values()] for name in names}
-    return Table(f"{_task(found)}: IoU in % by class ({protocol})",
-                 tuple(Column(label, "neither") for label in scores), rows)
+    "IoU in percent by class, and the scores by class of further metrics."
+    facts = facts_of(found, by_class=True)
+    read = {v.label: [r.metrics()["scores"].get(protocol, {}) for r in v.records] for v in found}
+    scores = {(label, f): [score.get(f.name, {}) for score in by_run]
+              for f in facts for label, by_run in read.items()}
+    names = dict.fromkeys(n for by_run in scores.values() for by_class in by_run for n in by_class)
+    rows = {name: [[by_class.get(name) for by_class in by_run] for by_run in scores.values()]
+            for name in names}
+    columns = (Column(label if f is facts[0] else f"{label}, {f.title}", "neither", f.digits)
+               for label, f in scores)
+    return Table(f"{_task(found)}: {', '.join(f.heading for f in facts)} by class ({protocol})",
+                 tuple(columns), rows)
 
 
 def step_table(

@@ -35,10 +35,12 @@ def run_evaluate(
     data_root: DataRoot = None,
     weights: Annotated[str, "last | best: of the best epoch"] = "last",
     device: Device = "auto",
+    metrics: Annotated[str | None, "metrics beside the confusion matrix: my.py:BoundaryIoU, comma "
+                                   "separated"] = None,
 ) -> None:
     "score a finished step"
     from wilson.analysis.results import evaluate_step, result_table
-    print(result_table([evaluate_step(step_folder, device, data_root, weights)]))
+    print(result_table([evaluate_step(step_folder, device, data_root, weights, metrics)]))
 
 
 def run_predict(

@@ -5,14 +5,15 @@
 # %% ../../nbs/evaluation/10_scores.ipynb #6c2e1b03
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from ..core.errors import InputError
 
 # %% auto #0
-__all__ = ['GROUPS', 'BUILT_IN', 'ScoreFacts', 'recorded_facts', 'read_facts', 'column_scores', 'across_steps']
+__all__ = ['GROUPS', 'BUILT_IN', 'ScoreFacts', 'recorded_facts', 'read_facts', 'column_facts', 'column_scores', 'require_field',
+           'is_number', 'are_numbers', 'check_metrics', 'across_steps']
 
 # %% ../../nbs/evaluation/10_scores.ipynb #6c2e1b06
 GROUPS = ("old", "new", "base", "added", "all")  # of classes
@@ -87,14 +88,73 @@ def read_facts(
     return {name: ScoreFacts(name, **f) for name, f in recorded.items()}
 
 
+def column_facts(
+    recorded: Iterable[Mapping[str, ScoreFacts]],  # of several files
+    by_class: bool = False,                        # those by class, or all others
+) -> list[ScoreFacts]:
+    "The scores that are columns, in their order; mean IoU is the first."
+    return [*{name: f for facts in recorded for name, f in facts.items()
+              if f.column and (f.by == "class") is by_class}.values()]
+
+
 def column_scores(
     facts: Mapping[str, ScoreFacts],
     scores: Mapping[str, Mapping[str, Any]],  # protocol → score by name, as in metrics.json
 ) -> dict[str, dict[str, Mapping[str, float | None]]]:  # name → protocol → group → value
     "The scores that are columns, but for those by class."
-    shown = [f for f in facts.values() if f.column and f.by != "class"]
     return {f.name: {protocol: f.values(score[f.name]) for protocol, score in scores.items()
-                     if f.name in score} for f in shown}
+                     if f.name in score} for f in column_facts([facts])}
+
+# %% ../../nbs/evaluation/10_scores.ipynb #6c2e1b13
+def require_field(
+    is_valid: bool,
+    file: str,      # its name
+    name: str,      # of the field
+    expected: str,  # what it should hold
+) -> None:
+    "InputError for a file of a run that has a field of another kind."
+    if not is_valid:
+        raise InputError(f"{file} has no valid {name}; expected {expected}")
+
+
+def is_number(value: Any) -> bool:
+    "A finite number of a size that sums and plots can take; whole numbers of JSON may have any length."
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e100
+
+
+def are_numbers(values: Any) -> bool:
+    "Numbers or None by name."
+    return isinstance(values, dict) and all(v is None or is_number(v) for v in values.values())
+
+
+def check_metrics(metrics: Mapping[str, Any]) -> None:
+    "InputError where a metrics.json lacks a field that tables read, or has it of another kind."
+    file = "metrics.json"
+    none: dict[str, Any] = {}
+    for name in ("scores", "pseudo_labels"):
+        require_field(isinstance(metrics.get(name, none), dict), file, name, "scores by name")
+    _check_scores(metrics)
+    require_field(are_numbers(metrics.get("cost", none)), file, "cost", "numbers by name")
+    for name in ("seconds", "images_per_second"):
+        require_field(metrics.get(name) is None or is_number(metrics[name]), file, name, "a number")
+    across = metrics.get("across_steps", none)
+    fits = isinstance(across, dict) and all(isinstance(a, dict) and are_numbers(a.get("forgetting") or none)
+                                            for a in across.values())
+    require_field(fits, file, "across_steps", "forgetting by protocol and class")
+
+
+def _check_scores(metrics: Mapping[str, Any]) -> None:
+    none: dict[str, Any] = {}
+    facts = [f for f in read_facts(metrics).values() if f.column]
+    scores = {f"scores.{n}": s for n, s in metrics.get("scores", none).items()}
+    scores |= {f"pseudo_labels.{n}": s for n, s in metrics.get("pseudo_labels", none).items()}
+    scores |= {n: metrics[n] for n in ("localizer",) if n in metrics}
+    for name, score in scores.items():
+        fits = isinstance(score, dict) and all(map(are_numbers, (score.get("miou"), score.get("iou", none))))
+        require_field(fits, "metrics.json", name, "miou by group and iou by class, in percent")
+        for f in facts:
+            fits = f.name not in score or are_numbers(f.values(score[f.name]))
+            require_field(fits, "metrics.json", f"{name}.{f.name}", "a number, or numbers by name")
 
 # %% ../../nbs/evaluation/10_scores.ipynb #644a8d9d
 def across_steps(

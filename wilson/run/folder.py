@@ -25,12 +25,13 @@ from ..core.terminals import ESCAPES
 from ..data.classes import Classes
 from ..data.tasks import Task
 from ..engine.step_folder import MAPS_FOLDER, OWN_FOLDERS, STATE_FILES, StepFolder
+from ..evaluation.scores import BUILT_IN, column_scores, read_facts
 from .config import TrainConfig
 from .presets import ResolvedConfig, resolved, task_of
 
 # %% auto #0
-__all__ = ['step_path', 'claim', 'as_now', 'recorded_config', 'recorded_parent', 'recorded_task', 'emptied', 'lock_path', 'held',
-           'parent_lock', 'is_held', 'one_line', 'rebuild_results', 'StepResult']
+__all__ = ['step_path', 'claim', 'as_now', 'recorded_config', 'recorded_task', 'recorded_parent', 'path_from', 'emptied',
+           'lock_path', 'held', 'parent_lock', 'is_held', 'one_line', 'rebuild_results', 'StepResult']
 
 # %% ../../nbs/run/03_folder.ipynb #bd7168d4
 def step_path(
@@ -102,15 +103,6 @@ def recorded_config(record: Mapping[str, Any]) -> TrainConfig:
     return TrainConfig(**{n: v for n, v in recorded.items() if n in known})
 
 
-def recorded_parent(
-    folder: Path,               # of a step
-    record: Mapping[str, Any],  # its config.json
-) -> Path | None:               # None for a step that starts from no other
-    "The folder of the step that a step started from, where it was at that time."
-    parent = record.get("parent")
-    return Path(os.path.normpath(folder / parent["path"])) if parent else None
-
-
 def recorded_task(
     record: Mapping[str, Any],  # of config.json
     config: TrainConfig,        # of the same
@@ -123,6 +115,20 @@ def recorded_task(
                       colours and tuple(map(tuple, colours)), tuple(map(tuple, tasks)),
                       record["dataset"].get("later_list", False))
     return Task(classes, config.task, config.overlap)
+
+
+def recorded_parent(
+    folder: Path,               # of a step
+    record: Mapping[str, Any],  # its config.json
+) -> Path | None:               # None for a step that starts from no other
+    "The folder of the step that a step started from, where it was at that time."
+    parent = record.get("parent")
+    return path_from(folder, parent["path"]) if parent else None
+
+
+def path_from(folder: Path, path: str) -> Path:
+    "A path that is recorded as seen from a folder."
+    return Path(os.path.normpath(folder / path))
 
 # %% ../../nbs/run/03_folder.ipynb #a01ff520
 def emptied(folder: StepFolder) -> None:
@@ -234,12 +240,20 @@ def rebuild_results(
 
 def _row(file: Path, metrics: Mapping[str, Any]) -> dict[str, Any]:
     row = {"task": file.parents[2].name, "run": file.parents[1].name,
-           "step": metrics["step"], "seconds": metrics["seconds"]}
-    for protocol, score in metrics["scores"].items():
-        row |= {f"{protocol}_{group}": value for group, value in score["miou"].items()}
+           "step": metrics["step"], "seconds": _rounded(metrics["seconds"], 1)}
+    facts = read_facts(metrics)
+    for name, by_protocol in column_scores(facts, metrics["scores"]).items():
+        own = "" if name == BUILT_IN[0].name else f"{name}_"  # mean IoU needs no name
+        for protocol, values in by_protocol.items():
+            row |= {f"{protocol}_{own}{group}": _rounded(value, facts[name].digits)
+                    for group, value in values.items()}
     if odd := next((name for name, value in row.items() if isinstance(value, dict | list)), None):
         raise ValueError(f"{odd} is not a number")
-    return {n: round(v, 3) if isinstance(v, float) else v for n, v in row.items()}
+    return row
+
+
+def _rounded(value: Any, digits: int) -> Any:
+    return round(value, digits + 2) if isinstance(value, float) else value
 
 # %% ../../nbs/run/03_folder.ipynb #1f9fcf87
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from ..models.localizer import Localizer
 from ..models.norms import norm_for
 from ..models.segmenter import Segmenter, freeze, make_segmenter
 from ..pseudo.targets import TargetRule
-from .folder import recorded_config, recorded_task
+from .folder import path_from, recorded_config, recorded_task
 from .parameters import numbers
 from .presets import ResolvedConfig, resolved
 from .user_code import load_backbone
@@ -160,7 +160,7 @@ def parent_path(
         raise InputError(f"{shown(folder.path / 'config.json')} does not say from which step this one "
                          f"started; expected a parent with path and hash.")
     # first where it was; then the step of that name beside this one, if only a part was moved
-    places = [Path(os.path.normpath(folder.path / path)), runs_dir.joinpath(*Path(path).parts[-3:])]
+    places = [path_from(folder.path, path), runs_dir.joinpath(*Path(path).parts[-3:])]
     there = [p for p in places if _is_step(p)]
     for place in there:
         if weights_hash(place / WEIGHTS_FILES["last"]) == recorded:

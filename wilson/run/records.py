@@ -16,6 +16,8 @@ from typing import Any
 from ..core.errors import InputError, did_you_mean
 from ..core.paths import at_root, shown
 from ..engine.step_folder import StepFolder
+from ..evaluation.scores import BUILT_IN, ScoreFacts, check_metrics, column_scores
+from ..evaluation.scores import is_number, read_facts, require_field
 from .config import TrainConfig
 from .folder import one_line, recorded_config, recorded_parent, recorded_task
 from .parameters import BY_STEP
@@ -23,75 +25,39 @@ from ..datasets.built_in import DATASETS
 from .presets import resolved
 
 # %% auto #0
-__all__ = ['Scores', 'ORDER', 'check_config', 'check_metrics', 'Record', 'read_records', 'chosen', 'Variant', 'variants']
+__all__ = ['Scores', 'ORDER', 'check_config', 'Record', 'read_records', 'chosen', 'Variant', 'variants']
 
 # %% ../../nbs/run/10_records.ipynb #2271e7a5
 _OF_ONE_RUN = ("seed", "parent", "groups")  # what an identity holds beside the recipe
 
 
-def _require(fits: bool, file: str, name: str, expected: str) -> None:
-    if not fits:
-        raise InputError(f"{file} has no valid {name}; expected {expected}")
-
-
-def _is_number(value: Any) -> bool:
-    "A finite number of a size that sums and plots can take; whole numbers of JSON may have any length."
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e100
-
-
 def _is_value(value: Any) -> bool:
-    return value is None or isinstance(value, str | bool) or _is_number(value)
-
-
-def _are_numbers(values: Any) -> bool:
-    return isinstance(values, dict) and all(v is None or _is_number(v) for v in values.values())
+    return value is None or isinstance(value, str | bool) or is_number(value)
 
 
 def check_config(config: Mapping[str, Any]) -> None:
     "InputError where a config.json lacks a field that a list of runs reads, or has it of another kind."
     file, number = "config.json", config.get("step")
-    _require(type(number) is int and number >= 0, file, "step", "the number of the step")
+    require_field(type(number) is int and number >= 0, file, "step", "the number of the step")
     for name in ("parameters", "identity"):
-        _require(isinstance(config.get(name), dict), file, name, "values by name")
+        require_field(isinstance(config.get(name), dict), file, name, "values by name")
     parameters, numeric = config["parameters"], {n for n, kind in BY_STEP.items() if kind is not str}
     numeric |= {f.name for f in fields(TrainConfig) if f.type.startswith(("int", "float"))}
     for name in ("dataset", "task", "method"):
-        _require(isinstance(parameters.get(name), str), file, f"parameters.{name}", "a name")
-    _require(_is_number(parameters.get("seed")), file, "parameters.seed", "a whole number")
+        require_field(isinstance(parameters.get(name), str), file, f"parameters.{name}", "a name")
+    require_field(is_number(parameters.get("seed")), file, "parameters.seed", "a whole number")
     for name, value in parameters.items():
-        _require(_is_value(value), file, f"parameters.{name}", "text, a number, true, false or null")
+        require_field(_is_value(value), file, f"parameters.{name}", "text, a number, true, false or null")
     for name, value in config["identity"].items():
         if name not in _OF_ONE_RUN:
-            fits = value is None or _is_number(value) if name in numeric else _is_value(value)
-            _require(fits, file, f"identity.{name}", "a number" if name in numeric else "a single value")
+            fits = value is None or is_number(value) if name in numeric else _is_value(value)
+            require_field(fits, file, f"identity.{name}", "a number" if name in numeric else "a single value")
     parent = config.get("parent")
     fits = isinstance(parent, dict) and all(isinstance(parent.get(n), str) for n in ("path", "hash"))
-    _require(not parent or fits, file, "parent", "its path and the hash of its weights")
-
-# %% ../../nbs/run/10_records.ipynb #c1b2e625
-def check_metrics(metrics: Mapping[str, Any]) -> None:
-    "The same for a metrics.json."
-    file = "metrics.json"
-    none: dict[str, Any] = {}
-    scores, labels = metrics.get("scores", none), metrics.get("pseudo_labels", none)
-    for name, group in (("scores", scores), ("pseudo_labels", labels)):
-        _require(isinstance(group, dict), file, name, "scores by name")
-    taught = {f"pseudo_labels.{n}": s for n, s in labels.items()}
-    taught |= {n: metrics[n] for n in ("localizer",) if n in metrics}
-    for name, score in ({f"scores.{n}": s for n, s in scores.items()} | taught).items():
-        fits = isinstance(score, dict) and all(map(_are_numbers, (score.get("miou"), score.get("iou", none))))
-        _require(fits, file, name, "miou by group and iou by class, in percent")
-    _require(_are_numbers(metrics.get("cost", none)), file, "cost", "numbers by name")
-    for name in ("seconds", "images_per_second"):
-        _require(metrics.get(name) is None or _is_number(metrics[name]), file, name, "a number")
-    across = metrics.get("across_steps", none)
-    fits = isinstance(across, dict) and all(isinstance(a, dict) and _are_numbers(a.get("forgetting") or none)
-                                            for a in across.values())
-    _require(fits, file, "across_steps", "forgetting by protocol and class")
-
+    require_field(not parent or fits, file, "parent", "its path and the hash of its weights")
 
 # %% ../../nbs/run/10_records.ipynb #8b793a4c
-Scores = Mapping[str, Mapping[str, float | None]]  # … → group of classes → mean IoU in percent
+Scores = Mapping[str, Mapping[str, float | None]]  # … → group of classes → score, such as mean IoU in percent
 
 
 @dataclass(frozen=True)
@@ -103,10 +69,11 @@ class Record:
     state: str                    # one of `wilson.engine.step_folder.STATES`, "none", or "unknown"
     parameters: Mapping[str, Any]
     recipe: Mapping[str, Any] = field(repr=False)            # "step 0: epochs" where an earlier step's differ
-    miou: Scores = field(default_factory=dict)    # by protocol
+    scores: Mapping[str, Scores] = field(default_factory=dict)  # those that are columns: name → protocol → …
     labels: Scores = field(default_factory=dict)  # by kind: the localizer's maps, and what was taught
     cost: Mapping[str, float | None] = field(default_factory=dict)  # seconds, J, GB, images a second
     parent: Path | None = None    # folder of the step before
+    facts: Mapping[str, ScoreFacts] = field(default_factory=lambda: {f.name: f for f in BUILT_IN}, repr=False)
 
     @property
     def task(self) -> str:
@@ -122,6 +89,11 @@ class Record:
     def method(self) -> str:
         "Its method; a step 0 of two or more has none of its own."
         return self.parameters["method"] if self.step or self.steps == 1 else "base"
+
+    @property
+    def miou(self) -> Scores:
+        "Mean IoU in percent by protocol."
+        return self.scores.get("miou", {})
 
     @property
     def is_result(self) -> bool:
@@ -174,6 +146,7 @@ def _record(path: Path, before: Mapping[Path, Record], sizes: dict[str, int]) ->
         print(f"{shown(path)} is listed as unknown: {one_line(e)}")
     metrics = (folder.read("metrics.json") or {}) if state in ("finished", "unknown") else {}
     check_metrics(metrics)
+    facts = read_facts(metrics)
     parent = recorded_parent(path, config)
     recipe = {n: v for n, v in config["identity"].items() if n not in _OF_ONE_RUN}
     if parent is not None:
@@ -186,8 +159,8 @@ def _record(path: Path, before: Mapping[Path, Record], sizes: dict[str, int]) ->
     taught = {n: metrics[n] for n in ("localizer",) if n in metrics} | metrics.get("pseudo_labels", {})
     cost = {n: metrics.get(n) for n in ("seconds", "images_per_second")} | metrics.get("cost", {})
     return Record(path, number, sizes[kind], state, parameters, recipe,
-                  {p: score["miou"] for p, score in metrics.get("scores", {}).items()},
-                  {name: score["miou"] for name, score in taught.items()}, cost, parent)
+                  column_scores(facts, metrics.get("scores", {})),
+                  {name: score["miou"] for name, score in taught.items()}, cost, parent, facts)
 
 
 def _before(recipe: Mapping[str, Any], parent: Record | None, said: Mapping[str, str]) -> dict[str, Any]:
@@ -247,9 +220,9 @@ class Variant:
     label: str
     records: tuple[Record, ...]  # one per run, by seed
 
-    def values(self, group: str, protocol: str = "published") -> list[float | None]:
-        "Mean IoUs in percent of a group of classes, by run."
-        return [r.miou.get(protocol, {}).get(group) for r in self.records]
+    def values(self, group: str, protocol: str = "published", score: str = "miou") -> list[float | None]:
+        "A score of a group of classes, by run; mean IoUs are in percent."
+        return [r.scores.get(score, {}).get(protocol, {}).get(group) for r in self.records]
 
 
 def variants(
