@@ -17,7 +17,7 @@ from wilson.analysis.run_list import run_list, run_text
 from wilson.analysis.tables import class_table, score_table
 from wilson.cli.command import main
 from wilson.core.errors import InputError
-from wilson.engine.launch import in_processes
+from wilson.engine.launch import launch
 from wilson.experiments.train import train
 from wilson.run.config import parsed
 from wilson.run.records import read_records, variants
@@ -99,7 +99,7 @@ def test_two_processes_count_what_one_does(root, tmp_path):
     "To the last bit, over a number of images that two does not divide; the numbers are those of the definition."
     parameters = dict(dataset="shapes", data_root="data/few", task="10-5", crop_size=48, batch_size=5, device="cpu", metrics=metrics(tmp_path))
     one = rank_jobs.scored_by_metrics(parameters)
-    assert one == in_processes(rank_jobs.scored_by_metrics, (parameters,), 2, root / "logs", "cpu")
+    assert one == launch(rank_jobs.scored_by_metrics, (parameters,), 2, root / "logs", "cpu")
     assert one["boundary_iou"].keys() == GROUPS and 10 < one["boundary_iou"]["all"] < 90 and 0 < one["error"] < 0.5
     assert one["boundary_iou"] != one["later_ignored"]["boundary_iou"] and json.loads(json.dumps(one)) == one
 
