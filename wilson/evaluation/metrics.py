@@ -52,12 +52,21 @@ def count_confusion(
         raise ValueError(f"prediction has shape {tuple(prediction.shape)} and truth {tuple(truth.shape)}; "
                          "they must be equal")
     n, prediction, truth = n_classes, prediction.long(), truth.long()
-    counted = truth != ignore
-    outside = (truth < 0) | (truth >= n) | (prediction < 0) | ((prediction >= n) & (prediction != ignore))
-    if unknown := (outside & counted).sum().item():
-        raise ValueError(f"{unknown} pixels have a true or predicted class not in 0..{n - 1} "
-                         f"(and not {ignore}); map later classes to background first")
-    return count_pairs(truth.where(counted, n), prediction.where(counted, n), n)
+    if not (_are_classes(prediction, n, ignore) and _are_classes(truth, n, ignore)):
+        counted = truth != ignore
+        outside = (truth < 0) | (truth >= n) | (prediction < 0) | ((prediction >= n) & (prediction != ignore))
+        if unknown := (outside & counted).sum().item():
+            raise ValueError(f"{unknown} pixels have a true or predicted class not in 0..{n - 1} "
+                             f"(and not {ignore}); map later classes to background first")
+        prediction = prediction.where(counted, n)
+    return count_pairs(truth, prediction, n)  # `ignore` is more than n
+
+
+def _are_classes(labels: Tensor, n_classes: int, ignore: int) -> bool:
+    if not labels.numel():
+        return True
+    low, high = labels.masked_fill(labels == ignore, 0).aminmax()
+    return bool((low >= 0) & (high < n_classes))
 
 # %% ../../nbs/evaluation/00_metrics.ipynb #784e68ba
 def _counts(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
