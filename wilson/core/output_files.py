@@ -84,7 +84,8 @@ class OutputFolder:
 
     def _is_ours(self, name: str) -> bool:
         path = self.path / name
-        return path.is_file() and not path.is_symlink() and self._knows(f"{file_hash(path, 64)} {json.dumps(name)}")
+        return (path.is_file() and not path.is_symlink()
+                and self._knows(f"{file_hash(path, 64)} {json.dumps(name)}"))
 
     def _knows(self, line: str) -> bool:
         record = self.path / RECORD

@@ -137,8 +137,8 @@ def decode_mask(path: Path | str, content: bytes) -> np.ndarray:
             return found
     with open_image(path, content, "mask") as image:
         if problem := _mask_problem(image):
-            remedy = ("save its class ids as an 8-bit PNG, grey or with a palette; `wilson prepare` does so for "
-                      "masks in colours, given the colours in dataset.toml")
+            remedy = ("save its class ids as an 8-bit PNG, grey or with a palette; `wilson prepare` does so "
+                      "for masks in colours, given the colours in dataset.toml")
             raise MaskInputError(f"{path} {problem}; {remedy}.", problem, remedy)
         return np.array(image)
 

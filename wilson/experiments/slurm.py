@@ -36,7 +36,8 @@ __all__ = ['PROGRAM', 'MARK', 'render_script', 'directives', 'cores', 'Command',
 @functools.cache
 def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
-    environment = Environment(loader=PackageLoader("wilson.experiments", "templates"), undefined=StrictUndefined,
+    environment = Environment(loader=PackageLoader("wilson.experiments", "templates"),
+                              undefined=StrictUndefined,
                               trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
     environment.filters |= {"quote": lambda value: shlex.quote(str(value)), "quote_all": shlex.join}
     return environment

@@ -105,7 +105,7 @@ class TrainConfig:
     val_interval: int | None = about(None, "epochs between validations [--val_interval]")
     metrics: str | None = about(None, "metrics to score by beside the confusion matrix: my.py:BoundaryIoU, "
                                       "comma separated")
-    callbacks: str | None = about(None, "classes that follow the training, such as an average of the weights: "
+    callbacks: str | None = about(None, "classes that follow the training, such as averaged weights: "
                                         "my.py:EMA, comma separated")
     accumulate: int = about(1, "passes that make one update: each sees batch_size / accumulate images")
     precision: str = about("auto", "auto | float32 | bf16 | fp16: of the networks in training; auto: bf16 "

@@ -38,8 +38,8 @@ def load_dataset(
         raise InputError(f"dataset={typed}: its name is {name!r}; expected name = \"…\" with letters, digits "
                          f"and any of . + - _, and no name of a built-in data set.")
     if not (isinstance(classes, Classes) and classes.dataset == name):
-        raise InputError(f"dataset={typed}: its classes are {classes!r}; expected classes = Classes({name!r}, "
-                         f"(\"cow\", \"horse\"), (1, 2)) of wilson.data.classes.")
+        raise InputError(f"dataset={typed}: its classes are {classes!r}; expected classes = "
+                         f"Classes({name!r}, (\"cow\", \"horse\"), (1, 2)) of wilson.data.classes.")
     found.reference = typed if isinstance(dataset, str) else ""
     return found
 
