@@ -74,6 +74,10 @@ class Error(Metric):
         return self.pixels[0] / self.pixels[1]
 
 
+class Later(Error):
+    name = "later"
+
+
 def edge(mask):
     return mask & (F.max_pool2d((~mask)[:, None].float(), 5, 1, 2)[:, 0] > 0)
 '''
@@ -147,6 +151,9 @@ def test_everything_that_shows_scores_shows_it(root, tmp_path, capsys):
     printed, = [line.split()[3:] for line in capsys.readouterr().out.splitlines() if "published, error" in line]
     assert printed == ["–"] * 4 + [f"{published['error']:.3f}"]
 
+    train(parsed(SMALL | {"metrics": f"{named},{tmp_path / 'mine.py'}:Later"}))
+    assert f"it was not scored by later: wilson evaluate {last.path.relative_to(root)} --metrics {named}," in capsys.readouterr().out
+
     (tmp_path / "mine.py").unlink()
     with open("runs/results.csv", encoding="utf-8", newline="") as f:
         row = [*csv.DictReader(f)][-1]
@@ -163,7 +170,9 @@ def test_everything_that_shows_scores_shows_it(root, tmp_path, capsys):
     table = class_table(found)
     assert [c.name for c in table.columns] == ["wilson", "wilson, boundary IoU"]
     assert {name: cells[1][0] for name, cells in table.rows.items()} == published["boundary_iou_by_class"]
-    assert {"scores", "scores boundary_iou", "scores error", "classes boundary_iou_by_class"} <= figures(found, read_records()).keys()
+    drawn = figures(found, read_records(), kinds=["scores", "classes", "curves"])
+    assert drawn.keys() == {"scores", "scores boundary_iou", "scores error", "classes", "classes boundary_iou_by_class", "curves"}
+    assert [ax.get_title() for ax in drawn["curves"].axes][-2:] == ["boundary_iou/all", "error/all"]
 
 
 def test_a_metric_that_cannot_be_used_stops_nothing_late(root, tmp_path):

@@ -88,6 +88,13 @@ def _firsts(found: Sequence[Variant]) -> dict[str, Path]:
     return {v.label: v.records[0].path for v in found}
 
 
+def _curves(found: Sequence[Variant]) -> list[str]:
+    "Mean IoU by group of classes, and further scores of all classes, as TensorBoard calls them."
+    facts = facts_of(found)
+    return [*(f"{f.name}/{group}" for f in facts[:1] for group in ("old", "new", "all")),
+            *(f"{f.name}/all" for f in facts[1:])]
+
+
 def _figure_name(kind: str, facts: ScoreFacts) -> str:
     return kind if facts in BUILT_IN else f"{kind} {facts.name}"
 
@@ -95,7 +102,7 @@ def _figure_name(kind: str, facts: ScoreFacts) -> str:
 FIGURES: dict[str, Callable[[Sequence[Variant], Sequence[Record], str], Mapping[str, Figure | None]]] = {
     "scores": lambda found, records, protocol: {
         _figure_name("scores", f): score_plot(found, protocol, f) for f in facts_of(found)},
-    "curves": lambda found, records, protocol: {"curves": learning_curves(_firsts(found))},
+    "curves": lambda found, records, protocol: {"curves": learning_curves(_firsts(found), _curves(found))},
     "classes": lambda found, records, protocol: {
         _figure_name("classes", f): class_scores(found, protocol, f)
         for f in facts_of(found, by_class=True)},

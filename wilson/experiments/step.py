@@ -26,9 +26,9 @@ from ..engine.step_folder import StepFolder
 from ..engine.trainer import Trainer
 from ..engine.updates import compile_disabled
 from ..evaluation.evaluate import masks_of
-from ..evaluation.scores import across_steps
+from ..evaluation.scores import across_steps, read_facts
 from .build import prepared
-from .measure import headline, measured, training_images, views_of
+from .measure import headline, measured, metric_classes, training_images, views_of
 from .start import label_maps, parent_folder
 from ..loading.workers import checked_while_waiting
 from ..run.folder import claim, emptied, held, parent_lock, recorded_parent, step_path, StepResult
@@ -63,12 +63,12 @@ def train_step(
         return claim(folder, same, config.resume == "auto", config.overwrite)
     # a finished step needs no lock
     if agreed(claimed) == "reuse":
-        return _reused(folder, index, config.later)
+        return _reused(folder, index, config)
     with ExitStack() as stack:
         agreed(lambda: stack.enter_context(held(folder)))
         action = agreed(claimed)
         if action == "reuse":
-            return _reused(folder, index, config.later)
+            return _reused(folder, index, config)
         trainer, record = prepared(config, data, step, folder, name, parent, labelled)
         record |= {"identity": same, "pseudo_labels": coverage,
                    "run": agreed(lambda: run_of(folder, anew=action == "new"))}
@@ -146,14 +146,18 @@ def edits_said(
     return said
 
 # %% ../../nbs/experiments/03_step.ipynb #020c1b1f
-def _reused(folder: StepFolder, index: int, later: str) -> StepResult:
+def _reused(folder: StepFolder, index: int, config: ResolvedConfig) -> StepResult:
     if first():
         print(f"{shown(folder.path)} is finished with this configuration: used as it is.", flush=True)
         with suppress(OSError):
             remove_states(folder.path)  # where a kill came between the last lines of `_trained`
     metrics = folder.read("metrics.json")
     if metrics:  # the reading of later classes is this run's, whatever it was then
-        metrics["scores"] = {name: headline(score, later) for name, score in metrics["scores"].items()}
+        metrics["scores"] = {name: headline(score, config.later) for name, score in metrics["scores"].items()}
+        further = {facts.name for kind in metric_classes(config.metrics) for facts in kind.facts()}
+        if (missing := sorted(further - read_facts(metrics).keys())) and first():
+            print(f"    it was not scored by {', '.join(missing)}: wilson evaluate {shown(folder.path)} "
+                  f"--metrics {config.metrics}", flush=True)
     return StepResult(folder.path, index, True, metrics)
 
 
