@@ -75,7 +75,8 @@ class Param:
     optional: bool = False           # may be None
 
     def __set_name__(self, owner: type, name: str) -> None:
-        words = [w.strip() for w in str(owner.__annotations__.get(name, "")).split("|")]
+        stated = owner.__annotations__.get(name, "")  # text, or a type in a file that does not postpone them
+        words = [w.strip() for w in (stated.__name__ if isinstance(stated, type) else str(stated)).split("|")]
         kinds = [KINDS[w] for w in words if w in KINDS]
         if len(kinds) != 1:
             raise TypeError(f"{owner.__name__}.{name}: expected an annotation of bool, int, float or str, "
