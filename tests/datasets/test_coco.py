@@ -20,7 +20,7 @@ from wilson.data.samples import evaluation_samples, training_samples
 from wilson.data.splits import Split
 from wilson.data.tasks import Task
 from wilson.data.transforms import TrainingCrop
-from wilson.datasets.coco import STUFFTHINGMAPS, VOC_AS_COCO, as_coco, coco_image_labels, open_coco
+from wilson.datasets.coco import STUFFTHINGMAPS, VOC_AS_COCO, as_coco, open_coco
 from wilson.datasets.coco import open_coco_voc
 from wilson.datasets.coco_annotations import LABELS_FILE, annotated_labels, draw_masks, drawn_ids, painted
 from wilson.datasets.coco_annotations import read_annotations
@@ -230,8 +230,8 @@ def classes_of(mask: np.ndarray) -> frozenset[int]:
 def published(shared) -> dict[str, frozenset[int]]:
     "Published image-level labels of COCO val2017, category ids by image."
     with np.load(shared / "coco_meta/coco.npz") as meta:
-        labels = coco_image_labels(meta["val_image_labels"])
-        return {f"{i:012d}": frozenset(np.flatnonzero(row).tolist()) for i, row in zip(meta["val_ids"], labels)}
+        labels = meta["val_image_labels"]  # N, 91; column = category id - 1
+        return {f"{i:012d}": frozenset((np.flatnonzero(row) + 1).tolist()) for i, row in zip(meta["val_ids"], labels)}
 
 
 def test_labels_are_the_published_ones(mixed, published):

@@ -16,7 +16,7 @@ from wilson.evaluation.metrics import count_confusion, scores
 from wilson.evaluation.scores import across_steps
 from wilson.methods.losses import segmentation_loss, self_loss
 from wilson.models.segmenter import grow, make_segmenter
-from wilson.pseudo.step_targets import batch_targets, hard_mask_labels, used_target_labels
+from wilson.pseudo.step_targets import batch_targets, taught_labels
 from wilson.pseudo.targets import TargetRule
 
 STEP = Task("voc", "cat,dog|cow,bus|car|sheep,sofa").step(2)  # 6 classes seen, 2 later
@@ -235,8 +235,9 @@ def test_used_labels_are_those_with_a_gradient(alpha, old_labels):
         taught[:, :2] = 0
 
     with torch.no_grad():
-        made, hard, target = (f(new, lambda features, logits_old: blobs, old, rule)(batch)
-                              for f in (batch_targets, hard_mask_labels, used_target_labels))
+        models = new, lambda features, logits_old: blobs, old, rule
+        made, labels_of = batch_targets(*models)(batch), taught_labels(*models)
+        hard, target = labels_of["hard_mask"](batch), labels_of["target"](batch)
     maps = torch.randn(n, 5, 8, 8, requires_grad=True)
     learns, = torch.autograd.grad(self_loss(maps, made.hard, taught), maps)
     assert torch.equal(hard != 255, (learns != 0).any(1))

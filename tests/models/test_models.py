@@ -24,7 +24,6 @@ from wilson.models.segmenter import (
     grow,
     make_segmenter,
     parameter_groups,
-    predict_logits,
 )
 from wilson.models.wider_resnet import WIDER_38, WiderResNet
 
@@ -381,7 +380,7 @@ def test_growth_is_independent_and_trainable():
     assert all(torch.equal(state[key], value) for key, value in before.items())
     assert set(state) - set(before) == {"cls.1.weight", "cls.1.bias"}
     optimizer = torch.optim.SGD(parameter_groups(grown, 0.1, 10))
-    predict_logits(grown, torch.randn(2, 3, 64, 64), (64, 64)).square().mean().backward()
+    grown(torch.randn(2, 3, 64, 64)).logits.square().mean().backward()
     optimizer.step()
     assert all(torch.equal(old.state_dict()[key], value) for key, value in before.items())
     assert not torch.equal(grown.state_dict()["cls.0.weight"], before["cls.0.weight"])

@@ -29,8 +29,8 @@ from .voc import VOC_TRAIN_AUG, VOC_VAL, VOCDataset, open_folder
 
 # %% auto #0
 __all__ = ['STUFFTHINGMAPS', 'VOC_AS_COCO', 'COCO_LIST_FOLDERS', 'COCO_TRAIN', 'COCO_VAL', 'COCO_ANNOTATIONS',
-           'COCO_STUFFTHINGMAPS', 'COCO_TRAIN2017', 'COCO_VAL2017', 'as_coco', 'coco_image_labels', 'png_masks',
-           'image_folder', 'open_coco', 'open_coco_voc', 'prepare_coco', 'COCODataset', 'COCOVOCDataset']
+           'COCO_STUFFTHINGMAPS', 'COCO_TRAIN2017', 'COCO_VAL2017', 'as_coco', 'png_masks', 'image_folder', 'open_coco',
+           'open_coco_voc', 'prepare_coco', 'COCODataset', 'COCOVOCDataset']
 
 # %% ../../nbs/datasets/02_coco.ipynb #ea7b0035
 STUFFTHINGMAPS = tuple(n + 1 if n < 91 else 0 if n < 255 else 255 for n in range(256))
@@ -45,17 +45,6 @@ def as_coco(
     labels = np.zeros_like(split.labels)
     labels[:, VOC.ids_in(COCO)] = split.labels[:, VOC.ids]
     return replace(split, labels=labels, values=VOC_AS_COCO)
-
-# %% ../../nbs/datasets/02_coco.ipynb #9fb97c5f
-def coco_image_labels(
-    columns: np.ndarray,  # N, 91: 0 or 1; column = category id − 1
-) -> np.ndarray:          # N, 256 bool by category id
-    "Image-level labels from the published arrays."
-    if columns.ndim != 2 or columns.shape[1] != 91:
-        raise InputError(f"image-level labels of COCO come as N×91, these are {columns.shape}.")
-    labels = np.zeros((len(columns), 256), bool)
-    labels[:, 1:92] = columns
-    return labels
 
 # %% ../../nbs/datasets/02_coco.ipynb #c08f95e4
 def png_masks(

@@ -20,7 +20,7 @@ from .resnets import FeatureNetwork
 
 # %% auto #0
 __all__ = ['sliding_pool', 'pad_to', 'published_dilations', 'DeepLabHead', 'Classifier', 'start_rare', 'SegmenterOutput',
-           'Segmenter', 'make_segmenter', 'freeze', 'grow', 'predict_logits', 'parameter_groups']
+           'Segmenter', 'make_segmenter', 'freeze', 'grow', 'parameter_groups']
 
 # %% ../../nbs/models/09_segmenter.ipynb #e070cd1c
 def sliding_pool(
@@ -211,16 +211,6 @@ def grow(
     return segmenter
 
 # %% ../../nbs/models/09_segmenter.ipynb #3608c8a8
-def predict_logits(
-    segmenter: Segmenter,
-    images: Tensor,        # B, 3, H, W
-    size: Sequence[int],   # height, width of the result
-) -> Tensor:               # B, C, *size
-    "Logits, upsampled (bilinear, corners not aligned)."
-    logits = segmenter(images).logits
-    return F.interpolate(logits, tuple(size), mode="bilinear", align_corners=False)
-
-
 def parameter_groups(
     segmenter: Segmenter,
     lr: float,           # of the body

@@ -17,7 +17,7 @@ from .labels import IGNORE, one_hot
 from .targets import make_targets, TargetRule, Targets
 
 # %% auto #0
-__all__ = ['batch_targets', 'used_labels', 'used_hard_mask', 'used_target_labels', 'hard_mask_labels', 'taught_labels']
+__all__ = ['batch_targets', 'used_labels', 'used_hard_mask', 'taught_labels']
 
 # %% ../../nbs/pseudo/03_step_targets.ipynb #8c350949
 @overload
@@ -66,35 +66,14 @@ def used_hard_mask(
     shown = one_hot(made.hard, expected.shape[1]).flatten(2).any(2)
     return made.hard.masked_fill((shown != expected).any(1)[:, None, None], IGNORE)
 
-
-def used_target_labels(
-    segmenter: Segmenter,
-    localizer: nn.Module,
-    old: Segmenter,          # the model before the step
-    rule: TargetRule,
-) -> Callable[[Batch], Tensor]:  # batch → B, h, w int64; 255 in images that the gate keeps out
-    "`used_labels` of the targets, as the trained models would make them now."
-    targets = batch_targets(segmenter, localizer, old, rule)
-    return lambda batch: used_labels(targets(batch))
-
-
-def hard_mask_labels(
-    segmenter: Segmenter,
-    localizer: nn.Module,
-    old: Segmenter,          # the model before the step
-    rule: TargetRule,
-) -> Callable[[Batch], Tensor]:  # batch → B, h, w int64; 255 where nothing is taught
-    "`used_hard_mask` of the targets, as the trained models would make them now."
-    targets = batch_targets(segmenter, localizer, old, rule)
-    return lambda batch: used_hard_mask(targets(batch))
-
 # %% ../../nbs/pseudo/03_step_targets.ipynb #ada2cb02
 def taught_labels(
     segmenter: Segmenter,
     localizer: nn.Module,
     old: Segmenter,          # the model before the step
     rule: TargetRule,
-) -> dict[str, Callable[[Batch], Tensor]]:
-    "By name, both kinds of labels that a weak step is taught."
-    return {"target": used_target_labels(segmenter, localizer, old, rule),
-            "hard_mask": hard_mask_labels(segmenter, localizer, old, rule)}
+) -> dict[str, Callable[[Batch], Tensor]]:  # batch → B, h, w int64; 255 where nothing is taught
+    "By name, both kinds of labels that a weak step is taught, as the trained models would make them now."
+    targets = batch_targets(segmenter, localizer, old, rule)
+    return {"target": lambda batch: used_labels(targets(batch)),
+            "hard_mask": lambda batch: used_hard_mask(targets(batch))}
