@@ -32,14 +32,13 @@ def index_path(folder: StepFolder, name: str) -> Path:
 def step_identity(
     opened: OpenedStep,
     samples: StepSamples,    # whole images of a list
-    weights: str = "last",   # those that the step was opened with
     with_rule: bool = True,  # False: for logits, which no rule shapes
 ) -> dict[str, str]:
     "What facts about a step's images belong to."
     seen = hashlib.sha256(samples.table.tobytes() + samples.image_labels.tobytes())
     seen.update(repr(samples.side).encode())
     parent = (opened.folder.read("config.json") or {}).get("parent") or {}
-    return identity(file_hash(opened.folder.path / WEIGHTS_FILES[weights]),
+    return identity(file_hash(opened.folder.path / WEIGHTS_FILES["last"]),
                     f"{samples.split.fingerprint} {seen.hexdigest()[:16]}",
                     opened.rule if with_rule else None, parent.get("hash", ""))
 
@@ -48,22 +47,18 @@ def step_index(
     opened: OpenedStep,
     name: str,                           # of the list: "validation", "training"
     samples: StepSamples,
-    weights: str = "last",
     say: Callable[[str], None] = print,  # hears a sentence where something is wrong with the file
 ) -> Index:
     "The index of one list of a step's images, as far as it is filled."
-    path = index_path(opened.folder, name if weights == "last" else f"{name}-{weights}")
-    return Index(path, step_identity(opened, samples, weights), opened.step.n_classes, say)
+    path = index_path(opened.folder, name)
+    return Index(path, step_identity(opened, samples), opened.step.n_classes, say)
 
 
 def step_logits(
     opened: OpenedStep,
     samples: StepSamples,
-    weights: str = "last",
-    most_bytes: int = 2_000_000_000,     # on disk, of all steps together; 0: none are kept
-    say: Callable[[str], None] = print,
 ) -> Callable[[int], Logits]:            # by position
     "What the networks say of a list's images, for `build`, for `what_if` and for pictures alike."
     path = at_root(opened.config.runs_dir) / "cache" / "logits.sqlite"
-    store = LogitsStore(path, step_identity(opened, samples, weights, with_rule=False), most_bytes, say=say)
+    store = LogitsStore(path, step_identity(opened, samples, with_rule=False))
     return kept_logits(opened.views, samples, store)
