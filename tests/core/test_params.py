@@ -17,3 +17,8 @@ def test_annotations_may_be_types_or_text():
         class Wrong:
             many: list = param((), "many")
     assert "found list" in str(caught.value.__cause__ or caught.value)
+
+
+def test_an_effect_must_be_known():
+    with pytest.raises(ValueError, match="affects='speed'"):
+        param(1, "a number", affects="speed")

@@ -8,13 +8,13 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, overload
 
 from .errors import InputError, did_you_mean
 
 # %% auto #0
-__all__ = ['KINDS', 'EFFECTS', 'convert_value', 'Param', 'text_expected', 'param', 'params_of']
+__all__ = ['KINDS', 'EFFECTS', 'param', 'convert_value', 'Param', 'text_expected', 'params_of']
 
 # %% ../../nbs/core/06_params.ipynb #7c2e0006
 KINDS: dict[str, type] = {"bool": bool, "int": int, "float": float, "str": str}
@@ -56,10 +56,11 @@ EFFECTS = ("weights", "scores", "nothing")
 
 @dataclass(frozen=True)
 class Param:
-    "A parameter of a class, made by `param`; as an attribute it gives the default."
+    "A parameter of the class in whose body it is assigned; as an attribute it gives the default."
     default: Any
-    help: str                        # what `--help` prints
-    choices: tuple[Any, ...] = ()    # the values it may take; none: any within the range
+    help: str                        # a sentence without a full stop, for `--help`
+    _: KW_ONLY
+    choices: Sequence[Any] = ()      # the values it may take; none: any within the range
     min: float | None = None         # smallest value
     max: float | None = None         # largest value
     above: float | None = None       # values must be larger than this
@@ -67,12 +68,16 @@ class Param:
     step: float | None = None        # of a slider
     by_step: bool = False            # may read "base/later"
     text: bool = False               # a name, id or path: taken as it is typed, "none" too
-    affects: str = "weights"         # one of EFFECTS
+    affects: str = "weights"         # "weights" | "scores" | "nothing"
     flag: str = ""                   # of the published implementation, such as "--loss_de"
     fixed: Any = None                # the value under compat=fixed; None: the default
     name: str = ""                   # of the attribute
     kind: type = str                 # bool, int, float or str
     optional: bool = False           # may be None
+
+    def __post_init__(self) -> None:
+        if self.affects not in EFFECTS:
+            raise ValueError(f"affects={self.affects!r}: expected one of {', '.join(EFFECTS)}")
 
     def __set_name__(self, owner: type, name: str) -> None:
         stated = owner.__annotations__.get(name, "")  # text, or a type in a file that does not postpone them
@@ -139,27 +144,7 @@ def text_expected(name: str, value: Any) -> InputError:
                       f"TEXT; in Python, JSON and YAML put the text in quotes.")
 
 # %% ../../nbs/core/06_params.ipynb #7c2e000b
-def param(
-    default: Any,
-    help: str,                         # a sentence without a full stop, for `--help`
-    *,
-    choices: Sequence[Any] = (),       # the values it may take
-    min: float | None = None,          # smallest value
-    max: float | None = None,          # largest value
-    above: float | None = None,        # values must be larger than this
-    below: float | None = None,        # values must be smaller than this
-    step: float | None = None,         # of a slider
-    by_step: bool = False,             # may read "base/later"
-    text: bool = False,                # a name, id or path, taken as it is typed
-    affects: str = "weights",          # "weights" | "scores" | "nothing"
-    flag: str = "",                    # of the published implementation
-    fixed: Any = None,                 # the value under compat=fixed
-) -> Any:
-    "A parameter of the class in whose body it is assigned: `loss_kd: float = param(10.0, \"…\", min=0)`."
-    if affects not in EFFECTS:
-        raise ValueError(f"affects={affects!r}: expected one of {', '.join(EFFECTS)}")
-    return Param(default, help, tuple(choices), min, max, above, below, step, by_step, text, affects, flag,
-                 fixed)
+param: Any = Param  # for type checkers, the attribute has the type of its annotation
 
 
 def params_of(
