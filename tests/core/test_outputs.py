@@ -72,26 +72,10 @@ def refused(capsys, *arguments) -> str:
 # ---------------------------------------------------------------------------------- files of others
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> Path:
-    "A root with a base and a weak step."
-    root = tmp_path_factory.mktemp("outputs") / "root"
-    root.mkdir()
-    (root / "settings.ini").write_text("[DEFAULT]\nlib_name = wilson\n", encoding="utf-8")
-    make_shapes(root / "data/few", n_train=120, n_val=6)
-    before = os.getcwd()
-    os.chdir(root)
-    try:
-        assert main(["train", *QUICK]) == 0
-    finally:
-        os.chdir(before)
-    return root
-
-
 @pytest.fixture
-def project(trained, tmp_path, monkeypatch) -> Path:
-    "A copy of it, and the working directory."
-    shutil.copytree(trained, tmp_path / "root")
+def project(tiny_run, tmp_path, monkeypatch) -> Path:
+    "A root with a base and a weak step, and the working directory."
+    shutil.copytree(tiny_run, tmp_path / "root")
     monkeypatch.chdir(tmp_path / "root")
     return tmp_path / "root"
 

@@ -13,7 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import QUICK
+from conftest import QUICK_PARAMETERS as PARAMETERS
 
+from wilson import testing
 from wilson.analysis.results import evaluate_step
 from wilson.cli.command import main
 from wilson.core.errors import InputError
@@ -32,7 +34,6 @@ from wilson.run.opened import open_step
 from wilson.run.presets import identity, resolved
 
 OLD, NEW = "striped disc", "dotted square"  # the classes of QUICK's two steps
-PARAMETERS = {name.removeprefix("--").replace("-", "_"): value for name, value in zip(QUICK[::2], QUICK[1::2])}
 RUNS = "runs/shapes-striped_disc__dotted_square-overlap"
 EDITS = f"data/few/{EDITS_FILE}"
 
@@ -194,7 +195,7 @@ def test_training_with_edits(root, data, capsys):
     assert {*taught(named | {"method": "finetune"}, 1)} == before[1] - {loses, gone}  # by pixels: its mask has no square
     assert gains in before[0] and {*taught(named, 0)} == before[0]  # nor are the base's pixel labels another's
 
-    base, = train(parsed(PARAMETERS | {"step": 0}))
+    base, = testing.tiny_run(PARAMETERS | {"step": 0})
     content = (root / EDITS).read_bytes()
     with pytest.raises(InputError, match=r"base-s42/step0 holds a step of another configuration: label_edits is None, wanted '\w{16}'; train_data"):
         train(parsed(PARAMETERS | named))

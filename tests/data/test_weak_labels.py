@@ -5,8 +5,9 @@ import json
 import shutil
 
 import pytest
-from conftest import QUICK
+from conftest import QUICK_PARAMETERS
 
+from wilson import testing
 from wilson.analysis.results import result_figure, result_table
 from wilson.data.classes import SHAPES
 from wilson.data.image_labels import write_labels
@@ -14,14 +15,14 @@ from wilson.datasets.voc import open_folder
 from wilson.experiments.train import train
 from wilson.run.config import parsed
 
-PARAMETERS = {name.removeprefix("--").replace("-", "_"): value for name, value in zip(QUICK[::2], QUICK[1::2])}
+BASE = QUICK_PARAMETERS | {"step": 0}
 
 
 @pytest.mark.parametrize("kept", ["validation", "none"])
 def test_weak_step_without_masks(root, kept):
     "Only the validation images keep their masks, or no image does; the file of labels is enough to train."
     data = open_folder("data/few", SHAPES)
-    train(parsed(PARAMETERS | {"step": 0}))
+    testing.tiny_run(BASE)
 
     ids, labels = list(data.train.ids), data.train.labels
     masks = root / "data/few/SegmentationClass"
@@ -32,7 +33,7 @@ def test_weak_step_without_masks(root, kept):
         for mask in data.train.masks:
             mask.unlink()
     write_labels(root / "labels.csv", ids, labels, SHAPES)
-    result, = train(parsed(PARAMETERS | {"step": 1, "image_labels": "labels.csv"}))
+    result, = train(parsed(QUICK_PARAMETERS | {"step": 1, "image_labels": "labels.csv"}))
 
     assert json.loads((result.path / "status.json").read_text(encoding="utf-8"))["state"] == "finished"
     assert (result.path / "weights.safetensors").is_file()
@@ -46,8 +47,8 @@ def test_weak_step_without_masks(root, kept):
 def test_finetuning_without_masks_is_refused(root):
     "A method with pixel labels says that it needs masks."
     data = open_folder("data/few", SHAPES)
-    train(parsed(PARAMETERS | {"step": 0}))
+    testing.tiny_run(BASE)
     write_labels(root / "labels.csv", data.train.ids + data.val.ids, [*data.train.labels, *data.val.labels], SHAPES)
     shutil.rmtree(root / "data/few/SegmentationClass")
     with pytest.raises(ValueError, match="no masks"):
-        train(parsed(PARAMETERS | {"step": 1, "method": "finetune", "image_labels": "labels.csv"}))
+        train(parsed(QUICK_PARAMETERS | {"step": 1, "method": "finetune", "image_labels": "labels.csv"}))

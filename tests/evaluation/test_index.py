@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import HELPERS, QUICK, REPO, environment, need
+from conftest import HELPERS, QUICK_PARAMETERS, REPO, environment, need
 from index_jobs import MINE, RULE, N, drawn, fill, keep
 
-from wilson.cli.command import main
+from wilson import testing
 from wilson.data.samples import evaluation_samples
 from wilson.engine.step_folder import StepFolder
 from wilson.evaluation.index import Index
@@ -374,8 +374,7 @@ def test_a_store_that_was_killed_or_torn(tmp_path):
 
 def test_of_a_trained_step(root):
     "From the store as from the networks; gone when the step is; and halves move next to nothing."
-    for step in ("0", "1"):
-        assert main(["train", *QUICK, "--step", step]) == 0
+    testing.tiny_run(QUICK_PARAMETERS)
     opened = open_step(next(Path("runs").glob("*/wilson-s42/step1")))
     samples = evaluation_samples(open_data(opened.config).val, opened.step)
     n, rule = len(samples), opened.rule

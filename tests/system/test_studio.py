@@ -7,8 +7,6 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-import subprocess
-import sys
 
 import pytest
 from browsing import (IS_OPEN, PATIENCE, RUN_ALL, SOON, alone, chromium, lab, page,  # noqa: F401 (three are fixtures)
@@ -16,19 +14,11 @@ from browsing import (IS_OPEN, PATIENCE, RUN_ALL, SOON, alone, chromium, lab, pa
 from conftest import REPO, waited
 from PIL import Image
 
-SHORT = "shapes-15-5-overlap/wilson-s42"
-MAKE_RUNS = """
-from pathlib import Path
-import torch
-from wilson.datasets.shapes import make_shapes
+from wilson import testing
 from wilson.experiments.train import train
 from wilson.run.config import parsed
-torch.set_num_threads(1)
-make_shapes(Path("data/few"), n_train=120, n_val=24)
-few = dict(dataset="shapes", data_root="data/few", task="15-5", epochs="1/2", batch_size=8, crop_size=48, pseudo_epoch=0)
-train(parsed(few))
-train(parsed(few | dict(alpha=1.0, name="hard-s42", step=1)))
-"""
+
+SHORT = "shapes-15-5-overlap/wilson-s42"
 PIXELS = """canvas => {
     const {data} = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
     let sum = 0;
@@ -47,7 +37,11 @@ def root(tmp_path_factory):
     without = (folder / "explore.ipynb").read_text(encoding="utf-8").replace('runs_dir = \\"runs\\"', 'runs_dir = \\"no_runs\\"')
     assert "no_runs" in without
     (folder / "without.ipynb").write_text(without, encoding="utf-8")
-    subprocess.run([sys.executable, "-c", MAKE_RUNS], cwd=folder, env=alone(folder), check=True, timeout=300)
+    testing.demo_data(folder / "data/few", n_val=24)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        testing.tiny_run({"epochs": "1/2"})
+        train(parsed(testing.TINY | {"epochs": "1/2", "alpha": 1.0, "name": "hard-s42", "step": 1}))
     return folder
 
 

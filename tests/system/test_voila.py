@@ -22,17 +22,8 @@ import pytest
 from browsing import PATIENCE, alone, chromium, page, proxied, screenshot  # noqa: F401 (two are fixtures)
 from conftest import REPO, descendants, gone, waited
 
-MAKE_RUN = """
-from pathlib import Path
-import torch
-from wilson.datasets.shapes import make_shapes
-from wilson.experiments.train import train
-from wilson.run.config import parsed
-torch.set_num_threads(1)
-make_shapes(Path("data/few"), n_train=120, n_val=12)
-train(parsed(dict(dataset="shapes", data_root="data/few", task="15-5", epochs="1", batch_size=8, crop_size=48,
-                  pseudo_epoch=0)))
-"""
+from wilson import testing
+
 DRAWN = """canvas => {
     const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
     return new Set(new Uint32Array(data.buffer)).size;
@@ -58,7 +49,10 @@ def project(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     folder = project(tmp_path_factory.mktemp("project"))
-    subprocess.run([sys.executable, "-c", MAKE_RUN], cwd=folder, env=alone(folder), check=True, timeout=300)
+    testing.demo_data(folder / "data/few")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        testing.tiny_run()
     return folder
 
 
