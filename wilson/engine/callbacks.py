@@ -70,8 +70,8 @@ class FiniteGuard(Callback):
         self.bad = self.bad + 1 if stats.bad else 0
         if not stats.bad:
             return
-        trainer, epoch_stats = self.trainer, self.trainer.find(EpochStats)
-        epoch, number = trainer.epoch + 1, epoch_stats.updates + epoch_stats.skipped
+        trainer = self.trainer
+        epoch, number = trainer.epoch + 1, trainer.reported - trainer.epoch * trainer.per_epoch
         images = [i for ids in gathered(stats.ids) for i in ids]
         file = trainer.folder.path / "skipped.jsonl"
         if first():

@@ -49,7 +49,7 @@ class Callback:
         "Called directly after each update. The device may still be computing: do not read from it."
 
     def on_stats(self, stats: StepStats) -> None:
-        "Called with the statistics of an update, one update later."
+        "Called with the statistics of update number `trainer.reported`, one update later."
 
     def after_epoch(self) -> None:
         "Called after an epoch, which `trainer.epoch` then counts, and before the state is saved."
@@ -210,6 +210,7 @@ class Trainer(TrainerState):
 
     def fit(self) -> None:
         "Run the remaining epochs. Afterwards the method has the weights to save."
+        self.reported = self.update  # updates whose statistics have arrived
         if not self.started:
             self.method.prepare(self.loader.epoch())
         with ExitStack() as stack:
@@ -269,6 +270,7 @@ class Trainer(TrainerState):
         "Pass statistics on; returns whether a rank was asked to stop and whether to save."
         if stats is None:
             return False, False
+        self.reported += 1
         for callback in self.callbacks:
             callback.on_stats(stats)
         return bool(stats.asked[0]), bool(stats.asked[1])
@@ -278,12 +280,10 @@ class Trainer(TrainerState):
         if not due or self.validated == self.epoch:
             return
         with compile_disabled(), self.evaluation_weights():
-            scores = [callback.validate() for callback in self.callbacks]
+            scores = [s for callback in self.callbacks if (s := callback.validate()) is not None]
             self.validated = self.epoch
-            score = next((s for s in scores if s is not None), None)
-            if score is not None:
-                for callback in self.callbacks:
-                    callback.on_validation(score)
+            for callback in self.callbacks if scores else ():
+                callback.on_validation(scores[0])
 
     @property
     def whole_while_waiting(self) -> bool:
