@@ -10,7 +10,7 @@ import importlib.metadata
 import platform
 import socket
 import subprocess
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -25,7 +25,7 @@ from ..data.splits import SegmentationFolder, Split
 from ..data.tasks import Step
 from ..data.transforms import TrainingCrop
 from ..engine.callbacks import BestWeights, Validation, standard_callbacks
-from ..engine.devices import chosen_device, precision_on
+from ..engine.devices import chosen_device, numerics, precision_on
 from ..engine.schedules import onecycle_factor, poly_factor, warmup_factor
 from ..engine.step_folder import StepFolder
 from ..engine.trainer import Trainer
@@ -114,10 +114,12 @@ def _weight(config: ResolvedConfig, name: str) -> float:
 # %% ../../nbs/experiments/02_build.ipynb #7b2ff9be
 def prepared(
     config: ResolvedConfig, data: SegmentationFolder, step: Step, folder: StepFolder, name: str,
-    parent: Path | None, labelled: Split | None = None,
+    parent: Path | None, labelled: Split | None = None, precision: str = "auto",  # of a run that is resumed
 ) -> tuple[Trainer, dict]:
     "Trainer of a step and the record for config.json; writes nothing."
-    device = chosen_device(config.device)
+    asked, device = config, chosen_device(config.device)
+    if config.precision == "auto":
+        config = replace(config, precision=precision)
     epochs = int(of_step(config, "epochs", step.index))
     # seeded by step, so that a step's weights do not depend on what the process did before
     torch.manual_seed(config.seed * 1000 + step.index)
@@ -140,7 +142,7 @@ def prepared(
         split, step, TrainingCrop(config.crop_size), config.seed, method.reads_masks, seen=name == "joint",
         old_labels=config.label_old_classes, void=255 if config.void == "ignore" else 0,
         side=config.image_side)
-    record = _record(config, data, step, name, len(samples))
+    record = _record(asked, data, step, name, len(samples))
     left_out = len(step.images(split.labels, name == "joint")) - len(samples)
     record["data"]["without_masks"] = left_out
     if (edits := data.edits) is not None:
@@ -156,6 +158,7 @@ def prepared(
             network.compile()
     updates = Updates(method, optimizer, schedule, images, device, config.accumulate,
                       precision_on(device, config.precision, config.norm))
+    record["machine"] |= numerics(updates.dtype)
     keeper = MapKeeper(views_of(method, step), whole_images(config, step, data), folder, config.keep_maps)
     callbacks = [*standard_callbacks(device, config.max_skips, config.histograms), keeper,
                  Validation(validator(method, config, data, step, device)), BestWeights(),
@@ -176,7 +179,6 @@ def _record(config: ResolvedConfig, data: SegmentationFolder, step: Step, name: 
         "versions": {p: _version(p) for p in packages} | {"python": platform.python_version()},
         "commit": _commit(),
         "machine": {"host": socket.gethostname(), "processes": n_ranks(), "device": _device(config),
-                    "threads": torch.get_num_threads(),
                     "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")},
     }
 

@@ -21,6 +21,7 @@ from ..data.splits import AppliedEdits, SegmentationFolder, Split
 from ..data.tasks import Step, Task
 from ..engine.checkpoint import remove_states, save_weights, WEIGHTS_FILES, weights_hash
 from ..engine.cost import Cost
+from ..engine.devices import chosen_device, restore_numerics
 from ..engine.signals import Interrupted, Stop
 from ..engine.step_folder import StepFolder
 from ..engine.trainer import Trainer
@@ -69,7 +70,12 @@ def train_step(
         action = agreed(claimed)
         if action == "reuse":
             return _reused(folder, index, config)
-        trainer, record = prepared(config, data, step, folder, name, parent, labelled)
+        precision = config.precision
+        if action == "resume":
+            with roomy(folder):
+                device = chosen_device(config.device)
+                precision = restore_numerics(folder, device, config.precision, config.norm)
+        trainer, record = prepared(config, data, step, folder, name, parent, labelled, precision)
         record |= {"identity": same, "pseudo_labels": coverage,
                    "run": agreed(lambda: run_of(folder, anew=action == "new"))}
         trainer.run, trainer.stop = record["run"], stop or trainer.stop
