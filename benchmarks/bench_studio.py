@@ -35,7 +35,7 @@ sys.path[:0] = [str(TESTS), str(TESTS / "helpers")]
 from browsing import CHROMIUM, FLAGS, IS_OPEN, PATIENCE, served  # noqa: E402
 from wilson.data.image_io import write_mask
 from wilson.datasets.shapes import make_shapes
-from wilson.evaluation.index_rows import ENTRY, INDEXED, Facts
+from wilson.evaluation.index_rows import ENTRY, Facts, indexed
 from wilson.experiments.train import train
 from wilson.run.config import parsed
 from wilson.run.images import StepImages
@@ -180,8 +180,8 @@ def make() -> None:
 
 def likely(rng: np.random.Generator, pairs: int = 9) -> Facts:
     "Facts as of an image with three classes."
-    entries, some = np.empty(len(INDEXED) * pairs, ENTRY), rng.choice(21, 3, replace=False)
-    entries["map"] = np.repeat(np.arange(len(INDEXED)), pairs)
+    entries, some = np.empty(len(indexed()) * pairs, ENTRY), rng.choice(21, 3, replace=False)
+    entries["map"] = np.repeat(np.arange(len(indexed())), pairs)
     entries["truth"], entries["found"] = rng.choice(some, len(entries)), rng.choice([*some, 21], len(entries))
     entries["pixels"] = rng.integers(1, 20_000, len(entries))
     return Facts(entries, bytes([1, *rng.integers(0, 2, 20)]), *rng.random(4))

@@ -24,7 +24,8 @@ from wilson.analysis.image_report import REPORTED, ReportImage, report
 from wilson.core.errors import InputError
 from wilson.data.tasks import Step, Task
 from wilson.datasets.shapes import draw_scene
-from wilson.evaluation.maps import Logits, Maps
+from wilson.evaluation.logits import Logits
+from wilson.evaluation.maps import Maps
 from wilson.evaluation.metrics import count_confusion, iou
 from wilson.evaluation.pictures import ROW, panels
 from wilson.pseudo.targets import TargetRule

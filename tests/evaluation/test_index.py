@@ -23,7 +23,7 @@ from wilson.data.samples import evaluation_samples
 from wilson.engine.step_folder import StepFolder
 from wilson.evaluation.index import Index
 from wilson.evaluation.index_build import build
-from wilson.evaluation.index_rows import ENTRY, INDEXED, NUMBERS, Facts, facts
+from wilson.evaluation.index_rows import ENTRY, NUMBERS, Facts, facts, indexed
 from wilson.evaluation.logit_cache import LogitsStore, kept_logits, rounded
 from wilson.evaluation.maps import Maps
 from wilson.evaluation.metrics import scores
@@ -101,8 +101,8 @@ def rows(path: Path) -> int:
 def test_facts_pixel_by_pixel(n):
     maps = Maps(drawn(n), RULE)
     found, truth = facts(maps), maps.logits.truth.tolist()
-    labels = {name: maps.labels(name).tolist() for name in INDEXED}
-    for name in INDEXED:
+    labels = {name: maps.labels(name).tolist() for name in indexed()}
+    for name in indexed():
         counts: dict[tuple, int] = {}
         for t, p in ((t, p) for a, b in zip(truth, labels[name]) for t, p in zip(a, b)):
             if t != 255:
@@ -117,8 +117,8 @@ def test_facts_pixel_by_pixel(n):
 
 
 def likely(rng: np.random.Generator, c: int, pairs: int) -> Facts:
-    entries = np.empty(len(INDEXED) * pairs, ENTRY)
-    entries["map"] = np.repeat(np.arange(len(INDEXED)), pairs)
+    entries = np.empty(len(indexed()) * pairs, ENTRY)
+    entries["map"] = np.repeat(np.arange(len(indexed())), pairs)
     entries["truth"], entries["found"] = rng.integers(0, c, len(entries)), rng.integers(0, c + 1, len(entries))
     _, first = np.unique(entries[["map", "truth", "found"]], return_index=True)
     entries = entries[first]
@@ -137,7 +137,7 @@ def test_questions_against_brute_force(seed, c, n, pairs):
         index.table(n)
     class_index = int(rng.integers(c))
     table, one = index.table(n + 2), index.table(n + 2, class_index)
-    for name in INDEXED:
+    for name in indexed():
         whole = np.zeros((c, c + 1), np.int64)
         for p, f in found_of.items():
             dense = np.zeros((c, c + 1), np.int64)
@@ -172,7 +172,7 @@ def test_killed_while_building_and_gone_on_with(tmp_path, undisturbed):
     assert said_by(tmp_path) == [["True", str(N - before), "True", str(N)]] and 25 <= before < N
     index = Index(tmp_path / "index.sqlite", MINE, 6)
     assert same(index.table(N), undisturbed.table(N)) and not index.missing(N)
-    assert all((index.confusion(name) == undisturbed.confusion(name)).all() for name in INDEXED)
+    assert all((index.confusion(name) == undisturbed.confusion(name)).all() for name in indexed())
     index.close()
 
 
@@ -391,7 +391,7 @@ def test_of_a_trained_step(root):
 
     exact = [Maps(opened.views(samples[0, p]), rule) for p in range(n)]
     moved = {m: float(np.mean([(e.labels(m) != Maps(rounded(e.logits), rule).labels(m)).float().mean() for e in exact]))
-             for m in INDEXED}
+             for m in indexed()}
     print("share of pixels that halves move:", moved)
     assert max(moved.values()) < 1e-3
 

@@ -12,7 +12,7 @@ from wilson.evaluation.index import Index
 from wilson.evaluation.index_build import build
 from wilson.evaluation.index_rows import identity
 from wilson.evaluation.logit_cache import LogitsStore
-from wilson.evaluation.maps import Logits
+from wilson.evaluation.logits import Logits
 from wilson.pseudo.targets import TargetRule
 
 RULE = TargetRule(affinity=False)

@@ -395,7 +395,7 @@ def test_an_index_that_belongs_to_nothing_is_begun_anew(identity, tmp_path):
 def test_kept_logits_of_another_form_are_made_again(tmp_path):
     import zlib
     from wilson.evaluation.logit_cache import LogitsStore, _of_image, _packed
-    from wilson.evaluation.maps import Logits
+    from wilson.evaluation.logits import Logits
     from wilson.data.samples import Sample
     sample = Sample(torch.zeros(3, 8, 8, dtype=torch.uint8), None, torch.zeros(2), "a")
     maps = torch.zeros(3, 2, 2)

@@ -8,6 +8,7 @@ import csv
 import json
 import shutil
 
+import nbformat
 import pytest
 from browsing import (IS_OPEN, PATIENCE, RUN_ALL, SOON, alone, chromium, lab, page,  # noqa: F401 (three are fixtures)
                       screenshot)
@@ -43,6 +44,42 @@ def root(tmp_path_factory):
         testing.tiny_run({"epochs": "1/2"})
         train(parsed(testing.TINY | {"epochs": "1/2", "alpha": 1.0, "name": "hard-s42", "step": 1}))
     return folder
+
+
+OWN = """
+from torch import Tensor
+from torch.nn import functional as F
+from wilson.core.params import param
+from wilson.evaluation.maps import MapKind
+from wilson.pseudo.targets import Soften
+
+
+class Sure(MapKind):
+    name, reads, help, indexed, at_first = "sure", ("segmenter_logits",), "the prediction where it is sure", True, True
+
+    def labels(self, maps):
+        most = maps.soft("prediction").amax(0)[None, None]
+        unsure = F.interpolate(most, maps.size, mode="bilinear")[0, 0] < 0.6
+        return maps.labels("prediction").masked_fill(unsure, 255)
+
+
+class Sharpen(Soften):
+    sharpness: float = param(1.0, "power of the probabilities", min=1, max=8, step=0.5)
+
+    def compute(self, masked: Tensor) -> Tensor:
+        return super().compute(masked) ** self.sharpness
+"""
+OWN_STUDIO = f"""import wilson.pseudo.targets as targets
+refine = targets.refine
+
+def counted(*given):
+    with open("refinements.txt", "a", encoding="utf-8") as calls:
+        calls.write("x")
+    return refine(*given)
+
+targets.refine = counted
+from wilson.widgets.studio import Studio
+Studio(run="{SHORT}", map_kinds="my_ideas.py:Sure", links="my_ideas.py:Sharpen")"""
 
 
 class Desk:
@@ -280,6 +317,45 @@ def test_sorted_confused_replayed_and_compared(lab, page, root, tmp_path):  # no
     expect(desk.at(".ws-rules")).to_be_hidden()
     assert not errors
     assert page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.error']").count() == 0
+
+
+def test_a_map_and_a_link_of_ones_own_are_one_class_each(lab, page, root, tmp_path):  # noqa: F811
+    "From a file in the project: a panel, a column of the list, a slider. Moving alpha refines nothing."
+    from playwright.sync_api import expect
+    (root / "my_ideas.py").write_text(OWN, encoding="utf-8")
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(OWN_STUDIO)])
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(notebook, root / "own.ipynb")
+    errors = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    desk = opened(page, lab, "own.ipynb")
+    page.wait_for_function("s => s.dataset.drawn", arg=desk.studio.element_handle(), timeout=PATIENCE)
+    desk.indexed()
+
+    # the map: a panel with its IoU, a chip with its tooltip, a column, and a map of the confusion matrix
+    assert "sure" in desk.seen()
+    expect(desk.at('.ws-chip[data-map="sure"]')).to_have_attribute("title", "the prediction where it is sure")
+    expect(desk.at('.wilson-panel[data-panel="sure"]')).to_contain_text("IoU")
+    titles = desk.at("[role=columnheader]").all_inner_texts()
+    assert any("sure" in title for title in titles), titles
+    assert "sure" in desk.at("select[aria-label='map compared with the truth'] option").all_inner_texts()
+
+    # the link: its own slider beside the one that it inherits; both change the soft label and what reads it
+    def refinements() -> int:
+        return len((root / "refinements.txt").read_text(encoding="utf-8"))
+    desk.after(lambda: desk.at('.ws-chip[data-map="soft label"]').click())
+    before = refinements()
+    assert before > 0
+    assert {"soft label"} <= desk.changed(lambda: desk.move(".ws-sharpness", 6)) <= {"soft label", "target"}
+    expect(desk.at(".ws-differs")).to_have_text("changed: sharpness")
+    assert {"soft label"} <= desk.changed(lambda: desk.move(".ws-alpha", 1)) <= {"soft label", "target"}
+    desk.changed(lambda: desk.move(".ws-threshold-classes", 0.1))
+    assert refinements() == before, "moving alpha, a link of one's own or a threshold must not call PAMR"
+    desk.changed(lambda: desk.move(".ws-affinity-iterations", 3))
+    assert refinements() == before + 1
+    desk.studio.evaluate("s => s.scrollIntoView()")
+    screenshot(page, "studio-own", tmp_path)
+    assert not errors
 
 
 def test_without_runs_it_says_what_to_do(lab, page, tmp_path):  # noqa: F811

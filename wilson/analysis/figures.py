@@ -25,20 +25,19 @@ from ..core.files import writing
 from ..core.output_files import OutputFolder
 from ..core.paths import at_root
 from ..data.tasks import Step
-from ..evaluation.maps import MAPS, Maps
-from ..evaluation.pictures import DIFFERENCE_COLOURS, DIFFERENCES, ROW, class_colours, panels
+from ..evaluation.logits import DIFFERENCES
+from ..evaluation.maps import MAP_KINDS, MapKind, Maps
+from ..evaluation.pictures import DIFFERENCE_COLOURS, ROW, class_colours, panels
 from ..pseudo.labels import IGNORE
 
 if TYPE_CHECKING:
     from matplotlib.typing import RcKeyType
 
 # %% auto #0
-__all__ = ['SHARED', 'HEATED', 'SEEN', 'shown_classes', 'legend_entries', 'Page', 'qualitative', 'save_figure']
+__all__ = ['SEEN', 'shown_classes', 'legend_entries', 'Page', 'qualitative', 'save_figure']
 
 # %% ../../nbs/analysis/07_figures.ipynb #1cd36c9b
-SHARED = ("image", "truth")                            # the same for every run
-HEATED = ("CAM", "refined", "soft label", "target")    # drawn as heat where one class is asked for
-SEEN = 0.002                                           # share of a panel from which a class is seen
+SEEN = 0.002  # share of a panel from which a class is seen
 
 
 def shown_classes(
@@ -47,10 +46,9 @@ def shown_classes(
     class_index: int | None = None,   # what is drawn as the heat of one class shows no classes
 ) -> list[int]:                       # training order, background left out; 255: pixels without a label
     "Classes that the panels of one image show in their colours."
-    coloured = [n for n in names if n in maps.names and (class_index is None or n not in HEATED)]
-    drawn = [maps.labels(n) for n in coloured]
-    if "truth" in names and maps.logits.truth is not None:
-        drawn.append(maps.logits.truth)
+    kinds = [maps.kinds[n] for n in names if n in maps.panels]
+    coloured = [k for k in kinds if k.draws == "classes" and (class_index is None or not k.heat)]
+    drawn = [maps.labels(k.name) for k in coloured]
     shares = [torch.bincount(labels.flatten(), minlength=256) / labels.numel() for labels in drawn]
     seen = {c for share in shares for c in (share >= SEEN).nonzero().flatten().tolist()}
     return sorted(c for c in seen if 0 < c <= len(maps.image_labels) or c == IGNORE)
@@ -61,14 +59,15 @@ def legend_entries(
     step: Step,
     names: Sequence[str] = (),        # of panels: "difference" and heat maps have entries of their own
     class_index: int | None = None,
+    kinds: Mapping[str, MapKind] = MAP_KINDS,
 ) -> list[tuple[np.ndarray, str]]:    # colours n, 3 uint8, and what they mean
     "Classes in training order, then what is no class."
     known, colours = sorted(set(classes)), class_colours(step)
     entries = [(colours[[c]], step.names[c]) for c in known if c != IGNORE]
     entries += [(colours[[IGNORE]], "no label")] * (IGNORE in known)
-    if "difference" in names:
+    if any(kinds[n].draws == "difference" for n in names):
         entries += [(DIFFERENCE_COLOURS[[i]], DIFFERENCES[i]) for i in (1, 2, 3)]
-    if class_index is not None and any(n in HEATED for n in names):
+    if class_index is not None and any(kinds[n].heat for n in names):
         magma = (colormaps["magma"](np.linspace(0, 1, 256))[:, :3] * 255).astype(np.uint8)
         entries.append((magma, f"probability of {step.names[class_index]}, 0 to 1"))
     return entries
@@ -126,7 +125,7 @@ def _checked(rows: Sequence[Maps | Mapping[str, Maps]], step: Step, names: Seque
     every = [maps for line in lines for maps in line.values()]
     if not every:
         raise InputError("a figure of no images was asked for; give at least one.")
-    known = (*SHARED, *MAPS, "difference")
+    known = every[0].kinds
     for name in names:
         if name not in known:
             raise InputError(f"{name!r} is not a map of an image.{did_you_mean(name, known)}")
@@ -150,7 +149,7 @@ def _drawn(line: Mapping[str, Maps], step: Step, names: Sequence[str], class_ind
     latest = max(line.values(), key=lambda m: len(m.image_labels))  # its truth tells the most classes
     found: dict[tuple[str, str], np.ndarray] = {}
     for name in names:
-        for run, maps in ({"": latest} if name in SHARED else line).items():
+        for run, maps in ({"": latest} if latest.kinds[name].shared else line).items():
             row = panels(maps, step, class_index=class_index, opacity=opacity, names=(name,))
             found |= {(name, run): panel for panel in row.values()}
     return found
@@ -208,7 +207,7 @@ def _legend(page: Page, entries: Sequence[tuple[np.ndarray, str]], width: float)
 def qualitative(
     rows: Sequence[Maps | Mapping[str, Maps]],  # one image a line; of several runs: title of the run → maps
     step: Step,                                 # the latest, where steps are compared
-    names: Sequence[str] = ROW,                 # "image", "truth", "difference" and any of MAPS
+    names: Sequence[str] = ROW,                 # of MAP_KINDS
     titles: Mapping[str, str] | None = None,    # other titles, by name: {"CAM": "seeds"}
     class_index: int | None = None,             # heat maps of this class; None: classes in their colours
     opacity: float = 0.7,                       # of the colours over the image
@@ -219,6 +218,7 @@ def qualitative(
     lines = _checked(rows, step, names, class_index)
     drawn = [_drawn(line, step, names, class_index, opacity) for line in lines]
     seen = {c for line in lines for maps in line.values() for c in shown_classes(maps, names, class_index)}
+    kinds = next(iter(lines[0].values())).kinds
     shapes = [next(iter(line.values())).shape[:2] for line in drawn]
     runs = dict.fromkeys(["", *(run for line in lines for run in line)])
     columns = [(name, run) for name in dict.fromkeys(names) for run in runs
@@ -228,7 +228,7 @@ def qualitative(
     heights = [cell * min(1, high / wide) for high, wide in shapes]
 
     page = Page(width_cm, 1, font)
-    below, swatches = _legend(page, legend_entries(seen, step, names, class_index), width_cm)
+    below, swatches = _legend(page, legend_entries(seen, step, names, class_index, kinds), width_cm)
     top = below + sum(heights) + _GAP * (len(lines) - 1)
     page.set_size_inches(width_cm * _CM, (top + _titles(page, left, cell, top, titles or {})) * _CM)
     for i, (line, height, (high, wide)) in enumerate(zip(drawn, heights, shapes)):

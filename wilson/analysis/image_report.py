@@ -25,7 +25,7 @@ from ..core.output_files import output_file
 from ..core.paths import at_root
 from ..core.templates import render
 from ..data.tasks import Step
-from ..evaluation.maps import MAPS, Maps
+from ..evaluation.maps import MAP_KINDS, MapKind, Maps
 from ..evaluation.pictures import class_colours, panels
 from ..pseudo.labels import IGNORE
 from ..pseudo.targets import TargetRule
@@ -34,7 +34,7 @@ from ..pseudo.targets import TargetRule
 __all__ = ['REPORTED', 'ReportImage', 'rule_values', 'report']
 
 # %% ../../nbs/analysis/09_image_report.ipynb #95a5a1c5
-REPORTED = ("image", *MAPS, "truth", "difference")
+REPORTED = tuple(MAP_KINDS)
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,8 @@ def _legend(entries: Iterable[tuple[np.ndarray, str]]) -> list[tuple[Markup, str
 def _panel(name: str, panel: np.ndarray, maps: Maps, found: Mapping[str, Tensor]) -> dict[str, str]:
     "Name, score and JPEG of a panel."
     score = _percent(found[name].nanmean().item()) if name in found else ""
-    if name == "hard mask" and score and (counts := maps.counts(name)) is not None:
+    counts = maps.counts(name) if score else None
+    if counts is not None and counts[:, -1].any():  # some of it has no label
         score += f" on {100 * counts[:, :-1].sum().item() / max(counts.sum().item(), 1):.0f} %"
     return {"name": name, "score": score, "jpeg": base64.b64encode(as_jpeg(panel)).decode()}
 
@@ -115,9 +116,11 @@ def report(
     "Write one HTML file that needs no other: what was looked at, its numbers, every image with its panels."
     counted, seen, sections, index = Counted(step.n_classes), set(), [], []
     rule, weak = None, False
+    kinds: Mapping[str, MapKind] = MAP_KINDS
     for number, image in enumerate(images, 1):
         rule, weak = rule or image.maps.rule, weak or image.maps.logits.weak
         counted.add(image.maps)
+        kinds = image.maps.kinds
         seen |= {*shown_classes(image.maps, names, class_index)}
         sections.append(_section(number, image, step, names, class_index, opacity, rule))
         index.append((image.maps.logits.id, image.flag))
@@ -129,7 +132,7 @@ def report(
     page = render("image_report.html", {
         "title": title, "facts": facts, "rule_values": _rule(rule, own_rule) if weak else [],
         **_summary(counted, step, len(sections), split),
-        "colours": _legend(legend_entries(seen, step, names, class_index)),
+        "colours": _legend(legend_entries(seen, step, names, class_index, kinds)),
         "index": index, "sections": sections,
         "footer": f"One file of {size / 1000:.1f} MB, {size / len(sections):.0f} kB an image."})
     path = at_root(path)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..core.templates import html_table
 from ..data.tasks import Step
-from ..evaluation.maps import MAPS, Maps
+from ..evaluation.maps import MAP_KINDS, Maps
 from ..evaluation.metrics import iou_of_counts
 from ..evaluation.pictures import class_colours
 
@@ -63,7 +63,11 @@ class Counted:
         "As `wilson.evaluation.metrics.iou`, of the sums."
         return {name: iou_of_counts(hit, true, predicted).where(true > 0, torch.nan)
                 for name, (hit, true, predicted) in
-                ((n, self.counts[n].double()) for n in MAPS if n in self.counts)}
+                ((n, self.counts[n].double()) for n in sorted(self.counts, key=_place))}
+
+
+def _place(name: str) -> int:
+    return [*MAP_KINDS].index(name) if name in MAP_KINDS else len(MAP_KINDS)
 
 # %% ../../nbs/analysis/08_report_parts.ipynb #4697d40b
 def _swatch(colours: np.ndarray) -> Markup:

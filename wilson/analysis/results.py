@@ -24,7 +24,8 @@ from ..data.image_io import read_image, write_mask
 from ..data.samples import evaluation_samples, Sample, training_samples
 from ..data.transforms import CentreCrop
 from ..engine.devices import chosen_device
-from ..evaluation.maps import Logits, Maps, class_map
+from ..evaluation.logits import Logits, class_map
+from ..evaluation.maps import Maps
 from ..evaluation.pictures import class_colours, classes_over
 from ..evaluation.scores import GROUPS, column_facts, read_facts
 from ..experiments.measure import fixed_images, measured

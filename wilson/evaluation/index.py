@@ -18,15 +18,15 @@ import torch
 from ..core.errors import InputError, did_you_mean
 from ..core.locks import LockTimeout, file_lock
 from .database import opened, opened_to_read, stands, transaction
-from .index_rows import _Known, _Rows, ENTRY, Facts, FORMAT, INDEXED, NUMBERS
-from .maps import _TOLD
+from .index_rows import _Known, _Rows, ENTRY, Facts, FORMAT, indexed, NUMBERS
+from .maps import MAP_KINDS, MapKind
 from .metrics import count_pairs, iou_of_counts
 
 # %% auto #0
 __all__ = ['FINAL', 'Index']
 
 # %% ../../nbs/evaluation/06_index.ipynb #a155774a
-def _odd_rows(rows: Sequence[tuple], n_classes: int) -> set[int]:
+def _odd_rows(rows: Sequence[tuple], n_classes: int, n_maps: int) -> set[int]:
     "The ids of rows that cannot be ours: by their types, or by a class that the step does not have."
     odd, formed = set(), []
     for i, epoch, position, *numbers, told, entries in rows:
@@ -39,14 +39,14 @@ def _odd_rows(rows: Sequence[tuple], n_classes: int) -> set[int]:
         else:
             odd.add(i)
     # all at once, as there may be 100,000 of them, and one by one only where something is wrong
-    if not _are_of(b"".join(t for _, t, _ in formed), b"".join(e for *_, e in formed), n_classes):
-        odd |= {i for i, told, entries in formed if not _are_of(told, entries, n_classes)}
+    if not _are_of(b"".join(t for _, t, _ in formed), b"".join(e for *_, e in formed), n_classes, n_maps):
+        odd |= {i for i, told, entries in formed if not _are_of(told, entries, n_classes, n_maps)}
     return odd
 
 
-def _are_of(told: bytes, entries: bytes, n_classes: int) -> bool:
+def _are_of(told: bytes, entries: bytes, n_classes: int, n_maps: int) -> bool:
     pairs = np.frombuffer(entries, ENTRY)
-    limits = {"map": len(INDEXED), "truth": n_classes, "found": n_classes + 1}
+    limits = {"map": n_maps, "truth": n_classes, "found": n_classes + 1}
     fits = all(bool((pairs[name] < most).all()) for name, most in limits.items())
     return fits and max(told, default=0) <= 1
 
@@ -69,10 +69,12 @@ class Index:
         identity: Mapping[str, str],         # of `identity`
         n_classes: int,                      # C of the step, background included
         say: Callable[[str], None] = print,  # hears a sentence when something is wrong with the file
+        kinds: Mapping[str, MapKind] = MAP_KINDS,
     ):
         self.path = None if path is None else Path(path)
-        self.n_classes, self.say = n_classes, say
-        self._identity = json.dumps({**identity, "classes": str(n_classes)}, sort_keys=True)
+        self.n_classes, self.say, self.kinds, self.maps = n_classes, say, kinds, indexed(kinds)
+        self._identity = json.dumps({**identity, "classes": str(n_classes), "maps": ", ".join(self.maps)},
+                                    sort_keys=True)
         self._rows: dict[int, _Rows] = {}
         self._lock, self._last = threading.RLock(), 0
         self._db: sqlite3.Connection | None = None
@@ -119,7 +121,7 @@ class Index:
         rows = [] if db is None else db.execute(
             f"SELECT {_ROW} FROM facts, belongs WHERE id > ? AND identity = ? ORDER BY id",
             (self._last, self._identity)).fetchall()
-        odd = _odd_rows(rows, self.n_classes)
+        odd = _odd_rows(rows, self.n_classes, len(self.maps))
         for i, epoch, *row in rows:
             self._last = i
             if i not in odd:
@@ -133,7 +135,8 @@ class Index:
     def _put(self, epoch: int, row: Sequence) -> None:
         position, *numbers, told, entries = row
         known = (np.nan if v is None else v for v in numbers)
-        self._rows.setdefault(epoch, _Rows(self.n_classes)).take((position, *known, told, entries))
+        rows = self._rows.setdefault(epoch, _Rows(self.n_classes, len(self.maps)))
+        rows.take((position, *known, told, entries))
 
     @property
     def on_disk(self) -> bool:
@@ -202,7 +205,7 @@ class Index:
     def _all(self, epoch: int) -> _Known:
         self.refresh()
         with self._lock:
-            return self._rows.setdefault(epoch, _Rows(self.n_classes)).all()
+            return self._rows.setdefault(epoch, _Rows(self.n_classes, len(self.maps))).all()
 
     def table(
         self,
@@ -210,10 +213,10 @@ class Index:
         class_index: int | None = None,  # IoU of this class; None: the mean, as `Maps.iou` counts
         epoch: int = FINAL,
     ) -> dict[str, np.ndarray]:          # name → n float32; NaN where it is not known
-        "Columns: NUMBERS, and `iou:` with each of INDEXED, in percent."
+        "Columns: NUMBERS, and `iou:` with each of `maps`, in percent."
         known = self._all(epoch)
-        columns = {f"iou:{name}": _iou(known, k, name in _TOLD, class_index)
-                   for k, name in enumerate(INDEXED)}
+        columns = {f"iou:{name}": _iou(known, k, self.kinds[name].knows == "labels", class_index)
+                   for k, name in enumerate(self.maps)}
         columns |= dict(zip(NUMBERS, known.numbers.T))
         within, table = known.positions < n, {}
         for name, values in columns.items():
@@ -222,10 +225,10 @@ class Index:
         return table
 
     def _pairs(self, name: str, epoch: int) -> tuple[np.ndarray, ...]:
-        if name not in INDEXED:
-            raise InputError(f"map={name!r} is not in the index.{did_you_mean(name, INDEXED)}")
+        if name not in self.maps:
+            raise InputError(f"map={name!r} is not in the index.{did_you_mean(name, self.maps)}")
         known = self._all(epoch)
-        row, *pairs = known.pairs[INDEXED.index(name)]
+        row, *pairs = known.pairs[self.maps.index(name)]
         return known.positions[row], *pairs
 
     def confusion(self, name: str, epoch: int = FINAL) -> np.ndarray:  # C, C+1 int64; last column: no label
@@ -235,7 +238,7 @@ class Index:
 
     def behind(
         self,
-        name: str,              # one of INDEXED
+        name: str,              # one of `maps`
         truth: int,             # true class
         predicted: int,         # class of the map; C: no label
         epoch: int = FINAL,

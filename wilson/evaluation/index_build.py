@@ -12,7 +12,8 @@ from typing import NamedTuple
 from ..core.errors import InputError
 from .index import FINAL, Index
 from .index_rows import Facts, facts
-from .maps import Logits, Maps
+from .logits import Logits
+from .maps import Maps
 from ..pseudo.targets import TargetRule
 
 # %% auto #0
@@ -74,7 +75,7 @@ def _filled(
             while position is None:
                 position = p if (p := order.pop()) in left else None
             try:
-                made[position] = facts(Maps(logits_of(position), rule))
+                made[position] = facts(Maps(logits_of(position), rule, kinds=index.kinds))
             except InputError as e:
                 unread[position] = str(e)
             left.remove(position)

@@ -6,46 +6,53 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from ..core.errors import require
-from .maps import localizer_scores, Maps
+from .logits import localizer_scores
+from .maps import MAP_KINDS, MapKind, Maps
 from ..pseudo.labels import IGNORE
 from ..pseudo.targets import TargetRule
 
 # %% auto #0
-__all__ = ['INDEXED', 'ENTRY', 'COUNTED', 'NUMBERS', 'FORMAT', 'Facts', 'facts', 'identity']
+__all__ = ['ENTRY', 'COUNTED', 'NUMBERS', 'FORMAT', 'indexed', 'Facts', 'facts', 'identity']
 
 # %% ../../nbs/evaluation/05_index_rows.ipynb #48df0846
-INDEXED = ("CAM", "hard mask", "soft label", "target", "prediction")
 ENTRY = np.dtype([("map", "u1"), ("truth", "u1"), ("found", "u1"), ("pixels", "<u4")])  # found = C: no label
 COUNTED = ("truth", "found", "pixels")  # its fields beside the map
 NUMBERS = ("disagreement", "confidence", "coverage", "gate")
 
 
+def indexed(kinds: Mapping[str, MapKind] = MAP_KINDS) -> tuple[str, ...]:
+    "Names of the maps that an index counts; their numbers in its entries are their places."
+    return tuple(name for name, kind in kinds.items() if kind.indexed)
+
+
 @dataclass(frozen=True)
 class Facts:
     "What an index keeps of one image. NaN: there is no such number in this step."
-    entries: np.ndarray               # ENTRY: pixels by map (in INDEXED), true class and class of the map
+    entries: np.ndarray               # ENTRY: pixels by map (in `maps`), true class and class of the map
     told: bytes                       # C, 1 for the classes of the image-level labels; background always is
     disagreement: float = np.nan      # share of pixels where CAM, target and prediction are not all the same
     confidence: float = np.nan        # least sigmoid of the localizer's score over the labelled new classes
     coverage: float = np.nan          # share of pixels that the hard mask labels
     gate: float = np.nan              # 1: the image takes part in L_seg, 0: it does not
+    maps: tuple[str, ...] = indexed()
 
     def counts(self, name: str) -> np.ndarray:  # K, 3 int64: true class, class of the map or C, pixels
         "The pairs of one map; none without a truth, or where the step has no such map."
-        of = self.entries[self.entries["map"] == INDEXED.index(name)]
+        of = self.entries[self.entries["map"] == self.maps.index(name)]
         return np.stack([of[field].astype(np.int64) for field in COUNTED], 1)
 
 
 def facts(maps: Maps) -> Facts:
     "What an index keeps of the maps of one image."
-    entries = []
-    for k, name in enumerate(INDEXED):
+    entries, names = [], indexed(maps.kinds)
+    for k, name in enumerate(names):
         counts = maps.counts(name) if name in maps.names else None
         if counts is not None:
             at = counts.nonzero()
@@ -53,9 +60,9 @@ def facts(maps: Maps) -> Facts:
             made["map"], made["truth"], made["found"] = k, *at.T.numpy()
             made["pixels"] = counts[tuple(at.T)].numpy()
             entries.append(made)
-    numbers = _taught(maps) if maps.logits.weak else ()
+    numbers = dict(zip(NUMBERS, _taught(maps))) if maps.logits.weak else {}
     told = bytes([1, *maps.image_labels.int().tolist()])
-    return Facts(np.concatenate([np.empty(0, ENTRY), *entries]), told, *numbers)
+    return Facts(np.concatenate([np.empty(0, ENTRY), *entries]), told, **numbers, maps=names)
 
 
 def _taught(maps: Maps) -> tuple[float, ...]:
@@ -94,12 +101,12 @@ class _Known(NamedTuple):
 class _Rows:
     "The rows of one epoch, as arrays that grow."
 
-    def __init__(self, n_classes: int):
+    def __init__(self, n_classes: int, n_maps: int):
         self.seen: set[int] = set()
         self.new: list[tuple] = []  # position, NUMBERS, told, entries as bytes
         self.known = _Known(np.empty(0, np.int64), np.empty((0, len(NUMBERS)), np.float32),
                             np.empty((0, n_classes), bool),
-                            [(np.empty(0, np.int64),) * 4 for _ in INDEXED])
+                            [(np.empty(0, np.int64),) * 4 for _ in range(n_maps)])
 
     def take(self, row: tuple) -> None:
         if row[0] not in self.seen:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..data.samples import Sample, StepSamples
 from .database import opened, opened_to_read, stands, transaction
-from .maps import Logits
+from .logits import Logits
 from ..loading.cache import SPARED
 
 # %% auto #0
@@ -194,7 +194,7 @@ def _of_image(found: Parts, sample: Sample) -> Logits | None:
 
 
 def kept_logits(
-    views: Callable[[Sample], Logits],  # `Views` of the step
+    views: Callable[[Sample], Logits],  # `StepModels` of the step
     samples: StepSamples,               # whole images of a list
     store: LogitsStore | None = None,   # None: nothing is kept
 ) -> Callable[[int], Logits]:

@@ -5,112 +5,180 @@
 # %% ../../nbs/evaluation/02_maps.ipynb #7ae4f79d
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from copy import copy
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from ..core.errors import require
-from ..data.batches import normalised
-from ..data.samples import Sample
-from ..data.tasks import Step
+from ..core.errors import InputError, did_you_mean, require
+from .logits import Logits, class_map, difference
 from .metrics import count_pairs, iou
-from ..models.localizer import focal_penalty, weighted_pool
-from ..models.segmenter import Segmenter
-from ..pseudo.targets import TargetRule, Targets, make_targets
+from ..pseudo.links import Rule
+from ..pseudo.step_targets import used_hard_mask, used_labels
+from ..pseudo.targets import TargetRule, Targets
 
 # %% auto #0
-__all__ = ['MAPS', 'Logits', 'class_map', 'Views', 'localizer_scores', 'Maps', 'one_thread']
+__all__ = ['MAP_KINDS', 'MapKind', 'SoftMap', 'Cam', 'Refined', 'HardMask', 'SoftLabel', 'Target', 'Picture', 'OldModel',
+           'Prediction', 'Truth', 'Difference', 'with_own_kinds', 'available_kinds', 'Maps', 'one_thread']
 
-# %% ../../nbs/evaluation/02_maps.ipynb #e460a36b
-@dataclass(frozen=True)
-class Logits:
-    "What the networks say of one image; all that a view needs of them."
-    picture: Tensor                  # 3, H, W uint8
-    truth: Tensor | None             # H, W uint8 in training order, 255 ignored
-    image_labels: Tensor             # C-1 bool
-    segmenter: Tensor                # C, h, w
-    localizer: Tensor | None = None  # C, h, w; None where nothing is learned from image-level labels
-    old: Tensor | None = None        # C_old, h, w; None in the base step
-    id: str = ""
+# %% ../../nbs/evaluation/02_maps.ipynb #bfeb734d
+class MapKind:
+    "A map of an image: what it is computed from and how it is shown; a subclass states what differs."
+    name: str = ""
+    help: str = ""                 # what a tooltip says
+    reads: Sequence[str] = ()      # maps and inputs of the target rule, "segmenter_logits", "truth"
+    draws: str = "classes"         # "image" | "classes" | "difference": codes of `difference`
+    scored: bool = True            # is compared with the truth
+    knows: str = "all"             # classes it can show: "all" | "labels": of the image-level labels | "old"
+    teaches: str = ""              # "segmenter" | "localizer": what learns from it, by `taught`
+    heat: bool = False             # figures draw it as heat where one class is asked for
+    mixed: bool = False            # figures draw the shares of the classes in mixed colours
+    tracked: bool = False          # its IoU is in the studio's table, also where it is not shown
+    indexed: bool = False          # its IoU is a column of the list of images
+    column: str = ""               # title of that column, a soft hyphen where it may break; empty: the name
+    at_first: bool = False         # is shown when the studio opens
+
+    def soft(self, maps: Maps) -> Tensor | None:  # C, h, w in [0, 1]
+        "Probabilities by class; None where it has none."
+        return None
+
+    def labels(self, maps: Maps) -> Tensor:       # H, W uint8 in training order; 255: no label
+        "Classes by pixel."
+        soft = require(maps.soft(self.name), f"{type(self).__name__} has neither `soft` nor `labels`")
+        # most channels are nowhere: they cannot win
+        some = [0, *(1 + soft[1:].flatten(1).any(1).nonzero().flatten()).tolist()]
+        return torch.tensor(some, dtype=torch.uint8)[class_map(soft[None, some], maps.size)[0].int()]
+
+    def taught(self, targets: Targets) -> Tensor | None:  # B, h, w int64; 255 where nothing is taught
+        "The labels that teach, at the size at which they do."
+        return None
 
     @property
-    def weak(self) -> bool:
-        "Are there pseudo-labels?"
-        return self.localizer is not None and self.old is not None
-
-    def targets(
-        self,
-        rule: TargetRule = TargetRule(),
-        image_labels: Tensor | None = None,  # C-1 bool; None: the image's own
-    ) -> Targets:
-        "Pseudo-labels of this image under `rule`; batch of one."
-        labels = self.image_labels if image_labels is None else image_labels
-        localizer = require(self.localizer, "this step makes no pseudo-labels: it has no localizer")
-        old = require(self.old, "this step makes no pseudo-labels: it has no old model")
-        return make_targets(localizer[None], old[None], self.picture[None].float() / 255,
-                            labels[None].float(), rule)
-
-    def prediction(self) -> Tensor:  # H, W uint8
-        "Arg-max of the segmenter at the picture's size."
-        return class_map(self.segmenter[None], self.picture.shape[1:])[0]
+    def shared(self) -> bool:
+        "Whether it is the same for all runs."
+        return {*self.reads} <= {"picture", "truth"}
 
 
-def class_map(
-    maps: Tensor,         # B, C, h, w: logits or probabilities
-    size: Sequence[int],  # H, W
-) -> Tensor:              # B, H, W uint8
-    "Arg-max after interpolation to `size`."
-    full = F.interpolate(maps.float(), tuple(size), mode="bilinear", align_corners=False)
-    return full.max(1).indices.byte()  # `argmax` takes five times as long here
+class SoftMap(MapKind):
+    "The probabilities that a link of the target rule returns: the first of `reads`."
 
-# %% ../../nbs/evaluation/02_maps.ipynb #1e689c8c
-@dataclass
-class Views:
-    "The models of a step, as a function from a sample to the maps of one image."
-    step: Step
-    segmenter: Segmenter
-    localizer: nn.Module | None = None  # None in the base step and in steps with pixel labels
-    old: Segmenter | None = None
+    def soft(self, maps: Maps) -> Tensor:
+        return maps.targets[self.reads[0]][0]
 
-    @torch.no_grad()
-    def __call__(self, sample: Sample) -> Logits:
-        "Run the networks on one sample, in evaluation mode; modes are put back."
-        models = [m for m in (self.segmenter, self.localizer, self.old) if m is not None]
-        modes = [m.training for m in models]
-        try:
-            for m in models:
-                m.eval()
-            images = normalised(sample.image[None].to(next(self.segmenter.parameters()).device))
-            out = self.segmenter(images)
-            old = self.old(images).logits if self.old else None
-            localizer = self.localizer(out.features, old) if self.localizer else None
-        finally:
-            for m, mode in zip(models, modes):
-                m.train(mode)
-        return Logits(sample.image, sample.mask, sample.image_labels, out.logits[0].cpu(),
-                      localizer if localizer is None else localizer[0].cpu(),
-                      old if old is None else old[0].cpu(), sample.id)
+# %% ../../nbs/evaluation/02_maps.ipynb #5ef8766d
+class Cam(SoftMap):
+    name, reads, help = "CAM", ("cam",), "what the localizer believes, before the image-level labels are used"
+    heat, indexed, at_first = True, True, True
 
-# %% ../../nbs/evaluation/02_maps.ipynb #777324ff
-def localizer_scores(
-    logits: Logits,
-) -> dict[str, Tensor]:  # "nGWP", "focal", "score" (their sum) → C; empty without a localizer
-    "What `L_cls` reads from one image (method of the paper, section 3)."
-    if logits.localizer is None:
-        return {}
-    pooled, focal = weighted_pool(logits.localizer[None])[0], focal_penalty(logits.localizer[None])[0]
-    return {"nGWP": pooled, "focal": focal, "score": pooled + focal}
+
+class Refined(SoftMap):
+    name, reads, help = "refined", ("refined",), "the CAM after the affinity, without absent classes"
+    heat, knows = True, "labels"
+
+
+class HardMask(MapKind):
+    name, reads, help = "hard mask", ("hard",), "what teaches the localizer: one class where it is sure"
+    knows, teaches, tracked, indexed, at_first = "labels", "localizer", True, True, True
+
+    def labels(self, maps: Maps) -> Tensor:
+        hard = maps.targets["hard"][:, None].float()
+        return F.interpolate(hard, maps.size, mode="nearest-exact")[0, 0].byte()
+
+    def taught(self, targets: Targets) -> Tensor:
+        return used_hard_mask(targets)
+
+
+class SoftLabel(SoftMap):
+    name, reads, help = "soft label", ("soft",), "what teaches the segmenter its new classes"
+    heat, mixed, knows = True, True, "labels"
+
+
+class Target(SoftMap):
+    name, reads, help = "target", ("target",), "what teaches the segmenter: old and new classes"
+    heat, mixed, teaches, tracked, indexed, at_first = True, True, "segmenter", True, True, True
+
+    def taught(self, targets: Targets) -> Tensor:
+        return used_labels(targets)
+
+# %% ../../nbs/evaluation/02_maps.ipynb #91052b1c
+class Picture(MapKind):
+    name, reads, help, draws = "image", ("picture",), "the image", "image"
+    scored, at_first = False, True
+
+
+class OldModel(MapKind):
+    name, reads, help = "old model", ("old_logits",), "the prediction of the model before this step"
+    knows = "old"
+
+    def soft(self, maps: Maps) -> Tensor:
+        return require(maps.logits.old, "this step has no old model").float().sigmoid()
+
+    def labels(self, maps: Maps) -> Tensor:  # of logits: interpolation comes first, as in the scores
+        return class_map(require(maps.logits.old, "this step has no old model")[None], maps.size)[0]
+
+
+class Prediction(MapKind):
+    name, reads, help = "prediction", ("segmenter_logits",), "the prediction of this step's segmenter"
+    tracked, indexed, column, at_first = True, True, "predic\u00adtion", True
+
+    def soft(self, maps: Maps) -> Tensor:
+        return maps.logits.segmenter.float().sigmoid()
+
+    def labels(self, maps: Maps) -> Tensor:
+        return maps.logits.prediction()
+
+
+class Truth(MapKind):
+    name, reads, help = "truth", ("truth",), "the mask of the data set"
+    scored, at_first = False, True
+
+    def labels(self, maps: Maps) -> Tensor:
+        return require(maps.logits.truth, "this image has no mask")
+
+
+class Difference(MapKind):
+    name, reads, help = "difference", ("truth", "segmenter_logits"), "where a map differs from the truth"
+    draws, scored = "difference", False
+
+    def labels(self, maps: Maps) -> Tensor:
+        return difference(maps.labels(maps.compared), require(maps.logits.truth, "this image has no mask"))
+
+
+MAP_KINDS: dict[str, MapKind] = {kind.name: kind for kind in (
+    Picture(), Cam(), Refined(), HardMask(), SoftLabel(), Target(), OldModel(), Prediction(), Truth(),
+    Difference())}
+
+# %% ../../nbs/evaluation/02_maps.ipynb #72886330
+def with_own_kinds(
+    own: Iterable[MapKind],
+) -> dict[str, MapKind]:  # by name, those of wilson first
+    "The kinds of wilson and some of one's own."
+    kinds = {**MAP_KINDS}
+    for kind in own:
+        if not kind.name or kind.name in kinds:
+            raise InputError(f"{type(kind).__name__}: a kind of map needs a `name` that no other has; found "
+                             f"{kind.name!r}.")
+        if kind.indexed and not (kind.scored and kind.knows in ("all", "labels")):
+            raise InputError(f"{type(kind).__name__}: a kind with indexed=True must have scored=True and "
+                             f"knows='all' or 'labels'.")
+        kinds[kind.name] = kind
+    return kinds
+
+
+def available_kinds(
+    kinds: Mapping[str, MapKind],
+    rule: Rule,
+    given: Iterable[str],  # inputs of the rule that are there, "segmenter_logits", "truth"
+) -> tuple[str, ...]:
+    "Names of the kinds for which everything that they read is there."
+    there = {*given}
+    return tuple(name for name, kind in kinds.items()
+                 if all(rule.inputs_of(read) <= there for read in kind.reads))
 
 # %% ../../nbs/evaluation/02_maps.ipynb #0f832473
-MAPS = ("CAM", "refined", "hard mask", "soft label", "target", "old model", "prediction")
-_SHAPED = ("refined", "hard mask", "soft label", "target")  # by a rule and by image-level labels
-_TOLD = ("refined", "hard mask", "soft label")  # know no class that is not among the image-level labels
-
-
 class Maps:
     "Every map of one image under a rule, each computed once and when it is asked for."
 
@@ -119,67 +187,65 @@ class Maps:
         logits: Logits,
         rule: TargetRule = TargetRule(),
         image_labels: Tensor | None = None,  # C-1 bool; None: the image's own
+        kinds: Mapping[str, MapKind] = MAP_KINDS,
     ):
-        self.logits, self.rule = logits, rule
+        self.logits, self.rule, self.kinds = logits, rule, kinds
         self.image_labels = logits.image_labels if image_labels is None else image_labels
-        self.names = tuple(n for n in MAPS if n == "prediction" or logits.weak
-                           or n == "old model" and logits.old is not None)
-        self._targets: Targets | None = None
+        self.targets = Targets(rule, logits.inputs(image_labels))
+        self.panels, self.names = self._available()
+        self.compared = "prediction"  # the map that "difference" compares with the truth
         self._soft: dict[str, Tensor | None] = {}
         self._labels: dict[str, Tensor] = {}
         self._counts: dict[str, Tensor] = {}
 
+    @property
+    def size(self) -> tuple[int, int]:
+        "Height and width of the image."
+        height, width = self.logits.picture.shape[1:]
+        return height, width
+
     def with_rule(self, rule: TargetRule, image_labels: Tensor | None = None) -> Maps:
-        "The same image under another rule or other labels; what these do not shape is not computed again."
-        other = Maps(self.logits, rule, image_labels)
-        if self._targets is not None:
-            other._targets = self._targets.with_rule(rule, image_labels=other.image_labels[None].float())
-        for kind in ("_soft", "_labels", "_counts"):
-            getattr(other, kind).update((n, m) for n, m in getattr(self, kind).items() if n not in _SHAPED)
+        "The same image under another rule or other labels; what these do not change is not computed again."
+        other = copy(self)
+        other.rule = rule
+        other.image_labels = self.logits.image_labels if image_labels is None else image_labels
+        other.targets = self.targets.with_rule(rule, image_labels=other.image_labels[None].float())
+        other.panels, other.names = other._available()
+        changed = (rule.links.keys() | other.targets.inputs.keys()) - other.targets.unchanged(self.targets)
+        kept = {name for name in other.panels if not changed & {*self.kinds[name].reads}}
+        other._soft = {n: soft for n, soft in self._soft.items() if n in kept}
+        other._labels = {n: labels for n, labels in self._labels.items() if n in kept}
+        other._counts = {n: counts for n, counts in self._counts.items() if n in kept}
         return other
 
-    @property
-    def targets(self) -> Targets:
-        "What `make_targets` gives; batch of one."
-        if self._targets is None:
-            self._targets = self.logits.targets(self.rule, self.image_labels)
-        return self._targets
+    def _available(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        "Names of the kinds that can be shown, and of those that are compared with the truth."
+        truth = () if self.logits.truth is None else ("truth",)
+        given = (*self.targets.inputs, "segmenter_logits", *truth)
+        panels = available_kinds(self.kinds, self.rule, given)
+        return panels, tuple(name for name in panels if self.kinds[name].scored)
+
+    def kind(self, name: str) -> MapKind:
+        "The kind of a map; InputError where this image has no such map."
+        if name not in self.panels:
+            raise InputError(f"This step has no map {name!r} of image {self.logits.id}."
+                             f"{did_you_mean(name, self.panels)}")
+        return self.kinds[name]
 
     def soft(self, name: str) -> Tensor | None:  # C, h, w in [0, 1]; None for the hard mask
         "Probabilities by class."
         if name not in self._soft:
-            self._soft[name] = self._made_soft(name)
+            self._soft[name] = self.kind(name).soft(self)
         return self._soft[name]
-
-    def _made_soft(self, name: str) -> Tensor | None:
-        logits = self.logits
-        if name == "prediction":
-            return logits.segmenter.float().sigmoid()
-        if name == "old model":
-            return require(logits.old, "this step has no old model").float().sigmoid()
-        if name == "CAM":
-            return require(logits.localizer, "this step has no localizer").float().softmax(0)
-        made = {"refined": "refined", "soft label": "soft", "target": "target"}.get(name)
-        return self.targets[made][0] if made else None
 
     def labels(self, name: str) -> Tensor:  # H, W uint8 in training order; 255: no label
         "Classes by pixel."
-        if name not in self._labels:
-            self._labels[name] = self._made_labels(name)
-        return self._labels[name]
-
-    def _made_labels(self, name: str) -> Tensor:
-        size = tuple(self.logits.picture.shape[1:])
-        if name == "hard mask":
-            hard = self.targets.hard[:, None].float()
-            return F.interpolate(hard, size, mode="nearest-exact")[0, 0].byte()
-        # logits, not their sigmoids: interpolation comes first, as in the scores
-        made = {"prediction": self.logits.segmenter, "old model": self.logits.old}.get(name)
-        maps = require(self.soft(name) if made is None else made, f"there is no map {name!r}")
-        if name in _SHAPED:  # most channels are nowhere: they cannot win
-            some = [0, *(1 + maps[1:].flatten(1).any(1).nonzero().flatten()).tolist()]
-            return torch.tensor(some, dtype=torch.uint8)[class_map(maps[None, some], size)[0].int()]
-        return class_map(maps[None], size)[0]
+        if name in self._labels:
+            return self._labels[name]
+        labels = self.kind(name).labels(self)
+        if self.kinds[name].draws == "classes":  # a difference depends on `compared` too
+            self._labels[name] = labels
+        return labels
 
     def counts(self, name: str) -> Tensor | None:  # C, C+1 int64; None without a truth
         "Pixels by true class (row) and class of the map (column; the last: no label)."
@@ -195,10 +261,10 @@ class Maps:
         counts = self.counts(name)
         if counts is None:
             return None
-        found = iou(counts[:, :-1])
-        if name in _TOLD:
+        found, knows = iou(counts[:, :-1]), self.kinds[name].knows
+        if knows == "labels":
             found[1:][~self.image_labels] = torch.nan
-        elif name == "old model" and self.logits.old is not None:
+        elif knows == "old" and self.logits.old is not None:
             found[len(self.logits.old):] = torch.nan
         return found
 

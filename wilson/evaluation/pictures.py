@@ -8,36 +8,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..core.errors import require
 from ..data.classes import palette
 from ..data.tasks import Step
-from .maps import Logits, Maps
+from .logits import Logits
+from .maps import MapKind, Maps
 from ..pseudo.labels import IGNORE
 from ..pseudo.targets import TargetRule
 
 # %% auto #0
-__all__ = ['DIFFERENCES', 'DIFFERENCE_COLOURS', 'ROW', 'difference', 'class_colours', 'coloured', 'heated', 'overlaid',
-           'classes_over', 'soft_over', 'panels', 'strip']
+__all__ = ['DIFFERENCE_COLOURS', 'ROW', 'class_colours', 'coloured', 'heated', 'overlaid', 'classes_over', 'soft_over', 'panels',
+           'strip']
 
 # %% ../../nbs/evaluation/03_pictures.ipynb #6623ac71
-DIFFERENCES = ("right", "missed", "invented", "confused")  # codes 0 to 3
 DIFFERENCE_COLOURS = np.array([(255, 255, 255), (0, 114, 178), (230, 159, 0), (204, 121, 167)], np.uint8)
-
-
-def difference(
-    labels: Tensor,  # H, W integer classes in training order; 255: no label
-    truth: Tensor,   # H, W, or another map to compare with
-) -> Tensor:         # H, W uint8: 0 right, 1 missed, 2 invented, 3 confused; 255 where either has no label
-    "How a map differs from the truth; the colours are told apart by colour-blind readers too."
-    codes = torch.full_like(truth, 3, dtype=torch.uint8)
-    codes[labels == 0] = 1
-    codes[truth == 0] = 2
-    codes[labels == truth] = 0
-    return codes.masked_fill((labels == IGNORE) | (truth == IGNORE), IGNORE)
 
 # %% ../../nbs/evaluation/03_pictures.ipynb #d2a3b0f6
 def class_colours(step: Step) -> np.ndarray:  # 256, 3 uint8
@@ -102,8 +88,6 @@ def soft_over(
 
 # %% ../../nbs/evaluation/03_pictures.ipynb #ec4feaec
 ROW = ("image", "CAM", "soft label", "prediction", "truth")
-_MIXED = ("soft label", "target")
-_NO_TRUTH = "this image has no mask"
 
 
 def panels(
@@ -112,29 +96,29 @@ def panels(
     rule: TargetRule = TargetRule(),  # for logits; maps have their own
     class_index: int | None = None,   # heat map of this class in CAM and soft label; None: classes in colours
     opacity: float = 0.7,
-    names: Sequence[str] = ROW,       # "image", "truth", "difference" (prediction and truth) and any of MAPS
+    names: Sequence[str] = ROW,       # of MAP_KINDS, or of the kinds of `of`
 ) -> dict[str, np.ndarray]:           # title → H, W, 3 uint8
-    "The panels of one image, by title."
+    "The panels of one image, by title; a map that a step has not is left out."
     maps = of if isinstance(of, Maps) else Maps(of, rule)
-    picture, truth, colours = maps.logits.picture, maps.logits.truth, class_colours(step)
+    colours = class_colours(step)
+    return {name: _drawn(maps, maps.kinds[name], colours, class_index, opacity)
+            for name in names if name in maps.panels}
 
-    def drawn(name: str) -> np.ndarray:
-        if name == "image":
-            return np.asarray(picture).transpose(1, 2, 0)
-        if name == "truth":
-            return classes_over(picture, require(truth, _NO_TRUTH), colours, opacity)
-        if name == "difference":
-            codes = difference(maps.labels("prediction"), require(truth, _NO_TRUTH))
-            return overlaid(picture, _codes_in_colour(codes), opacity * (codes % IGNORE > 0).numpy())
-        soft = maps.soft(name) if name in ("CAM", "refined", *_MIXED) else None
-        if soft is not None and class_index is not None:
-            return overlaid(picture, heated(soft[class_index], picture.shape[1:]), opacity)
-        if soft is not None and name in _MIXED:
-            return soft_over(picture, soft, colours, opacity)
-        return classes_over(picture, maps.labels(name), colours, opacity)
 
-    there = {"image", *maps.names, *(("truth", "difference") if truth is not None else ())}
-    return {name: drawn(name) for name in names if name in there}
+def _drawn(maps: Maps, kind: MapKind, colours: np.ndarray, class_index: int | None, opacity: float
+           ) -> np.ndarray:
+    picture = maps.logits.picture
+    if kind.draws == "image":
+        return np.asarray(picture).transpose(1, 2, 0)
+    if kind.draws == "difference":
+        codes = maps.labels(kind.name)
+        return overlaid(picture, _codes_in_colour(codes), opacity * (codes % IGNORE > 0).numpy())
+    soft = maps.soft(kind.name) if kind.heat else None
+    if soft is not None and class_index is not None:
+        return overlaid(picture, heated(soft[class_index], picture.shape[1:]), opacity)
+    if soft is not None and kind.mixed:
+        return soft_over(picture, soft, colours, opacity)
+    return classes_over(picture, maps.labels(kind.name), colours, opacity)
 
 
 def _codes_in_colour(codes: Tensor) -> np.ndarray:

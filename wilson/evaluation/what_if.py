@@ -5,7 +5,7 @@
 # %% ../../nbs/evaluation/09_what_if.ipynb #b0323cf5
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -13,17 +13,19 @@ from torch.nn import functional as F
 
 from ..core.errors import InputError
 from ..data.tasks import Step
-from .maps import Logits
+from .logits import Logits
+from .maps import MAP_KINDS, MapKind
 from .metrics import count_pairs, scores
 from ..pseudo.labels import IGNORE
-from ..pseudo.step_targets import used_hard_mask, used_labels
 from ..pseudo.targets import TargetRule
 
 # %% auto #0
-__all__ = ['TAUGHT', 'what_if', 'taught']
+__all__ = ['teaching', 'what_if', 'taught']
 
 # %% ../../nbs/evaluation/09_what_if.ipynb #8b16e9b7
-TAUGHT = ("target", "hard mask")
+def teaching(kinds: Mapping[str, MapKind] = MAP_KINDS) -> tuple[str, ...]:
+    "Names of the maps that teach."
+    return tuple(name for name, kind in kinds.items() if kind.teaches)
 
 
 def what_if(
@@ -32,7 +34,8 @@ def what_if(
     step: Step,
     stop: Callable[[], bool] = lambda: False,          # asked between images
     told: Callable[[int], None] = lambda done: None,   # after each: how many
-    names: Sequence[str] = TAUGHT,                     # without the hard mask nothing is refined
+    names: Sequence[str] = teaching(),                 # without the hard mask nothing is refined
+    kinds: Mapping[str, MapKind] = MAP_KINDS,
 ) -> dict:                                             # "images", "whole", and what each of `names` scores
     "Scores of the labels that `rule` would teach; `whole` is False where it was stopped."
     n = step.n_classes
@@ -43,7 +46,7 @@ def what_if(
             whole = False
             break
         if one.truth is not None:
-            for name, labels in taught(one, rule, names).items():
+            for name, labels in taught(one, rule, names, kinds).items():
                 full = F.interpolate(labels[None, None].byte(), one.truth.shape, mode="nearest-exact")[0, 0]
                 matrices[name] += count_pairs(one.truth, full, n)
                 used[name] += int((labels != IGNORE).any())
@@ -60,13 +63,13 @@ def what_if(
 def taught(
     logits: Logits,
     rule: TargetRule,
-    names: Sequence[str] = TAUGHT,
+    names: Sequence[str] = teaching(),
+    kinds: Mapping[str, MapKind] = MAP_KINDS,
 ) -> dict[str, Tensor]:  # h, w int64; 255 where nothing is taught
     "The labels that teach, at the size at which they do."
     if not logits.weak:
         raise InputError("This step makes no pseudo-labels, so no rule can change them; choose a step that "
                          "was trained with method=wilson.")
     made = logits.targets(rule)
-    of = {"target": lambda: used_labels(made),
-          "hard mask": lambda: used_hard_mask(made)}
-    return {name: of[name]()[0] for name in names}
+    found = {name: kinds[name].taught(made) for name in names}
+    return {name: labels[0] for name, labels in found.items() if labels is not None}

@@ -22,7 +22,7 @@ from ..data.transforms import CentreCrop
 from ..engine.trainer import Trainer
 from ..evaluation.evaluate import LATER, calibration, decided, evaluate, evaluate_labels
 from ..evaluation.evaluate import localizer_maps, run_metrics, segmenter_maps
-from ..evaluation.maps import Views
+from ..evaluation.logits import StepModels
 from ..evaluation.metrics import METRICS, ConfusionMatrix, Metric
 from ..evaluation.pictures import panels, strip
 from ..evaluation.scores import ScoreFacts, recorded_facts
@@ -40,7 +40,7 @@ __all__ = ['CALIBRATED', 'WATCHED', 'measured', 'metric_classes', 'score_facts',
 
 # %% ../../nbs/experiments/01_measure.ipynb #69222ed5
 def measured(
-    views: Views,  # the models of the step, in evaluation mode
+    views: StepModels,  # the models of the step, in evaluation mode
     config: ResolvedConfig,
     data: SegmentationFolder,
     device: torch.device,
@@ -223,9 +223,9 @@ def validator(
     return validate
 
 # %% ../../nbs/experiments/01_measure.ipynb #7dee70e9
-def views_of(method: Method, step: Step) -> Views:
+def views_of(method: Method, step: Step) -> StepModels:
     "The models of a method."
-    return Views(step, method.segmenter, method.localizer, method.old)
+    return StepModels(step, method.segmenter, method.localizer, method.old)
 
 
 def fixed_images(samples: StepSamples, step: Step, count: int = 4) -> list[int]:

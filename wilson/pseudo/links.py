@@ -108,7 +108,7 @@ class Rule:
 
     def replace(
         self: _Rule,
-        **links: Link,  # by the name of the map that they return: rule.replace(soft=MySoftLabel())
+        **links: Link,  # by the name of the map that they return: rule.replace(soft=MySoften())
     ) -> _Rule:
         "The rule with other links, or with more of them."
         for name, link in links.items():

@@ -17,8 +17,8 @@ from .links import Link, Rule, RuleMaps
 from .pamr import refine
 
 # %% auto #0
-__all__ = ['KnownLabels', 'Cam', 'OldModel', 'Masked', 'Affinity', 'Refined', 'HardMask', 'SoftLabel', 'Target', 'Gate',
-           'TargetRule', 'Targets', 'make_targets']
+__all__ = ['KnownLabels', 'LocalizerSoftmax', 'OldSigmoid', 'Mask', 'Affinity', 'MaskRefined', 'Threshold', 'Soften', 'Combine',
+           'Gate', 'TargetRule', 'Targets', 'make_targets']
 
 # %% ../../nbs/pseudo/02_targets.ipynb #e061a363
 class KnownLabels(Link):
@@ -35,7 +35,7 @@ class KnownLabels(Link):
         return torch.cat([no_old, image_labels[:, n_old - 1:]], 1)
 
 
-class Cam(Link):
+class LocalizerSoftmax(Link):
     "Softmax of the localizer, the CAM."
     reads, returns = ("localizer_logits",), "cam"
 
@@ -43,7 +43,7 @@ class Cam(Link):
         return localizer_logits.float().softmax(1)
 
 
-class OldModel(Link):
+class OldSigmoid(Link):
     "Probabilities of the old model."
     reads, returns = ("old_logits",), "old"
 
@@ -51,7 +51,7 @@ class OldModel(Link):
         return old_logits.float().sigmoid()
 
 
-class Masked(Link):
+class Mask(Link):
     "The CAM without the classes that the image-level labels do not name."
     reads, returns = ("cam", "labels"), "masked"
 
@@ -85,7 +85,7 @@ class Affinity(Link):
         return F.avg_pool2d(refined, scale) if scale > 1 else refined
 
 
-class Refined(Link):
+class MaskRefined(Link):
     "The refined CAM without the classes that the image-level labels do not name."
     reads, returns = ("pamr", "labels"), "refined"
 
@@ -93,7 +93,7 @@ class Refined(Link):
         return mask_by_labels(pamr, labels)
 
 
-class HardMask(Link):
+class Threshold(Link):
     "The classes that are sure, 255 elsewhere; it teaches the localizer."
     reads, returns, title = ("refined",), "hard", "Hard mask (teaches the localizer)"
     threshold_background: float = param(0.7, "share of its own maximum that the background must exceed in "
@@ -106,7 +106,7 @@ class HardMask(Link):
         return hard_mask(refined, self.threshold_background, self.threshold_classes, self.threshold_floor)
 
 # %% ../../nbs/pseudo/02_targets.ipynb #a9dfb15b
-class SoftLabel(Link):
+class Soften(Link):
     "The soft pseudo-label: probabilities blended with their arg-max."
     reads, returns, title = ("masked",), "soft", "Soft label"
     alpha: float = param(0.5, "share of the hard label in the soft pseudo-label", min=0, max=1, step=0.05,
@@ -116,7 +116,7 @@ class SoftLabel(Link):
         return soft_label(masked, self.alpha)
 
 
-class Target(Link):
+class Combine(Link):
     "Old classes of the old model, new classes of the soft label, the background of both."
     reads, returns, title = ("soft", "old"), "target", "Target (teaches the segmenter)"
     background: str = param("min", "of the target: the least of old model and soft label, or a mix of both",
@@ -143,8 +143,8 @@ class Gate(Link):
 # %% ../../nbs/pseudo/02_targets.ipynb #b1153a0c
 class TargetRule(Rule):
     "How localizer and old model become targets (method of the paper, section 3)."
-    default_links: Sequence[Link] = (KnownLabels(), SoftLabel(), Target(), Gate(), Affinity(), HardMask(),
-                                     Cam(), OldModel(), Masked(), Refined())
+    default_links: Sequence[Link] = (KnownLabels(), Soften(), Combine(), Gate(), Affinity(), Threshold(),
+                                     LocalizerSoftmax(), OldSigmoid(), Mask(), MaskRefined())
 
     @property
     def label_old_classes(self) -> bool:

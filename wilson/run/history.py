@@ -28,7 +28,7 @@ from ..data.tasks import Step
 from ..engine.step_folder import MAPS_FOLDER, StepFolder
 from ..engine.trainer import Callback, Trainer
 from ..engine.updates import compile_disabled
-from ..evaluation.maps import Logits, Views
+from ..evaluation.logits import Logits, StepModels
 from .config import TrainConfig
 
 # %% auto #0
@@ -96,7 +96,7 @@ def epoch_file(epoch: int) -> str:
 @dataclass
 class MapKeeper(Callback):
     "Keeps the maps of a step's fixed images, at its start and at each validation."
-    views: Views
+    views: StepModels
     lists: Mapping[str, StepSamples]  # of `whole_images`
     folder: StepFolder
     count: int = 8                    # images; 0: none

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from threading import Lock
+from typing import TypeVar
 
 import numpy as np
 
@@ -24,15 +25,18 @@ from ..engine.checkpoint import WEIGHTS_FILES
 from ..engine.devices import chosen_device
 from ..engine.step_folder import StepFolder
 from ..evaluation.index import Index
-from ..evaluation.maps import Logits
+from ..evaluation.logits import Logits
+from ..evaluation.maps import available_kinds, MapKind, with_own_kinds
+from ..pseudo.links import Link
 from .dataset import load_dataset, location_of, open_data
 from .folder import one_line
 from .history import KeptMaps, whole_images
 from .opened import OpenedStep, open_step
 from .step_index import step_index, step_logits
+from .user_code import load_class
 
 # %% auto #0
-__all__ = ['finished_steps', 'newest', 'is_in_project', 'recorded_data', 'data_of', 'edits_file', 'StepImages']
+__all__ = ['Own', 'finished_steps', 'newest', 'is_in_project', 'recorded_data', 'data_of', 'edits_file', 'load_own', 'StepImages']
 
 # %% ../../nbs/run/08_images.ipynb #7b7bfbda
 def finished_steps(
@@ -111,6 +115,28 @@ def _file_marks(folder: Path) -> list[tuple[int, ...] | None]:
             marks.append(None)
     return marks
 
+# %% ../../nbs/run/08_images.ipynb #ce4e91a8
+_T = TypeVar("_T")
+Own = str | Sequence[str | type[_T] | _T]
+
+
+def load_own(
+    given: Own[_T],   # "my_maps.py:Sure,my_maps.py:Edge", or several of names, classes and objects
+    base: type[_T],
+    parameter: str,   # for the error
+) -> list[_T]:
+    "Objects of classes of one's own; runs the files that are named."
+    found: list[_T] = []
+    for one in filter(None, given.split(",")) if isinstance(given, str) else given:
+        if isinstance(one, str | type):
+            found.append(load_class(one.strip() if isinstance(one, str) else one, base, {}, parameter)())
+        elif isinstance(one, base):
+            found.append(one)
+        else:
+            raise InputError(f"{parameter}={one!r}: expected FILE.py:CLASS, or a class or object of "
+                             f"{base.__name__}.")
+    return found
+
 # %% ../../nbs/run/08_images.ipynb #266b78ab
 class StepImages:
     "A finished step opened on its images, with the logits of those that were looked at."
@@ -120,10 +146,14 @@ class StepImages:
         path: Path | str,      # a finished step's folder
         device: str = "auto",
         kept: int = 64,        # images whose logits are in memory
+        map_kinds: Own[MapKind] = (),  # of one's own: "my_maps.py:Sure", a class or an object
+        links: Own[Link] = (),         # of the target rule, in place of the run's
     ):
         self._files = _file_marks(at_root(path))
         self.opened = open_step(path, chosen_device(device))
         self.step: Step = self.opened.step
+        self.kinds = with_own_kinds(load_own(map_kinds, MapKind, "map_kinds"))
+        self.rule = self.opened.rule.replace(**{k.returns: k for k in load_own(links, Link, "links")})
         self.data = data_of(self.opened)
         self.lists = whole_images(self.opened.config, self.step, self.data)
         self.maps_kept = KeptMaps(self.opened.folder.path)
@@ -143,6 +173,14 @@ class StepImages:
     def weak(self) -> bool:
         "Has this step a localizer, hence pseudo-labels?"
         return self.opened.localizer is not None and self.opened.old is not None
+
+    @property
+    def map_names(self) -> tuple[str, ...]:
+        "The kinds of maps that this step's images have, where they have a truth."
+        given = ["picture", "image_labels", "segmenter_logits", "truth"]
+        given += ["localizer_logits"] * (self.opened.localizer is not None)
+        given += ["old_logits"] * (self.opened.old is not None)
+        return available_kinds(self.kinds, self.rule, given)
 
     def logits(self, which: str, position: int, epoch: int | None = None) -> Logits:
         "What the networks say of an image; they run once. After an epoch: what they said then."
@@ -174,7 +212,8 @@ class StepImages:
     def index(self, which: str, say: Callable[[str], None] = print) -> Index:
         "The facts of a list's images, as far as they have been found."
         if which not in self._indices:
-            self._indices[which] = step_index(self.opened, which, self.lists[which], say=say)
+            self._indices[which] = step_index(self.opened, which, self.lists[which], say=say,
+                                              kinds=self.kinds)
         return self._indices[which]
 
     @property

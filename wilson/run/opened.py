@@ -19,7 +19,7 @@ from ..data.label_edits import EDITS_FILE
 from ..data.tasks import Step, Task
 from ..engine.checkpoint import fill, read_weights, WEIGHTS_FILES, weights_hash
 from ..engine.step_folder import INDEX, StepFolder
-from ..evaluation.maps import Views
+from ..evaluation.logits import StepModels
 from ..models.localizer import Localizer
 from ..models.norms import norm_for
 from ..models.segmenter import Segmenter, freeze, make_segmenter
@@ -50,9 +50,9 @@ class OpenedStep:
         return target_rule(self.config)
 
     @property
-    def views(self) -> Views:
+    def views(self) -> StepModels:
         "The models as a function from a sample to its maps."
-        return Views(self.step, self.segmenter, self.localizer, self.old)
+        return StepModels(self.step, self.segmenter, self.localizer, self.old)
 
 
 def target_rule(config: ResolvedConfig) -> TargetRule:

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ..core.files import file_hash
@@ -17,7 +18,8 @@ from ..engine.step_folder import INDEX, StepFolder
 from ..evaluation.index import Index
 from ..evaluation.index_rows import identity
 from ..evaluation.logit_cache import LogitsStore, kept_logits
-from ..evaluation.maps import Logits
+from ..evaluation.logits import Logits
+from ..evaluation.maps import MAP_KINDS, MapKind
 from .opened import OpenedStep
 
 # %% auto #0
@@ -48,10 +50,22 @@ def step_index(
     name: str,                           # of the list: "validation", "training"
     samples: StepSamples,
     say: Callable[[str], None] = print,  # hears a sentence where something is wrong with the file
+    kinds: Mapping[str, MapKind] = MAP_KINDS,
 ) -> Index:
-    "The index of one list of a step's images, as far as it is filled."
-    path = index_path(opened.folder, name)
-    return Index(path, step_identity(opened, samples), opened.step.n_classes, say)
+    "The index of one list of a step's images, as far as it is filled; kinds of one's own have another file."
+    own = [kind for kind in kinds.values() if kind.indexed and kind.name not in MAP_KINDS]
+    if own:
+        name += "-" + hashlib.sha256("\n".join(sorted(map(_source, own))).encode()).hexdigest()[:8]
+    return Index(index_path(opened.folder, name), step_identity(opened, samples), opened.step.n_classes, say,
+                 kinds)
+
+
+def _source(kind: MapKind) -> str:
+    "What its numbers follow from: its class as it is written, where that can be read."
+    try:
+        return f"{kind.name} {inspect.getsource(type(kind))}"
+    except (OSError, TypeError):
+        return kind.name
 
 
 def step_logits(

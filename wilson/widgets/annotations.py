@@ -45,7 +45,8 @@ def training_command(
     given |= {f.name: getattr(config, f.name) for f in fields(config)
               if getattr(config, f.name) != getattr(plain, f.name) and f.name not in places}
     before = rule_arguments(own)
-    changed = {name: now for name, now in rule_arguments(rule).items() if now != before[name]}
+    changed = {name: now for name, now in rule_arguments(rule).items()
+               if name in before and now != before[name]}
     edits = edits_file(images.opened)
     if edits.is_file() and shown(edits) != given.get("label_edits"):
         changed["label_edits"] = shown(edits)
@@ -97,7 +98,7 @@ class Noting:
     def export(self, asked: Mapping[str, Any]) -> Answer:
         "Write a figure or a report of the image that is looked at, or of the flagged ones."
         images, which = self.looking.side(0), asked["list"]
-        rule, step = images.opened.rule.with_values(**asked["rule"]), images.step
+        rule, step = images.rule.with_values(**asked["rule"]), images.step
         edits, ids = self.edits(), images.lists[which].split.ids
         places = [asked["position"]]
         if asked["which"] == "flagged":
@@ -113,7 +114,7 @@ class Noting:
             self.looking.busy(f"Exporting {n + 1} of {len(places)} images …")
             same = p == asked["position"]  # what was chosen for one image is of that one
             logits = images.logits(which, p, asked["epoch"] if same else None)
-            return Maps(logits, rule, told if same else None)
+            return Maps(logits, rule, told if same else None, images.kinds)
 
         each = (seen(n, p) for n, p in enumerate(places))
         folder = at_root(self.looking.runs_dir) / "exports"
@@ -126,10 +127,12 @@ class Noting:
                         for m, edit in noted)
             files: Sequence[Path] = [report(folder / f"{name}.html", f"Pseudo-labels of {title(images)}",
                             {"run": images.opened.folder.path.parent.name, "step": str(step.index),
-                             "data": shown(images.data.root)}, reported, step, images.opened.rule)]
+                             "data": shown(images.data.root)}, reported, step, images.opened.rule,
+                            names=tuple(images.kinds))]
         else:
             with_truth = all(images.lists[which].mask(p) is not None for p in places)
-            names = [n for n in asked["panels"] if n != "difference" and (with_truth or n != "truth")]
+            names = [n for n in asked["panels"] if images.kinds[n].draws != "difference"
+                     and (with_truth or "truth" not in images.kinds[n].reads)]
             names = names or ["image", "prediction"]
             files = save_figure(qualitative([*each], step, names), folder / name)
         written = [shown(f) for f in files]

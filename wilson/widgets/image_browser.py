@@ -20,15 +20,16 @@ from ..core.errors import InputError
 from ..datasets.parts import thumbnail_bytes
 from ..evaluation.index import FINAL, Index
 from ..evaluation.index_build import build
-from ..evaluation.maps import Logits
-from ..evaluation.what_if import TAUGHT, what_if
+from ..evaluation.logits import Logits
+from ..evaluation.index_rows import indexed
+from ..evaluation.what_if import teaching, what_if
 from ..pseudo.targets import TargetRule
 from ..run.images import StepImages
 from .answers import Answer
 from .viewer import Looking, title
 
 # %% auto #0
-__all__ = ['COLUMNS', 'Builder', 'Finding']
+__all__ = ['NUMBER_COLUMNS', 'Builder', 'columns_of', 'Finding']
 
 # %% ../../nbs/widgets/02_image_browser.ipynb #4d928c50
 class Builder:
@@ -99,11 +100,19 @@ def _minutes(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 # %% ../../nbs/widgets/02_image_browser.ipynb #736544e4
-COLUMNS = (  # key in the index, title (a soft hyphen where it may break), group, factor, is more better?
-    ("iou:CAM", "CAM", "IoU, %", 1, True), ("iou:hard mask", "hard mask", "IoU, %", 1, True),
-    ("iou:target", "target", "IoU, %", 1, True), ("iou:prediction", "predic\u00adtion", "IoU, %", 1, True),
-    ("disagreement", "disagree\u00adment %", "", 100, False), ("confidence", "confi\u00addence", "", 1, True),
-    ("coverage", "covered %", "", 100, True))
+NUMBER_COLUMNS = (  # key in the index, title (it may break at a soft hyphen), factor, digits, is more better?
+    ("disagreement", "disagree\u00adment %", 100, 1, False), ("confidence", "confi\u00addence", 1, 2, True),
+    ("coverage", "covered %", 100, 1, True))
+
+
+def columns_of(images: StepImages) -> list[dict[str, Any]]:
+    "The columns of a step's list, with the factor of each."
+    kinds = [images.kinds[n] for n in indexed(images.kinds) if n in images.map_names]
+    columns = [{"key": f"iou:{kind.name}", "title": kind.column or kind.name, "group": "IoU, %", "factor": 1,
+                "digits": 1, "higherIsBetter": True} for kind in kinds]
+    return columns + [{"key": key, "title": head, "group": "", "factor": factor, "digits": digits,
+                       "higherIsBetter": better}
+                      for key, head, factor, digits, better in NUMBER_COLUMNS if images.weak]
 
 
 class Finding:
@@ -129,18 +138,14 @@ class Finding:
         else:
             found = index.table(len(kept), asked["classIndex"], epoch)
             found = {key: _placed(column, kept, n) for key, column in found.items()}
-        answer, columns = Answer(), []
-        shown = [c[0] for c in COLUMNS if images.weak or c[0] == "iou:prediction"]
-        for key, head, group, factor, better in COLUMNS:
-            if key not in shown:
-                continue
-            answer.put((factor * found[key]).astype("<f4").tobytes())
-            columns.append({"key": key, "title": head, "group": group, "higherIsBetter": better,
-                            "digits": {"confidence": 2, "gate": 0}.get(key, 1)})
+        answer, columns = Answer(), columns_of(images)
+        for column in columns:
+            answer.put((column.pop("factor") * found[column["key"]]).astype("<f4").tobytes())
         answer.put(images.all_labels(which).sum(1).astype("<f4").tobytes())
+        maps = [c["key"].removeprefix("iou:") for c in columns if c["group"]]
         columns.append({"key": "labels", "title": "count", "group": "", "digits": 0, "higherIsBetter": True})
-        maps = [key.removeprefix("iou:") for key in shown if key.startswith("iou:")]
-        of = asked["map"] if asked["map"] in maps else "target" if "target" in maps else "prediction"
+        taught = (name for name in maps if images.kinds[name].teaches == "segmenter")
+        of = asked["map"] if asked["map"] in maps else next(taught, maps[-1])
         answer.put(index.confusion(of, FINAL if epoch is None else epoch).astype("<f4").tobytes())
         answer.fields = {"columns": columns, "confusion": {"maps": maps, "map": of},
                          "epochs": images.maps_kept.epochs if kept else []}
@@ -169,8 +174,7 @@ class Finding:
     def score(self, asked: Mapping[str, Any]) -> Answer:
         "What another rule would teach, over the whole list, beside the run's own."
         images, which, self._stop = self.looking.side(0), asked["list"], Event()
-        trained = images.opened.rule
-        rule = trained.with_values(**asked["rule"])
+        trained, rule = images.opened.rule, images.rule.with_values(**asked["rule"])
         passes = [trained] * (which not in images.scores) + [rule] * (rule != trained)
         for n, tried in enumerate(passes):
             found = self._scored(images, which, tried, n, len(passes))
@@ -180,7 +184,8 @@ class Finding:
                 images.scores[which] = found
         results = {"as trained": images.scores[which]} | ({"now": found} if rule != trained else {})
         rows = [{"name": f"{kind}, {name}", "miou": scored[kind]["scores"]["miou"],
-                 "coverage": scored[kind]["coverage"]} for kind in TAUGHT for name, scored in results.items()]
+                 "coverage": scored[kind]["coverage"]}
+                for kind in teaching(images.kinds) for name, scored in results.items()]
         count = images.scores[which]["images"]
         return Answer({"rows": rows, "text": f"{count:,} {which} images with a mask"})
 
@@ -198,7 +203,8 @@ class Finding:
             for p in range(n):
                 with suppress(InputError):  # the table names those that cannot be read
                     yield p, images.logits(which, p)
-        return what_if(each(), rule, images.step, self._stop.is_set, told)
+        return what_if(each(), rule, images.step, self._stop.is_set, told, teaching(images.kinds),
+                       images.kinds)
 
     def cancel(self, asked: Mapping[str, Any]) -> Answer:
         "End the scoring."

@@ -17,8 +17,9 @@ import anywidget
 
 from ..core.errors import InputError
 from ..core.paths import shown
-from ..evaluation.maps import Maps
-from ..run.images import StepImages
+from ..evaluation.maps import MapKind, Maps
+from ..pseudo.links import Link
+from ..run.images import Own, StepImages
 from .annotations import Noting, training_command
 from .answers import Answer
 from .image_browser import Finding
@@ -81,9 +82,12 @@ class Studio(anywidget.AnyWidget):
         step: int | None = None,         # None: the run's newest or last
         image: str | int | None = None,  # id; None: the first validation image of a new class
         device: str = "auto",
+        map_kinds: Own[MapKind] = (),    # of one's own: "my_maps.py:Sure", a class or an object
+        links: Own[Link] = (),           # of the target rule, in place of the runs'
     ):
         super().__init__()
-        self.looking = Looking(runs_dir, run, step, image, device, lambda text: self.push("busy", text=text))
+        self.looking = Looking(runs_dir, run, step, image, device, lambda text: self.push("busy", text=text),
+                               map_kinds, links)
         self.finding = Finding(self.looking, self.push)
         self.noting = Noting(self.looking)
         self.message = ""

@@ -15,42 +15,34 @@ from torch import Tensor
 
 from ..core.errors import InputError, did_you_mean
 from ..core.paths import at_root, shown
-from ..evaluation.maps import MAPS, Maps, localizer_scores, one_thread
-from ..evaluation.pictures import difference
+from ..evaluation.logits import localizer_scores
+from ..evaluation.maps import MapKind, Maps, one_thread
+from ..pseudo.links import Link
 from ..pseudo.targets import TargetRule
-from ..run.images import StepImages, finished_steps, newest
+from ..run.images import finished_steps, newest, Own, StepImages
 from .answers import Answer, map_bytes, numbers, picture_bytes, rule_controls, shown_size
 from .answers import soft_bytes
 
 # %% auto #0
-__all__ = ['FOLLOWED', 'NO_RUNS', 'panel_row', 'classes_in', 'Looking', 'title', 'step_fields', 'described']
+__all__ = ['NO_RUNS', 'panel_row', 'classes_in', 'Looking', 'title', 'step_fields', 'described']
 
 # %% ../../nbs/widgets/01_viewer.ipynb #5211afa6
-FOLLOWED = ("hard mask", "target", "prediction")  # scored whether they are shown or not
-
-
 def panel_row(
     answer: Answer,
     maps: Maps,
-    names: Sequence[str],       # "image", "truth", "difference" and any of MAPS
+    names: Sequence[str],       # of the maps' kinds
     differs: str = "prediction",  # the map whose difference to the truth is shown
 ) -> dict[str, Any]:
     "A run's panels and numbers of one image; bytes go into `answer`."
-    truth, panels = maps.logits.truth, []
-    compared = differs if differs in maps.names else "prediction"
-    for name in names:
-        soft, labels = None, None
-        if name in ("truth", "difference") and truth is not None:
-            labels = truth if name == "truth" else difference(maps.labels(compared), truth)
-        elif name in maps.names:
-            labels, soft = maps.labels(name), maps.soft(name)
-        elif name != "image":
-            continue
-        panels.append({"name": name, "kind": name if name in ("image", "difference") else "classes",
+    panels, maps.compared = [], differs if differs in maps.names else "prediction"
+    for name in (n for n in names if n in maps.panels):
+        draws = maps.kinds[name].draws
+        labels, soft = (None, None) if draws == "image" else (maps.labels(name), maps.soft(name))
+        panels.append({"name": name, "kind": draws,
                        "labels": None if labels is None else answer.put(map_bytes(labels)),
                        "soft": None if soft is None else answer.put(soft_bytes(soft)),
                        "size": None if soft is None else dict(zip("chw", soft.shape))})
-    scored = [n for n in maps.names if n in names or n in FOLLOWED]
+    scored = [n for n in maps.names if n in names or maps.kinds[n].tracked]
     ious = {n: iou for n in scored if (iou := maps.iou(n)) is not None}
     scores = {k: numbers(v) for k, v in localizer_scores(maps.logits).items()}
     return {"panels": panels, "iou": {n: numbers(v) for n, v in ious.items()} or None,
@@ -61,12 +53,12 @@ def classes_in(
     maps: Maps,
     names: Sequence[str],  # maps that are shown
 ) -> list[int]:
-    "Background, labelled classes, those in the truth, and those on at least 1 % of a map that is shown."
+    "Background, labelled classes, those in the truth or on at least 1 % of a map that is shown or teaches."
     found = {0, *(maps.image_labels.nonzero().flatten() + 1).tolist()}
     n = len(maps.image_labels) + 1
     if maps.logits.truth is not None:
         found |= set(maps.logits.truth.unique().tolist())
-    for labels in (maps.labels(name) for name in names if name in maps.names):
+    for labels in (maps.labels(n) for n in maps.names if n in names or maps.kinds[n].teaches):
         seen = labels.flatten().int().bincount(minlength=n) >= 0.01 * labels.numel()
         found |= set(seen.nonzero().flatten().tolist())
     return sorted(c for c in found if c < n)
@@ -88,8 +80,11 @@ class Looking:
         image: str | int | None = None,  # id; None: the first validation image of a new class
         device: str = "auto",
         busy: Callable[[str], None] = lambda text: None,  # is told what takes longer
+        map_kinds: Own[MapKind] = (),    # of one's own: "my_maps.py:Sure", a class or an object
+        links: Own[Link] = (),           # of the target rule, in place of the runs'
     ):
         self.runs_dir, self.asked, self.device, self.busy = runs_dir, (run, step, image), device, busy
+        self.map_kinds, self.links = map_kinds, links
         self.found: dict[str, dict[int, Path]] = {}
         self.sides: list[StepImages | None] = [None, None]
         self.maps: list[Maps | None] = [None, None]
@@ -101,7 +96,7 @@ class Looking:
         hello = self.hello({}).fields
         if hello["runs"]:
             first = self.step({"side": 0, **hello["at"]}).fields["first"]
-            self._maps(0, first["list"], first["position"], None, self.side(0).opened.rule, None)
+            self._maps(0, first["list"], first["position"], None, self.side(0).rule, None)
 
     def side(self, number: int) -> StepImages:
         "The step that is open on a side: 0, or 1 for the one it is compared with."
@@ -137,7 +132,8 @@ class Looking:
             images, again = None, f"{shown(steps[number])} was trained again; these are its new weights."
         if images is None or images.opened.folder.path != steps[number]:
             self.busy(f"Opening {shown(steps[number])} …")
-            images = StepImages(steps[number], self.device)
+            images = StepImages(steps[number], self.device, map_kinds=self.map_kinds,
+                                links=self.links)
         if side and not _comparable(images, self.side(0)):
             raise InputError(f"{run} has other classes than {shown(self.side(0).opened.folder.path)}, or has "
                              f"them in another order; two runs of one task can be compared.")
@@ -166,14 +162,14 @@ class Looking:
         "The panels of an image; of both sides where two are compared."
         images, which, position = self.side(0), asked["list"], asked["position"]
         samples = images.lists[which]
-        rule = images.opened.rule.with_values(**asked["rule"])
+        rule = images.rule.with_values(**asked["rule"])
         told = None if asked["told"] is None else torch.tensor(asked["told"])
         maps = self._maps(0, which, position, asked["epoch"], rule, told)
         answer, names, identity = Answer(), asked["panels"], samples.split.ids[position]
         part = bool(asked["part"])
         with one_thread(maps.logits.picture):
             rows = [panel_row(answer, maps, names, asked["differs"]) | {"title": title(images)}]
-            classes, text = classes_in(maps, [*names, "target"]), described(images, maps, which, position)
+            classes, text = classes_in(maps, names), described(images, maps, which, position)
         if asked["other"] and self.sides[1] and not part:
             rows += self._other(answer, identity, maps.logits.picture, asked)
         truth = maps.logits.truth
@@ -196,7 +192,7 @@ class Looking:
         maps = self.maps[side] if self._keys[side] == key else None
         if maps is None:
             self.busy(f"Running the networks on {images.lists[which].split.ids[position]} …")
-            maps = Maps(images.logits(which, position, epoch), rule, told)
+            maps = Maps(images.logits(which, position, epoch), rule, told, images.kinds)
         labels = maps.logits.image_labels if told is None else told
         if maps.rule != rule or not torch.equal(maps.image_labels, labels):
             maps = maps.with_rule(rule, told)
@@ -214,7 +210,7 @@ class Looking:
         if not torch.equal(images.lists[lists[0]].image(position), picture):
             return []  # data of another folder, with the same ids
         epoch = asked["epoch"] if asked["epoch"] in images.epochs(lists[0], position) else None
-        maps = self._maps(1, lists[0], position, epoch, images.opened.rule, None)
+        maps = self._maps(1, lists[0], position, epoch, images.rule, None)
         with one_thread(maps.logits.picture):
             return [panel_row(answer, maps, asked["panels"], asked["differs"]) | {"title": title(images)}]
 
@@ -237,12 +233,23 @@ def step_fields(images: StepImages) -> dict[str, Any]:
     lists = {which: {"ids": list(samples.split.ids),
                      "labels": [(np.flatnonzero(row) + 1).tolist() for row in images.all_labels(which)]}
              for which, samples in images.lists.items()}
-    there = {"prediction", *(["old model"] if images.opened.old else []), *(MAPS if images.weak else [])}
-    maps, rule = [n for n in MAPS if n in there], images.opened.rule
+    rule, kinds = images.rule, [images.kinds[name] for name in images.map_names]
     return {"classes": [{"name": n, "colour": c} for n, c in zip(step.names, colours)], "nOld": step.n_old,
             "weak": images.weak, "rule": rule.values, "controls": rule_controls(rule),
-            "panels": ["image", *maps, "truth", "difference"], "lists": lists, "title": title(images),
+            "panels": [_panel_fields(kind) for kind in kinds], "lists": lists, "title": title(images),
+            "changes": {name: _shaped(images, rule.affected_by(name)) for name in rule.params},
+            "labelled": _shaped(images, rule.affected(["image_labels"])),
             "epochs": images.maps_kept.epochs, "kept": {which: images.kept(which) for which in images.lists}}
+
+
+def _panel_fields(kind: MapKind) -> dict[str, Any]:
+    return {"name": kind.name, "help": kind.help, "draws": kind.draws, "scored": kind.scored,
+            "atFirst": kind.at_first}
+
+
+def _shaped(images: StepImages, changed: frozenset[str]) -> list[str]:
+    "Names of the kinds that read one of the changed maps."
+    return [name for name in images.map_names if changed & {*images.kinds[name].reads}]
 
 
 def described(images: StepImages, maps: Maps, which: str, position: int) -> str:

@@ -4,13 +4,13 @@ function createRuleControls(root, changed) {
   const groups = make("div.ws-links", { parent: root });
   const controls = new Map(); // by parameter: shows a value
   const foot = make("div.ws-row", { parent: root });
-  const reset = button(foot, "as trained", "ws-reset", () => { show(trained); changed(rule); }, "back to the rule of the run");
+  const reset = button(foot, "as trained", "ws-reset", () => { show(trained); changed(null); }, "back to the rule of the run");
   const differs = make("span.ws-dim.ws-differs", { parent: foot });
 
   function change(name, value) {
     rule = { ...rule, [name]: value };
     showChanges();
-    changed(rule, name);
+    changed(name);
   }
 
   // A control for { name, label, help, kind, choices, min, max, step }; gives the function that shows a value.

@@ -1,7 +1,4 @@
 // The studio: choices above, maps and rules in the middle, all images below. What needs the networks is asked of the kernel.
-const SHAPED = ["refined", "hard mask", "soft label", "target", "difference"]; // by rule and labels
-const PANELS = ["image", "CAM", "refined", "hard mask", "soft label", "target", "old model", "prediction", "truth", "difference"];
-const AT_FIRST = ["image", "CAM", "hard mask", "target", "prediction", "truth"];
 
 function render({ model, el }) {
   const dataset = { lmSuppressShortcuts: "true" }; // JupyterLab's one-letter commands stay out
@@ -10,7 +7,7 @@ function render({ model, el }) {
   root.addEventListener("focusin", ({ target }) => { target.dataset.lmSuppressShortcuts = "true"; });
   const link = createLink(model, pushed);
   const at = { sides: [null, null], list: "validation", position: null, epoch: null, told: null, reply: null,
-    panels: new Set(AT_FIRST), heat: null, differs: "prediction", table: { map: null, classIndex: null, epoch: null } };
+    panels: null, heat: null, differs: "prediction", table: { map: null, classIndex: null, epoch: null } };
   let drawn = 0;
 
   // ------------------------------------------------------------------ layout
@@ -37,7 +34,7 @@ function render({ model, el }) {
   const opacity = slider(looks, "Opacity", "ws-opacity", { min: 0, max: 1, step: 0.05 }, (v) => panels.set({ opacity: v }));
   opacity.set(0.7);
   toggle(looks, "outline of the truth", "ws-outline", (on) => panels.set({ outline: on }));
-  const differs = chooser(looks, "Difference of", "ws-differs-of", (v) => { at.differs = v; ask(["difference"]); });
+  const differs = chooser(looks, "Difference of", "ws-differs-of", (v) => { at.differs = v; ask(differences()); });
 
   const body = make("div.ws-body", { parent: root });
   const left = make("div.ws-left", { parent: body });
@@ -46,7 +43,10 @@ function render({ model, el }) {
   panels.set({ opacity: 0.7 });
   const table = createClassTable(left, { labelled: switchLabel, heat: setHeat });
   const side = make("div.ws-side", { parent: body });
-  const rules = createRuleControls(make("div.ws-rules", { parent: side }), () => { scoring.show([]); ask(SHAPED); });
+  const rules = createRuleControls(make("div.ws-rules", { parent: side }), (name) => {
+    scoring.show([]);
+    ask(name ? info().changes[name] : Object.values(info().changes).flat());
+  });
   const scoring = createScoring(side, { score: () => scoreAll(), cancel: () => link.ask("cancel") });
   const notes = createNotes(side, { save: (part) => saveEdit(part), take: () => takeLabels() });
   const finder = createFinder(make("div.ws-finder", { parent: root }), {
@@ -76,6 +76,7 @@ function render({ model, el }) {
 
   // ------------------------------------------------------------------ steps and images
   const info = () => at.sides[0];
+  const names = (test = () => true) => info().panels.filter(test).map(({ name }) => name);
   const listed = () => info().lists[at.list];
 
   function showRuns(hello) {
@@ -116,6 +117,7 @@ function render({ model, el }) {
     scoring.show([]);
     side.querySelector(".ws-rules").hidden = !found.weak;
     side.querySelector(".ws-scoring").hidden = !found.weak;
+    at.panels ??= new Set(names((p) => p.atFirst));
     showChips();
     at.list = list.value = found.first.list;
     await showList(found.first.position);
@@ -123,15 +125,14 @@ function render({ model, el }) {
   }
 
   function showChips() {
-    const there = PANELS.filter((p) => info().panels.includes(p));
-    if (!there.includes(at.differs)) at.differs = "prediction";
-    chips.replaceChildren(...there.map((name) => make("button.ws-chip", { type: "button", text: name,
+    if (!names().includes(at.differs)) at.differs = "prediction";
+    chips.replaceChildren(...info().panels.map(({ name, help }) => make("button.ws-chip", { type: "button", text: name, title: help,
       dataset: { map: name }, ariaPressed: at.panels.has(name), on: { click: (e) => {
         at.panels[at.panels.has(name) ? "delete" : "add"](name);
         e.target.ariaPressed = at.panels.has(name);
         ask();
      } } })));
-    setOptions(differs, there.filter((p) => !["image", "truth", "difference"].includes(p)).map((p) => [p, p]), at.differs);
+    setOptions(differs, names((p) => p.scored).map((p) => [p, p]), at.differs);
   }
 
   async function showList(position = listed().ids.length ? 0 : null) {
@@ -193,8 +194,10 @@ function render({ model, el }) {
     root.dataset.drawn = ++drawn;
  }));
 
-  function ask(only) {
-    if (only) only.forEach((p) => some.add(p));
+  const differences = () => names((p) => p.draws === "difference");
+
+  function ask(only) { // of what has changed: all, or some maps and the difference of one of them
+    if (only) [...only, ...(only.includes(at.differs) ? differences() : [])].forEach((p) => some.add(p));
     else whole = true;
     return drawNewest();
   }
@@ -212,7 +215,7 @@ function render({ model, el }) {
       const all = new Map([...(before?.panels ?? []), ...row.panels.map(unpacked)].map((p) => [p.name, p]));
       const iou = row.iou && { ...before?.iou, ...row.iou }, means = { ...before?.means, ...row.means };
       const shownOf = (p) => ({ ...all.get(p), note: noteOf(means, p) });
-      return { ...row, iou, means, panels: PANELS.filter((p) => all.has(p)).map(shownOf) };
+      return { ...row, iou, means, panels: names().filter((p) => all.has(p)).map(shownOf) };
    });
     if (last?.rows[1]) rows[1] = last.rows[1];
     at.reply = { ...reply, base, truth, rows };
@@ -223,7 +226,7 @@ function render({ model, el }) {
   }
 
   function noteOf(means, panel) {
-    if (panel === "difference") return `of ${at.differs}`;
+    if (differences().includes(panel)) return `of ${at.differs}`;
     return typeof means[panel] === "number" ? `IoU ${(100 * means[panel]).toFixed(1)}` : "";
   }
 
@@ -248,7 +251,7 @@ function render({ model, el }) {
   function switchLabel(c, on) {
     if (!settled()) return showNumbers();
     at.told = (at.told ?? at.reply.labels).map((told, k) => (k === c - 1 ? on : told));
-    ask(SHAPED);
+    ask(info().labelled);
   }
 
   function setHeat(c) {
@@ -345,7 +348,7 @@ function render({ model, el }) {
   const write = guarded(async (kind) => {
     exports.say("");
     const reply = await question("export", { format: kind, list: at.list, position: at.position, epoch: at.epoch,
-      which: exports.which(), rule: rules.get(), told: at.told, panels: PANELS.filter((p) => at.panels.has(p)) });
+      which: exports.which(), rule: rules.get(), told: at.told, panels: names().filter((p) => at.panels.has(p)) });
     exports.say(reply.text);
     say(reply.text);
  });
