@@ -70,7 +70,9 @@ class Param:
     text: bool = False               # a name, id or path: taken as it is typed, "none" too
     affects: str = "weights"         # "weights" | "scores" | "nothing"
     flag: str = ""                   # of the published implementation, such as "--loss_de"
+    published: Any = None            # the value under compat=published; None: the default
     fixed: Any = None                # the value under compat=fixed; None: the default
+    preset: bool = False             # a data set's preset may have another default
     name: str = ""                   # of the attribute
     kind: type = str                 # bool, int, float or str
     optional: bool = False           # may be None
@@ -83,6 +85,8 @@ class Param:
         stated = owner.__annotations__.get(name, "")  # text, or a type in a file that does not postpone them
         words = [w.strip() for w in (stated.__name__ if isinstance(stated, type) else str(stated)).split("|")]
         kinds = [KINDS[w] for w in words if w in KINDS]
+        if self.by_step and len(kinds) == 2:  # of "base/later", which is text
+            kinds.remove(str)
         if len(kinds) != 1:
             raise TypeError(f"{owner.__name__}.{name}: expected an annotation of bool, int, float or str, "
                             f"with `| None` where it may be None; found {' | '.join(words) or 'none'}")
