@@ -40,6 +40,8 @@ from wilson.engine.updates import Updates
 from wilson.experiments.build import make_optimizer, build_method
 from wilson.experiments.start import norm_of
 from wilson.loading.loader import Loader
+from wilson.methods.base import Base
+from wilson.methods.wilson import Wilson
 from wilson.models.segmenter import freeze, grow, make_segmenter
 from wilson.run.config import parsed
 from wilson.run.presets import resolved
@@ -91,7 +93,7 @@ def ours(o: argparse.Namespace, kind: str) -> tuple[Callable[[], None], Callable
     first = make_segmenter(o.backbone, CLASSES[:1], config.output_stride, o.crop, norm=norm)
     old = first if step else None
     segmenter = grow(first, CLASSES[1]) if step else first
-    method = build_method("wilson" if step else "base", config, segmenter, old, norm)
+    method = build_method(Wilson if step else Base, config, segmenter, old, norm)
     method.to(device, memory_format=torch.channels_last).train()
     if step:
         freeze(old.to(device, memory_format=torch.channels_last))

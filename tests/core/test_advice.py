@@ -19,19 +19,20 @@ from wilson.models.backbones import make_backbone
 from wilson.run import config as config_module
 from wilson.run.config import parsed
 
-BASE = {name[2:].replace("-", "_"): value for name, value in zip(QUICK[::2], QUICK[1::2])}
+BASE = {name[2:].replace("-", "_"): value for name, value in zip(QUICK[::2], QUICK[1::2])
+        if name != "--pseudo-epoch"}  # which one method alone has
 
 # parameters that the configuration refuses by itself
 REFUSED = [
     dict(method="wilso"), dict(compat="fixd"), dict(pooling="ngpw"), dict(prior="learnt"), dict(optimizer="adam"),
     dict(preset="voc2"), dict(resume="atuo"), dict(crops="images"), dict(padding="onec"), dict(precision="fp8"), dict(norm="plane"),
     dict(void="backgroud"), dict(lr_policy="poli"), dict(backbone="resnet500"), dict(base_loss="bec"), dict(alhpa=0.3),
-    dict(alpha=2), dict(bkg_mix=-1), dict(initial_probability=0.9), dict(initial_probability=0),
+    dict(alpha=2), dict(background_mix=-1), dict(initial_probability=0.9), dict(initial_probability=0),
     dict(batch_size=0), dict(lr=-1), dict(seed=-1), dict(momentum="nan"), dict(temperature="inf"), dict(max_skips=0), dict(keep_maps=-1),
     dict(epochs="x"), dict(epochs="1/2/3"), dict(overlap="maybe"), dict(seed=None), dict(seed=1.5), dict(seed=True), dict(name="a/b"),
     dict(name=7), dict(runs_dir="\udcff"), dict(norm="inplace", precision="bf16"),
     dict(batch_size=1), *(dict(batch_size=b, accumulate=a) for b in range(2, 25) for a in range(1, b + 2)),
-    dict(affinity_dilations="1,0"), dict(affinity_dilations=""), dict(thresholds="0.7,0.6"), dict(thresholds="0.7,1,0"),
+    dict(threshold_classes=1.1), dict(threshold_floor=-0.1), dict(affinity_dilations="1,0"), dict(affinity_dilations=""), dict(loss_kd=5), dict(method="mib", pseudo_epoch=None, alpha=0.5),
     dict(pseudo_dir="x", method="wilson"), dict(method="external"), dict(step="first"),
 ]
 # and what is refused once data and machine are known, by the number of GPUs
@@ -55,7 +56,7 @@ def refusal(given: dict[str, object]) -> InputError | None:
 def refusal_here(given: dict[str, object]) -> InputError | None:
     "What all checks before the first update say of parameters; None if nothing."
     try:
-        config, _ = ready(parsed(BASE | given))
+        config, _ = ready(parsed(BASE | {"pseudo_epoch": 0} | given))
         n_processes(config)
         make_backbone(config.backbone, config.output_stride)
     except InputError as e:

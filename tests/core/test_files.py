@@ -12,7 +12,6 @@ import sys
 import tempfile
 import threading
 import time
-from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -33,7 +32,7 @@ from wilson.datasets.parts import link
 from wilson.engine.step_folder import StepFolder
 from wilson.experiments.step import _begun
 from wilson.loading.cache import make_room, packed
-from wilson.run.config import parsed
+from wilson.run.config import all_parameters, parsed
 from wilson.run.folder import held, is_held, step_path
 from wilson.run.presets import identity, resolved, task_of
 from wilson.widgets.annotations import Noting
@@ -306,7 +305,7 @@ def written_step(runs, step: int, state: str = "finished", method: str = "wilson
     parent = step and {"path": "../../base-s42/step0", "hash": "0"}
     folder = StepFolder(step_path(config, task_of(config), step))
     folder.write("config.json", {"identity": identity(config, step, {"images": "d"}), "step": step, "parent": parent or None,
-                                 "parameters": {f.name: getattr(config, f.name) for f in fields(config)}})
+                                 "parameters": all_parameters(config)})
     (folder.path / "weights.safetensors").touch()
     folder.set_state(state)
     return folder

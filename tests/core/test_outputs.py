@@ -247,6 +247,7 @@ def test_a_sweep_runs_nothing_of_the_folders_around(trained, tmp_path, monkeypat
     monkeypatch.chdir(mine)
     monkeypatch.setenv("PYTHONPATH", f"{os.pathsep}{REPO}")
     member = dict(zip((n[2:].replace("-", "_") for n in QUICK[::2]), QUICK[1::2])) | {"method": "joint", "data_root": str(mine / "data/few")}
+    del member["pseudo_epoch"]
     outcome, = run_sweep([member])
     assert outcome.state == "finished", outcome
     assert not any(mark.exists() for mark in marks)

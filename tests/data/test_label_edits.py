@@ -27,7 +27,7 @@ from wilson.datasets.voc import open_folder
 from wilson.engine.signals import Interrupted, Stop
 from wilson.engine.step_folder import StepFolder
 from wilson.experiments.train import ready, train, train_steps
-from wilson.run.config import parsed
+from wilson.run.config import all_parameters, parsed
 from wilson.run.dataset import open_data
 from wilson.run.folder import claim, recorded_config
 from wilson.run.opened import open_step
@@ -277,7 +277,7 @@ def test_by_the_command(root, data, capsys):
     "The options are there, are read, and are recorded."
     image, = chosen(data, shows=[OLD], lacks=[NEW])[:1]
     save_edit(EDITS, LabelEdit(image, exclude=True, note="<b>"), SHAPES)
-    assert main(["train", *QUICK, "--step", "0", "--label-edits", EDITS, "--affinity-dilations", "1,2", "--thresholds=0.8,0.6,0.1"]) == 0
+    assert main(["train", *QUICK, "--step", "0", "--label-edits", EDITS, "--affinity-dilations", "1,2", "--threshold-background=0.8", "--threshold-floor=0.1"]) == 0
     said = capsys.readouterr().out
     assert f"label edits: 0 images corrected, 1 excluded ({EDITS})" in said and "<b>" not in said
     opened = open_step(root / RUNS / "base-s42/step0")
@@ -312,13 +312,13 @@ def test_all_images_excluded(root, data, capsys):
 def test_a_run_from_before_these_parameters(tmp_path):
     "It opens with what they were then, and is used as it is."
     config = resolved(parsed(PARAMETERS), "shapes")
-    new = ("label_edits", "affinity_iterations", "affinity_dilations", "thresholds")
-    older = {n: v for n, v in asdict(config).items() if n not in new}
+    new = ("label_edits", "image_side", "accumulate")
+    older = {n: v for n, v in all_parameters(config).items() if n not in new}
     assert asdict(recorded_config({"parameters": older})) == asdict(config)
     for step in (0, 1):
         folder, same = StepFolder(tmp_path / f"step{step}"), identity(config, step, {})
         folder.write("config.json", {"step": step, "identity": {n: v for n, v in same.items() if n not in new}})
         folder.set_state("finished")
         assert claim(folder, same) == "reuse"
-    with pytest.raises(InputError, match="thresholds is '0.7,0.6,0.2', wanted '0.8,0.6,0.2'"):
-        claim(folder, identity(replace(config, thresholds="0.8 0.6 0.2"), 1, {}))
+    with pytest.raises(InputError, match="threshold_background is 0.7, wanted 0.8"):
+        claim(folder, identity(replace(config, method_params={**config.method_params, "threshold_background": 0.8}), 1, {}))

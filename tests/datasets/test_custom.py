@@ -26,6 +26,8 @@ GIVEN = dict(zip(QUICK[::2], QUICK[1::2])) | {"--dataset": "farm", "--data-root"
 def train(**options: str) -> list[str]:
     "A tiny training of the farm."
     given = GIVEN | {f"--{name.replace('_', '-')}": value for name, value in options.items()}
+    if options.get("method", "wilson") != "wilson":
+        del given["--pseudo-epoch"]
     return ["train", *(part for pair in given.items() for part in pair)]
 
 

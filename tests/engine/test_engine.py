@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from wilson.core.errors import InputError
 from wilson.engine.checkpoint import read_weights
 from wilson.experiments.train import train
-from wilson.run.config import TrainConfig
+from wilson.run.config import parsed
 from wilson.run.opened import open_step
 
 BASE = dict(dataset="shapes", data_root="data/few", task="striped disc|dotted square", epochs="2", crop_size=48, batch_size=8,
@@ -20,7 +20,7 @@ BASE = dict(dataset="shapes", data_root="data/few", task="striped disc|dotted sq
 
 
 def step(**more):
-    result, = train(TrainConfig(**BASE | more))
+    result, = train(parsed(BASE | more))
     return result.path, read_weights(result.path / "weights.safetensors")[0]
 
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import json
 import shlex
-from dataclasses import fields
 from pathlib import Path
 
 import nbformat
@@ -15,7 +14,8 @@ from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 from test_bad_input import run
 
-from wilson.cli.command import Parser, add_fields
+from wilson.cli.command import Parser, add_options, arguments_of
+from wilson.cli.run_commands import run_train
 from wilson.core.errors import InputError
 from wilson.experiments.grid import asked_members, grid_members, member_config, read_grid
 from wilson.experiments.notebook_parameters import check_names, given_parameters
@@ -23,9 +23,9 @@ from wilson.experiments.papermill import text_parameters, with_text
 from wilson.experiments.slurm import write_script, write_sweep
 from wilson.experiments.slurm_resources import Resources
 from wilson.experiments.sweep import Job, plan
-from wilson.run.config import TrainConfig, as_bool, parsed
-from wilson.run.parameters import TEXT
+from wilson.run.config import SHARED, TrainConfig, as_bool, parsed
 
+TEXT = [name for name, p in SHARED.items() if p.text]  # names, ids and paths
 NAMES = ("007", "1e3", "1_0", "nan", "inf", "true", "True", "null", "none", "no", "0x10", "1.0", "½")
 
 
@@ -45,8 +45,8 @@ def by_papermill(notebook: str, *given: str) -> dict[str, object]:
 def by_command(*given: str) -> TrainConfig:
     "The configuration of `wilson train`."
     parser = Parser(allow_abbrev=False)
-    add_fields(parser, TrainConfig)
-    return parsed(vars(parser.parse_args([*given])))
+    add_options(parser, run_train, given)
+    return parsed(**arguments_of(run_train, vars(parser.parse_args([*given]))))
 
 
 def typed(command: list[str]) -> TrainConfig:
@@ -101,8 +101,6 @@ def test_a_name_that_has_become_a_number_is_refused(number):
 
 def test_text_is_what_the_configuration_takes_as_text():
     "Everything but choices, and what has a form of its own."
-    strings = {f.name for f in fields(TrainConfig) if f.type.startswith("str")}
-    assert {*TEXT} <= strings
     for name in TEXT:
         more = {"method": "external"} if name == "pseudo_dir" else {}
         assert getattr(parsed({name: "none"} | more), name) == "none"
@@ -145,16 +143,16 @@ def test_whole_numbers_are_exact():
 
 def test_several_numbers_through_a_sweep():
     "A list in a file of members is what `1,3` is on the command line."
-    job = Job("x", {"affinity_dilations": [1, 3], "thresholds": (0.7, 0.6, 0.2), "label_edits": None})
-    assert job.command == ["train", "--affinity-dilations=1,3", "--thresholds=0.7,0.6,0.2"]
-    assert typed(job.command).affinity_dilations == "1,3"
+    job = Job("x", {"affinity_dilations": [1, 2], "label_edits": None})
+    assert job.command == ["train", "--affinity-dilations=1,2"]
+    assert typed(job.command).method_params == {"affinity_dilations": "1,2"}
 
 
 def test_an_empty_value_of_a_grid_is_one_not_given():
     "`none` is a name, so that a grid needs another word for what is left to its default."
     assert read_grid("label_edits=;edits.csv") == [{"label_edits": [None, "edits.csv"]}]
-    members = grid_members(read_grid("bkg_mix=;0.5 label_edits="), dict(dataset="shapes"))
-    assert [(m["bkg_mix"], member_config(m).label_edits) for m in members] == [(None, None), ("0.5", None)]
+    members = grid_members(read_grid("background=;mix label_edits="), dict(dataset="shapes"))
+    assert [(m["background"], member_config(m).label_edits) for m in members] == [(None, None), ("mix", None)]
 
 
 def test_a_file_of_members_from_windows(tmp_path):

@@ -16,7 +16,7 @@ from wilson.experiments.build import prepared
 from wilson.experiments.measure import in_order, measured, metric_classes, views_of
 from wilson.experiments.start import parent_folder
 from wilson.experiments.train import ready
-from wilson.run.config import TrainConfig
+from wilson.run.config import parsed
 from wilson.run.dataset import open_data
 from wilson.run.presets import task_of
 
@@ -35,11 +35,10 @@ def doubled():
 
 
 def a_trainer(parameters: dict, index: int):
-    config, _ = ready(TrainConfig(**parameters))
+    config, _ = ready(parsed(parameters))
     task, data = task_of(config), open_data(config)
-    name = config.method if index else "base"
     parent = parent_folder(config, task, index) if index else None
-    trainer, _ = prepared(config, data, task.step(index), StepFolder(Path("nowhere")), name, parent)
+    trainer, _ = prepared(config, data, task.step(index), StepFolder(Path("nowhere")), parent)
     return trainer, config, data
 
 
@@ -70,7 +69,7 @@ def scored(parameters: dict, index: int, stop=None) -> dict:
 
 def scored_by_metrics(parameters: dict, stop=None) -> dict:
     "Scores, by the metrics of a run, of label maps that are the validation masks moved by three pixels."
-    config, _ = ready(TrainConfig(**parameters))
+    config, _ = ready(parsed(parameters))
     step = task_of(config).step(0)
     samples = evaluation_samples(open_data(config).val, step, CentreCrop(config.crop_size_val), LATER)
     moved = lambda batch: batch.masks.masked_fill(batch.masks == LATER, 0).roll(3, 2).long()

@@ -20,9 +20,10 @@ from wilson.data.tasks import Task
 from wilson.datasets.voc import open_folder
 from wilson.engine.trainer import Trainer
 from wilson.experiments.train import train
-from wilson.methods.plop import Plop
-from wilson.run.config import TrainConfig, parsed
-from wilson.run.parameters import CHOICES, COMPAT
+from wilson.methods.builtin import METHODS
+from wilson.methods.facts import method_params
+from wilson.methods.plop import PLOP
+from wilson.run.config import SHARED, all_parameters, parsed
 from wilson.run.presets import resolved
 
 PARAMETERS = {name.removeprefix("--").replace("-", "_"): value for name, value in zip(QUICK[::2], QUICK[1::2])}
@@ -31,7 +32,8 @@ STEP = Task("shapes", PARAMETERS["task"]).step(1)
 
 def run(**more) -> dict:
     "Metrics of the last step."
-    return train(parsed(PARAMETERS | more))[-1].metrics
+    own = {*SHARED, *method_params(METHODS[more.get("method", "wilson")])}
+    return train(parsed({n: v for n, v in PARAMETERS.items() if n in own} | more))[-1].metrics
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
@@ -83,11 +85,11 @@ def test_a_method_with_pixel_labels(root, method):
 
 
 def test_every_choice_of_a_method_is_covered():
-    assert set(CHOICES["method"]) == {*TERMS, "joint", "wilson", "external"}
+    assert {*METHODS} == {*TERMS, "joint", "wilson", "external"}
 
 
 VARIANTS = [dict(prior="none"), dict(prior="fixed"), dict(pooling="mean"), dict(pooling="attention"), dict(affinity=False),
-            dict(affinity_scale=2), dict(alpha=1), dict(alpha=0), dict(label_old_classes=True), dict(bkg_mix=0.5)]
+            dict(affinity_scale=2), dict(alpha=1), dict(alpha=0), dict(label_old_classes=True), dict(background="mix")]
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: "-".join(map(str, *v.items())))
@@ -103,8 +105,9 @@ def test_a_variant_of_wilson_is_another_step(root, variant):
 
 
 def test_a_temperature_is_no_alpha(root):
-    run(method="mib", alpha=0.1)
-    run(method="mib", alpha=0.9)  # the same step: used as it is
+    run(method="mib")
+    with pytest.raises(InputError, match="method=mib has no parameter 'alpha'; methods that have it: wilson"):
+        run(method="mib", alpha=0.1)
     with pytest.raises(InputError, match="temperature"):
         run(method="mib", temperature=2.0)
 
@@ -120,8 +123,8 @@ def test_plop_goes_on_with_its_thresholds(root, monkeypatch):
             raise Killed
         return run_epoch(trainer, *args)
 
-    prepare, passes, run_epoch = Plop.prepare, [], Trainer._run_epoch
-    monkeypatch.setattr(Plop, "prepare", lambda self, batches: (passes.append(1), prepare(self, batches)))
+    prepare, passes, run_epoch = PLOP.prepare, [], Trainer._run_epoch
+    monkeypatch.setattr(PLOP, "prepare", lambda self, batches: (passes.append(1), prepare(self, batches)))
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(Trainer, "_run_epoch", killed)
         run(method="plop", epochs="1/2")
@@ -138,14 +141,16 @@ def test_plop_goes_on_with_its_thresholds(root, monkeypatch):
 # ------------------------------------------------------------------------- published and fixed
 
 
+COMPAT = {n: p for n, p in (SHARED | method_params(METHODS["wilson"])).items() if p.fixed is not None}
+
 def test_published_and_fixed_from_one_seed(root):
     "Both train side by side; every choice is recorded; the fixed one ignores void and later classes."
     run(compat="fixed")
     folder, = root.glob("runs/*/wilson-fixed-s42/step1")
     parameters = {name: json.loads((path / "config.json").read_text(encoding="utf-8"))["parameters"]
                   for name, path in (("published", weak_step(root)), ("fixed", folder))}
-    for place, compat in enumerate(("published", "fixed")):
-        assert {name: parameters[compat][name] for name in COMPAT} == {n: choices[place] for n, choices in COMPAT.items()}
+    for compat in ("published", "fixed"):
+        assert {name: parameters[compat][name] for name in COMPAT} == {n: getattr(p, compat) or p.default for n, p in COMPAT.items()}
     bases = [weights(p) for p in sorted(root.glob("runs/*/base*-s42/step0"))]
     assert len(bases) == 2 and any(not torch.equal(a, b) for a, b in zip(bases[0].values(), bases[1].values()))
     fixed = json.loads((folder.parents[1] / "base-fixed-s42/step0/metrics.json").read_text(encoding="utf-8"))["scores"]["whole"]
@@ -156,10 +161,10 @@ def test_published_and_fixed_from_one_seed(root):
 @pytest.mark.parametrize("name", COMPAT)
 def test_one_choice_alone(root, name):
     "A single choice may be turned; where it shapes a step, it makes it another step."
-    published, fixed, _ = COMPAT[name]
-    config = resolved(TrainConfig(**{name: fixed}), "shapes")
-    assert getattr(config, name) == fixed
-    assert all(getattr(config, other) == COMPAT[other][0] for other in COMPAT if other != name)
+    fixed = COMPAT[name].fixed
+    values = all_parameters(resolved(parsed({name: fixed}), "shapes"))
+    assert values[name] == fixed
+    assert all(values[other] == (p.published or p.default) for other, p in COMPAT.items() if other != name)
     if name in ("padding", "later"):  # what is measured, not what is trained
         run(**{name: fixed})
     else:
@@ -243,4 +248,4 @@ def test_label_maps_where_nothing_reads_them(root):
     with pytest.raises(InputError, match="method=external"):
         parsed(PARAMETERS | {"pseudo_dir": "maps"})
     with pytest.raises(InputError, match="wilson labels"):
-        parsed(PARAMETERS | {"method": "external"})
+        parsed(PARAMETERS | {"method": "external", "pseudo_epoch": None})

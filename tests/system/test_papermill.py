@@ -11,7 +11,6 @@ import sys
 import termios
 import threading
 import time
-from dataclasses import fields
 from pathlib import Path
 
 import nbclient
@@ -25,7 +24,8 @@ from wilson.core.errors import InputError
 from wilson.engine.step_folder import StepFolder
 from wilson.experiments.notebook_parameters import given_parameters
 from wilson.experiments.papermill import with_output
-from wilson.run.config import TrainConfig, parsed
+from wilson.methods.facts import builtin_facts
+from wilson.run.config import SHARED, TrainConfig, parsed
 
 # what the papermill of `make setup` is
 PAPERMILL = [sys.executable, "-c", "import sys; from wilson.experiments.papermill import main; "
@@ -87,8 +87,8 @@ def test_parameters_cell_is_tagged(name):
 def test_parameters_of_train_are_the_configuration():
     "Same names, and the same defaults."
     given = assigned(parameters_cell(REPO / "nbs/train.ipynb"))
-    assert set(given) == {f.name for f in fields(TrainConfig)}
-    assert given == {f.name: f.default for f in fields(TrainConfig)}
+    own = {n for facts in builtin_facts().values() for n in facts.params} - {*SHARED}
+    assert given == {n: p.default for n, p in SHARED.items()} | dict.fromkeys(own)
     assert parsed(given) == TrainConfig()
 
 
@@ -100,11 +100,11 @@ def injected(**parameters) -> dict[str, object]:
 
 def test_injected_values_win_and_every_name_is_checked():
     config = parsed(injected(task="10-2", alpha=0.3, overlap="false", epochs=5, momentum=0, lr=1e-3))
-    assert (config.task, config.alpha, config.overlap, config.epochs) == ("10-2", 0.3, False, "5")
+    assert (config.task, config.method_params["alpha"], config.overlap, config.epochs) == ("10-2", 0.3, False, "5")
     assert (config.momentum, config.lr, config.seed) == (0.0, "0.001", 42)
     with pytest.raises(InputError, match="no parameter 'alhpa'. Did you mean 'alpha'"):
         parsed(injected(alhpa=0.3))
-    with pytest.raises(InputError, match="alpha=2.0: expected 0"):
+    with pytest.raises(InputError, match="alpha=2.0: expected at least 0, at most 1"):
         parsed(injected(alpha=2))
 
 

@@ -17,6 +17,7 @@ from ..core.errors import InputError, did_you_mean
 from ..core.paths import at_root, shown
 from ..experiments.grid import distinct, member_config, step_folders, steps_of
 from ..experiments.plan import Planned, duration, planned
+from ..run.chosen_method import method_facts
 from ..run.presets import ResolvedConfig, of_step
 from ..run.records import read_records
 
@@ -65,7 +66,8 @@ def _experiment(a: Anchor, seed: int, label_maps: Path | str | None, common: Map
         own = dict(method="external", pseudo_dir=str(folder), name=f"external-{a.method.lower()}-s{seed}")
     if own is None:
         return Experiment(a, None, "the method: it is not in this package")
-    overlap = True if a.overlap is None or own.get("method") == "joint" else a.overlap
+    anywhere = "method" in own and method_facts(own["method"]).all_classes
+    overlap = True if a.overlap is None or anywhere else a.overlap
     member = {**common, "dataset": a.dataset, "task": a.task, "overlap": overlap, "seed": seed, **own}
     named, = distinct([member], [n for n in own if n != "pseudo_dir"])
     return Experiment(a, named)
@@ -90,7 +92,7 @@ def images_of(
     if config.task not in known:
         return None
     overlap, disjoint, later = known[config.task]
-    if config.method == "joint":
+    if method_facts(config.method).all_classes:
         return known["offline"].overlap
     return later[step - 1] if step else overlap if config.overlap else disjoint
 
@@ -100,7 +102,7 @@ def operations(
     step: int,
 ) -> float | None:  # additions and multiplications
     "The arithmetic of a step's networks, at least."
-    images, with_old = images_of(config, step), step and config.method not in ("finetune", "joint")
+    images, with_old = images_of(config, step), step and method_facts(config.method).uses_old
     if images is None:
         return None
     scale = (4 if with_old else 3) * (config.crop_size / 512) ** 2

@@ -14,7 +14,8 @@ from .published_tables import COPIED, DRAWN, FIGURE_4, LATER_WORK, MASKS_DISJOIN
 from .published_tables import MASKS_SEVERAL_STEPS, NOTES, PAPER, RASP, RASP_ABLATIONS
 from .published_tables import SEVERAL_STEPS, TABLE_1, TABLE_2, TABLE_3, TABLE_4, TABLE_5
 from .published_tables import VIT_COCO_VOC, VIT_SEVERAL_STEPS
-from ..run.config import parsed
+from ..run.chosen_method import method_facts
+from ..run.config import all_parameters, parsed
 from ..run.presets import ResolvedConfig, resolved
 
 # %% auto #0
@@ -129,11 +130,12 @@ def anchors(
     return [a for a in ANCHORS if all(getattr(a, name) == value for name, value in wanted.items())]
 
 # %% ../../nbs/analysis/02_published_numbers.ipynb #bc9797eb
-VARIED = ("alpha", "affinity", "pooling", "prior", "bkg_mix", "label_old_classes")  # by paper or code
+VARIED = ("alpha", "affinity", "pooling", "prior", "background", "label_old_classes")  # by paper or code
 MINDED = ("backbone", "pretrained", "crop_size", "crop_size_val", "batch_size", "epochs", "optimizer",
           "lr", "lr_head", "lr_localizer", "lr_policy", "pseudo_epoch", "loss_de", "loss_kd", "loss_pod",
-          "loss_seg", "void", "decay", "gate", "later", "thresholds", "affinity_iterations",
-          "affinity_dilations", "affinity_scale", "train_list", "val_list", "label_edits", "image_side")
+          "loss_seg", "void", "decay", "gate_labels", "later", "threshold_background", "threshold_classes",
+          "threshold_floor", "affinity_iterations", "affinity_dilations", "affinity_scale", "train_list",
+          "val_list", "label_edits", "image_side")
 
 
 @cache
@@ -152,10 +154,11 @@ def anchor_for(
         if not there or (parameters["dataset"], parameters["task"]) != (a.dataset, a.task):
             continue
         theirs = _published_config(index)
-        varied = VARIED if theirs.method == "wilson" else ()
-        anywhere = a.overlap is None or theirs.method == "joint"
+        known = all_parameters(theirs)
+        varied = [n for n in VARIED if n in known]
+        anywhere = a.overlap is None or method_facts(theirs.method).all_classes
         same = parameters["method"] == theirs.method and (anywhere or parameters["overlap"] == a.overlap)
-        if same and all(parameters.get(n, getattr(theirs, n)) == getattr(theirs, n) for n in varied):
+        if same and all(parameters.get(n, known[n]) == known[n] for n in varied):
             return a
     return None
 
@@ -166,8 +169,8 @@ def caveats(
     runs: int = 1,                 # how many of ours the comparison has
 ) -> list[str]:
     "What a reader has to know beside the two numbers."
-    theirs = _published_config(ANCHORS.index(anchor))
-    said = [f"{n}={parameters[n]} instead of {getattr(theirs, n)}" for n in MINDED
-            if n in parameters and parameters[n] != getattr(theirs, n)]
+    known = all_parameters(_published_config(ANCHORS.index(anchor)))
+    said = [f"{n}={parameters[n]} instead of {known[n]}" for n in MINDED
+            if n in parameters and n in known and parameters[n] != known[n]]
     said += ["one run of ours"] * (runs == 1) + ["from a secondary source"] * (anchor.mark == "S")
     return said + ([anchor.note] if anchor.note else [])

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from types import UnionType
 from typing import Any, get_args, get_origin
@@ -19,11 +20,16 @@ from .run_commands import run_compare, run_evaluate, run_export, run_import, run
 from .run_commands import run_predict, run_runs, run_train
 from .sweep_commands import run_slurm, run_sweep_command
 from ..core.errors import InputError, did_you_mean
+from ..core.params import Param
 from ..core.paths import check_temp_folder
 from ..core.terminals import printable, safe_output, set_bars, use_utf8_names
+from ..methods.facts import builtin_facts
+from ..run.chosen_method import method_facts
+from ..run.config import SHARED, TrainConfig, describe
 
 # %% auto #0
-__all__ = ['COMMANDS', 'Parser', 'add_fields', 'add_options', 'arguments_of', 'main']
+__all__ = ['COMMANDS', 'Parser', 'add_fields', 'add_params', 'named_methods', 'add_training_params', 'add_options',
+           'arguments_of', 'main']
 
 # %% ../../nbs/cli/03_command.ipynb #562629d7
 COMMANDS: dict[str, Callable[..., int | None]] = {
@@ -48,54 +54,110 @@ class Parser(argparse.ArgumentParser):
 def add_fields(
     parser: argparse.ArgumentParser,
     settings: type,  # a dataclass; `about` of a field's metadata is its help
+    prefix: str,     # of the names under which the values are found
 ) -> None:
     "An option for each field of a dataclass; one that is not given has no value."
     for field in fields(settings):
-        parser.add_argument(*dict.fromkeys((f"--{field.name.replace('_', '-')}", f"--{field.name}")),
-                            dest=field.name, metavar="VALUE", default=argparse.SUPPRESS,
+        parser.add_argument(*_flags(field.name), dest=prefix + field.name, metavar="VALUE",
+                            default=argparse.SUPPRESS,
                             action="append" if isinstance(field.default, tuple) else "store",
                             help=_help(field.metadata["about"], field.default))
 
 
-def add_options(parser: argparse.ArgumentParser, command: Callable[..., object]) -> None:
-    "An option for each parameter of a command, as its annotation describes it."
-    for parameter in inspect.signature(command, eval_str=True).parameters.values():
-        kind, about, *metavar = get_args(parameter.annotation)
-        if isinstance(about, type):
-            add_fields(parser, about)
-            continue
-        name, default, required = parameter.name, parameter.default, parameter.default is parameter.empty
-        flag = f"--{name.strip('_').replace('_', '-')}"
-        if default is False:
-            parser.add_argument(flag, dest=name, action="store_true", help=_help(about))
-            continue
-        kind = get_args(kind)[0] if isinstance(kind, UnionType) else kind
-        many = get_origin(kind) is list
-        value: dict[str, Any] = {"type": str if many else kind, "nargs": "+" if many else None,
-                                 "metavar": metavar[0] if metavar else None}
-        if required and parameter.kind is not parameter.KEYWORD_ONLY:
-            parser.add_argument(name, **value, help=_help(about))
-        else:
-            default = None if required else default
-            parser.add_argument(flag, dest=name, **value, default=default, required=required,
-                                help=_help(about, default))
+def add_params(
+    group: argparse._ActionsContainer,
+    params: Mapping[str, Param],
+    prefix: str,          # of the names under which the values are found
+    shown: bool = True,   # in `--help`
+) -> None:
+    "An option for each parameter; one that is not given has no value."
+    for name, p in params.items():
+        group.add_argument(*_flags(name), dest=prefix + name, metavar="VALUE", default=argparse.SUPPRESS,
+                           help=_help(describe(p), p.default) if shown else argparse.SUPPRESS)
+
+
+def _flags(name: str) -> list[str]:
+    return [*dict.fromkeys((f"--{name.replace('_', '-')}", f"--{name}"))]
 
 
 def _help(about: str, default: Any = None) -> str:
     return (about + ("" if default in (None, ()) else f" (default: {default})")).replace("%", "%%")
 
+# %% ../../nbs/cli/03_command.ipynb #7d3f0251
+def named_methods(arguments: Sequence[str]) -> list[str]:
+    "The methods that a command line names, by `--method` or in `--grid`."
+    values = {"--method": "", "--grid": ""}
+    for word, after in zip(arguments, [*arguments[1:], ""]):
+        name, equals, value = word.partition("=")
+        if name in values:
+            values[name] = value if equals else after
+    in_grid = re.findall(r"(?:^|\s)[\"']?method=([^\s\"']+)", values["--grid"])
+    found = [values["--method"], *(m for part in in_grid for m in part.split(";"))]
+    return [*dict.fromkeys(m for m in found if m)]
+
+
+def add_training_params(parser: argparse.ArgumentParser, arguments: Sequence[str], prefix: str) -> None:
+    "Options for the shared parameters and for those of the methods that the command line names."
+    add_params(parser, SHARED, prefix)
+    added = {*SHARED}
+    for method in named_methods(arguments):
+        facts = method_facts(method)
+        own = {n: p for n, p in facts.params.items() if n not in added}
+        group = parser.add_argument_group(f"method={method}", facts.about)
+        add_params(group, own, prefix)
+        added |= {*own}
+    others = {n: p for facts in builtin_facts().values() for n, p in facts.params.items() if n not in added}
+    add_params(parser, others, prefix, shown=False)
+    parser.epilog = ("A method has parameters of its own: --method NAME --help lists them. Methods: "
+                     f"{', '.join(builtin_facts())}, or a class of yours, my_ideas.py:Mine.")
+
+
+def add_options(
+    parser: argparse.ArgumentParser,
+    command: Callable[..., object],
+    arguments: Sequence[str] = (),  # the command line, which may name methods
+) -> None:
+    "An option for each parameter of a command, as its annotation describes it."
+    for parameter in inspect.signature(command, eval_str=True).parameters.values():
+        kind, about, *metavar = get_args(parameter.annotation)
+        if about is TrainConfig:
+            add_training_params(parser, arguments, f"{parameter.name}.")
+        elif isinstance(about, type):
+            add_fields(parser, about, f"{parameter.name}.")
+        else:
+            _add_option(parser, parameter, kind, about, metavar[0] if metavar else None)
+
+
+def _add_option(parser: argparse.ArgumentParser, parameter: inspect.Parameter, kind: Any, about: str,
+                metavar: str | None) -> None:
+    name, default, required = parameter.name, parameter.default, parameter.default is parameter.empty
+    flag = f"--{name.strip('_').replace('_', '-')}"
+    if default is False:
+        parser.add_argument(flag, dest=name, action="store_true", help=_help(about))
+        return
+    kind = get_args(kind)[0] if isinstance(kind, UnionType) else kind
+    many = get_origin(kind) is list
+    value: dict[str, Any] = {"type": str if many else kind, "nargs": "+" if many else None,
+                             "metavar": metavar}
+    if required and parameter.kind is not parameter.KEYWORD_ONLY:
+        parser.add_argument(name, **value, help=_help(about))
+    else:
+        default = None if required else default
+        parser.add_argument(flag, dest=name, **value, default=default, required=required,
+                            help=_help(about, default))
+
 # %% ../../nbs/cli/03_command.ipynb #5a0c1e77
 def arguments_of(
     command: Callable[..., object],
-    given: dict[str, Any],  # values by the names of options
-) -> dict[str, Any]:        # values by the names of the command's parameters
-    "The arguments of a command: options that are the fields of a dataclass go into one dictionary."
-    given = dict(given)
+    given: Mapping[str, Any],  # values by the names of options
+) -> dict[str, Any]:           # values by the names of the command's parameters
+    "The arguments of a command: options that are parameters or fields go into one dictionary."
+    found: dict[str, Any] = {}
     for name, parameter in inspect.signature(command, eval_str=True).parameters.items():
-        _, about, *_ = get_args(parameter.annotation)
-        if isinstance(about, type):
-            given[name] = {f.name: given.pop(f.name) for f in fields(about) if f.name in given}
-    return given
+        if isinstance(get_args(parameter.annotation)[1], type):
+            prefix = f"{name}."
+            found[name] = {n.removeprefix(prefix): v for n, v in given.items() if n.startswith(prefix)}
+    return {n: v for n, v in given.items() if "." not in n} | found
 
 # %% ../../nbs/cli/03_command.ipynb #e81b06d4
 def main(
@@ -129,7 +191,7 @@ def _answer(arguments: list[str]) -> int:
         parser.usage = f"wilson {name} [--OPTION VALUE …]"
     try:
         check_temp_folder()
-        add_options(parser, command)
+        add_options(parser, command, rest)
         return command(**arguments_of(command, vars(parser.parse_args(rest)))) or 0
     except InputError as e:
         print(f"wilson: {printable(str(e))}", file=sys.stderr)

@@ -31,8 +31,8 @@ from ..models.segmenter import Segmenter
 from ..models.weights import check_finite
 
 # %% auto #0
-__all__ = ['WEIGHTS_FILES', 'STATE_KEYS', 'save_weights', 'read_weights', 'fill', 'random_states', 'set_random_states',
-           'save_state', 'remove_states', 'newest_state', 'check_loadable', 'weights_hash']
+__all__ = ['WEIGHTS_FILES', 'STATE_KEYS', 'save_weights', 'read_weights', 'fill', 'read_carried', 'random_states',
+           'set_random_states', 'save_state', 'remove_states', 'newest_state', 'check_loadable', 'weights_hash']
 
 # %% ../../nbs/engine/05_checkpoint.ipynb #476d87b8
 WEIGHTS_FILES = {"last": "weights.safetensors", "best": "best.safetensors"}
@@ -43,12 +43,14 @@ def save_weights(
     segmenter: Segmenter,
     localizer: Localizer | None,
     step: Step,     # its class names go into the file
+    carried: Mapping[str, Tensor] = {},  # what the method hands to the next step
 ) -> None:
-    "Write the weights of segmenter and, where there is one, localizer."
+    "Write the weights of segmenter and, where there is one, localizer, and what is carried on."
     parts = {"segmenter": segmenter, "localizer": localizer}
     tensors = {f"{part}.{name}": t.detach().cpu().contiguous()
                for part, module in parts.items() if module is not None
                for name, t in module.state_dict().items()}
+    tensors |= {f"carried.{name}": t.detach().cpu().contiguous().clone() for name, t in carried.items()}
     with written_aside(path) as aside:
         # one entry alone: safetensors writes several in any order, and the same weights are the same file
         save_file(tensors, aside, {"classes": "|".join(step.names)})
@@ -82,6 +84,12 @@ def fill(
     except RuntimeError as e:
         first = "; ".join(line.strip() for line in str(e).splitlines()[1:3])
         raise InputError(f"{shown(path)} does not fit the {part} of this configuration: {first}") from None
+
+
+def read_carried(path: Path) -> dict[str, Tensor]:
+    "What the method of a step hands to the next one, from the step's weights file."
+    tensors, _ = read_weights(path)
+    return {n.removeprefix("carried."): t for n, t in tensors.items() if n.startswith("carried.")}
 
 # %% ../../nbs/engine/05_checkpoint.ipynb #fb2c8d22
 def random_states() -> dict[str, Any]:

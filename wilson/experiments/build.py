@@ -18,13 +18,13 @@ from torch.optim import AdamW, Optimizer, SGD
 from torch.optim.lr_scheduler import LambdaLR
 
 from ..core.distributed import n_ranks, rank
-from ..core.errors import require
 from ..core.paths import at_root, project_root, shown
 from ..data.samples import training_samples
 from ..data.splits import SegmentationFolder, Split
 from ..data.tasks import Step
 from ..data.transforms import TrainingCrop
 from ..engine.callbacks import BestWeights, Validation, standard_callbacks
+from ..engine.checkpoint import read_carried, WEIGHTS_FILES
 from ..engine.devices import chosen_device, numerics, precision_on
 from ..engine.schedules import onecycle_factor, poly_factor, warmup_factor
 from ..engine.step_folder import StepFolder
@@ -34,19 +34,19 @@ from .measure import validator, views_of
 from .start import fresh_segmenter, norm_of, parent_segmenter
 from ..loading.cache import cached
 from ..loading.loader import Loader
-from ..methods.base import Method, PixelLabels
-from ..methods.lwf import Icarl, Lwf, LwfMc
-from ..methods.mib import Mib
-from ..methods.plop import Plop
-from ..methods.wilson import Wilson
+from ..methods.base import Method
+from ..methods.builtin import BASE
+from ..methods.facts import method_params
 from ..models.segmenter import grow, Segmenter, start_rare
 from ..run.history import MapKeeper, whole_images
-from ..run.opened import parent_link, target_rule
-from ..run.presets import ResolvedConfig, of_step
+from ..run.chosen_method import method_class
+from ..run.config import all_parameters
+from ..run.opened import parent_link
+from ..run.presets import ResolvedConfig, is_base, method_of, of_step
 from ..run.user_code import load_callbacks
 
 # %% auto #0
-__all__ = ['BALANCED', 'make_optimizer', 'build_method', 'prepared']
+__all__ = ['make_optimizer', 'build_method', 'prepared']
 
 # %% ../../nbs/experiments/02_build.ipynb #59944e54
 def make_optimizer(
@@ -58,7 +58,7 @@ def make_optimizer(
 ) -> tuple[Optimizer, LambdaLR]:
     "Optimizer and schedule of a step."
     lr, head = float(of_step(config, "lr", step)), float(of_step(config, "lr_head", step))
-    groups = method.parameter_groups(lr, head, config.lr_localizer)
+    groups = method.parameter_groups(lr, head)
     if config.optimizer == "adamw":
         optimizer: Optimizer = AdamW(groups, weight_decay=config.weight_decay, fused=True)
     else:
@@ -69,51 +69,27 @@ def make_optimizer(
             optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
     policy, total = of_step(config, "lr_policy", step), updates * epochs
     curves = {"poly": lambda i: poly_factor(i, total),
-              "warmup": lambda i: warmup_factor(i, total, config.pseudo_epoch * updates,
+              "warmup": lambda i: warmup_factor(i, total, method.constant_epochs * updates,
                                                   smooth=config.decay == "smooth"),
               "onecycle": lambda i: onecycle_factor(i, total)}
     return optimizer, LambdaLR(optimizer, curves[policy])
 
 # %% ../../nbs/experiments/02_build.ipynb #a4662ac8
-BALANCED = ("mib", "plop")  # methods whose new classes start as equal shares of the background
-
-
 def build_method(
-    name: str,           # "base" or the configuration's method
+    kind: type[Method],
     config: ResolvedConfig,
     segmenter: Segmenter,
     old: Segmenter | None,
     norm: str = "auto",  # kind of ABN
 ) -> Method:
-    "The method of a configuration around a segmenter."
-    c = config
-    if name in ("base", "joint", "finetune"):
-        return PixelLabels(segmenter, c.base_loss)
-    before = require(old, f"method={name!r} needs the model of the step before")
-    if name in ("lwf", "ilt"):
-        of_features = _weight(c, "loss_de") if name == "ilt" else 0.0
-        return Lwf(segmenter, before, c.base_loss, _weight(c, "loss_kd"), c.temperature, of_features)
-    if name in ("lwf-mc", "external"):
-        return LwfMc(segmenter, before)
-    if name == "icarl":
-        return Icarl(segmenter, before, _weight(c, "loss_kd"))
-    if name == "mib":
-        return Mib(segmenter, before, _weight(c, "loss_kd"), c.temperature)
-    if name == "plop":
-        return Plop(segmenter, before, _weight(c, "loss_pod"))
-    if name == "wilson":
-        return Wilson(segmenter, before, target_rule(c), c.loss_seg, _weight(c, "loss_de"), c.pooling,
-                      c.prior, c.pseudo_epoch, segmenter.head.channels, norm)
-    raise ValueError(f"method={name!r} is unknown")
-
-
-def _weight(config: ResolvedConfig, name: str) -> float:
-    "The weight of a loss, which `resolved` fills in for the methods that have the loss."
-    return require(getattr(config, name), f"{name} has no value with method={config.method!r}")
+    "The method of a class around a segmenter, its parameters those of the configuration."
+    given = all_parameters(config)
+    values = {name: given[name] for name in method_params(kind) if name in given}
+    return kind(segmenter, old if kind.uses_old else None, norm, **values)
 
 # %% ../../nbs/experiments/02_build.ipynb #7b2ff9be
 def prepared(
-    config: ResolvedConfig, data: SegmentationFolder, step: Step, folder: StepFolder, name: str,
+    config: ResolvedConfig, data: SegmentationFolder, step: Step, folder: StepFolder,
     parent: Path | None, labelled: Split | None = None, precision: str = "auto",  # of a run that is resumed
 ) -> tuple[Trainer, dict]:
     "Trainer of a step and the record for config.json; writes nothing."
@@ -121,29 +97,34 @@ def prepared(
     if config.precision == "auto":
         config = replace(config, precision=precision)
     epochs = int(of_step(config, "epochs", step.index))
+    kind = BASE if is_base(config, step.index) else method_class(config.method)
+    balanced = kind.new_rows == "background"
     # seeded by step, so that a step's weights do not depend on what the process did before
     torch.manual_seed(config.seed * 1000 + step.index)
     if parent is None:
         old, segmenter = None, fresh_segmenter(config, step)
     else:
         old = parent_segmenter(parent, step, config)
-        segmenter = grow(old, step.classes_per_step[-1], balanced=name in BALANCED)
+        segmenter = grow(old, step.classes_per_step[-1], balanced=balanced)
         # the evaluation window follows this step's crops, as it will when the step is opened again
         segmenter.head.pool_size = max(1, config.crop_size // config.output_stride)
-    if config.initial_probability < 0.5 and name not in BALANCED:
+    if config.initial_probability < 0.5 and not balanced:
         start_rare(segmenter.cls, config.initial_probability, fresh=parent is None)
     # channels last: the layout that torch's convolution libraries prefer
-    method = build_method(name, config, segmenter, old, norm_of(config))
+    method = build_method(kind, config, segmenter, old, norm_of(config))
     method = method.to(device).to(memory_format=torch.channels_last)
     if old is not None:
         old.to(device).to(memory_format=torch.channels_last)
+    if parent is not None:
+        carried = read_carried(parent / WEIGHTS_FILES["last"])
+        method.carried = {n: t.to(device) for n, t in carried.items()}
     split = labelled or data.train_of(step.index)
     samples = training_samples(
-        split, step, TrainingCrop(config.crop_size), config.seed, method.reads_masks, seen=name == "joint",
-        old_labels=config.label_old_classes, void=255 if config.void == "ignore" else 0,
-        side=config.image_side)
-    record = _record(asked, data, step, name, len(samples))
-    left_out = len(step.images(split.labels, name == "joint")) - len(samples)
+        split, step, TrainingCrop(config.crop_size), config.seed, method.reads_masks, seen=kind.all_classes,
+        old_labels=config.method_params.get("label_old_classes", False),
+        void=255 if config.void == "ignore" else 0, side=config.image_side)
+    record = _record(asked, data, step, len(samples))
+    left_out = len(step.images(split.labels, kind.all_classes)) - len(samples)
     record["data"]["without_masks"] = left_out
     if (edits := data.edits) is not None:
         record["data"]["label_edits"] = {"file": shown(edits.file), "hash": edits.hash,
@@ -168,10 +149,10 @@ def prepared(
     return trainer, record | {"parent": parent and parent_link(parent, folder.path)}
 
 # %% ../../nbs/experiments/02_build.ipynb #fcd07790
-def _record(config: ResolvedConfig, data: SegmentationFolder, step: Step, name: str, images: int) -> dict:
+def _record(config: ResolvedConfig, data: SegmentationFolder, step: Step, images: int) -> dict:
     packages = ("wilson", "torch", "torchvision", "numpy")
     return {
-        "step": step.index, "method": name, "parameters": asdict(config),
+        "step": step.index, "method": method_of(config, step.index), "parameters": all_parameters(config),
         "classes": [{"name": n, "id": i} for n, i in zip(step.names, (0, *step.ids))],
         "classes_per_step": step.classes_per_step,
         "dataset": asdict(data.classes),

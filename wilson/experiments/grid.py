@@ -9,21 +9,22 @@ import itertools
 import json
 import re
 import shlex
-from collections.abc import Mapping, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
 from ..core.errors import InputError
 from ..core.paths import at_root
-from ..run.config import parsed
+from ..run.chosen_method import method_facts
+from ..run.config import SHARED, TrainConfig, all_parameters, parsed
 from ..run.dataset import chosen_dataset
 from ..run.folder import step_path
 from ..run.presets import ResolvedConfig, identity, resolved, task_of
 
 # %% auto #0
-__all__ = ['Member', 'Axes', 'member_config', 'steps_of', 'step_folders', 'read_grid', 'grid_members', 'distinct', 'read_members',
-           'asked_members', 'read_common']
+__all__ = ['Member', 'Axes', 'member_config', 'steps_of', 'step_folders', 'read_grid', 'fitted', 'grid_members', 'distinct',
+           'read_members', 'asked_members', 'read_common']
 
 # %% ../../nbs/experiments/07_grid.ipynb #23b0e5f6
 Member = Mapping[str, Any]  # parameters of `wilson train`
@@ -48,7 +49,7 @@ def steps_of(
 ) -> list[int]:  # joint training has its last step alone
     "The steps that a member trains, in order."
     n = len(task_of(config))
-    return [n - 1] if config.method == "joint" else [*range(n)]
+    return [n - 1] if method_facts(config.method).all_classes else [*range(n)]
 
 
 def step_folders(
@@ -85,6 +86,24 @@ def read_grid(
             parts[-1][name] = [value or None for value in values.split(";")]
     return [part for part in parts if part]
 
+# %% ../../nbs/experiments/07_grid.ipynb #7d3f0241
+def fitted(
+    members: Sequence[Member],
+    names: Collection[str] | None = None,  # parameters that may be left out; None: any
+) -> list[dict[str, Any]]:
+    "Members without the parameters that their methods lack and others of them have."
+    own = [_own_names(member) for member in members]
+    of_some = set().union(*own)
+    return [{n: v for n, v in member.items()
+             if n in SHARED or n in mine or n not in of_some or names is not None and n not in names}
+            for member, mine in zip(members, own)]
+
+
+def _own_names(member: Member) -> set[str]:
+    with suppress(InputError):  # the plan says what is wrong with the method
+        return {*method_facts(member.get("method") or TrainConfig.method).params}
+    return {*member}
+
 # %% ../../nbs/experiments/07_grid.ipynb #c486f2b4
 # these tell folders apart as they are
 _IN_PLACE = ("dataset", "data_root", "task", "overlap", "method", "seed", "name", "base_name")
@@ -98,8 +117,8 @@ def grid_members(
     parts = [grid] if isinstance(grid, Mapping) else grid
     parts = [{n: [v] if isinstance(v, str) or not isinstance(v, Sequence) else [*v] for n, v in part.items()}
              for part in parts]
-    members = [{**common, **dict(zip(part, values))} for part in parts
-               for values in itertools.product(*part.values())]
+    members = fitted([{**common, **dict(zip(part, values))} for part in parts
+                      for values in itertools.product(*part.values())])
     names = dict.fromkeys(n for part in parts for n in part)
     varied = [n for n in names if any(len(p.get(n, ())) > 1 or p.get(n) != parts[0].get(n) for p in parts)]
     return distinct(members, varied, common)
@@ -131,18 +150,19 @@ def _trains(member: Member) -> list:
 def _names(member: Member, varied: Sequence[str], common: Member) -> dict[str, str]:
     "A name for the run, and for its base, where values of the grid set them apart."
     config, own, of_base = member_config(member), [], []
+    facts = method_facts(config.method)
     for name in varied:
-        if name in _IN_PLACE:
+        if name in _IN_PLACE or name not in member:
             continue
         usual = {name: common[name]} if name in common else {}
         plain = _trains({n: v for n, v in member.items() if n != name} | usual)
         differs = [a != b for a, b in zip(plain, _trains(member))]
-        word = _word(name, getattr(config, name))
+        word = _word(name, all_parameters(config).get(name))
         own += [word] * any(differs)
-        of_base += [word] * (differs[1] and config.method != "joint")
+        of_base += [word] * (differs[1] and not facts.all_classes)
     end, made = f"s{config.seed}", {}
     if own and "name" not in member:
-        made["name"] = "-".join([config.method, *own, end])
+        made["name"] = "-".join([facts.name, *own, end])
     if of_base and "base_name" not in member:
         made["base_name"] = "-".join(["base", *of_base, end])
     return made
@@ -166,7 +186,7 @@ def read_members(
     if not isinstance(members, list) or not all(isinstance(m, dict) for m in members):
         raise InputError(f"members={str(path)!r}: expected a list of objects, each the parameters of one "
                          f'`wilson train`: [{{"seed": 1}}, {{"seed": 2}}].')
-    return [{**common, **member} for member in members]
+    return fitted([{**common, **member} for member in members], common)
 
 
 def asked_members(

@@ -5,16 +5,66 @@
 # %% ../../nbs/experiments/05_notebook_parameters.ipynb #e0d18afb
 from __future__ import annotations
 
+import ast
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import dataclass
 from typing import Any
 
 from ..core.errors import InputError, did_you_mean
-from ..run.config import TrainConfig
-from ..run.parameters import Cell, read_cell, text_expected
+from ..core.params import text_expected
+from ..methods.facts import builtin_facts
+from ..run.config import SHARED
 
 # %% auto #0
-__all__ = ['INJECTED', 'given_parameters', 'check_names']
+__all__ = ['INJECTED', 'Cell', 'read_cell', 'given_parameters', 'check_names']
+
+# %% ../../nbs/experiments/05_notebook_parameters.ipynb #1db552b1
+@dataclass(frozen=True)
+class Cell:
+    "What a cell assigns."
+    constants: dict[str, Any]
+    others: frozenset[str]  # names that it sets to what is no constant
+    pure: bool              # whether it does nothing but assign constants
+
+
+def read_cell(source: str) -> Cell:
+    "What the text of a cell assigns at its top level."
+    constants: dict[str, Any] = {}
+    others: set[str] = set()
+    pure = True
+    for node in _statements(source):
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        value = getattr(node, "value", None)
+        names = [n.id for t in targets if t is not None for n in ast.walk(t) if isinstance(n, ast.Name)]
+        if not isinstance(node, (ast.Assign, ast.AnnAssign)) or value is None:
+            pure = False
+            continue
+        try:
+            if len(names) != len(targets) or not all(isinstance(t, ast.Name) for t in targets):
+                raise ValueError
+            constants |= dict.fromkeys(names, _literal(value))
+            others -= {*names}
+        except (ValueError, TypeError):
+            pure = False
+            others |= {*names}
+    return Cell(constants, frozenset(others), pure and bool(constants))
+
+
+def _statements(source: str) -> list[ast.stmt]:
+    lines = source.splitlines()
+    for kept in (lines, [line for line in lines if not line.lstrip().startswith(("%", "!", "?"))]):
+        try:
+            return ast.parse("\n".join(kept)).body
+        except (SyntaxError, ValueError):  # a magic of IPython; a null character
+            continue
+    return []
+
+
+def _literal(node: ast.expr) -> Any:
+    # papermill writes nan and inf as calls; unread, they would take their whole cell with them
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == "float" and len(node.args) == 1:
+        return float(ast.literal_eval(node.args[0]))
+    return ast.literal_eval(node)
 
 # %% ../../nbs/experiments/05_notebook_parameters.ipynb #031991a7
 INJECTED = "# Parameters\n"  # what papermill's own cell begins with
@@ -36,7 +86,7 @@ def given_parameters(
     cells: Sequence[str],  # a notebook's cells so far: IPython's `In`
 ) -> dict[str, Any]:       # by name; the last assignment wins
     "What the `parameters` cell and papermill's own assign, and what other cells assign to parameters."
-    known = {f.name for f in fields(TrainConfig)}
+    known = {*SHARED, *(n for facts in builtin_facts().values() for n in facts.params)}
     given: dict[str, Any] = {}
     unread: set[str] = set()
     _parameter_cells(cells)

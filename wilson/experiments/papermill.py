@@ -19,7 +19,8 @@ from typing import Any
 from ..core.errors import InputError
 from ..core.paths import at_root, project_root
 from ..core.terminals import printable, safe_output, set_bars, use_utf8_names
-from ..run.parameters import TEXT, read_cell
+from .notebook_parameters import read_cell
+from ..run.config import SHARED
 
 # %% auto #0
 __all__ = ['with_output', 'text_parameters', 'with_text', 'with_kernel', 'is_bar', 'main']
@@ -82,7 +83,7 @@ def text_parameters(notebook: Mapping[str, Any]) -> set[str]:
         for call in re.findall(r"check_names\(In, text=(\([^)]*\))\)", source):
             names |= {*ast.literal_eval(call)}
         if "given_parameters(In)" in source:
-            names |= {*TEXT}
+            names |= {n for n, p in SHARED.items() if p.text}
     return names
 
 # %% ../../nbs/experiments/06_papermill.ipynb #5910f879

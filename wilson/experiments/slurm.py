@@ -19,10 +19,9 @@ from ..engine.launch import module_command
 from .grid import steps_of
 from .slurm_resources import Resources, WARNING
 from .sweep import Job, plan
-from ..run.config import parsed
+from ..run.config import is_folder_name, parsed
 from ..run.dataset import chosen_dataset
 from ..run.folder import step_path
-from ..run.parameters import is_folder_name
 from ..run.presets import resolved, task_of
 
 if TYPE_CHECKING:

@@ -7,19 +7,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from ..core.errors import InputError
-from ..run.config import about
 
 # %% auto #0
-__all__ = ['WARNING', 'SHORTEST', 'OWN', 'Resources', 'minutes']
+__all__ = ['WARNING', 'SHORTEST', 'OWN', 'about', 'Resources', 'minutes']
 
 # %% ../../nbs/experiments/10_slurm_resources.ipynb #ab69fae4
 WARNING = 120  # seconds before the end of its time at which a job is told
 SHORTEST = 5   # minutes
 OWN = ("array", "chdir", "dependency", "error", "job-name", "no-requeue", "ntasks", "ntasks-per-node",
        "open-mode", "output", "requeue", "signal", "wrap")  # options that the script writes itself
+
+
+def about(default: Any, text: str) -> Any:
+    "A field with its default and the sentence that `wilson slurm --help` shows."
+    return field(default=default, metadata={"about": text})
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from .measure import headline, measured, metric_classes, training_images, views_
 from .start import label_maps, parent_folder
 from ..loading.workers import checked_while_waiting
 from ..run.folder import claim, emptied, held, parent_lock, recorded_parent, step_path, StepResult
-from ..run.presets import ResolvedConfig, identity
+from ..run.presets import base_like, identity, ResolvedConfig
 
 # %% auto #0
 __all__ = ['train_step', 'run_of', 'reported', 'roomy', 'edits_said', 'earlier_scores']
@@ -48,8 +48,7 @@ def train_step(
 ) -> StepResult:
     "Train one step, or take the finished one that is there. Of several ranks, all call it."
     step, folder = task.step(index), StepFolder(step_path(config, task, index))
-    name = "base" if index == 0 and config.method != "joint" else config.method
-    parent = parent_folder(config, task, index) if index and name != "joint" else None
+    parent = None if base_like(config, index) else parent_folder(config, task, index)
     given = bool(index and config.pseudo_dir)
     labelled, coverage = label_maps(config, task, data, step) if given else (None, None)
     same = identity(config, index, data.fingerprint) | {"groups": task.groups[: index + 1]}
@@ -75,7 +74,7 @@ def train_step(
             with roomy(folder):
                 device = chosen_device(config.device)
                 precision = restore_numerics(folder, device, config.precision, config.norm)
-        trainer, record = prepared(config, data, step, folder, name, parent, labelled, precision)
+        trainer, record = prepared(config, data, step, folder, parent, labelled, precision)
         record |= {"identity": same, "pseudo_labels": coverage,
                    "run": agreed(lambda: run_of(folder, anew=action == "new"))}
         trainer.run, trainer.stop = record["run"], stop or trainer.stop
@@ -184,7 +183,8 @@ def _trained(trainer: Trainer, config: ResolvedConfig, data: SegmentationFolder,
     cost = trainer.find(Cost).of_all_ranks()
     folder.log(f"    {cost}")
     file = folder.path / WEIGHTS_FILES["last"]
-    agreed(lambda: save_weights(file, method.segmenter, method.localizer, step))
+    carried = method.carry()
+    agreed(lambda: save_weights(file, method.segmenter, method.localizer, step, carried))
     device = trainer.loader.device
     labels = method.eval().pseudo_labels()
     if labelled is not None:  # held against masks where there are some

@@ -30,9 +30,8 @@ from ..engine.signals import KILL
 from ..engine.step_folder import StepFolder
 from .grid import member_config, step_folders
 from .train import train
-from ..run.config import parsed
+from ..run.config import is_folder_name, parsed
 from ..run.folder import as_now, is_held
-from ..run.parameters import is_folder_name
 from ..run.presets import identity
 
 # %% auto #0

@@ -31,10 +31,11 @@ from ..engine.step_folder import StepFolder
 from .start import label_maps, n_processes
 from .step import train_step
 from ..loading.loader import EpochBatches
+from ..run.chosen_method import method_class, method_facts
 from ..run.config import TrainConfig
 from ..run.dataset import chosen_dataset, load_dataset, open_data
 from ..run.folder import held, rebuild_results, step_path, StepResult
-from ..run.presets import ResolvedConfig, of_step, resolved, task_of
+from ..run.presets import base_like, is_base, of_step, resolved, ResolvedConfig, task_of
 from ..run.user_code import load_callbacks
 
 # %% auto #0
@@ -52,12 +53,14 @@ def ready(
     if config.parent != "auto" and config.step in ("all", "0"):
         raise InputError(f"parent={config.parent!r} with step={config.step}: a parent is where one later "
                          f"step starts from; name that step (step=1 …).")
-    if config.method == "joint" and (problem := load_dataset(config.dataset, config.data_root).joint_problem):
-        raise InputError(f"method=joint with dataset={config.dataset}: {problem}.")
+    facts = method_facts(config.method)
+    problem = load_dataset(config.dataset, config.data_root).joint_problem
+    if facts.all_classes and problem:
+        raise InputError(f"method={config.method} with dataset={config.dataset}: {problem}.")
     if config.step != "all":
         steps = [task.step(int(config.step)).index]
     else:
-        steps = [len(task) - 1] if config.method == "joint" else list(range(len(task)))
+        steps = [len(task) - 1] if facts.all_classes else list(range(len(task)))
     data = open_data(config)
     check_edited_ids(data)
     sizes = [size for index in steps if (size := _checked(config, task, data, index)) is not None]
@@ -69,20 +72,20 @@ def ready(
 def _checked(config: ResolvedConfig, task: Task, data: SegmentationFolder, index: int) -> int | None:
     "What can be known of a step before the first is trained; returns the number of its images, if known."
     size = None
-    later, joint = index > 0, config.method == "joint"
+    facts, step = method_facts(config.method), task.step(index)
+    later = index > 0
     if not (later and config.pseudo_dir):
-        weak, step = later and config.method == "wilson", task.step(index)
-        samples = training_samples(data.train_of(index), step, None, reads_masks=not weak, seen=joint)
+        samples = training_samples(data.train_of(index), step, None, facts.reads_masks or not later,
+                                   seen=facts.all_classes)
         if not len(samples):
             raise InputError(f"step {index} of task {task.name!r} has nothing to train on: no image of the "
                              f"training list shows {', '.join(step.new)}.")
         size = len(samples)
-    if not later or joint:
+    if not is_base(config, index):
+        epochs = int(of_step(config, "epochs", index))
+        method_class(config.method).check(config.method_params, epochs)
+    if base_like(config, index):
         return size
-    epochs = int(of_step(config, "epochs", index))
-    if config.method == "wilson" and config.pseudo_epoch >= epochs:
-        raise InputError(f"pseudo_epoch={config.pseudo_epoch} of {epochs} epochs: no pseudo-label would ever "
-                         f"teach the segmenter; give a smaller pseudo_epoch or more epochs.")
     if config.pseudo_dir and config.step == "all" and len(task) > 2 and "{step}" not in config.pseudo_dir:
         raise InputError(f"pseudo_dir={config.pseudo_dir!r}: task {task.name!r} has {len(task) - 1} later "
                          f"steps, and label maps are of one; name a folder for each, such as maps/{{step}}.")

@@ -5,32 +5,54 @@
 # %% ../../nbs/methods/01_base.ipynb #c7fe56a7
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from ..core.errors import require
+from ..core.errors import did_you_mean, require
+from ..core.params import param
 from ..data.batches import Batch
+from .facts import method_params
 from .losses import base_loss
 from ..models.localizer import Localizer
 from ..models.segmenter import Segmenter, SegmenterOutput, freeze, parameter_groups
+from ..pseudo.targets import TargetRule
 
 # %% auto #0
-__all__ = ['Method', 'PixelLabels']
+__all__ = ['MethodBase', 'MethodNetworks', 'Method', 'PixelLabels', 'Base', 'Finetune', 'Joint']
 
 # %% ../../nbs/methods/01_base.ipynb #0c3088af
-class Method(nn.Module):
-    "What a trainer needs of a method: `losses`, the modules that learn, and whether it reads masks."
-    reads_masks = True
+class MethodBase(nn.Module):
+    "The facts that a method's class states, the values of its parameters and the two models."
+    name: ClassVar[str] = ""                 # in names of runs; empty: the class's own name in lower case
+    supervision: ClassVar[str] = "masks"     # of new classes: "masks", "image labels" or "maps"
+    paper: ClassVar[str] = ""                # arXiv id
+    new_rows: ClassVar[str] = "random"       # how rows of new classes start: "random" or "background"
+    all_classes: ClassVar[bool] = False      # trains on all classes at once and has no base step
+    uses_old: ClassVar[bool] = True          # needs the model of the step before
+    own_schedule: ClassVar[bool] = False     # the later part of lr_policy holds; else that of the base step
+    target_rule: ClassVar[TargetRule | None] = None  # whose links have parameters too, where it has one
 
     def __init__(
         self,
         segmenter: Segmenter,
         old: Segmenter | None = None,  # the model before the step; frozen here
+        norm: str = "auto",            # kind of ABN, for networks that the method adds
+        **params: Any,                 # values of the parameters that its class states
     ):
         super().__init__()
-        self.segmenter = segmenter
+        known = method_params(type(self))
+        for name in params:
+            if name not in known:
+                raise TypeError(f"{type(self).__name__} has no parameter {name!r}."
+                                f"{did_you_mean(name, known)}")
+        self.values = {name: p.convert(params.get(name, p.default)) for name, p in known.items()}
+        for name, value in self.values.items():
+            setattr(self, name, value)
+        self.segmenter, self.norm = segmenter, norm
+        self.carried: dict[str, Tensor] = {}  # what `carry` of the step before gave
         if old is not None:
             freeze(old)
         # not a submodule: its weights are not the run's, and train() must not wake it
@@ -41,18 +63,47 @@ class Method(nn.Module):
         "The frozen model of the step before."
         return self._old[0] if self._old else None
 
-    def require_old(self) -> Segmenter:
-        "The same; ValueError in a method that was made without one."
-        return require(self.old, f"{type(self).__name__} was made without an old model; give old=…")
+# %% ../../nbs/methods/01_base.ipynb #7d3f0010
+class MethodNetworks(MethodBase):
+    "What the optimizer and the loader have to know of a method."
+    @property
+    def reads_masks(self) -> bool:
+        "Whether it learns new classes from masks or label maps."
+        return self.supervision != "image labels"
+
+    @property
+    def constant_epochs(self) -> int:
+        "Epochs in which lr_policy=warmup keeps its rate."
+        return 0
 
     @property
     def localizer(self) -> Localizer | None:
         "The localizer, where the method has one."
         return None
 
+    def parameter_groups(self, lr: float, head_factor: float) -> list[dict]:
+        "Groups of an optimizer: name, params, lr."
+        return parameter_groups(self.segmenter, lr, head_factor)
+
+    def require_old(self) -> Segmenter:
+        "The old model; ValueError in a method that was made without one."
+        return require(self.old, f"{type(self).__name__} was made without an old model; give old=…")
+
+    @torch.no_grad()
+    def old_output(self, images: Tensor) -> SegmenterOutput:
+        "What the old model says; no gradient."
+        return self.require_old()(images)
+
+# %% ../../nbs/methods/01_base.ipynb #7d3f0012
+class Method(MethodNetworks):
+    "How a step learns; a subclass states its facts and parameters, and defines `losses`."
+    @classmethod
+    def check(cls, values: Mapping[str, Any], epochs: int) -> None:
+        "InputError where values of its parameters do not fit each other or a step of so many epochs."
+
     def losses(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
         "Named loss terms, already weighted; their sum is what is minimised."
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} defines no losses(batch, epoch)")
 
     def forward(self, batch: Batch, epoch: int = 0) -> dict[str, Tensor]:
         return self.losses(batch, epoch)
@@ -61,10 +112,14 @@ class Method(nn.Module):
         "Measure on the step's training batches, before the first epoch, what the losses need."
 
     def after_update(self) -> None:
-        "Called directly after each update. The device may still be computing: do not read from it."
+        "Called after each update of the optimizer; must not read values from the device."
 
     def finish(self) -> None:
-        "Called once, at the end of the step, before its weights are saved."
+        "Called once, after the last epoch."
+
+    def carry(self) -> dict[str, Tensor]:
+        "Tensors for the next step, by name: saved with this step, and `carried` of the next step's method."
+        return {}
 
     def pseudo_labels(self) -> dict[str, Callable[[Batch], Tensor]]:
         "By name, functions from a batch to the labels (B,h,w; 255: none) that it teaches without masks."
@@ -74,23 +129,27 @@ class Method(nn.Module):
         "The labels (B,h,w; 255: none) that the last losses of `batch` taught; None where none were."
         return batch.masks
 
-    def parameter_groups(self, lr: float, head_factor: float, lr_localizer: float) -> list[dict]:
-        "Groups of an optimizer: name, params, lr."
-        return parameter_groups(self.segmenter, lr, head_factor)
-
-    @torch.no_grad()
-    def old_output(self, images: Tensor) -> SegmenterOutput:
-        "What the old model says; no gradient."
-        return self.require_old()(images)
-
 # %% ../../nbs/methods/01_base.ipynb #93f9f021
 class PixelLabels(Method):
-    "Base loss on masks: the base step, `joint` and `finetune` (FT)."
-
-    def __init__(self, segmenter: Segmenter, kind: str = "bce"):
-        super().__init__(segmenter)
-        self.kind = kind
+    "The base loss on masks, without an old model."
+    uses_old = False
+    base_loss: str = param("bce", "loss of pixel labels", choices=("bce", "ce"))
 
     def losses(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
         logits = self.segmenter(batch.images).logits
-        return {"segmentation": base_loss(logits, batch.require_masks(), self.kind)}
+        return {"segmentation": base_loss(logits, batch.require_masks(), self.base_loss)}
+
+
+class Base(PixelLabels):
+    "The base step, which all methods share."
+    name = "base"
+
+
+class Finetune(PixelLabels):
+    "Fine-tuning (FT): the base loss on masks of the new classes; nothing keeps the old ones."
+    name = "finetune"
+
+
+class Joint(PixelLabels):
+    "Joint training on the masks of all classes, in one step: the ceiling."
+    name, all_classes = "joint", True

@@ -9,62 +9,66 @@ from functools import partial
 
 from torch import Tensor
 
+from ..core.params import param
 from ..data.batches import Batch
 from .base import Method
 from .losses import at_size, base_loss, feature_loss, kd_loss, lwf_mc_loss, prior_loss
-from ..models.segmenter import Segmenter
+from ..models.segmenter import SegmenterOutput
 
 # %% auto #0
-__all__ = ['Lwf', 'LwfMc', 'Icarl']
+__all__ = ['LwF', 'ILT', 'LwFMC', 'External', 'ICaRL']
 
 # %% ../../nbs/methods/02_lwf.ipynb #312cada8
-class Lwf(Method):
-    "LwF: base loss and distillation of the old softmax; with `loss_de` ILT, which distils the features too."
-
-    def __init__(
-        self,
-        segmenter: Segmenter,
-        old: Segmenter,
-        kind: str = "bce",         # of the base loss
-        loss_kd: float = 100.0,    # weight of the distilled logits
-        temperature: float = 1.0,  # divides both logits
-        loss_de: float = 0.0,      # weight of the distilled features
-    ):
-        super().__init__(segmenter, old)
-        self.kind, self.loss_kd, self.temperature, self.loss_de = kind, loss_kd, temperature, loss_de
+class LwF(Method):
+    "Learning without forgetting: the base loss, and the old model's softmax kept by distillation."
+    name, paper = "lwf", "1606.09282"
+    base_loss: str = param("bce", "loss of pixel labels", choices=("bce", "ce"))
+    loss_kd: float = param(100.0, "weight of the distillation of the logits", min=0)
+    temperature: float = param(1.0, "of the distillation; divides both logits", above=0)
 
     def losses(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
-        before, now = self.old_output(batch.images), self.segmenter(batch.images)
+        return self.terms(batch, self.old_output(batch.images), self.segmenter(batch.images))
+
+    def terms(self, batch: Batch, before: SegmenterOutput, now: SegmenterOutput) -> dict[str, Tensor]:
+        "The losses of two forward passes."
         masks = batch.require_masks()
         distilled = at_size(partial(kd_loss, temperature=self.temperature), masks.shape[-2:],
                             now.logits, before.logits)
-        terms = {"segmentation": base_loss(now.logits, masks, self.kind),
-                 "distillation": self.loss_kd * distilled}
+        return {"segmentation": base_loss(now.logits, masks, self.base_loss),
+                "distillation": self.loss_kd * distilled}
+
+
+class ILT(LwF):
+    "LwF that also keeps the features of the backbone."
+    name, paper = "ilt", "1907.13372"
+    loss_de: float = param(100.0, "weight of the distillation of the features", min=0, flag="--loss_de")
+
+    def terms(self, batch: Batch, before: SegmenterOutput, now: SegmenterOutput) -> dict[str, Tensor]:
+        terms = super().terms(batch, before, now)
         if self.loss_de:
             terms["features"] = self.loss_de * feature_loss(now.features, before.features)
         return terms
 
 # %% ../../nbs/methods/02_lwf.ipynb #cd0a995b
-class LwfMc(Method):
+class LwFMC(Method):
     "LwF-MC: new classes from masks, old classes from the old model's sigmoids, in one target."
+    name, paper = "lwf-mc", "1611.07725"
 
     def losses(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
         before, now = self.old_output(batch.images), self.segmenter(batch.images)
         loss, masks = partial(lwf_mc_loss, n_old=before.logits.shape[1]), batch.require_masks()
         return {"segmentation": at_size(loss, masks.shape[-2:], now.logits, before.logits, masks)}
 
-# %% ../../nbs/methods/02_lwf.ipynb #802b476a
-class Icarl(Method):
-    "iCaRL, combined: BCE on the mask, and BCE of the old channels against the old model's sigmoids."
 
-    def __init__(
-        self,
-        segmenter: Segmenter,
-        old: Segmenter,
-        loss_kd: float = 1.0,   # weight of the second (`--icarl_importance`)
-    ):
-        super().__init__(segmenter, old)
-        self.loss_kd = loss_kd
+class External(LwFMC):
+    "LwF-MC on label maps that another method made of image-level labels (pseudo_dir)."
+    name, supervision = "external", "maps"
+
+# %% ../../nbs/methods/02_lwf.ipynb #802b476a
+class ICaRL(Method):
+    "iCaRL, combined: BCE on the mask, and BCE of the old channels against the old model's sigmoids."
+    name, paper = "icarl", "1611.07725"
+    loss_kd: float = param(1.0, "weight of the distillation", min=0, flag="--icarl_importance")
 
     def losses(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
         before, now = self.old_output(batch.images), self.segmenter(batch.images)

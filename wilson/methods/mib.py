@@ -9,27 +9,20 @@ from functools import partial
 
 from torch import Tensor
 
+from ..core.params import param
 from ..data.batches import Batch
 from .base import Method
 from .losses import at_size, unbiased_ce_loss, unbiased_kd_loss
-from ..models.segmenter import Segmenter
 
 # %% auto #0
-__all__ = ['Mib']
+__all__ = ['MiB']
 
 # %% ../../nbs/methods/03_mib.ipynb #4302b1c4
-class Mib(Method):
-    "MiB: unbiased cross-entropy and unbiased distillation. Start it from `grow(..., balanced=True)`."
-
-    def __init__(
-        self,
-        segmenter: Segmenter,
-        old: Segmenter,
-        loss_kd: float = 10.0,     # weight of the distillation
-        temperature: float = 1.0,  # of the distillation; divides both logits
-    ):
-        super().__init__(segmenter, old)
-        self.loss_kd, self.temperature = loss_kd, temperature
+class MiB(Method):
+    "Modeling the background: cross-entropy and distillation that read background as each step means it."
+    name, paper, new_rows = "mib", "2002.00718", "background"
+    loss_kd: float = param(10.0, "weight of the distillation", min=0)
+    temperature: float = param(1.0, "of the distillation; divides both logits", above=0)
 
     def losses(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
         before, now = self.old_output(batch.images), self.segmenter(batch.images)

@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core.distributed import summed
+from ..core.params import param
 from ..data.batches import Batch
 from .base import Method
 from .losses import at_once, at_size, upsampled
@@ -19,7 +21,7 @@ from ..models.segmenter import Segmenter
 from ..pseudo.labels import IGNORE
 
 # %% auto #0
-__all__ = ['local_pod', 'pod_loss', 'StageOutputs', 'entropy', 'believed_labels', 'plop_loss', 'Plop']
+__all__ = ['local_pod', 'pod_loss', 'StageOutputs', 'entropy', 'believed_labels', 'plop_loss', 'PLOP']
 
 # %% ../../nbs/methods/04_plop.ipynb #31617709
 def local_pod(
@@ -93,19 +95,21 @@ def plop_loss(
     return (share * per_pixel.mean((1, 2))).mean()
 
 # %% ../../nbs/methods/04_plop.ipynb #83bc760d
-class Plop(Method):
-    "PLOP: cross-entropy on masks completed by the old model, and local pooled distillation."
+class PLOP(Method):
+    "Cross-entropy on masks that the old model completes, and local pooled distillation of the features."
+    name, paper, new_rows = "plop", "2011.11390", "background"
+    loss_pod: float = param(0.01, "weight of the distance of the pooled features", min=0)
+    logits_share: float = param(0.05, "share of loss_pod for the distance of the pooled logits", min=0)
     medians: Tensor  # C_old: entropies below which the old model is believed
 
     def __init__(
         self,
         segmenter: Segmenter,
         old: Segmenter,
-        loss_pod: float = 0.01,   # weight of the stages' distance
-        logits_share: float = 0.05,  # of that weight, for the distance of the logits
+        norm: str = "auto",  # kind of ABN
+        **params: Any,       # values of the parameters above
     ):
-        super().__init__(segmenter, old)
-        self.loss_pod, self.logits_share = loss_pod, logits_share
+        super().__init__(segmenter, old, norm, **params)
         self.factor = (sum(segmenter.classes) / segmenter.classes[-1]) ** 0.5
         self.register_buffer("medians", torch.zeros(sum(old.classes)))
 

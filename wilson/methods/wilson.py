@@ -5,11 +5,14 @@
 # %% ../../nbs/methods/05_wilson.ipynb #9bfc86d0
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..core.errors import InputError, require
+from ..core.params import param
 from ..data.batches import Batch, denormalised
 from ..models.localizer import Localizer, class_scores
 from ..models.segmenter import Segmenter
@@ -25,28 +28,33 @@ __all__ = ['Wilson']
 
 # %% ../../nbs/methods/05_wilson.ipynb #5ddb14f0
 class Wilson(Method):
-    "WILSON (CVPR 2022): localizer from image-level labels, segmenter from its soft pseudo-labels."
-    reads_masks = False
+    "WILSON (CVPR 2022): a localizer from image-level labels, the segmenter from its soft pseudo-labels."
+    name, supervision, paper, own_schedule = "wilson", "image labels", "2112.01882", True
+    target_rule = TargetRule()
+    loss_de: float = param(1.0, "weight of the distillation of the features", min=0, flag="--loss_de")
+    loss_seg: float = param(1.0, "weight of the segmentation loss on pseudo-labels", min=0, flag="--l_seg")
+    pooling: str = param("ngwp", "how the localizer's maps become scores of an image",
+                         choices=("ngwp", "mean", "attention"), flag="--cam")
+    prior: str = param("learned", "the old model as the localizer's prior (Table 4)",
+                       choices=("learned", "fixed", "none"))
+    pseudo_epoch: int = param(5, "epoch from which pseudo-labels teach the segmenter", min=0, preset=True,
+                              flag="--pseudo_ep")
+    lr_localizer: float = param(0.01, "learning rate of the localizer", above=0, preset=True,
+                                flag="--lr_pseudo")
 
     def __init__(
         self,
         segmenter: Segmenter,
         old: Segmenter,
-        rule: TargetRule = TargetRule(),
-        loss_seg: float = 1.0,     # weight of L_seg
-        loss_de: float = 1.0,      # weight of L_de
-        pooling: str = "ngwp",     # "ngwp" | "mean" | "attention": scores of the localizer
-        prior: str = "learned",    # "learned" | "fixed" | "none": old channels of the localizer (Table 4)
-        pseudo_epoch: int = 5,     # first epoch with pseudo-labels
-        channels: int = 256,       # of the localizer
-        norm: str = "auto",        # kind of ABN
+        norm: str = "auto",  # kind of ABN
+        **params: Any,       # values of the parameters above
     ):
-        super().__init__(segmenter, old)
+        super().__init__(segmenter, old, norm, **params)
         self.n_old = sum(old.classes)
-        self.local = Localizer(segmenter.body.channels, sum(segmenter.classes), channels, norm, prior,
-                               self.n_old)
-        self.rule, self.loss_seg, self.loss_de = rule, loss_seg, loss_de
-        self.pooling, self.pseudo_epoch = pooling, pseudo_epoch
+        rule = require(self.target_rule, f"{type(self).__name__} has no target_rule")
+        self.rule = rule.with_values(**{name: self.values[name] for name in rule.params})
+        self.local = Localizer(segmenter.body.channels, sum(segmenter.classes), segmenter.head.channels, norm,
+                               self.prior, self.n_old)
 
     @property
     def localizer(self) -> Localizer:
@@ -91,6 +99,17 @@ class Wilson(Method):
         "Arg-max of the segmenter's target where the gate is open, and the localizer's hard mask."
         return taught_labels(self.segmenter, self.local, self.require_old(), self.rule)
 
-    def parameter_groups(self, lr: float, head_factor: float, lr_localizer: float) -> list[dict]:
-        groups = super().parameter_groups(lr, head_factor, lr_localizer)
-        return [*groups, {"name": "localizer", "params": list(self.local.parameters()), "lr": lr_localizer}]
+    def parameter_groups(self, lr: float, head_factor: float) -> list[dict]:
+        groups = super().parameter_groups(lr, head_factor)
+        localizer = list(self.local.parameters())
+        return [*groups, {"name": "localizer", "params": localizer, "lr": self.lr_localizer}]
+
+    @property
+    def constant_epochs(self) -> int:
+        return self.pseudo_epoch
+
+    @classmethod
+    def check(cls, values: Mapping[str, Any], epochs: int) -> None:
+        if (first := values["pseudo_epoch"]) >= epochs:
+            raise InputError(f"pseudo_epoch={first} of {epochs} epochs: no pseudo-label would ever teach the "
+                             f"segmenter; give a smaller pseudo_epoch or more epochs.")

@@ -110,7 +110,7 @@ class Soften(Link):
     "The soft pseudo-label: probabilities blended with their arg-max."
     reads, returns, title = ("masked",), "soft", "Soft label"
     alpha: float = param(0.5, "share of the hard label in the soft pseudo-label", min=0, max=1, step=0.05,
-                         flag="--alpha")
+                         preset=True, flag="--alpha")
 
     def compute(self, masked: Tensor) -> Tensor:
         return soft_label(masked, self.alpha)

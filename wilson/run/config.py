@@ -5,173 +5,295 @@
 # %% ../../nbs/run/01_config.ipynb #f7b425ee
 from __future__ import annotations
 
-import types
-import typing
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from functools import cache
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from ..core.errors import InputError, did_you_mean
+from ..core.errors import InputError
+from ..core.params import Param, convert_value, param, params_of
+from ..core.paths import at_root
+from ..methods.facts import builtin_facts
 from ..datasets.built_in import DATASETS, DEMO, PRESETS
 from ..models.backbones import BACKBONE_NAMES
-from .parameters import TEXT, text_expected, _as, _check, _kind, BY_STEP, LISTS, numbers
+from .chosen_method import convert_params, method_facts
+from .user_code import load_backbone
 
 # %% auto #0
-__all__ = ['about', 'TrainConfig', 'parsed', 'as_bool']
+__all__ = ['SHARED', 'GROUPS', 'TaskParams', 'CompatParams', 'OptimizerParams', 'NetworkParams', 'DataParams', 'RunParams',
+           'TrainConfig', 'all_parameters', 'describe', 'parsed', 'is_folder_name', 'as_bool']
 
 # %% ../../nbs/run/01_config.ipynb #f678f205
-def about(default: Any, text: str) -> Any:
-    "A field with its default and the sentence that `wilson train --help` shows."
-    return field(default=default, metadata={"about": text})
+@dataclass(frozen=True)
+class TaskParams:
+    "What to train"
+    dataset: str = param(
+        "auto", f"auto, {', '.join(DATASETS)}, or one of yours (data/<name>/dataset.toml, or "
+        f"my_data.py:Mine); auto takes data/voc if it is there, else {DEMO.name}", text=True,
+        flag="--dataset", affects="weights")
+    task: str = param(
+        "15-5", 'protocol, or class names by step: "cat,dog|cow,sheep"', text=True, flag="--task",
+        affects="weights")
+    step: str = param("all", "all, or the number of one step", flag="--step", affects="nothing")
+    overlap: bool = param(
+        True, "base images may hold classes of later steps; false: disjoint", flag="--overlap",
+        affects="weights")
+    method: str = param(
+        "wilson", f"{', '.join(builtin_facts())}, or a class of yours (my_ideas.py:Mine): how a step after "
+        "the base learns", flag="--weakly, --icarl, --unce …", affects="weights")
+    compat: str = param(
+        "published", "what void, decay, gate_labels and later are where they are not given",
+        choices=("published", "fixed"), affects="nothing")
+    base_loss: str = param(
+        "bce", "loss of pixel labels", choices=("bce", "ce"), flag="--bce", affects="weights")
+    pseudo_dir: str | None = param(
+        None, "folder of label maps <image>.png made elsewhere, in place of a later step's masks; {step} "
+        "in it is its number", text=True, flag="--pseudo", affects="nothing")
+
+# %% ../../nbs/run/01_config.ipynb #7d3f0220
+@dataclass(frozen=True)
+class CompatParams(TaskParams):
+    "Where the published code departs from what one would want; None: as compat says"
+    void: str | None = param(
+        None, "the void pixels (255) of training masks", choices=("background", "ignore"),
+        published="background", fixed="ignore", affects="weights")
+    decay: str | None = param(
+        None, "the rate when lr_policy=warmup ends its constant part", choices=("jump", "smooth"),
+        published="jump", fixed="smooth", affects="weights")
+    later: str | None = param(
+        None, "classes of later steps in the headline scores", choices=("background", "ignore"),
+        published="background", fixed="ignore", affects="scores")
+    crops: str = param(
+        "image", "what a training crop is drawn by; place, as published, depends on the number of "
+        "processes", choices=("image", "place"), affects="weights")
+    padding: str = param(
+        "once", "repeat, as published, counts some validation images twice where they do not divide among "
+        "the processes", choices=("once", "repeat"), affects="scores")
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    "What to train. Published flags in brackets."
-    dataset: str = about("auto", f"auto | {' | '.join(DATASETS)}, or one of yours (data/<name>/dataset.toml, "
-                                 f"or my_data.py:Mine): auto takes data/voc if it is there, else {DEMO.name} "
-                                 f"[--dataset]")
-    task: str = about("15-5", 'protocol, or class names by step: "cat,dog|cow,sheep" [--task]')
-    step: str = about("all", "all, or the number of one step [--step]")
-    overlap: bool = about(True, "base images may hold classes of later steps; false: disjoint [--overlap]")
-    method: str = about("wilson", "wilson | external | finetune | lwf | lwf-mc | icarl | ilt | mib | plop | "
-                                  "joint: how a step after the base learns [--weakly, --icarl, --unce …]")
-    compat: str = about("published", "published | fixed: what void, decay, gate and later are where "
-                                     "they are not given")
-    base_loss: str = about("bce", "bce | ce: loss of pixel labels [--bce]")
-    alpha: float | None = about(None, "share of the hard label in the soft pseudo-label, 0 to 1 [--alpha]")
-    loss_de: float | None = about(None, "weight of the feature distillation: wilson 1, ilt 100 [--loss_de]")
-    loss_kd: float | None = about(None, "weight of the output distillation: lwf and ilt 100, mib 10, icarl 1 "
-                                        "[--loss_kd, --icarl_importance]")
-    loss_pod: float | None = about(None, "weight of the pooled distillation: plop 0.01")
-    temperature: float = about(1.0, "of the output distillation; divides both logits")
-    loss_seg: float = about(1.0, "weight of the segmentation loss on pseudo-labels [--l_seg]")
-    affinity: bool = about(True, "refine the localizer's maps by PAMR before they teach it [--affinity]")
-    affinity_scale: int = about(1, "cells of the refinement's grid per cell of the maps, each way")
-    affinity_iterations: int = about(10, "rounds of the refinement")
-    affinity_dilations: str = about("1,2,4,8,12", "distances of a cell's neighbours in the refinement, in "
-                                                  "cells of its grid")
-    thresholds: str = about("0.7,0.6,0.2", "of the hard mask: share of its own maximum that the background "
-                                           "must exceed, that of the classes, least probability")
-    pooling: str = about("ngwp", "ngwp | mean | attention: the localizer's image scores [--cam]")
-    prior: str = about("learned", "learned | fixed | none: the old model as the localizer's prior (Table 4)")
-    bkg_mix: float | None = about(None, "share of the pseudo-label in the target's background, 0 to 1; "
-                                        "None: the smaller of both [--icarl_bkg]")
-    pseudo_dir: str | None = about(None, "folder of label maps <image>.png made elsewhere, in place of a "
-                                         "later step's masks; {step} in it is its number [--pseudo]")
-    void: str | None = about(None, "background | ignore: the void pixels (255) of training masks")
-    decay: str | None = about(None, "jump | smooth: the rate when lr_policy=warmup ends its constant part")
-    gate: str | None = about(None, "soft | hard: the labels that close the image gate")
-    later: str | None = about(None, "background | ignore: classes of later steps in the headline scores")
-    crops: str = about("image", "image | place: what a training crop is drawn by; place, as published, "
-                                "depends on the number of processes")
-    padding: str = about("once", "once | repeat: repeat, as published, counts some validation images twice "
-                                 "where they do not divide among the processes")
-    lr_policy: str | None = about(None, "poly | warmup | onecycle; base/later allowed [--lr_policy]")
-    pseudo_epoch: int | None = about(None, "epoch from which pseudo-labels teach the segmenter [--pseudo_ep]")
-    lr: str | None = about(None, "learning rate of the body; base/later allowed [--lr]")
-    lr_head: str | None = about(None, "factor of head and classifier on lr; base/later allowed [--lr_head]")
-    lr_localizer: float | None = about(None, "learning rate of the localizer [--lr_pseudo]")
-    optimizer: str | None = about(None, "sgd | adamw: SGD with Nesterov momentum, or AdamW")
-    momentum: float | None = about(None, "of SGD")
-    weight_decay: float | None = about(None, "of the optimizer")
-    epochs: str | None = about(None, "passes over the step's images; base/later allowed [--epochs]")
-    batch_size: int | None = about(None, "images per update of the optimizer [--batch_size]")
-    crop_size: int | None = about(None, "side of training crops, pixels [--crop_size]")
-    crop_size_val: int | None = about(None, "side of the published evaluation; crop_size if not given "
-                                            "[--crop_size_val]")
-    backbone: str | None = about(None, f"{' | '.join(BACKBONE_NAMES)} [--backbone]")
-    output_stride: int | None = about(None, "pixels of the image per cell of the logits [--output_stride]")
-    pretrained: str | None = about(None, "auto | none | a file of ImageNet weights for the body")
-    initial_probability: float | None = about(None, "of a class before training; 0.5 keeps random biases, "
-                                                    "as published")
-    label_old_classes: bool = about(False, "image-level labels of old classes too (Table 5) [--no_mask]")
-    parent: str = about("auto", "auto, or the folder of the step to start from [--step_ckpt]")
-    data_root: str | None = about(None, "folder of the data set; data/<dataset> if not given [--data_root]")
-    voc_root: str = about("data/voc", "folder of VOC, where dataset=coco-voc")
-    voc_train_list: str | None = about(None, "name of VOC's training list there")
-    voc_val_list: str | None = about(None, "name of VOC's validation list there")
-    train_list: str | None = about(None, "name of the training list; train_aug, else train")
-    val_list: str | None = about(None, "name of the validation list; val")
-    image_labels: str | None = about(None, "table of image-level labels (image,class,…), for images "
-                                           "without masks")
-    label_edits: str | None = about(None, "file of label edits (id,add,remove,exclude,flag,note): training "
-                                          "images whose labels are corrected or that are left out")
-    runs_dir: str = about("runs", "where run folders go")
-    name: str | None = about(None, "name of the run after the base; <method>-s<seed> [--name]")
-    base_name: str | None = about(None, "name of the base run; base-s<seed>")
-    seed: int = about(42, "seed of weights, order and crops")
-    val_interval: int | None = about(None, "epochs between validations [--val_interval]")
-    metrics: str | None = about(None, "metrics to score by beside the confusion matrix: my.py:BoundaryIoU, "
-                                      "comma separated")
-    callbacks: str | None = about(None, "classes that follow the training, such as averaged weights: "
-                                        "my.py:EMA, comma separated")
-    accumulate: int = about(1, "passes that make one update: each sees batch_size / accumulate images")
-    precision: str = about("auto", "auto | float32 | bf16 | fp16: of the networks in training; auto: bf16 "
-                                   "on a GPU that has it, else fp16; float32 on the CPU")
-    norm: str = about("auto", "auto | plain | inplace: the activated batch norm in training; auto: in place "
-                              "on a GPU where it can be, which bf16 is not")
-    compile: bool = about(False, "compile the networks by torch.compile before they train")
-    max_skips: int = about(5, "updates whose loss is not finite, skipped in a row, before the run stops")
-    save_minutes: float = about(10.0, "between two saved states within an epoch; one follows every epoch")
-    histograms: bool = about(False, "weights and gradients as histograms in TensorBoard, once per validation")
-    keep_maps: int = about(8, "images, half of them training images, whose maps are kept at each validation, "
-                              "to see later how the pseudo-labels grew; 0: none")
-    image_side: int | None = about(None, "longest side to which training images are scaled down before "
-                                         "they are cropped, pixels; None: as they are")
-    cache_gb: float = about(0.0, "size of the cache of decoded images under runs_dir, in GB; 0: none")
-    num_workers: int | None = about(None, "processes that load data; 0: none beside the trainer")
-    loader_timeout: float = about(600.0, "seconds in which no such process finishes an image, after which "
-                                         "the run ends")
-    device: str = about("auto", "auto | cpu | cuda | cuda:1")
-    nproc: int | None = about(None, "processes, each on a GPU of its own; None: all GPUs, else one process")
-    resume: str = about("auto", "auto | never: go on with an unfinished run of the same folder, "
-                                "or start it anew")
-    overwrite: bool = about(False, "replace a run of another configuration in the same folder")
-    preset: str = about("auto", f"auto | {' | '.join(PRESETS)}: where None is looked up")
+class OptimizerParams(CompatParams):
+    "The optimizer"
+    optimizer: str | None = param(
+        None, "SGD with Nesterov momentum, or AdamW", choices=("sgd", "adamw"), affects="weights")
+    lr_policy: str | None = param(
+        None, "how the learning rate falls", choices=("poly", "warmup", "onecycle"), by_step=True,
+        flag="--lr_policy", affects="weights")
+    lr: float | str | None = param(
+        None, "learning rate of the backbone", above=0, by_step=True, flag="--lr", affects="weights")
+    lr_head: float | str | None = param(
+        None, "factor of head and classifier on lr", above=0, by_step=True, flag="--lr_head",
+        affects="weights")
+    momentum: float | None = param(None, "of SGD", min=0, affects="weights")
+    weight_decay: float | None = param(None, "of the optimizer", min=0, affects="weights")
+    epochs: int | str | None = param(
+        None, "passes over the step's images", above=0, by_step=True, flag="--epochs", affects="weights")
+    batch_size: int | None = param(
+        None, "images per update, of all processes together", above=0, flag="--batch_size",
+        affects="weights")
+    accumulate: int = param(
+        1, "passes that make one update: each sees batch_size / accumulate images", above=0,
+        affects="weights")
+    precision: str = param(
+        "auto", "of the networks in training; auto: bf16 on a GPU that has it, else fp16; float32 on the "
+        "CPU", choices=("auto", "float32", "bf16", "fp16"), affects="weights")
+
+# %% ../../nbs/run/01_config.ipynb #7d3f0221
+@dataclass(frozen=True)
+class NetworkParams(OptimizerParams):
+    "The network"
+    backbone: str | None = param(
+        None, f"{', '.join(BACKBONE_NAMES)}", flag="--backbone", affects="weights")
+    output_stride: int | None = param(
+        None, "pixels of the image per cell of the logits", above=0, flag="--output_stride",
+        affects="weights")
+    crop_size: int | None = param(
+        None, "side of training crops, pixels", above=0, flag="--crop_size", affects="weights")
+    crop_size_val: int | None = param(
+        None, "side of the published evaluation; crop_size if not given", above=0, flag="--crop_size_val",
+        affects="weights")
+    pretrained: str | None = param(
+        None, "auto, none, or a file of ImageNet weights for the backbone", text=True, affects="weights")
+    initial_probability: float | None = param(
+        None, "of a class before training; 0.5 keeps random biases, as published", above=0, max=0.5,
+        affects="weights")
+    norm: str = param(
+        "auto", "the activated batch norm in training; auto: in place on a GPU where it can be, which "
+        "bf16 is not", choices=("auto", "plain", "inplace"), affects="nothing")
+    compile: bool = param(
+        False, "compile the networks by torch.compile before they train", affects="nothing")
+
+
+@dataclass(frozen=True)
+class DataParams(NetworkParams):
+    "The data"
+    data_root: str | None = param(
+        None, "folder of the data set; data/<dataset> if not given", text=True, flag="--data_root",
+        affects="nothing")
+    voc_root: str = param("data/voc", "folder of VOC, where dataset=coco-voc", text=True, affects="nothing")
+    voc_train_list: str | None = param(
+        None, "name of VOC's training list there", text=True, affects="nothing")
+    voc_val_list: str | None = param(
+        None, "name of VOC's validation list there", text=True, affects="nothing")
+    train_list: str | None = param(
+        None, "name of the training list; train_aug, else train", text=True, affects="nothing")
+    val_list: str | None = param(None, "name of the validation list; val", text=True, affects="nothing")
+    image_labels: str | None = param(
+        None, "table of image-level labels (image,class,…), for images without masks", text=True,
+        affects="nothing")
+    label_edits: str | None = param(
+        None, "file of label edits (id,add,remove,exclude,flag,note): training images whose labels are "
+        "corrected or that are left out", text=True, affects="nothing")
+    image_side: int | None = param(
+        None, "longest side to which training images are scaled down before they are cropped, pixels; "
+        "none: as they are", above=0, affects="weights")
+    cache_gb: float = param(
+        0.0, "size of the cache of decoded images under runs_dir, in GB; 0: none", min=0, affects="nothing")
+    num_workers: int | None = param(
+        None, "processes that load data; 0: none beside the trainer", min=0, affects="nothing")
+    loader_timeout: float = param(
+        600.0, "seconds in which no such process finishes an image, after which the run ends", above=0,
+        affects="nothing")
+
+# %% ../../nbs/run/01_config.ipynb #7d3f0222
+@dataclass(frozen=True)
+class RunParams(DataParams):
+    "The run"
+    parent: str = param(
+        "auto", "auto, or the folder of the step to start from", text=True, flag="--step_ckpt",
+        affects="nothing")
+    runs_dir: str = param("runs", "where run folders go", text=True, affects="nothing")
+    name: str | None = param(
+        None, "name of the run after the base; <method>-s<seed>", text=True, flag="--name",
+        affects="nothing")
+    base_name: str | None = param(None, "name of the base run; base-s<seed>", text=True, affects="nothing")
+    seed: int = param(42, "seed of weights, order and crops", min=0, affects="weights")
+    val_interval: int | None = param(
+        None, "epochs between validations", above=0, flag="--val_interval", affects="nothing")
+    device: str = param("auto", "auto, cpu, cuda or cuda:1", affects="nothing")
+    nproc: int | None = param(
+        None, "processes, each on a GPU of its own; none: all GPUs, else one process", above=0,
+        affects="nothing")
+    save_minutes: float = param(
+        10.0, "between two saved states within an epoch; one follows every epoch", min=0, affects="nothing")
+    max_skips: int = param(
+        5, "updates whose loss is not finite, skipped in a row, before the run stops", above=0,
+        affects="nothing")
+    histograms: bool = param(
+        False, "weights and gradients as histograms in TensorBoard, once per validation", affects="nothing")
+    keep_maps: int = param(
+        8, "images, half of them training images, whose maps are kept at each validation, to see later "
+        "how the pseudo-labels grew; 0: none", min=0, affects="nothing")
+    metrics: str | None = param(
+        None, "metrics to score by beside the confusion matrix: my.py:BoundaryIoU, comma separated",
+        text=True, affects="scores")
+    callbacks: str | None = param(
+        None, "classes that follow the training, such as averaged weights: my.py:EMA, comma separated",
+        text=True, affects="nothing")
+    resume: str = param(
+        "auto", "go on with an unfinished run of the same folder, or start it anew",
+        choices=("auto", "never"), affects="nothing")
+    overwrite: bool = param(
+        False, "replace a run of another configuration in the same folder", affects="nothing")
+    preset: str = param("auto", "where None is looked up", choices=("auto", *PRESETS), affects="nothing")
+
+# %% ../../nbs/run/01_config.ipynb #7d3f0224
+@dataclass(frozen=True)
+class TrainConfig(RunParams):
+    "What to train."
+    method_params: Mapping[str, Any] = field(default_factory=dict)  # the method's own, those that are given
 
     def __post_init__(self) -> None:
-        for f in fields(self):
-            object.__setattr__(self, f.name, _converted(f.name, getattr(self, f.name)))
+        for name, p in SHARED.items():
+            object.__setattr__(self, name, p.convert(getattr(self, name)))
+        own = convert_params(self.method, self.method_params, SHARED)
+        object.__setattr__(self, "method_params", own)
         _check(self)
+
+
+SHARED = params_of(RunParams)
+GROUPS = (TaskParams, CompatParams, OptimizerParams, NetworkParams, DataParams, RunParams)
+
+
+def all_parameters(config: TrainConfig) -> dict[str, Any]:
+    "The values of the shared parameters and of the method's own, by name, as config.json records them."
+    own = (n for n in method_facts(config.method).params if n not in SHARED)
+    return {n: getattr(config, n) for n in SHARED} | {n: config.method_params.get(n) for n in own}
+
+
+def describe(p: Param) -> str:
+    "A parameter in one sentence: what it may be, what it is and the published flag."
+    choices = f"{' | '.join(map(str, p.choices))}: " if p.choices else ""
+    end = ("; base/later allowed" if p.by_step else "") + (f" [{p.flag}]" if p.flag else "")
+    return f"{choices}{p.help}{end}"
 
 # %% ../../nbs/run/01_config.ipynb #92cfa919
 def parsed(
     parameters: Mapping[str, Any],  # names and values as a notebook or command line gives them
 ) -> TrainConfig:
     "The configuration of `parameters`; an unknown name is refused with the nearest known one."
-    known = [f.name for f in fields(TrainConfig)]
-    for name in parameters:
-        if name not in known:
-            raise InputError(f"There is no parameter {name!r}.{did_you_mean(name, known)}")
-    return TrainConfig(**parameters)
+    shared = {n: v for n, v in parameters.items() if n in SHARED}
+    own = {n: v for n, v in parameters.items() if n not in SHARED}
+    return TrainConfig(**shared, method_params=own)
 
 # %% ../../nbs/run/01_config.ipynb #08c763a6
-_hints = cache(typing.get_type_hints)  # they are asked for by every field of every configuration
+def is_folder_name(name: str) -> bool:
+    "Whether a name may stand in paths, scripts and tables as it is."
+    return re.fullmatch(r"\w[\w.+=-]*", name) is not None
 
 
-def _converted(name: str, value: Any) -> Any:
-    hint = _hints(TrainConfig)[name]
-    optional = isinstance(hint, types.UnionType)
-    kind = next(t for t in typing.get_args(hint) if t is not type(None)) if optional else hint
-    if name in TEXT and isinstance(value, (bool, int, float)):
-        raise text_expected(name, value)
-    written = isinstance(value, str) and value.lower() == "none" and name not in (*TEXT, "pretrained")
-    if value is None or optional and written:
-        if not optional:
-            raise InputError(f"{name}=None: expected {_kind(kind)}.")
-        return None
-    if name in BY_STEP:
-        parts = [_as(BY_STEP[name], name, part) for part in str(value).split("/")]
-        if len(parts) > 2:
-            raise InputError(f"{name}={value!r}: expected one value, or two as base/later.")
-        return "/".join(str(p) for p in parts)
-    if name in LISTS:
-        return ",".join(map(str, numbers(name, value)))
-    return _as(kind, name, value)
+def _is_utf8(path: Path) -> bool:
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _check(config: TrainConfig) -> None:
+    for name in ("name", "base_name"):
+        value = getattr(config, name)
+        if value is not None and not is_folder_name(value):
+            raise InputError(f"{name}={value!r}: expected the name of one folder: letters, digits and any of "
+                             f". + = - _, with a letter or a digit first; runs_dir says where it lies.")
+    if not _is_utf8(at_root(config.runs_dir)):
+        raise InputError(f"runs_dir={config.runs_dir!r}: its path, {str(at_root(config.runs_dir))!r}, is not "
+                         f"UTF-8; weights cannot be written there, so give another runs_dir.")
+    if config.backbone is not None:
+        load_backbone(config.backbone)
+    if config.batch_size == 1:
+        raise InputError("batch_size=1: batch norm needs at least 2 images; give batch_size=2 or more.")
+    if config.norm == "inplace" and config.precision == "bf16":
+        raise InputError("norm=inplace with precision=bf16: the in-place kernels know no bfloat16; give "
+                         "precision=fp16, or norm=plain.")
+    if config.step != "all" and not config.step.isdecimal():
+        raise InputError(f"step={config.step!r}: expected 'all' or the number of a step.")
+    _check_label_maps(config)
+    if config.batch_size is not None:
+        _check_passes(config.batch_size, config.accumulate)
+
+# %% ../../nbs/run/01_config.ipynb #7d3f0225
+def _check_label_maps(config: TrainConfig) -> None:
+    facts = method_facts(config.method)
+    if config.pseudo_dir is not None and (facts.all_classes or not facts.reads_masks):
+        raise InputError(f"pseudo_dir={config.pseudo_dir!r} with method={config.method}: this method reads "
+                         f"no label maps in later steps; use method=external, or one with pixel labels.")
+    if config.pseudo_dir is None and facts.supervision == "maps":
+        raise InputError(f"method={config.method} needs pseudo_dir=…: the folder of the label maps "
+                         f"<image>.png; `wilson labels` writes such maps from a trained step.")
+
+
+def _check_passes(images: int, passes: int) -> None:
+    possible = max(n for n in range(1, min(passes, images // 2) + 1) if images % n == 0)
+    if images % passes:
+        raise InputError(f"accumulate={passes}: batch_size={images} does not divide into so many equal "
+                         f"passes; give accumulate={possible}, or another batch_size.")
+    if images // passes < 2:
+        raise InputError(f"accumulate={passes}: a pass of one image; batch norm needs at least 2, so give at "
+                         f"most accumulate={possible}.")
 
 
 def as_bool(name: str, value: Any) -> bool:
     "True or false as a person types it: papermill hands `false` on as text, which Python takes for true."
-    return _as(bool, name, value)
+    return convert_value(bool, name, value)

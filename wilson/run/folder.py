@@ -12,7 +12,7 @@ import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,10 @@ from ..data.classes import Classes
 from ..data.tasks import Task
 from ..engine.step_folder import MAPS_FOLDER, OWN_FOLDERS, STATE_FILES, StepFolder
 from ..evaluation.scores import BUILT_IN, column_scores, read_facts
-from .config import TrainConfig
-from .presets import ResolvedConfig, resolved, task_of
+from .config import SHARED, TrainConfig, parsed
+from .chosen_method import method_facts
+from .presets import is_base, ResolvedConfig, resolved, task_of
+from .user_code import is_reference
 
 # %% auto #0
 __all__ = ['step_path', 'claim', 'as_now', 'recorded_config', 'recorded_task', 'recorded_parent', 'path_from', 'emptied',
@@ -39,8 +41,8 @@ def step_path(
     task: Task,
     step: int,
 ) -> Path:
-    "The folder of a step. Joint training has no base, so its folders are its own."
-    name = config.base_name if step == 0 and config.method != "joint" else config.name
+    "The folder of a step. A method without a base step has folders of its own alone."
+    name = config.base_name if is_base(config, step) else config.name
     return at_root(config.runs_dir) / task.folder / name / f"step{step}"
 
 # %% ../../nbs/run/03_folder.ipynb #937a4536
@@ -91,16 +93,24 @@ def as_now(
     wanted: Iterable[str],        # the names that are known now
 ) -> dict[str, Any]:
     "What was recorded, in the parameters of this version."
-    defaults = {f.name: f.default for f in fields(TrainConfig) if f.default is not None}
+    defaults = {n: p.default for n, p in SHARED.items() if p.default is not None}
     return {n: defaults[n] for n in wanted if n in defaults} | dict(recorded)
 
 
-def recorded_config(record: Mapping[str, Any]) -> TrainConfig:
+def recorded_config(
+    record: Mapping[str, Any],  # of config.json
+    code: bool = True,          # False: a method in a file is not imported, and is left out
+) -> TrainConfig:
     "The configuration in a config.json, of this version or another."
-    known, recorded = {f.name for f in fields(TrainConfig)}, record.get("parameters")
+    recorded = record.get("parameters")
     if not isinstance(recorded, dict):
         raise InputError("it has no parameters")
-    return TrainConfig(**{n: v for n, v in recorded.items() if n in known})
+    known = {*SHARED}
+    if not code and is_reference(recorded["method"]):
+        known -= {"method", "pseudo_dir"}
+    else:
+        known |= {*method_facts(recorded["method"]).params}
+    return parsed({n: v for n, v in recorded.items() if n in known})
 
 
 def recorded_task(

@@ -29,6 +29,7 @@ from ..engine.step_folder import MAPS_FOLDER, StepFolder
 from ..engine.trainer import Callback, Trainer
 from ..engine.updates import compile_disabled
 from ..evaluation.logits import Logits, StepModels
+from .chosen_method import method_facts
 from .config import TrainConfig
 
 # %% auto #0
@@ -41,11 +42,12 @@ def whole_images(
     data: SegmentationFolder,
 ) -> dict[str, StepSamples]:  # "validation" and "training"
     "The images of a step, whole, with truth where there are masks."
-    joint = config.method == "joint"
+    seen = method_facts(config.method).all_classes
+    old_labels = seen or config.method_params.get("label_old_classes", False)
     split = data.train_of(step.index)
-    trained = split.at(step.images(split.labels, seen=joint).tolist())
+    trained = split.at(step.images(split.labels, seen=seen).tolist())
     return {name: StepSamples(split, step.mask_table("evaluate"),
-                              step.image_labels(split.labels, joint or config.label_old_classes))
+                              step.image_labels(split.labels, old_labels))
             for name, split in (("validation", data.val), ("training", trained))}
 
 # %% ../../nbs/run/06_history.ipynb #552d2bcc

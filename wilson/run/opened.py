@@ -24,13 +24,13 @@ from ..models.localizer import Localizer
 from ..models.norms import norm_for
 from ..models.segmenter import Segmenter, freeze, make_segmenter
 from ..pseudo.targets import TargetRule
+from .chosen_method import method_class
 from .folder import path_from, recorded_config, recorded_task
-from .parameters import numbers
 from .presets import ResolvedConfig, resolved
 from .user_code import load_backbone
 
 # %% auto #0
-__all__ = ['OpenedStep', 'target_rule', 'rule_arguments', 'open_step', 'own_runs_dir', 'parent_link', 'parent_path']
+__all__ = ['OpenedStep', 'target_rule', 'open_step', 'own_runs_dir', 'parent_link', 'parent_path']
 
 # %% ../../nbs/run/05_opened.ipynb #b1d29854
 @dataclass(frozen=True)
@@ -56,24 +56,9 @@ class OpenedStep:
 
 
 def target_rule(config: ResolvedConfig) -> TargetRule:
-    "The target rule of a configuration."
-    background, classes, least = numbers("thresholds", config.thresholds)
-    rule = TargetRule(alpha=config.alpha, affinity=config.affinity, affinity_scale=config.affinity_scale,
-                      affinity_iterations=config.affinity_iterations, threshold_background=background,
-                      affinity_dilations=config.affinity_dilations, threshold_classes=classes,
-                      threshold_floor=least, gate_labels=config.gate or "soft",
-                      label_old_classes=config.label_old_classes)
-    mix = config.bkg_mix
-    return rule if mix is None else rule.with_values(background="mix", background_mix=mix)
-
-
-def rule_arguments(rule: TargetRule) -> dict[str, object]:
-    "Parameters of a training that has this rule."
-    values = rule.values
-    limits = [values.pop(f"threshold_{name}", 0) for name in ("background", "classes", "floor")]
-    mix, share = values.pop("background", "min"), values.pop("background_mix", None)
-    gate, thresholds = values.pop("gate_labels", "soft"), ",".join(f"{v:g}" for v in limits)
-    return values | {"thresholds": thresholds, "gate": gate, "bkg_mix": share if mix == "mix" else None}
+    "The target rule of a configuration; of a method without one, the usual rule."
+    rule = method_class(config.method).target_rule or TargetRule()
+    return rule.with_values(**{n: v for n, v in config.method_params.items() if n in rule.params})
 
 # %% ../../nbs/run/05_opened.ipynb #44966ac7
 def open_step(
@@ -108,7 +93,7 @@ def open_step(
     localizer = None
     if any(name.startswith("localizer.") for name in tensors):
         localizer = Localizer(segmenter.body.channels, step.n_classes, segmenter.head.channels, norm,
-                              config.prior, step.n_old)
+                              config.method_params.get("prior", "learned"), step.n_old)
         fill(localizer, tensors, "localizer", file)
         localizer.to(device).eval()
     return OpenedStep(folder, config, task, step, segmenter.to(device).eval(), localizer, old)

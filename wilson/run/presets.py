@@ -6,43 +6,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
+from ..core.params import Param
 from ..data.tasks import Task
 from ..datasets.base import PAPER_PRESET
 from ..datasets.built_in import PRESETS
-from .config import TrainConfig
+from .chosen_method import method_facts
+from .config import all_parameters, SHARED, TrainConfig
 from .dataset import load_dataset
-from .parameters import BY_STEP, COMPAT
 from .user_code import load_callbacks
 
 # %% auto #0
-__all__ = ['WEIGHTS', 'ResolvedConfig', 'resolved', 'task_of', 'by_step', 'base_like', 'of_step', 'identity']
+__all__ = ['ResolvedConfig', 'resolved', 'task_of', 'by_step', 'is_base', 'method_of', 'base_like', 'of_step', 'identity']
 
 # %% ../../nbs/run/02_presets.ipynb #591c5749
-WEIGHTS = {  # of the losses, as published, where they are not given
-    "wilson": dict(loss_de=1.0),
-    "lwf": dict(loss_kd=100.0),
-    "ilt": dict(loss_kd=100.0, loss_de=100.0),
-    "icarl": dict(loss_kd=1.0),
-    "mib": dict(loss_kd=10.0),
-    "plop": dict(loss_pod=0.01),
-}
-
-
 class ResolvedConfig(TrainConfig):
-    "A configuration from `resolved`: these parameters have a value, of the preset if not of the user."
-    alpha: float
+    "A configuration from `resolved`: these parameters have a value, and so have all of the method."
     void: str
     decay: str
-    gate: str
     later: str
     lr_policy: str
-    pseudo_epoch: int
     lr: str
     lr_head: str
-    lr_localizer: float
     optimizer: str
     momentum: float
     weight_decay: float
@@ -66,27 +52,35 @@ def resolved(
     dataset: str,  # what `auto` turned out to be: "voc", …, or the name of one's own
 ) -> ResolvedConfig:
     "The configuration with every None that preset, method or compat knows filled in."
-    preset, preset_values = _preset_of(config, dataset)
-    as_published = config.compat == "published"
-    compat = {name: choices[0 if as_published else 1] for name, choices in COMPAT.items()}
-    known = dict(preset_values) | WEIGHTS.get(config.method, {}) | compat
-    given = {n: v for n in known if (v := getattr(config, n)) is not None}
-    suffix = f"-s{config.seed}" if as_published else f"-{config.compat}-s{config.seed}"
-    usual_values = known | given
-    return ResolvedConfig(**asdict(config) | usual_values | dict(
-        dataset=dataset, preset=preset,
-        crop_size_val=config.crop_size_val or usual_values.get("crop_size_val") or usual_values["crop_size"],
+    preset, known = _preset_of(config, dataset)
+    facts = method_facts(config.method)
+    values = {n: _filled(p, getattr(config, n), known, config.compat) for n, p in SHARED.items()}
+    own = {n: _filled(p, config.method_params.get(n), known if p.preset else {}, config.compat)
+           for n, p in facts.params.items() if n not in SHARED}
+    suffix = "" if config.compat == "published" else f"-{config.compat}"
+    return ResolvedConfig(**values | dict(
+        method_params=own, dataset=dataset, preset=preset,
+        crop_size_val=values["crop_size_val"] or values["crop_size"],
         data_root=config.data_root or load_dataset(dataset).default_root,
-        name=config.name or f"{config.method}{suffix}",
-        base_name=config.base_name or f"base{suffix}",
+        name=config.name or f"{facts.name}{suffix}-s{config.seed}",
+        base_name=config.base_name or f"base{suffix}-s{config.seed}",
     ))
+
+
+def _filled(p: Param, given: Any, preset: Mapping[str, Any], compat: str) -> Any:
+    "A parameter's value: the user's, else the preset's, else that of compat, else the default."
+    if given is not None:
+        return given
+    usual = p.published if compat == "published" else p.fixed
+    return preset.get(p.name, p.default if usual is None else usual)
 
 
 def _preset_of(config: TrainConfig, dataset: str) -> tuple[str, Mapping[str, Any]]:
     # a recorded configuration is complete: no file of the user's is run for it
-    name, lacking = config.preset, any(getattr(config, n) is None for n in PAPER_PRESET)
+    name, given = config.preset, all_parameters(config)
     if name != "auto":
         return name, PRESETS[name]
+    lacking = any(n in given and given[n] is None for n in PAPER_PRESET)
     values = load_dataset(dataset).preset if lacking else PAPER_PRESET
     return next((n for n, preset in PRESETS.items() if preset == values), "auto"), values
 
@@ -105,52 +99,42 @@ def by_step(
     return parts[0] if step == 0 else parts[-1]
 
 
+def is_base(config: TrainConfig, step: int) -> bool:
+    "Whether a step is the base step, which all methods share that do not train on all classes at once."
+    return step == 0 and not method_facts(config.method).all_classes
+
+
+def method_of(config: TrainConfig, step: int) -> str:
+    "The method of a step, as config.json records it."
+    return "base" if is_base(config, step) else config.method
+
+
 def base_like(config: TrainConfig, step: int) -> bool:
-    "Does the base part of base/later values hold? In step 0, and in joint training (on all classes)."
-    return step == 0 or config.method == "joint"
+    "Does the base part of base/later values hold? In step 0, and in training on all classes at once."
+    return step == 0 or method_facts(config.method).all_classes
 
 
 def of_step(config: ResolvedConfig, name: str, step: int) -> str:
-    "The part of a base/later field that holds for `step`; with pixel labels, the base's schedule."
-    base = base_like(config, step) or (name == "lr_policy" and config.method != "wilson")
+    "The part of a base/later field that holds for `step`; of lr_policy, as the method's facts say."
+    base = base_like(config, step) or (name == "lr_policy" and not method_facts(config.method).own_schedule)
     return by_step(getattr(config, name), 0 if base else step)
 
 # %% ../../nbs/run/02_presets.ipynb #429eaa99
-_USED = {  # by method, what shapes a later step beside the fields that shape every step
-    "wilson": ("alpha", "loss_de", "loss_seg", "affinity", "affinity_scale", "affinity_iterations",
-               "affinity_dilations", "thresholds", "pooling", "prior", "bkg_mix", "gate", "pseudo_epoch",
-               "lr_localizer", "label_old_classes"),
-    "lwf": ("loss_kd", "temperature"),
-    "ilt": ("loss_kd", "temperature", "loss_de"),
-    "icarl": ("loss_kd",),
-    "mib": ("loss_kd", "temperature"),
-    "plop": ("loss_pod",),
-}
-_OWN = {name for names in _USED.values() for name in names}
-_PLACE = {"step", "parent", "data_root", "voc_root", "runs_dir", "name", "base_name", "num_workers",
-          "loader_timeout", "device", "nproc", "resume", "overwrite", "preset", "val_interval", "train_list",
-          "val_list",
-          "voc_train_list", "voc_val_list", "image_labels", "label_edits", "pseudo_dir", "cache_gb",
-          "compat", "padding", "later", "decay", "compile", "norm", "save_minutes", "max_skips", "histograms",
-          "keep_maps", "metrics", "callbacks"}
-
-
 def identity(
     config: ResolvedConfig,
     step: int,
     data: Mapping[str, str],  # fingerprints of the data
 ) -> dict[str, Any]:
-    "The fields that shape a step's weights; two steps with the same identity are one."
-    base = step == 0 and config.method != "joint"
-    used = () if base else _USED.get(config.method, ())
-    left_out = _PLACE | (_OWN - {*used})
-    if base:
-        left_out |= {"method"}
-    elif config.method == "wilson":  # reads no mask
-        left_out |= {"void", "base_loss"}
-    same = {n: v for n, v in asdict(config).items() if n not in left_out}
-    same |= {name: kind(of_step(config, name, step)) for name, kind in BY_STEP.items()}
-    if same["lr_policy"] == "warmup":
-        same |= {"pseudo_epoch": config.pseudo_epoch, "decay": config.decay}
+    "The parameters that shape a step's weights; two steps with the same identity are one."
+    facts, base = method_facts(config.method), is_base(config, step)
+    same = {n: getattr(config, n) for n, p in SHARED.items() if p.affects == "weights"}
+    same |= {n: p.kind(of_step(config, n, step)) for n, p in SHARED.items() if p.by_step}
+    unread = {"method"} if base else set() if facts.reads_masks else {"void", "base_loss"}
+    if same["lr_policy"] != "warmup":
+        unread.add("decay")
+    same = {n: v for n, v in same.items() if n not in unread}
+    if not base:
+        same |= {n: config.method_params.get(n) for n, p in facts.params.items()
+                 if p.affects == "weights" and n not in SHARED}
     own = [name for name, kind in load_callbacks(config.callbacks).items() if kind.affects != "nothing"]
     return same | ({"callbacks": ",".join(own)} if own else {}) | dict(data)

@@ -29,10 +29,10 @@ from ..models.backbones import BACKBONES, Backbone
 from ..models.localizer import Localizer
 from ..models.segmenter import Segmenter, make_segmenter
 from ..models.weights import check_finite, found_instead, read_foreign, state_of, unwrapped
-from .config import TrainConfig
+from .config import TrainConfig, all_parameters
 from .folder import emptied, held, parent_lock, recorded_parent, step_path
 from .opened import open_step, parent_link
-from .presets import ResolvedConfig, of_step, resolved, task_of
+from .presets import method_of, ResolvedConfig, of_step, resolved, task_of
 
 # %% auto #0
 __all__ = ['nearest_backbone', 'PublishedCheckpoint', 'read_published', 'import_published', 'export_published']
@@ -244,7 +244,7 @@ def _record(path: Path, found: PublishedCheckpoint, config: ResolvedConfig, step
     "What `config.json` says of the step; its identity is the file, so no training takes it for its own."
     origin = {"file": path.name, "hash": file_hash(path), "epoch": found.epoch, "score": found.score}
     return {
-        "step": step.index, "method": config.method if step.index else "base", "parameters": asdict(config),
+        "step": step.index, "method": method_of(config, step.index), "parameters": all_parameters(config),
         "classes": [{"name": n, "id": i} for n, i in zip(step.names, (0, *step.ids))],
         "classes_per_step": step.classes_per_step, "published": origin,
         "versions": {p.__name__: p.__version__ for p in (wilson, torch, torchvision, np)},

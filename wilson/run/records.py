@@ -9,7 +9,7 @@ import fnmatch
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,15 @@ from ..core.paths import at_root, shown
 from ..engine.step_folder import StepFolder
 from ..evaluation.scores import BUILT_IN, ScoreFacts, check_metrics, column_scores
 from ..evaluation.scores import is_number, read_facts, require_field
-from .config import TrainConfig
+from ..methods.facts import builtin_facts
+from .config import SHARED, TrainConfig, all_parameters
 from .folder import one_line, recorded_config, recorded_parent, recorded_task
-from .parameters import BY_STEP
 from ..datasets.built_in import DATASETS
 from .presets import resolved
+from .user_code import is_reference
 
 # %% auto #0
-__all__ = ['Scores', 'ORDER', 'check_config', 'Record', 'read_records', 'chosen', 'Variant', 'variants']
+__all__ = ['Scores', 'check_config', 'Record', 'read_records', 'chosen', 'Variant', 'variants']
 
 # %% ../../nbs/run/10_records.ipynb #2271e7a5
 _OF_ONE_RUN = ("seed", "parent", "groups")  # what an identity holds beside the recipe
@@ -41,8 +42,9 @@ def check_config(config: Mapping[str, Any]) -> None:
     require_field(type(number) is int and number >= 0, file, "step", "the number of the step")
     for name in ("parameters", "identity"):
         require_field(isinstance(config.get(name), dict), file, name, "values by name")
-    parameters, numeric = config["parameters"], {n for n, kind in BY_STEP.items() if kind is not str}
-    numeric |= {f.name for f in fields(TrainConfig) if f.type.startswith(("int", "float"))}
+    parameters, known = config["parameters"], [*builtin_facts().values()]
+    numeric = {n for params in (SHARED, *(facts.params for facts in known)) for n, p in params.items()
+               if p.kind in (int, float)}
     for name in ("dataset", "task", "method"):
         require_field(isinstance(parameters.get(name), str), file, f"parameters.{name}", "a name")
     require_field(is_number(parameters.get("seed")), file, "parameters.seed", "a whole number")
@@ -153,7 +155,7 @@ def _record(path: Path, before: Mapping[Path, Record], sizes: dict[str, int]) ->
         recipe |= _before(recipe, before.get(parent), config["parent"])
     kind = json.dumps([config.get("dataset"), parameters["dataset"], parameters["task"]])
     if kind not in sizes:
-        sizes[kind] = len(recorded_task(config, recorded_config(config)))
+        sizes[kind] = len(recorded_task(config, recorded_config(config, code=False)))
     if number >= sizes[kind]:
         raise InputError(f"config.json is of step {number}, and its task has steps 0 to {sizes[kind] - 1}")
     taught = {n: metrics[n] for n in ("localizer",) if n in metrics} | metrics.get("pseudo_labels", {})
@@ -198,7 +200,7 @@ def chosen(
     "The records that fit all that is given; InputError for a parameter that is none."
     records = list(records)
     for name in parameters:
-        if name not in (known := [f.name for f in fields(TrainConfig)]):
+        if name not in (known := {*SHARED, *(n for r in records for n in r.parameters)}):
             raise InputError(f"There is no parameter {name!r}.{did_you_mean(name, known)}")
     if isinstance(methods, str):
         methods = [m.strip() for m in methods.split(",") if m.strip()]
@@ -211,9 +213,6 @@ def chosen(
             and all(r.parameters.get(n) in values for n, values in wanted.items())]
 
 # %% ../../nbs/run/10_records.ipynb #b8bdf889
-ORDER = ("joint", "finetune", "lwf", "lwf-mc", "icarl", "ilt", "mib", "plop", "external", "wilson")
-
-
 @dataclass(frozen=True)
 class Variant:
     "Results of one recipe."
@@ -227,7 +226,7 @@ class Variant:
 
 def variants(
     records: Iterable[Record],
-) -> dict[str, list[Variant]]:  # task → variants in the order of ORDER, the usual one of a method first
+) -> dict[str, list[Variant]]:  # task → variants in the order of the methods, the usual one of a method first
     "The finished last steps among the records by task and recipe; what is unfinished is left out."
     found: dict[str, dict[str, list[Record]]] = {}
     for r in records:
@@ -246,7 +245,7 @@ def _labelled(groups: Sequence[Sequence[Record]]) -> list[Variant]:
         own = {n: first.recipe.get(n) for n, v in usual[first.method].items() if first.recipe.get(n) != v}
         label = " ".join([first.method, *(f"{n}={_word(v)}" for n, v in own.items())])
         made.append(Variant(label, tuple(rs)))
-    places = {method: place for place, method in enumerate(ORDER)}
+    places = {method: place for place, method in enumerate(builtin_facts())}
     return sorted(made, key=lambda v: (places.get(v.records[0].method, -1), v.label))
 
 
@@ -254,11 +253,11 @@ def _usual(kin: Sequence[Record]) -> dict[str, Any]:
     "By parameter of one method's variants: its value where nobody sets it, if one has that; else the usual."
     dataset, method = (kin[0].parameters[n] for n in ("dataset", "method"))
     known = dataset if dataset in DATASETS else "auto"  # no file of the user's is run for a table
-    preset = resolved(TrainConfig(method=method), known)
+    preset = {} if is_reference(method) else all_parameters(resolved(TrainConfig(method=method), known))
     found = {}
     for name in dict.fromkeys(n for r in kin for n in r.recipe):
         counted = Counter(json.dumps(r.recipe.get(name)) for r in kin)
-        own = json.dumps(getattr(preset, name, None))
+        own = json.dumps(preset.get(name))
         found[name] = json.loads(own if own in counted else counted.most_common(1)[0][0])
     return found
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,8 @@ from ..core.paths import at_root, shown
 from ..data.label_edits import LabelEdit, change_edit, edits_path, read_edits
 from ..evaluation.maps import Maps
 from ..pseudo.targets import TargetRule
-from ..run.config import TrainConfig
+from ..run.config import all_parameters, TrainConfig
 from ..run.images import StepImages, edits_file
-from ..run.opened import rule_arguments
 from ..run.presets import resolved
 from .answers import Answer
 from .viewer import Looking, title
@@ -41,18 +40,17 @@ def training_command(
     plain = resolved(TrainConfig(task=config.task, method=config.method), config.dataset)
     places = {"step", "parent", "name", "num_workers", "loader_timeout", "device", "nproc", "resume",
               "overwrite"}
+    usual = all_parameters(plain)
     given: dict[str, Any] = {"task": config.task, "dataset": config.dataset, "method": config.method}
-    given |= {f.name: getattr(config, f.name) for f in fields(config)
-              if getattr(config, f.name) != getattr(plain, f.name) and f.name not in places}
-    before = rule_arguments(own)
-    changed = {name: now for name, now in rule_arguments(rule).items()
-               if name in before and now != before[name]}
+    given |= {n: v for n, v in all_parameters(config).items() if v != usual[n] and n not in places}
+    before = own.values
+    changed = {name: now for name, now in rule.values.items() if name in before and now != before[name]}
     edits = edits_file(images.opened)
     if edits.is_file() and shown(edits) != given.get("label_edits"):
         changed["label_edits"] = shown(edits)
     if changed:
         given |= {"base_name": config.base_name, "name": f"{config.name}-tried"} | changed
-    given = {n: v for n, v in given.items() if v is not None and (n, v) != ("method", "wilson")}
+    given = {n: v for n, v in given.items() if v is not None and (n, v) != ("method", TrainConfig.method)}
     return "papermill nbs/train.ipynb " + " ".join(f"-p {n} {shlex.quote(str(v))}" for n, v in given.items())
 
 # %% ../../nbs/widgets/03_annotations.ipynb #03c562e0
