@@ -8,11 +8,10 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 
-from tqdm.auto import tqdm
+from tqdm.contrib.concurrent import thread_map
 
 from ..core.errors import InputError
 from ..core.files import held, written_aside
@@ -86,10 +85,8 @@ def made_files(
             return
         try:
             aside.mkdir(parents=True, exist_ok=True)
-            with ThreadPoolExecutor(available_cpus()) as threads:
-                for _ in tqdm(threads.map(one, range(len(names))), f"making {folder.name}", len(names),
-                              leave=False, delay=1):
-                    pass
+            thread_map(one, range(len(names)), max_workers=available_cpus(), desc=f"making {folder.name}",
+                       leave=False, delay=1)
         except OSError as e:
             raise InputError(f"{folder} cannot be made ({e.strerror}); make room there and prepare again: it "
                              f"goes on where it stopped.") from None
@@ -141,7 +138,5 @@ def thumbnails(
         half.write_bytes(content)
         half.replace(pair[1])
 
-    with ThreadPoolExecutor(available_cpus()) as threads:
-        for _ in tqdm(threads.map(make, missing), "thumbnails", len(missing), leave=False, delay=1):
-            pass
+    thread_map(make, missing, max_workers=available_cpus(), desc="thumbnails", leave=False, delay=1)
     return len(missing)

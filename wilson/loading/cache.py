@@ -15,12 +15,11 @@ import threading
 import weakref
 from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from tqdm.auto import tqdm
+from tqdm.contrib.concurrent import thread_map
 
 from ..core.files import held
 from ..core.limits import available_cpus
@@ -177,11 +176,8 @@ def _fill(aside: Path, places: Mapping[str, Sequence[int]], end: int,
                     file.seek(start)
                     file.write(pixels.data)
 
-            with ThreadPoolExecutor(available_cpus()) as threads:
-                bar = tqdm(threads.map(put, places), f"caching {kind.split('-')[0]}", len(places),
-                           leave=False, delay=2)
-                for _ in bar:
-                    pass
+            thread_map(put, places, max_workers=available_cpus(), desc=f"caching {kind.split('-')[0]}",
+                       leave=False, delay=2)
         flush(file.fileno())
     (aside / "index.json").write_text(json.dumps(places), encoding="utf-8")
 
