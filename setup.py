@@ -20,7 +20,7 @@ setup(
     license="MIT",
     keywords=facts["keywords"].split(", "),
     packages=find_packages(include=["wilson", "wilson.*"]),
-    package_data={"wilson.methods": ["builtin.json"], "wilson.widgets": ["browser/*"],
+    package_data={"wilson": ["py.typed"], "wilson.methods": ["builtin.json"], "wilson.widgets": ["browser/*"],
                   "wilson.core": ["html_templates/*"],
                   "wilson.experiments": ["templates/*.sh"]},
     python_requires=f">={facts['min_python']}",

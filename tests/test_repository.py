@@ -437,6 +437,7 @@ def test_installed_package_is_whole(copied, tmp_path):
     for folder, pattern in (("experiments/templates", "*.sh"), ("core/html_templates", "*.*")):
         templates = contents(copied / "wilson" / folder, pattern)
         assert templates and contents(target / "wilson" / folder, pattern) == templates
+    assert (target / "wilson/py.typed").is_file(), "without it, type checkers of projects that use wilson do not read its types"
     assert sorted(p.name for p in target.iterdir() if not p.name.endswith(".dist-info")) == ["bin", "wilson"]
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
