@@ -18,6 +18,7 @@ from wilson.analysis.tables import class_table, score_table
 from wilson.cli.command import main
 from wilson.core.errors import InputError
 from wilson.engine.launch import launch
+from wilson.experiments.measure import metric_classes
 from wilson.experiments.train import train
 from wilson.run.config import parsed
 from wilson.run.records import read_records, variants
@@ -112,7 +113,6 @@ def test_boundary_iou_by_loops(tmp_path):
     "On one image, with void and with pixels that have no label."
     import torch
     from wilson.data.tasks import Task
-    from wilson.experiments.measure import metric_classes
     step, random = Task("voc", "cat,dog|cow").step(1), np.random.default_rng(0)
     truth = np.kron(random.integers(0, 4, (4, 4)), np.ones((6, 6), int))
     found = np.roll(truth, 1, 0)
@@ -146,6 +146,7 @@ def test_everything_that_shows_scores_shows_it(root, tmp_path, capsys):
     # a step scored again, with metrics and without
     again = evaluate_step(last.path, "cpu", metrics=named)
     assert again.metrics["scores"] == recorded["scores"] and again.metrics["metrics"] == recorded["metrics"]
+    assert evaluate_step(last.path, "cpu", metrics=metric_classes(named)).metrics == again.metrics
     assert "boundary_iou" not in evaluate_step(last.path, "cpu").metrics["scores"]["published"]
     assert main(["evaluate", str(last.path), "--device", "cpu", "--metrics", named.split(",")[-1]]) == 0
     printed, = [line.split()[3:] for line in capsys.readouterr().out.splitlines() if "published, error" in line]

@@ -26,9 +26,10 @@ from ..data.transforms import CentreCrop
 from ..engine.devices import chosen_device
 from ..evaluation.logits import Logits, class_map
 from ..evaluation.maps import Maps
+from ..evaluation.metrics import Metric
 from ..evaluation.pictures import class_colours, classes_over
 from ..evaluation.scores import GROUPS, column_facts, read_facts
-from ..experiments.measure import fixed_images, measured
+from ..experiments.measure import fixed_images, measured, metric_classes
 from ..pseudo.step_targets import taught_labels
 from ..pseudo.targets import TargetRule
 from ..run.folder import StepResult
@@ -90,7 +91,7 @@ def evaluate_step(
     device: str = "auto",
     data_root: Path | str | None = None,  # where its data lies now; None: where it was
     weights: str = "last",                # "last", or "best": of the epoch with the best validation
-    metrics: str | None = None,           # beside the confusion matrix: "my.py:BoundaryIoU", comma separated
+    metrics: str | Sequence[type[Metric]] | None = None,  # further ones: "my.py:BoundaryIoU", or classes
 ) -> StepResult:
     "Score a finished step on its own validation images; nothing is written, no metric of the run is loaded."
     opened = open_step(path, chosen_device(device), weights=weights)
@@ -98,8 +99,8 @@ def evaluate_step(
     taught = {}
     if opened.localizer is not None and opened.old is not None:
         taught = taught_labels(opened.segmenter, opened.localizer, opened.old, opened.rule)
-    config = replace(moved(opened.config, data_root), metrics=metrics)
-    scored = measured(opened.views, config, recorded_data(opened, data_root), chosen_device(device), taught)
+    scored = measured(opened.views, moved(opened.config, data_root), recorded_data(opened, data_root),
+                      chosen_device(device), taught, metric_classes(metrics))
     del scored["details"]
     return StepResult(opened.folder.path, opened.step.index, True,
                       {"step": opened.step.index, "seconds": seconds, **scored})

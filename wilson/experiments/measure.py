@@ -45,10 +45,11 @@ def measured(
     data: SegmentationFolder,
     device: torch.device,
     labels: Mapping[str, Callable[[Batch], Tensor]],  # by name, what was taught without masks
+    further: Sequence[type[Metric]] = (),             # metrics beside the confusion matrix
 ) -> dict:         # metrics, scores, localizer, pseudo_labels of metrics.json; details of details.json
     "Scores of a trained step, and what a comparison asks for beside them."
     step, crop = views.step, CentreCrop(config.crop_size_val)
-    segmenter, further = segmenter_maps(views.segmenter), metric_classes(config.metrics)
+    segmenter = segmenter_maps(views.segmenter)
     scores: dict[str, dict] = {}
     confusion: dict[str, list] = {}
     details = {"classes": step.names, "n_old": step.n_old, "confusion": confusion}
@@ -80,10 +81,10 @@ def measured(
 
 # %% ../../nbs/experiments/01_measure.ipynb #8e4a3d02
 def metric_classes(
-    metrics: str | None,  # the parameter: names or "my.py:BoundaryIoU", comma separated
-) -> list[type[Metric]]:  # without the confusion matrix
+    metrics: str | Sequence[type[Metric]] | None,  # names or "my.py:BoundaryIoU", comma separated; classes
+) -> list[type[Metric]]:                           # without the confusion matrix
     "The metrics that a run is scored by beside the confusion matrix; runs the files of your own."
-    names = [name.strip() for name in (metrics or "").split(",")]
+    names = [name.strip() for name in metrics.split(",")] if isinstance(metrics, str) else metrics or ()
     found = dict.fromkeys(load_class(name, Metric, METRICS, "metrics") for name in names if name)
     further = [kind for kind in found if kind is not ConfusionMatrix]
     taken = {"later_ignored", "later_background"}

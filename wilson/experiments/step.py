@@ -192,7 +192,8 @@ def _trained(trainer: Trainer, config: ResolvedConfig, data: SegmentationFolder,
         given = labelled.at([n for n, i in enumerate(labelled.ids) if i in masked])
         labels = {"given": masks_of(training_images(given, config, step, device))}
     with compile_disabled():
-        scores = measured(views_of(method, step), config, data, device, labels)
+        scores = measured(views_of(method, step), config, data, device, labels,
+                          metric_classes(config.metrics))
     folder.write("details.json", scores.pop("details"), indent=None)
     speed = trainer.find(Cost).images_per_second
     metrics = {"step": step.index, "seconds": round(cost.seconds, 1),
