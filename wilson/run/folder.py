@@ -99,17 +99,19 @@ def as_now(
 
 def recorded_config(
     record: Mapping[str, Any],  # of config.json
-    code: bool = True,          # False: a method in a file is not imported, and is left out
+    code: bool = True,          # False: what names a class in a file is left out, so that no file is run
 ) -> TrainConfig:
     "The configuration in a config.json, of this version or another."
     recorded = record.get("parameters")
     if not isinstance(recorded, dict):
         raise InputError("it has no parameters")
     known = {*SHARED}
-    if not code and is_reference(recorded["method"]):
-        known -= {"method", "pseudo_dir"}
-    else:
+    if not code:
+        known -= {n for n, v in recorded.items() if n != "task" and isinstance(v, str) and is_reference(v)}
+    if "method" in known:
         known |= {*method_facts(recorded["method"]).params}
+    else:
+        known.discard("pseudo_dir")
     return parsed({n: v for n, v in recorded.items() if n in known})
 
 
