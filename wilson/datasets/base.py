@@ -174,7 +174,7 @@ class Dataset:
     "A data set: what is true of it, how it is opened and prepared. A subclass states what differs."
     name: str                                # as it is typed, and of its folders
     classes: Classes                         # with its tasks; `classes.dataset` is the name
-    title = ""                               # in reports; the name, if empty
+    title = ""                               # of its one task in reports; else the task's name
     reference = ""                           # "my_data.py:Mine", where it was loaded from a file
     preset: Mapping[str, Any] = PAPER_PRESET  # values of parameters that nobody sets
     usual_task = "offline"                   # what pages show where no task is named

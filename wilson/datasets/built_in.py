@@ -23,7 +23,7 @@ __all__ = ['DATASETS', 'PRESETS', 'DEMO', 'ShapesDataset']
 # %% ../../nbs/datasets/05_built_in.ipynb #774126b6
 class ShapesDataset(Dataset):
     "The demo data: 20 made-up classes, drawn where they are missing."
-    name, classes, title = "shapes", SHAPES, "shapes (demo data)"
+    name, classes = "shapes", SHAPES
     preset = PAPER_PRESET | dict(
         lr_policy="onecycle/warmup", pseudo_epoch=4, lr="0.006/0.0003", lr_head="1/3", lr_localizer=0.003,
         optimizer="adamw", weight_decay=0.01, epochs="16/16", batch_size=16, crop_size=96,

@@ -245,7 +245,7 @@ COCO_VAL2017 = PublishedList(
 
 class COCODataset(Dataset):
     "COCO 2017 (Lin et al., ECCV 2014): its 80 things."
-    name, classes, title, labels_table = "coco", COCO, "COCO 2017", None
+    name, classes, labels_table = "coco", COCO, None
     preset = PAPER_PRESET | dict(alpha=0.9, epochs="30/30", crop_size=448, crop_size_val=512, val_interval=2,
                                  backbone="wider_resnet38_a2", output_stride=8)
     mask_sources = "instances", "stuffthingmaps"

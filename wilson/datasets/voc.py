@@ -139,7 +139,7 @@ VOC_SIZES = {
 
 class VOCDataset(Dataset):
     "Pascal VOC 2012 (Everingham et al.) with the training masks of SBD (Hariharan et al., ICCV 2011)."
-    name, classes, title = "voc", VOC, "VOC 2012"
+    name, classes = "voc", VOC
     usual_task, auto, exact_labels, labels_table = "15-5", True, True, None
     mask_sources = "aug", "sbd"
     published_lists = (VOC_TRAIN_AUG,), (VOC_VAL,)

@@ -8,16 +8,16 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from ..core.errors import InputError
+from ..core.errors import InputError, did_you_mean
 from ..core.paths import at_root
 from ..data.classes import Classes
 from ..data.label_edits import edited_data
 from ..data.splits import SegmentationFolder
-from ..datasets.base import Dataset, Location
+from ..datasets.base import Dataset, Location, PAPER_PRESET
 from ..datasets.built_in import DATASETS, DEMO
 from ..datasets.custom import dataset_of
 from ..datasets.dataset_file import DATASET_FILE, read_dataset_file
-from .config import TrainConfig
+from .config import SHARED, TrainConfig
 from .user_code import is_reference, load_class
 
 # %% auto #0
@@ -40,6 +40,11 @@ def load_dataset(
     if not (isinstance(classes, Classes) and classes.dataset == name):
         raise InputError(f"dataset={typed}: its classes are {classes!r}; expected classes = "
                          f"Classes({name!r}, (\"cow\", \"horse\"), (1, 2)) of wilson.data.classes.")
+    known = dict.fromkeys([*PAPER_PRESET, *SHARED])
+    if strange := [n for n in found.preset if n not in known]:
+        raise InputError(f"dataset={typed}: its preset has a value for {strange[0]!r}, which is no parameter."
+                         f"{did_you_mean(strange[0], known)}")
+    found.preset = PAPER_PRESET | dict(found.preset)  # it need only state what differs
     found.reference = typed if isinstance(dataset, str) else ""
     return found
 
