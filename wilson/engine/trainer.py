@@ -109,7 +109,7 @@ class TrainerState:
     done: int = 0          # updates done of the current epoch
     validated: int = 0     # epochs done at the last validation
     stopping: float | None = None  # when a wait for data noticed that the run is asked to stop
-    loaded: Mapping[str, Any] = field(default_factory=dict)  # saved states of callbacks, for `fit`
+    loaded: dict[str, Any] = field(default_factory=dict)  # saved states of callbacks, for `fit`
 
     def __post_init__(self) -> None:
         self.per_epoch = len(self.loader) // self.updates.accumulate
@@ -219,7 +219,7 @@ class Trainer(TrainerState):
                 callback.before_fit(self)
                 stack.callback(callback.after_fit)
                 if callback.name in self.loaded:
-                    callback.load_state_dict(self.loaded[callback.name])
+                    callback.load_state_dict(self.loaded.pop(callback.name))
             self._validate()  # where an earlier process ended in its validation
             while self.epoch < self.epochs:
                 self._run_epoch()
