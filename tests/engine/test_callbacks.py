@@ -17,7 +17,7 @@ from wilson.engine.step_folder import StepFolder
 from wilson.engine.trainer import Trainer
 from wilson.experiments import step as step_module
 from wilson.experiments.train import train
-from wilson.run.config import TrainConfig
+from wilson.run.config import parsed
 
 BASE = dict(dataset="shapes", data_root="data/few", task="striped disc|dotted square", epochs="2", crop_size=48, batch_size=4,
             pseudo_epoch=0, device="cpu", step="0", optimizer="sgd", lr="0.02", val_interval=1, keep_maps=0, save_minutes=1e-9)
@@ -82,7 +82,7 @@ def own(root, tmp_path) -> Path:
 
 
 def trained(**more) -> Path:
-    result, = train(TrainConfig(**BASE | more))
+    result, = train(parsed(BASE | more))
     return result.path
 
 
