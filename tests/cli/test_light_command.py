@@ -10,7 +10,7 @@ from conftest import environment
 
 import wilson
 
-HEAVY = ("torch", "torchvision", "pandas", "matplotlib", "tensorboard", "safetensors")
+HEAVY = ("torch", "torchvision", "pandas", "matplotlib", "tensorboard", "safetensors", "tqdm")
 COMMANDS = (["--version"], ["--help"], ["train", "--help"], ["sweep", "--help"], ["verify", "--help"], ["runs"], ["compare"],
             ["compare", "--table", "published"], ["compare", "--table", "labels", "--format", "csv"], ["compare", "--format", "html"])
 # in one process, in this order: what a command imports, those after it have too

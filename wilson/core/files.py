@@ -12,18 +12,18 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from typing import BinaryIO
-
-from tqdm.auto import tqdm
+from typing import TYPE_CHECKING, BinaryIO
 
 from .errors import InputError
 from .locks import file_lock
 from .paths import flush
 
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
 # %% auto #0
-__all__ = ['bytes_bar', 'written_aside', 'made_folder', 'check_space', 'writing', 'held', 'file_hash']
+__all__ = ['written_aside', 'made_folder', 'check_space', 'writing', 'bytes_bar', 'held', 'file_hash']
 
 # %% ../../nbs/core/02_files.ipynb #9ff34bd3
 @contextmanager
@@ -95,7 +95,14 @@ def writing(path: Path, kept: str = "") -> Iterator[None]:
                          f"again{kept}.") from e
 
 # %% ../../nbs/core/02_files.ipynb #bcd2f3d6
-bytes_bar = partial(tqdm, unit="B", unit_scale=True, leave=False, delay=1)
+def bytes_bar(
+    desc: str,
+    total: int | None = None,  # bytes
+    initial: int = 0,
+) -> tqdm:
+    "A progress bar of bytes, shown after a second."
+    from tqdm.auto import tqdm  # slow to import
+    return tqdm(desc=desc, total=total, initial=initial, unit="B", unit_scale=True, leave=False, delay=1)
 
 # %% ../../nbs/core/02_files.ipynb #1640cc4d
 @contextmanager

@@ -11,8 +11,6 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from tqdm import tqdm
-
 # %% auto #0
 __all__ = ['available_cpus', 'memory_limit', 'about_open_files', 'about_memory', 'about_processes', 'about_shared_memory',
            'shortage']
@@ -99,6 +97,7 @@ def about_open_files() -> str:
 # %% ../../nbs/core/05_limits.ipynb #03ac0fd7
 def about_memory() -> str:
     "How much memory this process may use."
+    from tqdm import tqdm  # slow to import
     limit, addressed = memory_limit(), _rlimit("RLIMIT_AS")[0]
     if addressed is not None and (limit is None or addressed < limit):
         return f"This process may address {tqdm.format_sizeof(addressed, 'B')} (`ulimit -v`)."
@@ -123,6 +122,7 @@ def about_shared_memory(
         stat = os.statvfs(place)
     except (OSError, AttributeError):
         return f"There is no {place} here."
+    from tqdm import tqdm
     size, free = (tqdm.format_sizeof(stat.f_frsize * n, "B") for n in (stat.f_blocks, stat.f_bavail))
     return f"{place} has {size}, of which {free} are free; docker gives more with --shm-size=8g."
 

@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from ..core.errors import InputError, did_you_mean
 from ..core.files import written_aside
@@ -114,6 +113,7 @@ def labels_from_masks(
     values: Sequence[int] | None = None,  # 256: number in a mask file → dataset id
 ) -> tuple[np.ndarray, str]:  # N, 256 bool by dataset id; hash of the masks' pixels
     "Image-level labels from masks; a foreign id or a size that differs is an error that names the file."
+    from tqdm.auto import tqdm  # slow to import
     ids = np.arange(256) if values is None else np.array(values)
     legal = np.isin(ids, [0, 255, *classes.ids])  # by number in the file
     labels, digest = np.zeros((len(masks), 256), bool), hashlib.sha256()

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from ..core.errors import InputError
 from ..core.paths import at_root
@@ -39,6 +38,7 @@ def pseudo_label_split(
     allowed_ids: Sequence[int],  # dataset ids of the step's new classes
 ) -> tuple[Split, PseudoCoverage]:
     "The split with pseudo-labels for masks; a missing PNG, a foreign id or another size is an error."
+    from tqdm.auto import tqdm  # slow to import
     masks = _pseudo_files(at_root(folder), split)
     ids, allowed = np.array(split.values or range(256)), np.array(allowed_ids)
     legal = np.isin(ids, [0, 255, *allowed])  # by number in the file

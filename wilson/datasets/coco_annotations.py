@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from ..core.errors import InputError
 from ..data.classes import COCO
@@ -180,6 +179,7 @@ def draw_masks(
     if not table.is_file():
         write_labels(table, (), np.zeros((0, 256), bool), COCO, origin)
     labels = np.zeros((len(ids), 256), bool)
+    from tqdm.auto import tqdm  # slow to import
     bar = tqdm(zip(ids, images), f"masks of {folder.name}", len(ids), leave=False, delay=1)
     for (i, image), row in zip(bar, labels):  # the bar first: it has to see its end
         path = folder / f"{i}.png"

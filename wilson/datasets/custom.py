@@ -12,8 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 
-from tqdm.auto import tqdm
-
 from ..core.errors import InputError, did_you_mean
 from ..core.files import written_aside
 from ..core.limits import available_cpus
@@ -101,6 +99,7 @@ def _are_ids(masks: Sequence[Path], said: DatasetFile) -> bool:
         except InputError as e:
             return e
 
+    from tqdm.auto import tqdm  # slow to import
     with ThreadPoolExecutor(available_cpus()) as threads:
         looks = list(tqdm(threads.map(look, masks), "masks", len(masks), leave=False, delay=2))
     if wrong := [str(e) for e in looks if isinstance(e, InputError)]:

@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterable, Sequence
 from io import BytesIO
 from pathlib import Path
 
-from tqdm.contrib.concurrent import thread_map
-
 from ..core.errors import InputError
 from ..core.files import held, written_aside
 from ..core.limits import available_cpus
@@ -72,6 +70,7 @@ def made_files(
     sources: Sequence[Sequence[Path]] | None = None,  # what each is made of
 ) -> None:
     "A folder of files that appears when all of them are made; a run that was killed is gone on with."
+    from tqdm.contrib.concurrent import thread_map  # slow to import
     aside = folder.with_name(f".{folder.name}.part")
 
     def one(n: int) -> None:
@@ -126,6 +125,7 @@ def thumbnails(
     folder: Path,
 ) -> int:           # how many were made
     "Small copies of images, `<id>.jpg`; those that are there stay, unless their image has changed since."
+    from tqdm.contrib.concurrent import thread_map  # slow to import
     folder.mkdir(parents=True, exist_ok=True)
     missing = [(path, folder / f"{i}.jpg") for i, path in zip(ids, images)
                if not newer(folder / f"{i}.jpg", path)]

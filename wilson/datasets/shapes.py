@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm.auto import tqdm
 
 from ..core.errors import InputError
 from ..data.classes import FORMS, SHAPES, TEXTURES
@@ -272,6 +271,7 @@ def write_scenes(
     for made in (images, masks, lists):
         made.mkdir(parents=True)
     names = {s: [f"{s}_{i:05d}" for i in range(wanted[f"n_{s}"])] for s in SPLITS}
+    from tqdm.auto import tqdm  # slow to import
     with tqdm(total=sum(map(len, names.values())), desc="shapes", disable=not progress) as bar:
         for split in SPLITS:
             for index, name in enumerate(names[split]):
