@@ -1,5 +1,6 @@
 """Parameters of a class in a file of the user's, with annotations as types and as text."""
 import pytest
+from wilson.core.errors import InputError
 from wilson.core.params import param, params_of
 
 
@@ -22,3 +23,16 @@ def test_annotations_may_be_types_or_text():
 def test_an_effect_must_be_known():
     with pytest.raises(ValueError, match="affects='speed'"):
         param(1, "a number", affects="speed")
+
+
+def test_several_values():
+    from collections.abc import Sequence
+
+    class Job:
+        lines: Sequence[str] = param((), "lines of the shell")
+        sizes: "Sequence[int]" = param((), "sizes", min=1)
+
+    known = params_of(Job)
+    assert known["lines"].convert(["a", "b"]) == ("a", "b") and known["sizes"].convert(["3", 4]) == (3, 4)
+    with pytest.raises(InputError, match="sizes=0: expected at least 1"):
+        known["sizes"].convert([0])

@@ -10,7 +10,6 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields
 from types import UnionType
 from typing import Any, get_args, get_origin
 
@@ -20,7 +19,7 @@ from .run_commands import run_compare, run_evaluate, run_export, run_import, run
 from .run_commands import run_predict, run_runs, run_train
 from .sweep_commands import run_slurm, run_sweep_command
 from ..core.errors import InputError, did_you_mean
-from ..core.params import Param
+from ..core.params import Param, params_of
 from ..core.paths import check_temp_folder
 from ..core.terminals import printable, safe_output, set_bars, use_utf8_names
 from ..methods.facts import builtin_facts
@@ -28,8 +27,7 @@ from ..run.chosen_method import method_facts
 from ..run.config import SHARED, TrainConfig, describe
 
 # %% auto #0
-__all__ = ['COMMANDS', 'Parser', 'add_fields', 'add_params', 'named_methods', 'add_training_params', 'add_options',
-           'arguments_of', 'main']
+__all__ = ['COMMANDS', 'Parser', 'add_params', 'named_methods', 'add_training_params', 'add_options', 'arguments_of', 'main']
 
 # %% ../../nbs/cli/03_command.ipynb #562629d7
 COMMANDS: dict[str, Callable[..., int | None]] = {
@@ -51,19 +49,6 @@ class Parser(argparse.ArgumentParser):
         return options
 
 # %% ../../nbs/cli/03_command.ipynb #5a0c1e76
-def add_fields(
-    parser: argparse.ArgumentParser,
-    settings: type,  # a dataclass; `about` of a field's metadata is its help
-    prefix: str,     # of the names under which the values are found
-) -> None:
-    "An option for each field of a dataclass; one that is not given has no value."
-    for field in fields(settings):
-        parser.add_argument(*_flags(field.name), dest=prefix + field.name, metavar="VALUE",
-                            default=argparse.SUPPRESS,
-                            action="append" if isinstance(field.default, tuple) else "store",
-                            help=_help(field.metadata["about"], field.default))
-
-
 def add_params(
     group: argparse._ActionsContainer,
     params: Mapping[str, Param],
@@ -73,6 +58,7 @@ def add_params(
     "An option for each parameter; one that is not given has no value."
     for name, p in params.items():
         group.add_argument(*_flags(name), dest=prefix + name, metavar="VALUE", default=argparse.SUPPRESS,
+                           action="append" if p.several else "store",
                            help=_help(describe(p), p.default) if shown else argparse.SUPPRESS)
 
 
@@ -123,7 +109,7 @@ def add_options(
         if about is TrainConfig:
             add_training_params(parser, arguments, f"{parameter.name}.")
         elif isinstance(about, type):
-            add_fields(parser, about, f"{parameter.name}.")
+            add_params(parser, params_of(about), f"{parameter.name}.")
         else:
             _add_option(parser, parameter, kind, about, metavar[0] if metavar else None)
 

@@ -76,6 +76,7 @@ class Param:
     name: str = ""                   # of the attribute
     kind: type = str                 # bool, int, float or str
     optional: bool = False           # may be None
+    several: bool = False            # any number of values: the annotation is a Sequence
 
     def __post_init__(self) -> None:
         if self.affects not in EFFECTS:
@@ -83,14 +84,17 @@ class Param:
 
     def __set_name__(self, owner: type, name: str) -> None:
         stated = owner.__annotations__.get(name, "")  # text, or a type in a file that does not postpone them
-        words = [w.strip() for w in (stated.__name__ if isinstance(stated, type) else str(stated)).split("|")]
+        said = stated.__name__ if isinstance(stated, type) else str(stated)
+        inner = said.partition("Sequence[")[2].partition("]")[0]
+        words = [w.strip() for w in (inner or said).split("|")]
         kinds = [KINDS[w] for w in words if w in KINDS]
         if self.by_step and len(kinds) == 2:  # of "base/later", which is text
             kinds.remove(str)
         if len(kinds) != 1:
             raise TypeError(f"{owner.__name__}.{name}: expected an annotation of bool, int, float or str, "
                             f"with `| None` where it may be None; found {' | '.join(words) or 'none'}")
-        setattr(owner, name, replace(self, name=name, kind=kinds[0], optional="None" in words))
+        setattr(owner, name, replace(self, name=name, kind=kinds[0], optional="None" in words,
+                                     several=bool(inner)))
 
     @overload
     def __get__(self, instance: None, owner: type) -> Any: ...
@@ -102,6 +106,8 @@ class Param:
 
     def convert(self, value: Any) -> Any:
         "`value`, which may be text, as one of this parameter; InputError where it cannot be."
+        if self.several:
+            return tuple(replace(self, several=False).convert(one) for one in value)
         if isinstance(value, str) and value.lower() == "none" and self.optional and not self.text:
             value = None
         if value is None and self.optional:

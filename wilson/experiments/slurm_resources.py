@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass
 
 from ..core.errors import InputError
+from ..core.params import param, params_of
 
 # %% auto #0
-__all__ = ['WARNING', 'SHORTEST', 'OWN', 'about', 'Resources', 'minutes']
+__all__ = ['WARNING', 'SHORTEST', 'OWN', 'Resources', 'minutes']
 
 # %% ../../nbs/experiments/10_slurm_resources.ipynb #ab69fae4
 WARNING = 120  # seconds before the end of its time at which a job is told
@@ -22,31 +22,22 @@ OWN = ("array", "chdir", "dependency", "error", "job-name", "no-requeue", "ntask
        "open-mode", "output", "requeue", "signal", "wrap")  # options that the script writes itself
 
 
-def about(default: Any, text: str) -> Any:
-    "A field with its default and the sentence that `wilson slurm --help` shows."
-    return field(default=default, metadata={"about": text})
-
-
 @dataclass(frozen=True)
 class Resources:
     "What a job asks Slurm for."
-    nodes: int = about(1, "machines; more than one train together by torchrun")
-    gpus_per_node: int = about(0, "GPUs on each; as many processes, unless nproc says otherwise")
-    cpus_per_task: int | None = about(None, "cores on each machine; 4 per process if not given")
-    time: str = about("24:00:00", "after which a sitting ends and the next goes on: HH:MM:SS or D-HH:MM:SS")
-    partition: str | None = about(None, "Slurm's partition")
-    account: str | None = about(None, "who is charged")
-    setup: Sequence[str] = about((), 'a shell line run first, such as "module load cuda"; may be repeated')
-    sbatch: Sequence[str] = about((), "another option of sbatch, such as mem=64G; may be repeated")
+    nodes: int = param(1, "machines; more than one train together by torchrun", min=1)
+    gpus_per_node: int = param(0, "GPUs on each; as many processes, unless nproc says otherwise", min=0)
+    cpus_per_task: int | None = param(None, "cores on each machine; 4 per process if not given", min=1)
+    time: str = param("24:00:00", "after which a sitting ends and the next goes on: HH:MM:SS or D-HH:MM:SS",
+                      text=True)
+    partition: str | None = param(None, "Slurm's partition", text=True)
+    account: str | None = param(None, "who is charged", text=True)
+    setup: Sequence[str] = param((), 'a shell line run first, such as "module load cuda"; may be repeated')
+    sbatch: Sequence[str] = param((), "another option of sbatch, such as mem=64G; may be repeated")
 
     def __post_init__(self) -> None:
-        for name, least in (("nodes", 1), ("gpus_per_node", 0), ("cpus_per_task", 1)):
-            value = getattr(self, name)
-            if value is None:
-                continue
-            if not re.fullmatch(r"\d+", str(value)) or int(value) < least:
-                raise InputError(f"{name}={value!r}: expected a whole number, {least} or more.")
-            object.__setattr__(self, name, int(value))
+        for name, p in params_of(Resources).items():
+            object.__setattr__(self, name, p.convert(getattr(self, name)))
         if not minutes(self.time) >= SHORTEST:
             raise InputError(f"time={self.time!r}: expected HH:MM:SS or D-HH:MM:SS, at least {SHORTEST} "
                              f"minutes; {WARNING} seconds before the end a sitting is told to save and stop.")
@@ -59,7 +50,7 @@ class Resources:
 
 def _check_option(option: str) -> None:
     name = option.lstrip("-").partition("=")[0]
-    known = {f.name.replace("_", "-") for f in fields(Resources)} - {"setup", "sbatch"}
+    known = {name.replace("_", "-") for name in params_of(Resources)} - {"setup", "sbatch"}
     if name in known:
         raise InputError(f"sbatch={option!r}: --{name} is an option of wilson slurm; give it there.")
     if name in OWN:
