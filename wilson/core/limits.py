@@ -83,6 +83,14 @@ def _rlimit(name: str) -> tuple[int | None, int | None]:
     return soft, hard
 
 
+def _size(count: float) -> str:
+    unit, *larger = "bytes", "kB", "MB", "GB"
+    while count >= 1000 and larger:
+        count /= 1000
+        unit = larger.pop(0)
+    return f"{count:.0f} {unit}" if unit == "bytes" or count >= 10 else f"{count:.1f} {unit}"
+
+
 def about_open_files() -> str:
     "How many files this process may have open, and how that is raised."
     soft, hard = _rlimit("RLIMIT_NOFILE")
@@ -100,8 +108,8 @@ def about_memory() -> str:
     from tqdm import tqdm  # slow to import
     limit, addressed = memory_limit(), _rlimit("RLIMIT_AS")[0]
     if addressed is not None and (limit is None or addressed < limit):
-        return f"This process may address {tqdm.format_sizeof(addressed, 'B')} (`ulimit -v`)."
-    return "" if limit is None else f"This machine, job or container has {tqdm.format_sizeof(limit, 'B')}."
+        return f"This process may address {_size(addressed)} (`ulimit -v`)."
+    return "" if limit is None else f"This machine, job or container has {_size(limit)}."
 
 # %% ../../nbs/core/05_limits.ipynb #88781fe6
 def about_processes() -> str:
@@ -122,8 +130,7 @@ def about_shared_memory(
         stat = os.statvfs(place)
     except (OSError, AttributeError):
         return f"There is no {place} here."
-    from tqdm import tqdm
-    size, free = (tqdm.format_sizeof(stat.f_frsize * n, "B") for n in (stat.f_blocks, stat.f_bavail))
+    size, free = (_size(stat.f_frsize * blocks) for blocks in (stat.f_blocks, stat.f_bavail))
     return f"{place} has {size}, of which {free} are free; docker gives more with --shm-size=8g."
 
 # %% ../../nbs/core/05_limits.ipynb #7e2eb532
