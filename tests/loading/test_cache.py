@@ -22,7 +22,8 @@ from wilson.data.tasks import Task
 from wilson.data.transforms import TrainingCrop
 from wilson.datasets.voc import open_folder
 from wilson.loading.cache import bytes_under, cached
-from wilson.loading.loader import BatchesOf, Loader
+from wilson.data.batches import BatchesOf
+from wilson.loading.loader import Loader
 
 MAKE = """
 import sys, time

@@ -31,7 +31,8 @@ from wilson.data.tasks import Task
 from wilson.data.transforms import TrainingCrop
 from wilson.datasets.voc import open_folder
 from wilson.loading import workers
-from wilson.loading.loader import BatchesOf, EpochBatches, Loader
+from wilson.data.batches import BatchesOf, EpochBatches
+from wilson.loading.loader import Loader
 
 from wilson.core.errors import InputError
 from wilson.engine.checkpoint import read_weights, newest_state

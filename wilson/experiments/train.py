@@ -20,6 +20,7 @@ from ..core.distributed import agreed, in_turn, joined, n_ranks, placed
 from ..core.errors import InputError
 from ..core.limits import available_cpus
 from ..core.paths import at_root, shown
+from ..data.batches import EpochBatches
 from ..data.label_edits import check_edited_ids
 from ..data.samples import training_samples
 from ..data.splits import SegmentationFolder
@@ -30,7 +31,6 @@ from ..engine.signals import Interrupted, Stop, graceful_shutdown, end_with_pare
 from ..engine.step_folder import StepFolder
 from .start import label_maps, n_processes
 from .step import train_step
-from ..loading.loader import EpochBatches
 from ..run.chosen_method import method_class, method_facts
 from ..run.config import TrainConfig
 from ..run.dataset import chosen_dataset, load_dataset, open_data

@@ -7,98 +7,18 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from torch.utils.data import Dataset, Sampler
 
 from ..core.errors import InputError
 from ..core.limits import shortage
-from ..data.batches import Batch, collated
-from ..data.samples import Sample, StepSamples
+from ..data.batches import Batch, BatchesOf, EpochBatches
+from ..data.samples import StepSamples
 from .workers import Workers
 
 # %% auto #0
-__all__ = ['smaller_batch', 'EpochBatches', 'BatchesOf', 'Loader']
-
-# %% ../../nbs/loading/03_loader.ipynb #f0a6ccda
-def smaller_batch(
-    n: int,       # training images
-    passes: int,  # equal passes of one update; each needs two images for its batch norm
-) -> str:
-    "What to do where a batch is larger than the step: a value that works, or more images."
-    if n < 2:
-        return ("batch norm needs at least 2. Add images of the step's classes to the training list, or "
-                "choose a task whose steps have more.")
-    if n < 2 * passes:
-        return f"choose batch_size={n} and accumulate=1."
-    return f"choose at most {n // passes * passes}."
-
-# %% ../../nbs/loading/03_loader.ipynb #757a6533
-class EpochBatches(Sampler):
-    "Batches of keys `(epoch, index, draw)`: shuffled by (seed, epoch) in training, in order otherwise."
-
-    def __init__(
-        self,
-        n: int,                   # samples
-        batch_size: int,          # of all ranks together
-        seed: int | None = None,  # None: in order, the last batch kept
-        ranks: int = 1,           # processes that share a batch; rank r takes places r, r + ranks, …
-        crops: str = "image",     # "image" | "place": what a crop is drawn by
-        padding: str = "once",    # "once" | "repeat": in order, repeat the first until all ranks have as many
-        rank: int | None = None,  # whose places; None: those of all ranks
-        passes: int = 1,          # that make an update; a refusal proposes what divides into so many
-    ):
-        if seed is not None and batch_size > n:
-            raise InputError(f"batch_size={batch_size} is larger than the step's {n} training "
-                             f"image{'s' * (n != 1)}; {smaller_batch(n, passes)}")
-        self.batch_size, self.seed, self.ranks, self.crops, self.rank = batch_size, seed, ranks, crops, rank
-        self.epoch, self.start = 0, 0  # which epoch the next iteration gives, from which batch on
-        padded = seed is None and padding == "repeat"
-        self.n, self.places = n, -(-n // ranks) * ranks if padded else n
-
-    def __len__(self) -> int:
-        whole, rest = divmod(self.places, self.batch_size)
-        return whole + (rest > 0 and self.seed is None)
-
-    def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
-        order = np.arange(self.places) % self.n
-        if self.seed is not None:
-            order = np.random.default_rng([self.seed, self.epoch]).permutation(self.n)
-        for b in range(self.start, len(self)):
-            places = range(b * self.batch_size, min((b + 1) * self.batch_size, self.places))
-            own = [p for p in places if self.rank in (None, p % self.ranks)]
-            if own:  # a rank may have no part in the last one of a validation
-                draws = [p // self.ranks if self.crops == "place" else int(order[p]) for p in own]
-                yield [(self.epoch, int(order[p]), draw) for p, draw in zip(own, draws)]
-
-# %% ../../nbs/loading/03_loader.ipynb #991442ef
-@dataclass(frozen=True)
-class BatchesOf(Dataset):
-    "Batches of `samples` by the keys of their samples."
-    samples: StepSamples
-
-    def __getitem__(self, keys: Sequence[tuple[int, ...]]) -> Batch:
-        return self.make(keys)
-
-    def make(
-        self,
-        keys: Sequence[tuple[int, ...]],
-        reached: Callable[[int], None] = lambda n: None,  # called with the number of samples drawn so far
-    ) -> Batch:
-        "The batch of these samples."
-        def drawn() -> Iterator[Sample]:
-            for n, key in enumerate(keys):
-                reached(n)
-                yield self.samples[key]
-        return collated(drawn(), len(keys))
-
-    def name(self, key: tuple[int, ...]) -> str:
-        "The file of an image, as a message names it."
-        split = getattr(self.samples, "split", None)
-        return str(split.images[key[1]]) if split else f"number {key[1]}"
+__all__ = ['Loader']
 
 # %% ../../nbs/loading/03_loader.ipynb #c603f87f
 class Loader:

@@ -15,41 +15,25 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import connection, process, util
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from ..core.errors import InputError
 from ..core.limits import about_open_files, shortage
+from ..data.batches import BatchesOf, EpochBatches
 from .worker_process import _begin, _failure, _hanging, _lost, _not_received, _place, _places
 from .worker_process import Failure, ROW, TICK
 
 # %% auto #0
-__all__ = ['KeyedBatches', 'EpochSampler', 'checked_while_waiting', 'Workers']
+__all__ = ['checked_while_waiting', 'Workers']
 
 # %% ../../nbs/loading/02_workers.ipynb #68bb40cb
-class KeyedBatches(Protocol):
-    "What makes batches from the keys of their samples."
-
-    def make(self, keys: Sequence[tuple[int, ...]], reached: Callable[[int], None]) -> Any: ...
-
-    def name(self, key: tuple[int, ...]) -> str: ...
-
-
-class EpochSampler(Protocol):
-    "The keys of an epoch's batches, from number `start` on."
-    start: int
-
-    def __len__(self) -> int: ...
-
-    def __iter__(self) -> Iterator[list[tuple[int, int, int]]]: ...
-
-
 @dataclass(frozen=True)
 class _Watched(Dataset):
     "Batches as a worker makes them."
-    batches: KeyedBatches
+    batches: BatchesOf
     board: Sequence[Any]  # for each worker characters that all processes share
 
     def __getitem__(self, keys: Sequence[tuple[int, ...]]) -> Any:
@@ -120,8 +104,8 @@ class Workers:
 
     def __init__(
         self,
-        batches: KeyedBatches,
-        sampler: EpochSampler,
+        batches: BatchesOf,
+        sampler: EpochBatches,
         count: int,              # processes
         timeout: float = 600.0,  # seconds without a finished image until the wait ends
         pinned: bool = False,    # batches in page-locked memory, from which a GPU copies
