@@ -94,7 +94,7 @@ def unchecked_folder(
     table_file: Path | None = None,  # of image-level labels
 ) -> dict[str, Split]:               # "train" and "val"; files may be missing or broken
     "The splits of a folder, nothing refused; labels are the table's, else those of masks that can be read."
-    table = label_table(table_file, classes) if table_file else {}
+    table = label_table(table_file, classes) if table_file and table_file.is_file() else {}
     images, found = files_by_id(root / IMAGE_FOLDER), {}
     wanted_lists = {"train": [train_list] if train_list else TRAIN_LISTS, "val": [val_list or "val"]}
     for name, wanted in wanted_lists.items():
