@@ -35,7 +35,7 @@ from wilson.loading.cache import make_room, packed
 from wilson.run.config import all_parameters, parsed
 from wilson.run.folder import held, is_held, step_path
 from wilson.run.presets import identity, resolved, task_of
-from wilson.widgets.annotations import Noting
+from wilson.widgets.annotations import Annotations
 
 NOBODY = 65534
 
@@ -280,11 +280,11 @@ def test_two_studios_note_of_one_image(tmp_path, unflushed):
     side = SimpleNamespace(opened=SimpleNamespace(
         config=SimpleNamespace(data_root=str(tmp_path), runs_dir=str(tmp_path / "runs")), task=SimpleNamespace(classes=VOC)), data=SimpleNamespace(root=tmp_path))
     parts = ({"flag": True}, {"note": "blurred"}, {"add": ["cat"], "remove": []}, {"add": ["dog"], "remove": []})
-    studios = [Noting(SimpleNamespace(side=lambda number: side)) for _ in parts]
+    studios = [Annotations(SimpleNamespace(side=lambda number: side)) for _ in parts]
     for n in range(40):
         at_once = threading.Barrier(len(parts))
 
-        def note(studio: Noting, part: dict) -> None:
+        def note(studio: Annotations, part: dict) -> None:
             at_once.wait()
             studio.edit({"image": f"i{n}", "edit": part, "before": {"add": [], "remove": []}})
         threads = [threading.Thread(target=note, args=pair) for pair in zip(studios, parts)]

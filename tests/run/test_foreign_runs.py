@@ -122,21 +122,21 @@ def test_looking_at_a_run_writes_nothing_outside_of_it(trained, tmp_path, capsys
 
 
 def test_label_edits_of_data_elsewhere_stay_with_the_runs(trained, tmp_path):
-    from wilson.widgets.viewer import Looking
-    from wilson.widgets.annotations import Noting
+    from wilson.widgets.viewer import Viewer
+    from wilson.widgets.annotations import Annotations
     elsewhere = tmp_path / "elsewhere"
     shutil.copytree("data/few", elsewhere)
     noted = "id,add,remove,exclude,flag,note\nval_00000,,,,yes,before\n"
     (elsewhere / "label_edits.csv").write_text(noted, encoding="utf-8")
     record = json.loads((LATER / "config.json").read_text(encoding="utf-8"))
     change(LATER / "config.json", parameters=record["parameters"] | {"data_root": str(elsewhere)})
-    before, looking = written(elsewhere), Looking(device="cpu")
-    looking.begin()
-    noting = Noting(looking)
-    assert noting.edits()["val_00000"]["note"] == "before"
-    noting.edit({"image": "val_00001", "edit": {"flag": True}})
-    assert written(elsewhere) == before and noting.path.is_relative_to(trained / "runs")
-    assert {i for i, e in noting.edits().items() if e["flag"]} == {"val_00000", "val_00001"}
+    before, viewer = written(elsewhere), Viewer(device="cpu")
+    viewer.begin()
+    notes = Annotations(viewer)
+    assert notes.edits()["val_00000"]["note"] == "before"
+    notes.edit({"image": "val_00001", "edit": {"flag": True}})
+    assert written(elsewhere) == before and notes.path.is_relative_to(trained / "runs")
+    assert {i for i, e in notes.edits().items() if e["flag"]} == {"val_00000", "val_00001"}
 
 
 def test_a_link_within_a_run_leads_nowhere(trained, tmp_path):

@@ -25,10 +25,10 @@ from ..run.config import all_parameters, TrainConfig
 from ..run.images import StepImages, edits_file
 from ..run.presets import resolved
 from .answers import Answer
-from .viewer import Looking, title
+from .viewer import Viewer, title
 
 # %% auto #0
-__all__ = ['MOST_LINES', 'training_command', 'Noting', 'merged', 'edit_fields']
+__all__ = ['MOST_LINES', 'training_command', 'Annotations', 'merged', 'edit_fields']
 
 # %% ../../nbs/widgets/03_annotations.ipynb #c4583934
 def training_command(
@@ -57,32 +57,32 @@ def training_command(
 MOST_LINES = 20  # of a figure
 
 
-class Noting:
+class Annotations:
     "Notes about images, and exports."
 
-    def __init__(self, looking: Looking):
-        self.looking = looking
+    def __init__(self, viewer: Viewer):
+        self.viewer = viewer
 
     @property
     def path(self) -> Path:
         "The file of the data set that is looked at."
-        return edits_file(self.looking.side(0).opened)
+        return edits_file(self.viewer.side(0).opened)
 
     @property
     def _beside(self) -> Path:
         "The file beside the data, which is only read where the data is outside of the project."
-        return edits_path(self.looking.side(0).data.root)
+        return edits_path(self.viewer.side(0).data.root)
 
     def edits(self) -> dict[str, dict[str, Any]]:
         "All that is noted, by id, for JSON."
-        classes = self.looking.side(0).opened.task.classes
+        classes = self.viewer.side(0).opened.task.classes
         there = next((p for p in (self.path, self._beside) if p.is_file()), None)
         found = {} if there is None else read_edits(there, classes)
         return {i: edit_fields(e) for i, e in found.items()}
 
     def edit(self, asked: Mapping[str, Any]) -> Answer:
         "Save what is noted about an image: what is said now, the rest as it stands in the file."
-        classes, image = self.looking.side(0).opened.task.classes, asked["image"]
+        classes, image = self.viewer.side(0).opened.task.classes, asked["image"]
         if self.path != self._beside:
             made_folder(self.path.parent)
         if not self.path.is_file() and self._beside.is_file():
@@ -95,7 +95,7 @@ class Noting:
 
     def export(self, asked: Mapping[str, Any]) -> Answer:
         "Write a figure or a report of the image that is looked at, or of the flagged ones."
-        images, which = self.looking.side(0), asked["list"]
+        images, which = self.viewer.side(0), asked["list"]
         rule, step = images.rule.with_values(**asked["rule"]), images.step
         edits, ids = self.edits(), images.lists[which].split.ids
         places = [asked["position"]]
@@ -109,13 +109,13 @@ class Noting:
         told = None if asked["told"] is None else torch.tensor(asked["told"])
 
         def seen(n: int, p: int) -> Maps:
-            self.looking.busy(f"Exporting {n + 1} of {len(places)} images …")
+            self.viewer.busy(f"Exporting {n + 1} of {len(places)} images …")
             same = p == asked["position"]  # what was chosen for one image is of that one
             logits = images.logits(which, p, asked["epoch"] if same else None)
             return Maps(logits, rule, told if same else None, images.kinds)
 
         each = (seen(n, p) for n, p in enumerate(places))
-        folder = at_root(self.looking.runs_dir) / "exports"
+        folder = at_root(self.viewer.runs_dir) / "exports"
         path = images.opened.folder.path
         name = f"{path.parent.parent.name}-{path.parent.name}-step{step.index}-" + (
             ids[places[0]] if len(places) == 1 else f"{len(places)}-images")

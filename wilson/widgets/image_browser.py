@@ -26,10 +26,10 @@ from ..evaluation.what_if import teaching, what_if
 from ..pseudo.targets import TargetRule
 from ..run.images import StepImages
 from .answers import Answer
-from .viewer import Looking, title
+from .viewer import Viewer, title
 
 # %% auto #0
-__all__ = ['NUMBER_COLUMNS', 'Builder', 'columns_of', 'Finding']
+__all__ = ['NUMBER_COLUMNS', 'Builder', 'columns_of', 'ImageBrowser']
 
 # %% ../../nbs/widgets/02_image_browser.ipynb #4d928c50
 class Builder:
@@ -115,21 +115,21 @@ def columns_of(images: StepImages) -> list[dict[str, Any]]:
                       for key, head, factor, digits, better in NUMBER_COLUMNS if images.weak]
 
 
-class Finding:
+class ImageBrowser:
     "Table, confusion matrix, thumbnails and scores of the step that is looked at."
 
-    def __init__(self, looking: Looking, push: Callable[..., None] = lambda name, **fields: None):
-        self.looking, self.push = looking, push
+    def __init__(self, viewer: Viewer, push: Callable[..., None] = lambda name, **fields: None):
+        self.viewer, self.push = viewer, push
         self.builder = Builder(lambda **fields: push("indexed", **fields))
         self._stop = Event()
 
     def index(self, which: str) -> Index:
         "The index of a list, as far as it has come."
-        return self.looking.side(0).index(which, lambda text: self.push("busy", text=text))
+        return self.viewer.side(0).index(which, lambda text: self.push("busy", text=text))
 
     def table(self, asked: Mapping[str, Any]) -> Answer:
         "Columns of a list, and the confusion matrix of one map; the index is filled meanwhile."
-        images, which, epoch = self.looking.side(0), asked["list"], asked.get("epoch")
+        images, which, epoch = self.viewer.side(0), asked["list"], asked.get("epoch")
         index, n = self.index(which), len(images.lists[which])
         self.builder.fill(images, which, index)
         kept = images.kept(which)
@@ -153,7 +153,7 @@ class Finding:
 
     def behind(self, asked: Mapping[str, Any]) -> Answer:
         "The images behind a cell of the confusion matrix."
-        images, truth, predicted = self.looking.side(0), asked["truth"], asked["predicted"]
+        images, truth, predicted = self.viewer.side(0), asked["truth"], asked["predicted"]
         epoch = FINAL if asked.get("epoch") is None else asked["epoch"]
         positions, pixels = self.index(asked["list"]).behind(asked["map"], truth, predicted, epoch)
         if epoch != FINAL:
@@ -165,7 +165,7 @@ class Finding:
 
     def thumbnails(self, asked: Mapping[str, Any]) -> Answer:
         "Small copies of the images in sight."
-        images = self.looking.side(0)
+        images = self.viewer.side(0)
         split, made = images.lists[asked["list"]].split, images.thumbnails
         places = asked["positions"]
         return Answer({"positions": places}, [
@@ -173,7 +173,7 @@ class Finding:
 
     def score(self, asked: Mapping[str, Any]) -> Answer:
         "What another rule would teach, over the whole list, beside the run's own."
-        images, which, self._stop = self.looking.side(0), asked["list"], Event()
+        images, which, self._stop = self.viewer.side(0), asked["list"], Event()
         trained, rule = images.opened.rule, images.rule.with_values(**asked["rule"])
         passes = [trained] * (which not in images.scores) + [rule] * (rule != trained)
         for n, tried in enumerate(passes):

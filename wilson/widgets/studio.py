@@ -20,10 +20,10 @@ from ..core.paths import shown
 from ..evaluation.maps import MapKind, Maps
 from ..pseudo.links import Link
 from ..run.images import Own, StepImages
-from .annotations import Noting, training_command
+from .annotations import Annotations, training_command
 from .answers import Answer
-from .image_browser import Finding
-from .viewer import Looking, title
+from .image_browser import ImageBrowser
+from .viewer import Viewer, title
 
 # %% auto #0
 __all__ = ['BROWSER', 'PARTS', 'KINDS', 'browser_code', 'browser_style', 'Worker', 'Studio']
@@ -32,9 +32,9 @@ __all__ = ['BROWSER', 'PARTS', 'KINDS', 'browser_code', 'browser_style', 'Worker
 BROWSER = Path(str(files("wilson.widgets")), "browser")
 PARTS = ("elements", "link", "controls", "panels", "finder", "sidebar", "main")  # main exports the widget
 KINDS = {  # of questions, by the thread that answers them
-    "looking": ("hello", "step", "image", "export"),
-    "finding": ("table", "behind", "thumbnails", "edit"),
-    "scoring": ("score",)}
+    "viewer": ("hello", "step", "image", "export"),
+    "browser": ("table", "behind", "thumbnails", "edit"),
+    "scores": ("score",)}
 
 
 def browser_code() -> str:
@@ -86,21 +86,22 @@ class Studio(anywidget.AnyWidget):
         links: Own[Link] = (),           # of the target rule, in place of the runs'
     ):
         super().__init__()
-        self.looking = Looking(runs_dir, run, step, image, device, lambda text: self.push("busy", text=text),
+        self.viewer = Viewer(runs_dir, run, step, image, device, lambda text: self.push("busy", text=text),
                                map_kinds, links)
-        self.finding = Finding(self.looking, self.push)
-        self.noting = Noting(self.looking)
+        self.image_browser = ImageBrowser(self.viewer, self.push)
+        self.annotations = Annotations(self.viewer)
         self.message = ""
         self._answers = {
-            "hello": self.looking.hello, "step": self._step, "image": self._image,
-            "export": self.noting.export, "table": self.finding.table, "behind": self.finding.behind,
-            "thumbnails": self.finding.thumbnails,
-            "score": self.finding.score, "cancel": self.finding.cancel, "edit": self._edit}
+            "hello": self.viewer.hello, "step": self._step, "image": self._image,
+            "export": self.annotations.export,
+            "table": self.image_browser.table, "behind": self.image_browser.behind,
+            "thumbnails": self.image_browser.thumbnails,
+            "score": self.image_browser.score, "cancel": self.image_browser.cancel, "edit": self._edit}
         workers = {name: Worker(name) for name in KINDS}
         self._workers = {kind: workers[name] for name, kinds in KINDS.items() for kind in kinds}
         try:
-            self.looking.begin()
-            self.message = "" if self.looking.found else self.looking.hello({}).fields["text"]
+            self.viewer.begin()
+            self.message = "" if self.viewer.found else self.viewer.hello({}).fields["text"]
         except Exception as e:
             self.message = _sentence(e)
         self.on_msg(lambda _, question, buffers: self._heard(question))
@@ -108,12 +109,12 @@ class Studio(anywidget.AnyWidget):
     @property
     def images(self) -> StepImages | None:
         "The step that is looked at."
-        return self.looking.sides[0]
+        return self.viewer.sides[0]
 
     @property
     def maps(self) -> Maps | None:
         "The maps of the image that is looked at, under the rule that was chosen."
-        return self.looking.maps[0]
+        return self.viewer.maps[0]
 
     @property
     def folder(self) -> Path | None:
@@ -130,14 +131,14 @@ class Studio(anywidget.AnyWidget):
 
     def answer(self, question: Mapping[str, Any]) -> Answer:
         "What the kernel says to a question of the browser."
-        self.looking.check(question)
+        self.viewer.check(question)
         if question["kind"] not in ("hello", "step", "cancel"):
             self._check_current()
         return self._answers[question["kind"]](question)
 
     def _check_current(self) -> None:
         "InputError where a step was trained again since it was opened: its maps would be of the old weights."
-        for images in self.looking.sides:
+        for images in self.viewer.sides:
             if images is not None and not images.is_current:
                 self.push("retrained")  # the browser opens the step again
                 raise InputError(f"{title(images)} was trained again since it was opened; it is opened again "
@@ -161,34 +162,34 @@ class Studio(anywidget.AnyWidget):
             self.send({"id": question.get("id"), "error": _sentence(e)})
 
     def _step(self, question: Mapping[str, Any]) -> Answer:
-        answer = self.looking.step(question)
+        answer = self.viewer.step(question)
         edits, wrong = {}, ""
         try:
-            edits = self.noting.edits()
+            edits = self.annotations.edits()
         except InputError as e:  # to be mended; the images can be seen all the same
             wrong = str(e)
-        answer.fields |= {"edits": edits, "editsPath": shown(self.noting.path),
+        answer.fields |= {"edits": edits, "editsPath": shown(self.annotations.path),
                           "wrong": wrong or answer.fields["again"],
-                          "of": [title(s) for s in self.looking.sides if s]}
+                          "of": [title(s) for s in self.viewer.sides if s]}
         return answer
 
     def _image(self, question: Mapping[str, Any]) -> Answer:
-        answer = self.looking.image(question)
+        answer = self.viewer.image(question)
         answer.fields["command"] = self._command()
         return answer
 
     def _command(self) -> str:
-        images = self.looking.side(0)
+        images = self.viewer.side(0)
         return training_command(images, self.maps.rule if self.maps else images.opened.rule)
 
     def _edit(self, question: Mapping[str, Any]) -> Answer:
-        answer = self.noting.edit(question)
+        answer = self.annotations.edit(question)
         answer.fields["command"] = self._command()
         return answer
 
     def close(self) -> None:
         "End what runs in the background; the widget goes."
-        self.finding.close()
+        self.image_browser.close()
         for worker in {*self._workers.values()}:
             worker.end()
         super().close()

@@ -24,7 +24,7 @@ from .answers import Answer, map_bytes, numbers, picture_bytes, rule_controls, s
 from .answers import soft_bytes
 
 # %% auto #0
-__all__ = ['NO_RUNS', 'panel_row', 'classes_in', 'Looking', 'title', 'step_fields', 'described']
+__all__ = ['NO_RUNS', 'panel_row', 'classes_in', 'Viewer', 'title', 'step_fields', 'described']
 
 # %% ../../nbs/widgets/01_viewer.ipynb #5211afa6
 def panel_row(
@@ -69,7 +69,7 @@ NO_RUNS = ("There is no finished run under {folder} yet. In a terminal, `make de
            "run this cell again.")
 
 
-class Looking:
+class Viewer:
     "The opened steps, and the image that is looked at."
 
     def __init__(
