@@ -31,7 +31,7 @@ def trained(tmp_path_factory) -> Path:
     os.chdir(root)
     try:
         for seed in (1, 2):
-            for own in ({}, {"method": "finetune"}):
+            for own in ({}, {"method": "finetune", "pseudo_epoch": None}):
                 train(parsed(SMALL | own | {"seed": seed}))
         train(parsed(SMALL | {"alpha": 1, "name": "hard-s1", "seed": 1}))
     finally:
