@@ -26,7 +26,8 @@ from wilson.run.folder import is_held
 SMALL = {option[2:].replace("-", "_"): value for option, value in zip(QUICK[::2], QUICK[1::2])}
 TASK = "shapes-striped_disc__dotted_square-overlap"
 # bases long enough to be met in the middle
-MEMBERS = [SMALL | {"epochs": "6/1", "method": method, "seed": seed, "name": f"{method}-s{seed}"}
+MEMBERS = [SMALL | {"epochs": "6/1", "method": method, "seed": seed, "name": f"{method}-s{seed}",
+                    "pseudo_epoch": 0 if method == "wilson" else None}
            for method in ("wilson", "finetune") for seed in (1, 2)]
 WRONG = SMALL | {"alhpa": 0.3}
 

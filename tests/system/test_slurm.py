@@ -262,7 +262,7 @@ def test_an_interrupted_job_goes_on(cluster, root, how):
 def test_a_sweep_as_arrays(cluster, root):
     "Two members, one base: it is trained once. What fails is not tried again, and its member says so."
     Path("data/none").mkdir()  # demo data are made where no folder is
-    members = [SMALL, SMALL | {"method": "finetune"}, SMALL | {"seed": 7, "data_root": "data/none"}]
+    members = [SMALL, SMALL | {"method": "finetune", "pseudo_epoch": None}, SMALL | {"seed": 7, "data_root": "data/none"}]
     submit, *_ = write_sweep(members, "jobs/ours", ONE_CORE)
     bases, array = (line.split()[-1] for line in cluster.run(submit).splitlines())
     good, other, bad = (cluster.wait(f"{array}_{n}", "COMPLETED", "FAILED", seconds=120) for n in range(3))
@@ -306,7 +306,7 @@ def test_a_preempted_job_goes_on(cluster, stand_in):
 
 def test_only_one_job_of_an_array_is_put_back(cluster, stand_in):
     "The last index has the number of the whole array."
-    members = [PLAYED | {"method": "joint", "seed": seed} for seed in (1, 2)]
+    members = [PLAYED | {"method": "joint", "pseudo_epoch": None, "seed": seed} for seed in (1, 2)]
     submit, _ = write_sweep(members, "jobs", ONE_CORE, program=stand_in)
     array = cluster.run(submit).split()[-1]
     for n in (0, 1):
