@@ -29,8 +29,8 @@ class Mine(Method):
     strength: float = param(0.1, "weight of the pull", min=0, max=2)
     momentum_of_mean: float = param(0.5, "share of the mean of the step before", above=0, below=1)
 
-    def __init__(self, segmenter, old, norm="auto", **params):
-        super().__init__(segmenter, old, norm, **params)
+    def __init__(self, segmenter, old, **params):
+        super().__init__(segmenter, old, **params)
         self.register_buffer("mean", torch.zeros(segmenter.body.channels))
         self.register_buffer("saw", torch.zeros(1))
 

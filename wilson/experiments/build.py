@@ -85,7 +85,7 @@ def build_method(
     "The method of a class around a segmenter, its parameters those of the configuration."
     given = all_parameters(config)
     values = {name: given[name] for name in method_params(kind) if name in given}
-    return kind(segmenter, old if kind.uses_old else None, norm, **values)
+    return kind(segmenter, old if kind.uses_old else None, norm=norm, **values)
 
 # %% ../../nbs/experiments/02_build.ipynb #7b2ff9be
 def prepared(

@@ -131,7 +131,7 @@ class Method(MethodNetworks):
 
 # %% ../../nbs/methods/01_base.ipynb #93f9f021
 class PixelLabels(Method):
-    "The base loss on masks, without an old model."
+    "The base loss on masks; without an old model unless a subclass needs it."
     uses_old = False
     base_loss: str = param("bce", "loss of pixel labels", choices=("bce", "ce"))
 

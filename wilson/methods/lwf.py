@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..core.params import param
 from ..data.batches import Batch
-from .base import Method
+from .base import Method, PixelLabels
 from .losses import at_size, base_loss, feature_loss, kd_loss, lwf_mc_loss, prior_loss
 from ..models.segmenter import SegmenterOutput
 
@@ -19,10 +19,9 @@ from ..models.segmenter import SegmenterOutput
 __all__ = ['LwF', 'ILT', 'LwFMC', 'External', 'ICaRL']
 
 # %% ../../nbs/methods/02_lwf.ipynb #312cada8
-class LwF(Method):
+class LwF(PixelLabels):
     "Learning without forgetting: the base loss, and the old model's softmax kept by distillation."
-    name, paper = "lwf", "1606.09282"
-    base_loss: str = param("bce", "loss of pixel labels", choices=("bce", "ce"))
+    name, paper, uses_old = "lwf", "1606.09282", True
     loss_kd: float = param(100.0, "weight of the distillation of the logits", min=0)
     temperature: float = param(1.0, "of the distillation; divides both logits", above=0)
 

@@ -106,10 +106,9 @@ class PLOP(Method):
         self,
         segmenter: Segmenter,
         old: Segmenter,
-        norm: str = "auto",  # kind of ABN
-        **params: Any,       # values of the parameters above
+        **params: Any,  # values of the parameters above
     ):
-        super().__init__(segmenter, old, norm, **params)
+        super().__init__(segmenter, old, **params)
         self.factor = (sum(segmenter.classes) / segmenter.classes[-1]) ** 0.5
         self.register_buffer("medians", torch.zeros(sum(old.classes)))
 

@@ -46,15 +46,14 @@ class Wilson(Method):
         self,
         segmenter: Segmenter,
         old: Segmenter,
-        norm: str = "auto",  # kind of ABN
-        **params: Any,       # values of the parameters above
+        **params: Any,  # values of the parameters above
     ):
-        super().__init__(segmenter, old, norm, **params)
+        super().__init__(segmenter, old, **params)
         self.n_old = sum(old.classes)
         rule = require(self.target_rule, f"{type(self).__name__} has no target_rule")
         self.rule = rule.with_values(**{name: self.values[name] for name in rule.params})
-        self.local = Localizer(segmenter.body.channels, sum(segmenter.classes), segmenter.head.channels, norm,
-                               self.prior, self.n_old)
+        self.local = Localizer(segmenter.body.channels, sum(segmenter.classes), segmenter.head.channels,
+                               self.norm, self.prior, self.n_old)
 
     @property
     def localizer(self) -> Localizer:

@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import InputError, did_you_mean
+from ..core.params import Param
 from ..methods.facts import NEW_ROWS, SUPERVISION, MethodFacts, builtin_facts, facts_of
 from .user_code import load_class
 
@@ -51,6 +52,7 @@ def convert_params(
 ) -> dict[str, Any]:            # without those that are None
     "The values of a method's own parameters; InputError for a name that the method lacks, or a wrong value."
     own = method_facts(method).params
+    _check_names(method, own, shared)
     found = {}
     for name, value in values.items():
         if name in own and name not in shared:
@@ -58,6 +60,14 @@ def convert_params(
         elif value is not None or not methods_with(name):
             raise unknown_parameter(name, value, method, [*shared, *own])
     return {n: v for n, v in found.items() if v is not None}
+
+
+def _check_names(method: str, own: Mapping[str, Param], shared: Collection[str]) -> None:
+    inherited = [facts.params for facts in builtin_facts().values()]
+    for name in own.keys() & {*shared}:
+        if not any(params.get(name) == own[name] for params in inherited):
+            raise InputError(f"method={method!r} states a parameter {name!r}, and all methods have one of "
+                             f"that name; choose another name.")
 
 
 def methods_with(name: str) -> list[str]:

@@ -129,7 +129,9 @@ def identity(
     facts, base = method_facts(config.method), is_base(config, step)
     same = {n: getattr(config, n) for n, p in SHARED.items() if p.affects == "weights"}
     same |= {n: p.kind(of_step(config, n, step)) for n, p in SHARED.items() if p.by_step}
-    unread = {"method"} if base else set() if facts.reads_masks else {"void", "base_loss"}
+    unread = {"method"} if base else set() if facts.reads_masks else {"void"}
+    if not base and "base_loss" not in facts.params:
+        unread.add("base_loss")
     if same["lr_policy"] != "warmup":
         unread.add("decay")
     same = {n: v for n, v in same.items() if n not in unread}
