@@ -105,7 +105,6 @@ def about_open_files() -> str:
 # %% ../../nbs/core/05_limits.ipynb #03ac0fd7
 def about_memory() -> str:
     "How much memory this process may use."
-    from tqdm import tqdm  # slow to import
     limit, addressed = memory_limit(), _rlimit("RLIMIT_AS")[0]
     if addressed is not None and (limit is None or addressed < limit):
         return f"This process may address {_size(addressed)} (`ulimit -v`)."
