@@ -75,8 +75,8 @@ def _checked(config: ResolvedConfig, task: Task, data: SegmentationFolder, index
     facts, step = method_facts(config.method), task.step(index)
     later = index > 0
     if not (later and config.pseudo_dir):
-        samples = training_samples(data.train_of(index), step, None, facts.reads_masks or not later,
-                                   seen=facts.all_classes)
+        samples = training_samples(data.train_of(index), step, None, seen=facts.all_classes,
+                                   reads_masks=facts.reads_masks or not later)
         if not len(samples):
             raise InputError(f"step {index} of task {task.name!r} has nothing to train on: no image of the "
                              f"training list shows {', '.join(step.new)}.")
