@@ -17,14 +17,12 @@ import pytest
 import torch
 from conftest import environment, need
 from PIL import Image
-from torch.nn import functional as F
+from scenes import STEP, made_up
 
 from wilson.analysis.figures import qualitative, save_figure
 from wilson.analysis.image_report import REPORTED, ReportImage, report
 from wilson.core.errors import InputError
-from wilson.data.tasks import Step, Task
-from wilson.datasets.shapes import draw_scene
-from wilson.evaluation.logits import Logits
+from wilson.data.tasks import Step
 from wilson.evaluation.maps import Maps
 from wilson.evaluation.metrics import count_confusion, iou
 from wilson.evaluation.pictures import ROW, panels
@@ -35,21 +33,8 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
          "--disable-component-update", "--disable-sync"]
 WIDE, TALL = (64, 96), (96, 72)
 HOSTILE = "<script>document.title = 'taken'</script>\"'&amp;"
-STEP = Task("shapes", "15-5").step(1)
 # of a process that imports this file, without a display
 BESIDE = environment(PYTHONPATH=os.pathsep.join([environment()["PYTHONPATH"], *(str(Path(__file__).parents[i]) for i in (0, 1))]), DISPLAY="")
-
-
-def made_up(seed: int, classes: list[int], size: tuple[int, int] = (96, 96), noise: float = 0.25) -> Maps:
-    "Maps of a demo scene as a noisy oracle sees it."
-    picture, mask = draw_scene(np.random.default_rng(seed), classes=classes)
-    picture = torch.from_numpy(picture).permute(2, 0, 1)[:, : size[0], : size[1]]
-    truth = torch.from_numpy(STEP.mask_table("evaluate")[mask])[: size[0], : size[1]]
-    exact = F.one_hot(truth.long() % 255, 21).permute(2, 0, 1).float()[None]
-    exact = exact + noise * torch.randn(exact.shape, generator=torch.Generator().manual_seed(seed))
-    small = F.interpolate(exact, [s // 8 for s in size], mode="bilinear")[0]
-    labels = torch.tensor([c in classes and c > 15 for c in range(1, 21)])
-    return Maps(Logits(picture, truth, labels, 9 * exact[0] - 4, 5 * small, 8 * small[:16] - 4, f"val_{seed:05}"))
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ import pytest
 from conftest import QUICK, REPO, environment
 from matplotlib.figure import Figure
 from nbconvert.exporters import HTMLExporter
-from test_figures import STEP, made_up
+from scenes import STEP, made_up
 
 from wilson.analysis.comparison import write_figures, write_tables
 from wilson.analysis.image_report import ReportImage, report

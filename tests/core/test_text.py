@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from conftest import REPO, environment, need
-from test_bad_data import make_farm
+from farm import make_farm
 
 import wilson.core.terminals
 from wilson.cli.command import COMMANDS, main

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import refused, says
 from conftest import REPO, environment, need
+from farm import TRAIN, image, listed, made, mask, root  # noqa: F401
 from fuzz_reading import rehashed
 from PIL import Image
-from test_bad_data import TRAIN, image, listed, made, mask, root  # noqa: F401
-from test_bad_input import refused, says
 
 from wilson.checks.files import look_at_image, look_at_mask
 from wilson.core.errors import InputError
@@ -34,7 +34,7 @@ CASES = 200  # of each kind
 def test_fuzz(tmp_path):
     "Files damaged in ten ways, a process for all: it survives, and each is read whole or refused by its name."
     need(importlib.util.find_spec("pycocotools"), "needs pycocotools")
-    process = subprocess.run([sys.executable, str(REPO / "tests/data/fuzz_reading.py"), str(tmp_path), str(CASES)],
+    process = subprocess.run([sys.executable, str(REPO / "tests/helpers/fuzz_reading.py"), str(tmp_path), str(CASES)],
                              env=environment(), capture_output=True, encoding="utf-8", timeout=300)
     assert process.returncode == 0, (process.returncode, process.stderr[-2000:])
     figures = json.loads(process.stdout)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import run
+from farm import make_farm
 from PIL import Image
-from test_bad_data import make_farm
-from test_bad_input import run
 
 from wilson.core.errors import InputError
 from wilson.data.image_labels import kept_labels, mask_fingerprint

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import refused, run, says
 from conftest import QUICK
-from test_bad_input import refused, run, says
 
 from wilson.data.classes import SHAPES
 from wilson.data.image_io import read_mask, write_mask

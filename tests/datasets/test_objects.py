@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from commands import refused, run, says
 from conftest import REPO
-from test_bad_input import refused, run, says
 
 from wilson.checks.verify import verified
 from wilson.core.errors import InputError

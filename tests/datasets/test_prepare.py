@@ -24,11 +24,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import files, refused, run, says
 from conftest import environment, need
+from download_server import Server
 from PIL import Image
 from safetensors.torch import load_file
-from test_bad_input import files, refused, run, says
-from test_download import Server
 
 from wilson.core.errors import InputError
 from wilson.data.classes import COCO

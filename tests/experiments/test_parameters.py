@@ -7,12 +7,12 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from commands import run
 from conftest import REPO
 from papermill.__main__ import papermill as papermill_command
 from papermill.cli import _resolve_type
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
-from test_bad_input import run
 
 from wilson.cli.command import Parser, add_options, arguments_of
 from wilson.cli.run_commands import run_train

@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 
 import pytest
+from commands import refused, run
 from conftest import QUICK, REPO
-from test_bad_input import refused, run
 
 from wilson.core.errors import InputError
 from wilson.engine.checkpoint import read_carried

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 from conftest import QUICK, REPO
-from test_repository import run
+from python_processes import run
 from torch import nn
 
 from wilson.cli.command import main

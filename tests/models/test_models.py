@@ -5,26 +5,20 @@ training mode of head and localizer, and weights of both signs.
 """
 
 import math
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torchvision
+from model_states import relative, tensor_for
 from torch.nn import functional as F
 
 from wilson.models.backbones import BACKBONES, make_backbone
 from wilson.models.localizer import Localizer, class_scores
 from wilson.models.norms import ABN, inplace_available
 from wilson.models.pretrained import find_pretrained, load_pretrained
-from wilson.models.segmenter import (
-    DeepLabHead,
-    freeze,
-    grow,
-    make_segmenter,
-    parameter_groups,
-)
+from wilson.models.segmenter import DeepLabHead, freeze, grow, make_segmenter, parameter_groups
 from wilson.models.wider_resnet import WIDER_38, WiderResNet
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
@@ -42,21 +36,6 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def tensor_for(key, shape):
-    "The fixtures' rule: a checkpoint's tensor made from its own name."
-    z = np.random.Generator(np.random.PCG64(zlib.crc32(key.encode()))).standard_normal(shape)
-    z = z.astype(np.float32)
-    if key.endswith("running_var"):
-        return np.exp(0.1 * z)
-    if key.endswith("running_mean"):
-        return 0.1 * z
-    if len(shape) == 4:
-        return z * np.sqrt(1.6 / np.prod(shape[1:]))
-    if key.endswith("bias"):
-        return 0.1 * z
-    return 1 + 0.1 * z
-
-
 def load_published(module, keys):
     "Load every published key into `module`, strictly: no key missing, none left over."
     own = module.state_dict()
@@ -66,12 +45,6 @@ def load_published(module, keys):
              if own[key].is_floating_point() else own[key] for key in own}
     module.load_state_dict(state)
     return module.eval()
-
-
-def relative(found, expected):
-    expected = torch.as_tensor(expected)
-    assert found.shape == expected.shape
-    return float((found - expected).abs().max() / expected.abs().max())
 
 
 def mixed_signs(module):

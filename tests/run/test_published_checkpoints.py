@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import QUICK
-from test_models import relative, tensor_for
+from model_states import relative, tensor_for
 
 from wilson.cli.command import main
 from wilson.core.errors import InputError

@@ -11,7 +11,7 @@ import pytest
 from conftest import QUICK, REPO, environment
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
-from test_papermill import PAPERMILL, outputs
+from papermill_runs import PAPERMILL, outputs
 
 from wilson.core.errors import InputError
 from wilson.experiments.notebook_parameters import check_names, given_parameters

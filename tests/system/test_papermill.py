@@ -19,6 +19,7 @@ import pytest
 from conftest import QUICK, REPO, environment, gone, need, ranks, waited
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
+from papermill_runs import PAPERMILL, outputs
 
 from wilson.core.errors import InputError
 from wilson.engine.step_folder import StepFolder
@@ -27,9 +28,6 @@ from wilson.experiments.papermill import with_output
 from wilson.methods.facts import builtin_facts
 from wilson.run.config import SHARED, TrainConfig, parsed
 
-# what the papermill of `make setup` is
-PAPERMILL = [sys.executable, "-c", "import sys; from wilson.experiments.papermill import main; "
-                                   "sys.argv[0] = 'papermill'; sys.exit(main())"]
 GIVEN = [part for name, value in zip(QUICK[::2], QUICK[1::2])
          for part in ("-p", name[2:].replace("-", "_"), value)]
 FINISHED = "runs/shapes-striped_disc__dotted_square-overlap/wilson-s42/step1"
@@ -45,15 +43,6 @@ def parameters_cell(path: Path) -> str:
 def assigned(source: str) -> dict[str, object]:
     "Names and constants of a parameters cell."
     return {node.targets[0].id: ast.literal_eval(node.value) for node in ast.parse(source).body}
-
-
-def outputs(path: Path) -> str:
-    "All text of an executed notebook, its error included."
-    texts = []
-    for cell in nbformat.read(path, 4).cells:
-        for output in cell.get("outputs", []):
-            texts += [output.get("text", ""), output.get("evalue", ""), output.get("data", {}).get("text/plain", "")]
-    return "\n".join(texts)
 
 
 def executed(root: Path) -> Path:

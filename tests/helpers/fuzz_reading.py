@@ -1,6 +1,6 @@
 """Damaged files by the hundred, read in one process: prints what became of them as JSON. Run by `test_reading.py`.
 
-python tests/data/fuzz_reading.py FOLDER CASES [KIND …] writes its files into FOLDER.
+python tests/helpers/fuzz_reading.py FOLDER CASES [KIND …] writes its files into FOLDER.
 """
 from __future__ import annotations
 
@@ -26,7 +26,6 @@ from wilson.data.image_labels import read_labels
 from wilson.datasets.coco_annotations import painted, read_annotations
 from wilson.datasets.dataset_file import read_dataset_file
 from wilson.datasets.shapes import draw_scene
-
 
 # ------------------------------------------------------------------------------------- whole files
 
