@@ -238,12 +238,12 @@ def test_logs_of_servers_are_private(lab, tmp_path, monkeypatch):
     assert lab.LOGS.stat().st_mode & 0o777 == 0o700 and not mark.exists()
 
 
-def test_a_sweep_runs_nothing_of_the_folders_around(trained, tmp_path, monkeypatch):
+def test_a_sweep_runs_nothing_of_the_folders_around(small_root, tmp_path, monkeypatch):
     "Its root and its working directory hold a wilson, a torch and a json of somebody else; PYTHONPATH has an empty entry."
     mine = tmp_path / "me"
-    shutil.copytree(trained / "data", mine / "data")
+    shutil.copytree(small_root / "data", mine / "data")
     marks = [plant(tmp_path), plant(mine)]
-    shutil.copy(trained / "settings.ini", tmp_path)
+    shutil.copy(small_root / "settings.ini", tmp_path)
     monkeypatch.chdir(mine)
     monkeypatch.setenv("PYTHONPATH", f"{os.pathsep}{REPO}")
     member = dict(zip((n[2:].replace("-", "_") for n in QUICK[::2]), QUICK[1::2])) | {"method": "joint", "data_root": str(mine / "data/few")}
