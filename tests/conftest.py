@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -38,6 +39,8 @@ def need(condition: object, reason: str) -> None:
 
 
 def pytest_configure(config):
+    # hashes of code that tests train with are not the developer's business
+    os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp(prefix="wilson-tests-")
     config.addinivalue_line("markers", "gpu: needs a GPU; skipped without one, even under WILSON_STRICT=1")
     # torchvision announces a successor of its decoder at every image
     config.addinivalue_line("filterwarnings", "ignore:The image decoding and encoding capabilities:DeprecationWarning")

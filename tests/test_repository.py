@@ -331,10 +331,11 @@ LAYERS = {
     "run": 5,
     "experiments": 6,
     "analysis": 7,
+    "api": 8,
     "widgets": 8,
-    "cli": 8,
-    "__main__": 9,
-    "testing": 9,
+    "cli": 9,
+    "__main__": 10,
+    "testing": 10,
 }
 
 

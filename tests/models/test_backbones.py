@@ -19,7 +19,7 @@ from wilson.models.segmenter import make_segmenter
 from wilson.run.config import parsed
 from wilson.run.opened import open_step
 from wilson.run.published_checkpoints import export_published
-from wilson.run.user_code import load_backbone
+from wilson.run.chosen_method import load_backbone
 
 OWN = """
 from torch import nn

@@ -15,6 +15,7 @@ from .files import Finding, Look, Pair, look_at_all, pairs_of
 from .lists import TRAINING, counted, entries, label_findings, leaked_findings, list_findings
 from .lists import names_of, number_findings, twin_findings
 from .published_lists import published_findings, sizes_text, step_sizes, trained_on
+from ..core.templates import html_table
 from ..data.classes import Classes
 from ..data.splits import Split
 from ..data.tasks import Task
@@ -137,6 +138,10 @@ class Report:
 
     def __str__(self) -> str:
         return self.text(20)
+
+    def _repr_html_(self) -> str:
+        rows = [[f.where, f.problem, f.remedy] for f in self.findings[:100]]
+        return str(html_table(["where", "what", "remedy"], rows, caption=self.summary, align="lll"))
 
 # %% ../../nbs/checks/03_report.ipynb #13dea8d7
 def _dataset_of(classes: Classes | Dataset) -> Dataset:

@@ -13,14 +13,22 @@ from ..core.errors import did_you_mean, InputError
 from ..run.config import TrainConfig, as_bool, parsed
 
 # %% auto #0
-__all__ = ['StepPath', 'DataRoot', 'Device', 'RunsDir', 'run_train', 'run_evaluate', 'run_predict', 'run_runs', 'run_compare',
-           'run_labels', 'run_import', 'run_export']
+__all__ = ['StepPath', 'DataRoot', 'Device', 'TrustCode', 'RunsDir', 'run_train', 'run_evaluate', 'run_predict', 'run_runs',
+           'run_compare', 'run_labels', 'run_import', 'run_export']
 
 # %% ../../nbs/cli/01_run_commands.ipynb #1fdeb8a5
 StepPath = Annotated[str, "runs/<task>/<run>/step<k>"]
 DataRoot = Annotated[str | None, "where its data lies now (default: where it was)"]
 Device = Annotated[str, "auto | cpu | cuda"]
+TrustCode = Annotated[bool, "run the code of yours that came with the run; read it first"]
 RunsDir = Annotated[str, "where run folders are"]
+
+
+def _trust(step_folder: str, trust_code: bool) -> None:
+    if trust_code:
+        from wilson.core.paths import at_root
+        from wilson.run.user_code import trust_run
+        trust_run(at_root(step_folder))
 
 
 def run_train(parameters: Annotated[Mapping[str, Any], TrainConfig]) -> None:
@@ -37,9 +45,11 @@ def run_evaluate(
     device: Device = "auto",
     metrics: Annotated[str | None, "metrics beside the confusion matrix: my.py:BoundaryIoU, comma "
                                    "separated"] = None,
+    trust_code: TrustCode = False,
 ) -> None:
     "score a finished step"
     from wilson.analysis.results import evaluate_step, result_table
+    _trust(step_folder, trust_code)
     print(result_table([evaluate_step(step_folder, device, data_root, weights, metrics)]))
 
 
@@ -49,9 +59,11 @@ def run_predict(
     out: Annotated[str, "folder of the masks"] = "runs/predictions",
     overwrite: Overwrite = False,
     device: Device = "auto",
+    trust_code: TrustCode = False,
 ) -> None:
     "segment images with a finished step"
     from wilson.analysis.results import predict
+    _trust(step_folder, trust_code)
     for prediction in predict(step_folder, images, out, device, overwrite):
         shares = ", ".join(f"{name} {share:.0%}" for name, share in prediction.shares.items())
         print(f"{prediction.mask}: {shares or 'background only'}")
@@ -115,10 +127,12 @@ def run_labels(
     kind: Annotated[str, "cam | refined | hard"] = "cam",
     data_root: DataRoot = None,
     device: Device = "auto",
+    trust_code: TrustCode = False,
 ) -> None:
     "write a weak step's pseudo-labels as PNGs"
     from wilson.analysis.results import write_label_maps
     from wilson.core.paths import shown
+    _trust(step_folder, trust_code)
     folder = shown(write_label_maps(step_folder, out, kind, device, data_root, overwrite))
     print(f"{folder}: train on them with --method external --pseudo-dir {folder}")
 

@@ -56,7 +56,13 @@ EFFECTS = ("weights", "scores", "nothing")
 
 @dataclass(frozen=True)
 class Param:
-    "A parameter of the class in whose body it is assigned; as an attribute it gives the default."
+    """A parameter of the class in whose body it is assigned; as an attribute it gives the default.
+
+    >>> class Distilled(wilson.Method):
+    ...     loss_kd: float = wilson.param(10.0, "weight of the distillation", min=0)
+    >>> Distilled.loss_kd
+    10.0
+    """
     default: Any
     help: str                        # a sentence without a full stop, for `--help`
     _: KW_ONLY

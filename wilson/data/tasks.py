@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..core.errors import InputError, did_you_mean
+from ..core.templates import html_table
 from .classes import CLASSES, Classes
 
 # %% auto #0
@@ -176,7 +177,11 @@ class Step:
 # %% ../../nbs/data/01_tasks.ipynb #ee0307c8
 @dataclass(frozen=True)
 class Task:
-    "An ordered list of class groups of one data set: `Task('voc', '15-5', overlap=True).step(1)`."
+    """An ordered list of class groups of one data set.
+
+    >>> wilson.Task("voc", "15-5").step(1).new
+    ('pottedplant', 'sheep', 'sofa', 'train', 'tvmonitor')
+    """
     dataset: str | Classes       # a name of `CLASSES`, or classes of one's own
     name: str                    # protocol, or class names by step: "cat,dog|cow,sheep"
     overlap: bool = True         # the setting, where the protocol has one
@@ -194,6 +199,10 @@ class Task:
 
     def __len__(self) -> int:
         return len(self.groups)
+
+    def _repr_html_(self) -> str:
+        rows = [[str(k), ", ".join(self.step(k).new)] for k in range(len(self))]
+        return str(html_table(["step", "classes"], rows, caption=self.folder))
 
     @property
     def has_setting(self) -> bool:

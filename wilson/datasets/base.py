@@ -171,7 +171,13 @@ LABELS_TABLE = "labels.csv"  # image-level labels of images without masks
 
 # %% ../../nbs/datasets/00_base.ipynb #e10c44f6
 class Dataset:
-    "A data set: what is true of it, how it is opened and prepared. A subclass states what differs."
+    """A data set: what is true of it, how it is opened and prepared. A subclass states what differs.
+
+    >>> class Farm(wilson.Dataset):
+    ...     name = "farm"
+    >>> Farm().default_root
+    'data/farm'
+    """
     name: str                                # as it is typed, and of its folders
     classes: Classes                         # with its tasks; `classes.dataset` is the name
     title = ""                               # of its one task in reports; else the task's name

@@ -157,7 +157,18 @@ def scores(
 
 # %% ../../nbs/evaluation/00_metrics.ipynb #5b1d0a02
 class Metric:
-    "What is counted over the images of a split, and the score that follows."
+    """What is counted over the images of a split, and the score that follows.
+
+    >>> class Pixels(wilson.Metric):
+    ...     name, unit = "pixels", ""
+    ...     def __init__(self, step):
+    ...         super().__init__(step)
+    ...         self.add_state("seen", torch.zeros((), dtype=torch.int64))
+    ...     def update(self, prediction, truth, batch): self.seen += (truth != 255).sum()
+    ...     def compute(self): return int(self.seen)
+    >>> Pixels(wilson.Task("voc", "15-5").step(1)).compute()
+    0
+    """
     name: str = ""                   # of the score in metrics.json, tables and TensorBoard
     title: str = ""                  # in headings; empty: the name
     direction: str | None = "more"   # "more" | "less": which one is better; None: neither

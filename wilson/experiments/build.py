@@ -43,7 +43,7 @@ from ..run.chosen_method import method_class
 from ..run.config import all_parameters
 from ..run.opened import parent_link
 from ..run.presets import ResolvedConfig, is_base, method_of, of_step
-from ..run.user_code import load_callbacks
+from ..run.chosen_method import load_callbacks
 
 # %% auto #0
 __all__ = ['make_optimizer', 'build_method', 'prepared']

@@ -23,7 +23,7 @@ from ..models.segmenter import Segmenter, make_segmenter
 from ..run.folder import step_path
 from ..run.opened import open_step
 from ..run.presets import ResolvedConfig
-from ..run.user_code import load_backbone
+from ..run.chosen_method import load_backbone
 
 # %% auto #0
 __all__ = ['n_processes', 'norm_of', 'fresh_segmenter', 'load_published', 'parent_folder', 'parent_segmenter', 'label_maps']

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 from ..core.distributed import agreed, first
 from ..core.errors import InputError, require
@@ -33,7 +34,10 @@ from .measure import headline, measured, metric_classes, training_images, views_
 from .start import label_maps, parent_folder
 from ..loading.workers import checked_while_waiting
 from ..run.folder import claim, emptied, held, parent_lock, recorded_parent, step_path, StepResult
+from ..methods.facts import facts_as_json
+from ..run.chosen_method import method_facts, references_of
 from ..run.presets import base_like, identity, ResolvedConfig
+from ..run.user_code import code_hash, keep_code
 
 # %% auto #0
 __all__ = ['train_step', 'run_of', 'reported', 'roomy', 'edits_said', 'earlier_scores']
@@ -75,11 +79,11 @@ def train_step(
                 device = chosen_device(config.device)
                 precision = restore_numerics(folder, device, config.precision, config.norm)
         trainer, record = prepared(config, data, step, folder, parent, labelled, precision)
-        record |= {"identity": same, "pseudo_labels": coverage,
+        record |= {"identity": same, "pseudo_labels": coverage, **_code_record(config),
                    "run": agreed(lambda: run_of(folder, anew=action == "new"))}
         trainer.run, trainer.stop = record["run"], stop or trainer.stop
         with roomy(folder):
-            agreed(lambda: _begun(folder, record, data.edits, parent, anew=action == "new"))
+            agreed(lambda: _begun(folder, record, config, data.edits, parent, anew=action == "new"))
             with reported(trainer), checked_while_waiting(trainer.obey):
                 return _trained(trainer, config, data, step, action, labelled)
 
@@ -90,11 +94,22 @@ def run_of(folder: StepFolder, anew: bool) -> str:
     return made or uuid.uuid4().hex
 
 
-def _begun(folder: StepFolder, record: dict, edits: AppliedEdits | None, parent: Path | None,
-           anew: bool) -> None:
+def _code_record(config: ResolvedConfig) -> dict[str, Any]:
+    "Hashes of the user's code, and what the method's class states, by which a reader needs no class."
+    if not (references := references_of(vars(config))):
+        return {}
+    return {"code": {reference: code_hash(reference) for reference in references},
+            "method_facts": facts_as_json(method_facts(config.method))}
+
+
+def _begun(folder: StepFolder, record: dict, config: ResolvedConfig, edits: AppliedEdits | None,
+           parent: Path | None, anew: bool) -> None:
     with parent_lock(parent):
         if anew:
             emptied(folder)
+        if first():
+            for reference in references_of(vars(config)):
+                keep_code(reference, folder.path)
         folder.write("config.json", record)
     if edits and first():
         with written_aside(folder.path / EDITS_FILE) as aside:

@@ -32,7 +32,9 @@ from .grid import member_config, step_folders
 from .train import train
 from ..run.config import is_folder_name, parsed
 from ..run.folder import as_now, is_held
+from ..run.chosen_method import references_of
 from ..run.presets import identity
+from ..run.user_code import use_copies
 
 # %% auto #0
 __all__ = ['Job', 'plan', 'Outcome', 'already_there', 'without_process', 'Running', 'unfinished', 'started', 'shares', 'end',
@@ -264,6 +266,7 @@ def run_sweep(
         raise InputError(f"The sweep's name is {name!r}; expected letters, digits and any of . + = - _, with "
                          f"a letter or a digit first: its logs go to a folder of that name.")
     waiting = plan(members, runs_dir)
+    use_copies((r for m in members for r in references_of(m)), at_root(runs_dir) / "sweeps" / name)
     running: list[Running] = []
     outcomes: dict[str, Outcome] = {}
     logs, threads = at_root(runs_dir) / "sweeps" / name, max(1, available_cpus() // jobs)
@@ -283,8 +286,7 @@ def run_sweep(
                     if known := without_process(ready, outcomes, fail_fast, retry_failed):
                         ended.append(known)
                     else:
-                        log = logs / f"{ready.name}.log"
-                        running.append(started(ready, log, threads, free.pop(0)))
+                        running.append(started(ready, logs / f"{ready.name}.log", threads, free.pop(0)))
                 elif not ended:
                     elsewhere = "another process trains what is next" * bool(waiting and not running)
                     if elsewhere != said:

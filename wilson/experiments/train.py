@@ -31,12 +31,12 @@ from ..engine.signals import Interrupted, Stop, graceful_shutdown, end_with_pare
 from ..engine.step_folder import StepFolder
 from .start import label_maps, n_processes
 from .step import train_step
-from ..run.chosen_method import method_class, method_facts
+from ..run.chosen_method import load_callbacks, method_class, method_facts, references_of
 from ..run.config import TrainConfig
 from ..run.dataset import chosen_dataset, load_dataset, open_data
 from ..run.folder import held, rebuild_results, step_path, StepResult
 from ..run.presets import base_like, is_base, of_step, resolved, ResolvedConfig, task_of
-from ..run.user_code import load_callbacks
+from ..run.user_code import code_hash, trust, use_copies
 
 # %% auto #0
 __all__ = ['ready', 'train', 'train_steps']
@@ -102,12 +102,15 @@ def train(
         return _among_others(config)
     config, steps = ready(config)
     n = n_processes(config)
+    for reference in references_of(vars(config)):  # the caller names them
+        trust(code_hash(reference))
     if n == 1:
         with graceful_shutdown() as stop:
             return train_steps(config, steps, stop)
     task, began = task_of(config), time.time()
     logs = at_root(config.runs_dir) / task.folder / config.name / "logs"
     print(f"{n} processes; what each says is in {shown(logs)}", flush=True)
+    use_copies(references_of(vars(config)), logs)
     try:
         return launch(train_steps, (config, steps), n, logs, config.device)
     except (InputError, RankFailed, KeyboardInterrupt) as e:

@@ -96,7 +96,17 @@ class MethodNetworks(MethodBase):
 
 # %% ../../nbs/methods/01_base.ipynb #7d3f0012
 class Method(MethodNetworks):
-    "How a step learns; a subclass states its facts and parameters, and defines `losses`."
+    """How a step learns; a subclass states its facts and parameters, and defines `losses`.
+
+    >>> class Still(wilson.Method):
+    ...     "Keeps the features of the old model."
+    ...     weight: float = wilson.param(1.0, "weight of the distance", min=0)
+    ...     def losses(self, batch, epoch):
+    ...         now, before = self.segmenter(batch.images), self.old_output(batch.images)
+    ...         return {"features": self.weight * (now.features - before.features).square().mean()}
+    >>> Still.weight
+    1.0
+    """
     @classmethod
     def check(cls, values: Mapping[str, Any], epochs: int) -> None:
         "InputError where values of its parameters do not fit each other or a step of so many epochs."

@@ -176,7 +176,11 @@ def make_segmenter(
     head_dilations: Sequence[int] | None = None,  # None: the backbone's
     norm: str = "auto",                           # kind of ABN: "auto", "plain" or "inplace"
 ) -> Segmenter:
-    "A segmenter with random weights."
+    """A segmenter with random weights.
+
+    >>> wilson.make_segmenter("shapes_net", [3]).classes
+    (3,)
+    """
     backbone = find_backbone(backbone)
     network = make_backbone(backbone, output_stride, norm)
     channels, stride = head_channels or backbone.head_channels, network.output_stride

@@ -142,7 +142,11 @@ class Gate(Link):
 
 # %% ../../nbs/pseudo/02_targets.ipynb #b1153a0c
 class TargetRule(Rule):
-    "How localizer and old model become targets (method of the paper, section 3)."
+    """How localizer and old model become targets (method of the paper, section 3).
+
+    >>> wilson.TargetRule(alpha=0.7).affected_by("alpha") == {"soft", "target", "gate"}
+    True
+    """
     default_links: Sequence[Link] = (KnownLabels(), Soften(), Combine(), Gate(), Affinity(), Threshold(),
                                      LocalizerSoftmax(), OldSigmoid(), Mask(), MaskRefined())
 

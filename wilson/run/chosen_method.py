@@ -10,14 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.errors import InputError, did_you_mean
 from ..core.params import Param
-from ..methods.facts import NEW_ROWS, SUPERVISION, MethodFacts, builtin_facts, facts_of
-from .user_code import load_class
+from ..engine.step_folder import StepFolder
+from ..methods.facts import NEW_ROWS, SUPERVISION, MethodFacts, builtin_facts, facts_from_json, facts_of
+from ..models.backbones import Backbone, find_backbone
+from .user_code import file_of, is_in_run, is_reference, load_class
 
 if TYPE_CHECKING:
+    from wilson.engine.trainer import Callback
     from wilson.methods.base import Method
 
 # %% auto #0
-__all__ = ['method_class', 'method_facts', 'convert_params', 'methods_with', 'unknown_parameter']
+__all__ = ['CODE_PARAMETERS', 'method_class', 'method_facts', 'convert_params', 'methods_with', 'unknown_parameter',
+           'references_of', 'load_backbone', 'load_callbacks']
 
 # %% ../../nbs/run/00_chosen_method.ipynb #7d3f0205
 def method_class(
@@ -40,9 +44,14 @@ def method_class(
 def method_facts(
     method: str,  # name of a built-in method, or FILE.py:CLASS
 ) -> MethodFacts:
-    "The facts of a method."
+    "The facts of a method; of one that came with a run, as the run recorded them: nothing is run for it."
     builtin = builtin_facts()
-    return builtin[method] if method in builtin else facts_of(method_class(method))
+    if method in builtin:
+        return builtin[method]
+    if is_reference(method) and ":" in method and is_in_run(file_of(method)):
+        record = StepFolder(file_of(method).parents[2]).read("config.json") or {}
+        return facts_from_json(record["method_facts"])
+    return facts_of(method_class(method))
 
 # %% ../../nbs/run/00_chosen_method.ipynb #7d3f0207
 def convert_params(
@@ -81,3 +90,40 @@ def unknown_parameter(name: str, value: Any, method: str, known: Collection[str]
         return InputError(f"{name}={value!r}: method={method} has no parameter {name!r}; methods that have "
                           f"it: {', '.join(having)}.")
     return InputError(f"There is no parameter {name!r}.{did_you_mean(name, dict.fromkeys(known))}")
+
+# %% ../../nbs/run/00_chosen_method.ipynb #7c2e0301
+CODE_PARAMETERS = ("dataset", "method", "backbone", "metrics", "callbacks")
+
+
+def references_of(
+    parameters: Mapping[str, Any],  # by name
+) -> list[str]:                     # such as "my_ideas.py:Mine", each once
+    "The classes of the user that parameters name."
+    named = (n.strip() for p in CODE_PARAMETERS for n in str(parameters.get(p) or "").split(","))
+    return [*dict.fromkeys(filter(is_reference, named))]
+
+# %% ../../nbs/run/00_chosen_method.ipynb #b0a1c302
+def load_backbone(
+    reference: str,  # a name, `timm:<model>`, or "file.py:Class"
+) -> Backbone:
+    "The backbone that a configuration names; runs the file where it is one of your own."
+    if not is_reference(reference):
+        return find_backbone(reference)
+    backbone = load_class(reference, Backbone, {}, "backbone")()
+    backbone.name = reference
+    return backbone
+
+# %% ../../nbs/run/00_chosen_method.ipynb #c0117e02
+def load_callbacks(
+    references: str | None,  # the parameter `callbacks`: "my.py:EMA", comma-separated
+) -> dict[str, type[Callback]]:  # by reference, in their order
+    "The callbacks that a configuration names; runs their files."
+    names = [name.strip() for name in (references or "").split(",") if name.strip()]
+    if not names:
+        return {}
+    from wilson.engine.trainer import Callback  # imports torch, which a configuration without them does not
+    for name in names:
+        if not is_reference(name):
+            raise InputError(f"callbacks={name!r}: expected FILE.py:CLASS, such as my_ideas.py:EMA; several "
+                             f"are separated by commas.")
+    return {name: load_class(name, Callback, {}, "callbacks") for name in names}

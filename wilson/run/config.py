@@ -17,8 +17,7 @@ from ..core.paths import at_root
 from ..methods.facts import builtin_facts
 from ..datasets.built_in import DATASETS, DEMO, PRESETS
 from ..models.backbones import BACKBONE_NAMES
-from .chosen_method import convert_params, method_facts
-from .user_code import load_backbone
+from .chosen_method import convert_params, load_backbone, method_facts
 
 # %% auto #0
 __all__ = ['SHARED', 'GROUPS', 'TaskParams', 'CompatParams', 'OptimizerParams', 'NetworkParams', 'DataParams', 'RunParams',

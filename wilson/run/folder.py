@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -29,7 +30,7 @@ from ..evaluation.scores import BUILT_IN, column_scores, read_facts
 from .config import SHARED, TrainConfig, parsed
 from .chosen_method import method_facts
 from .presets import is_base, ResolvedConfig, resolved, task_of
-from .user_code import is_reference
+from .user_code import CODE_FOLDER, is_reference
 
 # %% auto #0
 __all__ = ['step_path', 'claim', 'as_now', 'recorded_config', 'recorded_task', 'recorded_parent', 'path_from', 'emptied',
@@ -146,6 +147,8 @@ def path_from(folder: Path, path: str) -> Path:
 def emptied(folder: StepFolder) -> None:
     "Remove a step's own files so that nothing of an earlier run is left."
     # a kill in between must leave neither a step that says it is finished nor a folder that nobody knows
+    if (folder.path / CODE_FOLDER).is_dir():
+        shutil.rmtree(folder.path / CODE_FOLDER)
     order = {"status.json": 0, **dict.fromkeys(OWN_FOLDERS, 2), "config.json": 3}
     own = [*folder.path.glob("*"), *(p for name in OWN_FOLDERS for p in (folder.path / name).glob("*"))]
     for path in sorted(own, key=lambda p: order.get(p.name, 1)):

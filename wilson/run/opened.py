@@ -27,10 +27,11 @@ from ..pseudo.targets import TargetRule
 from .chosen_method import method_class
 from .folder import path_from, recorded_config, recorded_task
 from .presets import ResolvedConfig, resolved
-from .user_code import load_backbone
+from .chosen_method import CODE_PARAMETERS, load_backbone
+from .user_code import is_reference, reference_in_run
 
 # %% auto #0
-__all__ = ['OpenedStep', 'target_rule', 'open_step', 'own_runs_dir', 'parent_link', 'parent_path']
+__all__ = ['OpenedStep', 'target_rule', 'open_step', 'recorded_step', 'own_runs_dir', 'parent_link', 'parent_path']
 
 # %% ../../nbs/run/05_opened.ipynb #b1d29854
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def open_step(
         hint = (f" Did you mean {shown(near[0])}?" if near
                 else " A step's folder is runs/<task>/<run>/step<k>.")
         raise InputError(f"{shown(folder.path)} holds no config.json, so it is no trained step.{hint}")
-    config, task, step = _recorded(folder, record)
+    config, task, step = recorded_step(folder, record)
     if weights not in WEIGHTS_FILES:
         raise InputError(f"weights={weights!r} is not known.{did_you_mean(weights, WEIGHTS_FILES)}")
     file = folder.path / WEIGHTS_FILES[weights]
@@ -100,10 +101,10 @@ def open_step(
 
 
 # %% ../../nbs/run/05_opened.ipynb #14a05bd8
-def _recorded(folder: StepFolder, record: Mapping[str, Any]) -> tuple[ResolvedConfig, Task, Step]:
+def recorded_step(folder: StepFolder, record: Mapping[str, Any]) -> tuple[ResolvedConfig, Task, Step]:
     "What a record says of a step, but for where it lies: paths of the machine that wrote it decide nothing."
     try:
-        config = recorded_config(record)
+        config = recorded_config(_with_copies(folder, record))
         config = resolved(config, config.dataset)
         task = recorded_task(record, config)
         step = task.step(record["step"])
@@ -114,6 +115,17 @@ def _recorded(folder: StepFolder, record: Mapping[str, Any]) -> tuple[ResolvedCo
     if config.label_edits is not None:
         config = replace(config, label_edits=str(folder.path / EDITS_FILE))
     return replace(config, runs_dir=shown(own_runs_dir(folder, task, step))), task, step
+
+
+def _with_copies(folder: StepFolder, record: Mapping[str, Any]) -> Mapping[str, Any]:
+    "The record with the copies in the step's folder in place of files of the machine that wrote it."
+    parameters, codes = dict(record["parameters"]), record.get("code") or {}
+    for name in CODE_PARAMETERS:
+        references = str(parameters.get(name) or "").split(",")
+        if any(map(is_reference, references)):
+            copies = (reference_in_run(folder.path, r.strip(), codes) for r in references)
+            parameters[name] = ",".join(copies)
+    return {**record, "parameters": parameters}
 
 
 def own_runs_dir(

@@ -15,7 +15,8 @@ from ..datasets.built_in import PRESETS
 from .chosen_method import method_facts
 from .config import all_parameters, SHARED, TrainConfig
 from .dataset import load_dataset
-from .user_code import load_callbacks
+from .chosen_method import load_callbacks
+from .user_code import code_hash, is_reference
 
 # %% auto #0
 __all__ = ['ResolvedConfig', 'resolved', 'task_of', 'by_step', 'is_base', 'method_of', 'base_like', 'of_step', 'identity']
@@ -139,4 +140,7 @@ def identity(
         same |= {n: config.method_params.get(n) for n, p in facts.params.items()
                  if p.affects == "weights" and n not in SHARED}
     own = [name for name, kind in load_callbacks(config.callbacks).items() if kind.affects != "nothing"]
-    return same | ({"callbacks": ",".join(own)} if own else {}) | dict(data)
+    named = (*own, config.backbone, "" if base else config.method)
+    code = [f"{name}={code_hash(name)[:12]}" for name in named if is_reference(name)]
+    return (same | ({"callbacks": ",".join(own)} if own else {}) | ({"code": ", ".join(code)} if code else {})
+            | dict(data))
