@@ -299,7 +299,7 @@ def test_hostile_pretrained_file(root, capsys):
         assert not (root / "harm").exists()
 
 
-def test_pretrained_file_missing_or_of_another_body(root, capsys):
+def test_pretrained_file_missing_or_of_another_backbone(root, capsys):
     says(refused(capsys, *quick(pretrained="weights.pth")), "weights.pth is missing", "pretrained=none")
     torch.save({"layer.weight": torch.zeros(1)}, root / "weights.pth")
     says(refused(capsys, *quick(pretrained="weights.pth")), "weights.pth", "misses", "shapes_net")

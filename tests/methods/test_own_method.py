@@ -31,7 +31,7 @@ class Mine(Method):
 
     def __init__(self, segmenter, old, **params):
         super().__init__(segmenter, old, **params)
-        self.register_buffer("mean", torch.zeros(segmenter.body.channels))
+        self.register_buffer("mean", torch.zeros(segmenter.backbone.channels))
         self.register_buffer("saw", torch.zeros(1))
 
     @torch.no_grad()

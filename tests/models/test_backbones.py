@@ -15,10 +15,10 @@ from wilson.cli.command import main
 from wilson.core.errors import InputError
 from wilson.models.backbones import BACKBONE_NAMES, BACKBONES, Backbone, Timm
 from wilson.models.pretrained import find_pretrained, load_pretrained
-from wilson.models.segmenter import make_segmenter
+from wilson.models.segmenter import make_segmenter, parameter_groups
 from wilson.run.config import parsed
 from wilson.run.opened import open_step
-from wilson.run.published_checkpoints import export_published
+from wilson.run.published_checkpoints import export_published, published_name
 from wilson.run.chosen_method import load_backbone
 
 OWN = """
@@ -100,7 +100,7 @@ def test_texts_name_every_backbone_and_every_file():
     page, readme = ((REPO / name).read_text(encoding="utf-8") for name in ("pretrained/README.md", "README.md"))
     cell = json.loads((REPO / "nbs/train.ipynb").read_text(encoding="utf-8"))
     parameters = next("".join(c["source"]) for c in cell["cells"] if "parameters" in c["metadata"].get("tags", []))
-    assert f"# {' | '.join(BACKBONE_NAMES)} [" in parameters
+    assert all(name in parameters for name in BACKBONE_NAMES)
     for name, backbone in BACKBONES.items():
         assert f"`{name}`" in page and f"`{name}`" in readme
         assert all(f"`{file.name}`" in page for file in backbone.weights), name
@@ -176,3 +176,12 @@ def test_wrong_names_are_answered(wrong, words, own, root, capsys):
     folder = own.rpartition("/")[0]
     assert main(["train", *QUICK, "--backbone", wrong.format(own=own, folder=folder)]) == 2
     assert words in capsys.readouterr().err
+
+
+def test_the_backbone_of_a_segmenter_has_one_name():
+    "In the network, its state and its optimizer; the published files call it `body`."
+    segmenter = make_segmenter(Strided, [3], crop_size=64)
+    assert {name.split(".")[0] for name in segmenter.state_dict()} == {"backbone", "head", "cls"}
+    assert [group["name"] for group in parameter_groups(segmenter, 1.0, 10.0)] == ["backbone", "head", "classifier"]
+    assert [published_name(n) for n in ("backbone.mod1.conv1.weight", "head.red_conv.weight", "backbone_x")] == [
+        "body.mod1.conv1.weight", "head.red_conv.weight", "backbone_x"]

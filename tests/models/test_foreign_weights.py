@@ -23,21 +23,22 @@ from wilson.models.pretrained import load_pretrained
 from wilson.models.segmenter import make_segmenter
 from wilson.models.weights import read_foreign
 from wilson.run.opened import open_step
-from wilson.run.published_checkpoints import import_published, read_published
+from wilson.run.published_checkpoints import import_published, published_name, read_published
 
 SHAPES_NET = BACKBONES["shapes_net"]
 SHAPES = {"dataset": "shapes", "task": "striped disc|dotted square", "crop_size": 48}
 
 
 @pytest.fixture(scope="module")
-def body():
+def backbone():
     return make_backbone("shapes_net", 8, "plain").state_dict()
 
 
 @pytest.fixture(scope="module")
 def segmenter():
     torch.manual_seed(0)
-    return make_segmenter("shapes_net", (2,), 8, 48, norm="plain").state_dict()
+    state = make_segmenter("shapes_net", (2,), 8, 48, norm="plain").state_dict()
+    return {published_name(name): tensor for name, tensor in state.items()}
 
 
 def loads(file: Path, reference) -> None:
@@ -65,21 +66,21 @@ def prefixed(state, prefix):
 @pytest.mark.parametrize("prefix", ["".join(f"{p}." for p in parts) for n in (0, 1, 2, 3) for parts in
                                     itertools.permutations(("module", "_orig_mod", "model", "net"), n)]
                          + ["a.b.c.d.", "ema.", "_fsdp_wrapped_module.", "backbone._checkpoint_wrapped_module."])
-def test_prefixes_in_any_order(prefix, body, segmenter, tmp_path):
-    save_file(prefixed(body, prefix), tmp_path / "file.pth")  # whatever its name ends with
-    loads(tmp_path / "file.pth", body)
+def test_prefixes_in_any_order(prefix, backbone, segmenter, tmp_path):
+    save_file(prefixed(backbone, prefix), tmp_path / "file.pth")  # whatever its name ends with
+    loads(tmp_path / "file.pth", backbone)
     torch.save({"model_state": prefixed(segmenter, prefix)}, tmp_path / "file.pth")
     assert read_published(tmp_path / "file.pth").segmenter.keys() == segmenter.keys()
 
 
-def test_wrappers_within_names(body, segmenter, tmp_path):
+def test_wrappers_within_names(backbone, segmenter, tmp_path):
     "Parts that were compiled or wrapped one by one."
-    inner = {name.replace("mod2.", "mod2._orig_mod.module.", 1): t for name, t in body.items()}
+    inner = {name.replace("mod2.", "mod2._orig_mod.module.", 1): t for name, t in backbone.items()}
     torch.save(inner, tmp_path / "file.pth")
-    loads(tmp_path / "file.pth", body)
-    averaged = prefixed(body, "module.") | {"n_averaged": torch.tensor(9)}  # torch.optim.swa_utils
+    loads(tmp_path / "file.pth", backbone)
+    averaged = prefixed(backbone, "module.") | {"n_averaged": torch.tensor(9)}  # torch.optim.swa_utils
     torch.save(averaged, tmp_path / "file.pth")
-    loads(tmp_path / "file.pth", body)
+    loads(tmp_path / "file.pth", backbone)
     torch.save(inner | prefixed({k: v for k, v in inner.items() if "mod1" in k}, "module."), tmp_path / "file.pth")
     assert "twice" in refusal(load_pretrained, make_backbone("shapes_net", 8), SHAPES_NET, tmp_path / "file.pth")
 
@@ -93,10 +94,10 @@ def test_wrappers_within_names(body, segmenter, tmp_path):
     lambda s: collections.OrderedDict(prefixed(s, "model.")) | prefixed({k: v * 0 for k, v in s.items()}, "model_ema."),
     lambda s: prefixed(s, "img_backbone.") | {"decode_head.conv.weight": torch.ones(2, 2), "fc.weight": torch.ones(1)},
 ])
-def test_dictionaries_around_the_weights(wrap, body, tmp_path):
+def test_dictionaries_around_the_weights(wrap, backbone, tmp_path):
     for how in ({}, {"_use_new_zipfile_serialization": False}):
-        torch.save(wrap(body), tmp_path / "model.tar", **how)
-        loads(tmp_path / "model.tar", body)
+        torch.save(wrap(backbone), tmp_path / "model.tar", **how)
+        loads(tmp_path / "model.tar", backbone)
 
 
 class Settings(dict):
@@ -115,9 +116,9 @@ HARMLESS = {
 
 
 @pytest.mark.parametrize("name", HARMLESS)
-def test_plain_objects_beside_the_weights(name, body, segmenter, tmp_path):
-    torch.save({"state_dict": body, "more": HARMLESS[name]}, tmp_path / "file.pth")
-    loads(tmp_path / "file.pth", body)
+def test_plain_objects_beside_the_weights(name, backbone, segmenter, tmp_path):
+    torch.save({"state_dict": backbone, "more": HARMLESS[name]}, tmp_path / "file.pth")
+    loads(tmp_path / "file.pth", backbone)
     torch.save({"model_state": segmenter, "epoch": 3, "more": HARMLESS[name]}, tmp_path / "file.pth")
     assert read_published(tmp_path / "file.pth").epoch == 3
 
@@ -131,13 +132,13 @@ def test_values_of_plain_objects(tmp_path):
 
 
 @pytest.mark.parametrize("content", [
-    lambda body: {"state_dict": body, "config": Settings(lr=0.1)},
-    lambda body: {"epoch": 1, "model_state": torch.nn.Linear(2, 2)},
-    lambda body: torch.nn.Linear(2, 2),
+    lambda backbone: {"state_dict": backbone, "config": Settings(lr=0.1)},
+    lambda backbone: {"epoch": 1, "model_state": torch.nn.Linear(2, 2)},
+    lambda backbone: torch.nn.Linear(2, 2),
 ])
 @pytest.mark.parametrize("zipped", [True, False])
-def test_the_three_lines_of_a_refusal_save_the_weights(content, zipped, body, tmp_path):
-    torch.save(content(body), tmp_path / "it's.pth", _use_new_zipfile_serialization=zipped)
+def test_the_three_lines_of_a_refusal_save_the_weights(content, zipped, backbone, tmp_path):
+    torch.save(content(backbone), tmp_path / "it's.pth", _use_new_zipfile_serialization=zipped)
     said = refusal(read_foreign, tmp_path / "it's.pth")
     assert "may run code: refused" in said and "only if you trust" in said
     exec("\n".join(line.strip() for line in said.splitlines()[1:]), {})
@@ -183,17 +184,17 @@ def test_what_lies_under_the_name_of_weights(content, words, tmp_path):
         assert "resnet50.pth is not a file of weights" in said and words in said
 
 
-def test_a_missing_part_is_named_with_what_is_there(body, segmenter, tmp_path):
+def test_a_missing_part_is_named_with_what_is_there(backbone, segmenter, tmp_path):
     file, network = tmp_path / "file.pth", make_backbone("shapes_net", 8)
-    other = {name.replace("mod2.block1.convs.conv1", "mod2.block1.convs.conv_1"): t for name, t in body.items()}
+    other = {name.replace("mod2.block1.convs.conv1", "mod2.block1.convs.conv_1"): t for name, t in backbone.items()}
     torch.save(other, file)
     said = refusal(load_pretrained, network, SHAPES_NET, file)
     assert "misses mod2.block1.convs.conv1.weight (1 in all)" in said and "conv_1.weight (" in said
     torch.save({"encoder": {"a.x": torch.ones(1), "a.y": torch.ones(1), "b": torch.ones(1)}}, file)
     assert "The file has a… (2), b… (1)." in refusal(load_pretrained, network, SHAPES_NET, file)
-    torch.save(prefixed(body, "module."), file)
+    torch.save(prefixed(backbone, "module."), file)
     assert "none of its" in (said := refusal(read_published, file)) and "The file has mod" in said
-    torch.save({"epoch": 3, "models": [body], "name": "x"}, file)
+    torch.save({"epoch": 3, "models": [backbone], "name": "x"}, file)
     assert "(epoch: int, models: list, name: str)" in refusal(load_pretrained, network, SHAPES_NET, file)
 
 
@@ -201,9 +202,9 @@ def test_a_missing_part_is_named_with_what_is_there(body, segmenter, tmp_path):
     (lambda t: t.to_sparse(), "sparse"), (lambda t: t.to("meta"), "without values"),
     (lambda t: torch.full_like(t, torch.nan), "NaN or infinity in"), (lambda t: torch.full_like(t, torch.inf), "NaN or infinity in"),
 ])
-def test_tensors_of_odd_kinds(odd, words, body, segmenter, tmp_path):
+def test_tensors_of_odd_kinds(odd, words, backbone, segmenter, tmp_path):
     name = "mod3.block2.convs.conv2.weight"
-    torch.save(body | {name: odd(body[name])}, tmp_path / "file.pth")
+    torch.save(backbone | {name: odd(backbone[name])}, tmp_path / "file.pth")
     said = refusal(load_pretrained, make_backbone("shapes_net", 8), SHAPES_NET, tmp_path / "file.pth")
     assert name in said and words in said
     name = "cls.0.weight"

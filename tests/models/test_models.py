@@ -36,11 +36,16 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+def published(key):
+    "The published implementation calls the backbone `body`."
+    return f"body.{key[9:]}" if key[:9] == "backbone." else key
+
+
 def load_published(module, keys):
     "Load every published key into `module`, strictly: no key missing, none left over."
     own = module.state_dict()
-    assert list(own) == [str(key) for key in keys]
-    state = {key: torch.from_numpy(np.asarray(tensor_for("module." + key, tuple(own[key].shape)),
+    assert [published(key) for key in own] == [str(key) for key in keys]
+    state = {key: torch.from_numpy(np.asarray(tensor_for("module." + published(key), tuple(own[key].shape)),
                                               dtype=np.float32))
              if own[key].is_floating_point() else own[key] for key in own}
     module.load_state_dict(state)
@@ -80,7 +85,7 @@ def test_published_outputs(name, norm):
         fixture = dict(file)
     segmenter = make_segmenter(str(fixture["backbone"]), fixture["classes"].tolist(),
                                int(fixture["output_stride"]), int(fixture["crop"]), norm=norm)
-    localizer = Localizer(segmenter.body.channels, sum(segmenter.classes), norm=norm)
+    localizer = Localizer(segmenter.backbone.channels, sum(segmenter.classes), norm=norm)
     load_published(segmenter, fixture["keys"])
     load_published(localizer, fixture["localizer_keys"])
     with torch.no_grad():
@@ -100,11 +105,11 @@ def test_real_imagenet_weights():
     path = SHARED / "pretrained" / "mobilenet_v2_imagenet_features.pt"
     if not path.is_file():
         pytest.skip(f"{path.name} is not there: it is not part of the repository")
-    body = make_backbone("mobilenet_v2")
-    load_pretrained(body, BACKBONES["mobilenet_v2"], path)
+    backbone = make_backbone("mobilenet_v2")
+    load_pretrained(backbone, BACKBONES["mobilenet_v2"], path)
     stored = torch.load(path, weights_only=True)
-    assert set(stored) == set(body.state_dict())
-    assert all(torch.equal(stored[key], value) for key, value in body.state_dict().items())
+    assert set(stored) == set(backbone.state_dict())
+    assert all(torch.equal(stored[key], value) for key, value in backbone.state_dict().items())
 
 
 def test_resnet101_has_the_same_names():
@@ -148,7 +153,7 @@ def test_wider_resnet_has_the_published_states():
 def test_wider_resnet_in_a_segmenter():
     with torch.device("meta"):
         segmenter = make_segmenter("wider_resnet38_a2", [3, 2], 8, crop_size=64, norm="plain").eval()
-        localizer = Localizer(segmenter.body.channels, 5, norm="plain").eval()
+        localizer = Localizer(segmenter.backbone.channels, 5, norm="plain").eval()
         out = segmenter(torch.empty(2, 3, 65, 97))
         maps = localizer(out.features)
     assert out.features.shape == (2, 4096, 9, 13) and out.logits.shape == maps.shape == (2, 5, 9, 13)
@@ -156,25 +161,25 @@ def test_wider_resnet_in_a_segmenter():
     assert [conv.dilation[0] for conv in segmenter.head.map_convs] == [1, 12, 24, 32]
 
 
-# ---- bodies -------------------------------------------------------------------------------------
+# ---- backbones -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name, stride, dilations", [
     ("resnet50", 16, (1, 1, 1, 2)), ("resnet50", 8, (1, 1, 2, 4)), ("resnet101", 16, (1, 1, 1, 2))])
 def test_resnet_dilations(name, stride, dilations):
-    body = make_backbone(name, stride, "plain")
+    backbone = make_backbone(name, stride, "plain")
     for i, dilation in enumerate(dilations):
-        for block in getattr(body, f"mod{i + 2}"):
+        for block in getattr(backbone, f"mod{i + 2}"):
             assert block.convs.conv2.dilation == block.convs.conv2.padding == (dilation, dilation)
-    assert (body.channels, body.output_stride) == (2048, stride)
+    assert (backbone.channels, backbone.output_stride) == (2048, stride)
 
 
 def test_wider_resnet_dilations():
     with torch.device("meta"):
-        body = make_backbone("wider_resnet38_a2", 8, "plain")
+        backbone = make_backbone("wider_resnet38_a2", 8, "plain")
     for stage, stride, dilation, dropout in [
             (2, 1, 1, 0), (3, 1, 1, 0), (4, 2, 1, 0), (5, 1, 2, 0), (6, 1, 4, 0.3), (7, 1, 4, 0.5)]:
-        for index, block in enumerate(getattr(body, f"mod{stage}")):
+        for index, block in enumerate(getattr(backbone, f"mod{stage}")):
             convs = [m for m in block.convs if isinstance(m, torch.nn.Conv2d)]
             assert convs[0].stride[0] == (stride if index == 0 else 1)
             assert all(c.stride == (1, 1) for c in convs[1:])
@@ -189,26 +194,26 @@ def test_wider_resnet_dilations():
 def test_wider_resnet_in_place_trains_alike():
     "Shortcuts survive an ABN that overwrites its input: the same features and gradients as plain."
     slim = [(n, tuple(c // 32 for c in widths), *rest) for n, widths, *rest in WIDER_38]
-    bodies = [WiderResNet(slim, 4, norm) for norm in ("plain", "inplace")]
-    mixed_signs(bodies[0])
-    bodies[1].load_state_dict(bodies[0].state_dict())
+    backbones = [WiderResNet(slim, 4, norm) for norm in ("plain", "inplace")]
+    mixed_signs(backbones[0])
+    backbones[1].load_state_dict(backbones[0].state_dict())
     images, results = torch.randn(2, 3, 40, 40, dtype=torch.float64), []
-    for body in bodies:
+    for backbone in backbones:
         torch.manual_seed(1)  # the same channels are dropped
-        features = body.double()(images)
+        features = backbone.double()(images)
         features.square().mean().backward()
-        results.append([features.detach(), *(p.grad for p in body.parameters())])
+        results.append([features.detach(), *(p.grad for p in backbone.parameters())])
     for plain, inplace in zip(*results):
         assert relative(inplace, plain) < 1e-6
 
 
-def test_timm_body_in_a_segmenter():
+def test_timm_backbone_in_a_segmenter():
     pytest.importorskip("timm", reason="timm does not import")
     segmenter = make_segmenter("timm:resnet18", [3], 16, 64, 32, norm="plain")
     out = segmenter(torch.randn(2, 3, 64, 96))
     out.logits.square().mean().backward()
     assert out.logits.shape == (2, 3, 4, 6) and out.features.shape == (2, 512, 4, 6)
-    assert all(p.grad is not None for p in segmenter.body.parameters())
+    assert all(p.grad is not None for p in segmenter.backbone.parameters())
     grown, images = grow(freeze(segmenter), 2).eval(), torch.randn(1, 3, 33, 50)
     torch.testing.assert_close(grown(images).logits[:, :3], segmenter(images).logits)
 
@@ -216,36 +221,36 @@ def test_timm_body_in_a_segmenter():
 def test_first_known_file_is_found_and_loaded(tmp_path):
     "A torchvision file alone serves; beside an in-place ABN file the latter does."
     resnet50 = BACKBONES["resnet50"]
-    torchvision_net, body = torchvision.models.resnet50(weights=None), make_backbone(resnet50, 16, "plain")
+    torchvision_net, backbone = torchvision.models.resnet50(weights=None), make_backbone(resnet50, 16, "plain")
     torch.save(torchvision_net.state_dict(), tmp_path / "resnet50-0676ba61.pth")
-    load_pretrained(body, resnet50, find_pretrained(resnet50, tmp_path))
-    assert torch.equal(body.mod5.block3.convs.conv2.weight, torchvision_net.layer4[2].conv2.weight)
-    published = {f"module.{k}": v + 1 for k, v in body.state_dict().items() if v.is_floating_point()}
+    load_pretrained(backbone, resnet50, find_pretrained(resnet50, tmp_path))
+    assert torch.equal(backbone.mod5.block3.convs.conv2.weight, torchvision_net.layer4[2].conv2.weight)
+    published = {f"module.{k}": v + 1 for k, v in backbone.state_dict().items() if v.is_floating_point()}
     torch.save({"state_dict": published}, tmp_path / resnet50.weights[0].name)
-    load_pretrained(body, resnet50, find_pretrained(resnet50, tmp_path))
-    assert torch.equal(body.mod1.conv1.weight, published["module.mod1.conv1.weight"])
+    load_pretrained(backbone, resnet50, find_pretrained(resnet50, tmp_path))
+    assert torch.equal(backbone.mod1.conv1.weight, published["module.mod1.conv1.weight"])
 
 
 @pytest.mark.parametrize("name, stride", [
     ("resnet50", 8), ("mobilenet_v2", 16), ("shapes_net", 8), ("shapes_net", 4)])
 def test_map_sizes(name, stride):
-    body = make_backbone(name, stride, "plain").eval()
+    backbone = make_backbone(name, stride, "plain").eval()
     for height, width in [(96, 96), (97, 130)]:
         with torch.no_grad():
-            features = body(torch.randn(1, 3, height, width))
-        expected = (1, body.channels, math.ceil(height / stride), math.ceil(width / stride))
-        assert features.shape == expected and body.output_stride == stride
+            features = backbone(torch.randn(1, 3, height, width))
+        expected = (1, backbone.channels, math.ceil(height / stride), math.ceil(width / stride))
+        assert features.shape == expected and backbone.output_stride == stride
 
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_images_and_states_survive(name):
     "The pass leaves its input alone, in training as well (layers work in place)."
-    body = make_backbone(name, norm="plain")
+    backbone = make_backbone(name, norm="plain")
     images = torch.randn(2, 3, 64, 64)
     before = images.clone()
-    body(images).sum().backward()
+    backbone(images).sum().backward()
     assert torch.equal(images, before)
-    assert all(p.grad is not None for p in body.parameters())
+    assert all(p.grad is not None for p in backbone.parameters())
 
 
 # ---- training mode, weights of both signs ------------------------------------------------------
@@ -319,7 +324,7 @@ def test_half_precision():
         out = segmenter(torch.randn(2, 3, 96, 96))
         loss = class_scores(out.logits).float().mean()
     loss.backward()
-    gradients = [p.grad for p in segmenter.body.parameters()]
+    gradients = [p.grad for p in segmenter.backbone.parameters()]
     assert torch.isfinite(loss) and all(torch.isfinite(grad).all() for grad in gradients)
 
 

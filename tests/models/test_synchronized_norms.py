@@ -191,10 +191,10 @@ def batch_of_images(images=4):
 
 
 def small_segmenter(kind):
-    "Of a kind of ABN, or of a body with its own batch norms."
+    "Of a kind of ABN, or of a backbone with its own batch norms."
     torch.manual_seed(0)
-    body, stride, norm = ("shapes_net", 8, kind) if kind in KINDS else (kind, 16, "plain")
-    return make_segmenter(body, [3, 2], stride, 96, 16, (1, 2, 3), norm).double()
+    backbone, stride, norm = ("shapes_net", 8, kind) if kind in KINDS else (kind, 16, "plain")
+    return make_segmenter(backbone, [3, 2], stride, 96, 16, (1, 2, 3), norm).double()
 
 
 def taught(segmenter, images, steps=3):
@@ -214,7 +214,7 @@ def networks(rank, kinds):
 
 
 def test_networks_learn_as_on_one_process(tmp_path):
-    "The last two bodies have torch's batch norm and timm's, which activates."
+    "The last two backbones have torch's batch norm and timm's, which activates."
     kinds = [*KINDS, "mobilenet_v2", "timm:mobilenetv3_small_050"]
     for kind, *states in zip(kinds, *ranks_run(networks, tmp_path, 2, kinds)):
         whole, worst = taught(small_segmenter(kind), batch_of_images()), 0.0

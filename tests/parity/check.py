@@ -193,12 +193,17 @@ def tensor_for(key: str, shape: tuple[int, ...]) -> np.ndarray:
     return 1 + 0.1 * z
 
 
+def published(key: str) -> str:
+    "The published implementation calls the backbone `body`."
+    return f"body.{key[9:]}" if key[:9] == "backbone." else key
+
+
 def with_named_weights(network: torch.nn.Module) -> torch.nn.Module:
     "The network in eval mode, every floating-point tensor made from its name."
     state = network.state_dict()
     for key, value in state.items():
         if value.is_floating_point():
-            made = tensor_for("module." + key, tuple(value.shape))
+            made = tensor_for("module." + published(key), tuple(value.shape))
             state[key] = torch.as_tensor(np.asarray(made, np.float32))
     network.load_state_dict(state, strict=True)
     return network.eval()
@@ -233,7 +238,7 @@ def model_quantities(arrays: dict[str, np.ndarray]) -> Quantities:
         "pre_logits": lambda: outputs().embedding,
         "body_mean": lambda: outputs().features.mean((2, 3)),
         "localizer_logits": lambda: outputs() and made.localizer_logits,
-        "keys": lambda: outputs() and sorted(made.segmenter.state_dict()),
+        "keys": lambda: outputs() and sorted(map(published, made.segmenter.state_dict())),
         "localizer_keys": lambda: outputs() and sorted(made.localizer.state_dict()),
     }
 

@@ -20,14 +20,14 @@ from wilson.engine.step_folder import StepFolder
 from wilson.models.localizer import Localizer
 from wilson.models.segmenter import make_segmenter
 from wilson.run.opened import open_step
-from wilson.run.published_checkpoints import export_published, import_published, read_published
+from wilson.run.published_checkpoints import export_published, import_published, published_name, read_published
 
 SHAPES = {"dataset": "shapes", "task": "striped disc|dotted square", "crop_size": 48}
 FOLDER = "runs/shapes-striped_disc__dotted_square-overlap"
 
 
 def prefixed(module):
-    return {f"module.{name}": tensor for name, tensor in module.state_dict().items()}
+    return {f"module.{published_name(name)}": tensor for name, tensor in module.state_dict().items()}
 
 
 def by_name(state):
@@ -38,7 +38,7 @@ def by_name(state):
 
 @pytest.fixture
 def small():
-    "The content of a base step's file, of the small body."
+    "The content of a base step's file, of the small backbone."
     torch.manual_seed(0)
     segmenter = make_segmenter("shapes_net", (2,), 8, 48, norm="plain")
     return {"epoch": 30, "model_state": prefixed(segmenter), "optimizer_state": {"state": {}},
@@ -144,7 +144,7 @@ def without(content, beginning):
     (lambda c: {"model_state": {}}, "holds no weights by name (model_state: dict)"),
     (lambda c: without(c, "module.cls."), "none of its 130 tensors is named cls.0.weight"),
     (lambda c: {"model_state": {0: torch.ones(1)}}, "holds no weights by name (0: Tensor)"),
-    (lambda c: without(c, "module.body.mod3.block1."), "body shapes_net (132 tensors), but misses 15, the first "),
+    (lambda c: without(c, "module.body.mod3.block1."), "backbone shapes_net (132 tensors), but misses 15, the first "),
     (lambda c: changed(c, **{"module.body.mod9.weight": torch.ones(1)}), "has 1 more, the first body.mod9.weight"),
     (lambda c: changed(c, **{"module.cls.0.bias": torch.ones(7)}), "1 in other shapes, the first cls.0.bias"),
     (lambda c: c | {"pseudolabeler": {"module.0.weight": torch.ones(1)}}, "is named 4."),
@@ -225,12 +225,12 @@ def test_a_step_is_trained_on_an_imported_one(root, small, capsys):
     assert code == 2 and "another configuration" in said  # an import is not taken for a step of one's own
 
 
-def test_a_body_that_no_import_could_name_stays_here(small, tmp_path, monkeypatch):
+def test_a_backbone_that_no_import_could_name_stays_here(small, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save(small, "Base_0.pth")
     base = import_published("Base_0.pth", step=0, **SHAPES)
     monkeypatch.setattr("wilson.run.published_checkpoints.BACKBONES", {})
-    with pytest.raises(InputError, match="has the body shapes_net, and no import"):
+    with pytest.raises(InputError, match="has the backbone shapes_net, and no import"):
         export_published(base, "again.pth")
     assert not Path("again.pth").exists()
 

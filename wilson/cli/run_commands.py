@@ -144,7 +144,7 @@ def run_import(
     task: Annotated[str, 'protocol, or class names by step: "cat,dog|cow,sheep"'],
     step: Annotated[int, "number of the step; 0 is the base step"],
     overlap: Annotated[str, "true | false: false is disjoint"] = "true",
-    output_stride: Annotated[int | None, "of its body (default: the usual one of the body)"] = None,
+    output_stride: Annotated[int | None, "of its backbone (default: the usual one of the backbone)"] = None,
     crop_size: Annotated[int | None, "of its training crops, in pixels (default: the preset's)"] = None,
     name: Annotated[str | None, "of the run (default: the file's)"] = None,
     runs_dir: Annotated[str, "where run folders go"] = "runs",

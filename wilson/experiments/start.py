@@ -60,16 +60,16 @@ def fresh_segmenter(
     config: ResolvedConfig,
     step: Step,
 ) -> Segmenter:
-    "A segmenter of all classes up to `step`, its body pretrained as the configuration says."
+    "A segmenter of all classes up to `step`, its backbone pretrained as the configuration says."
     backbone = load_backbone(config.backbone)
     segmenter = make_segmenter(backbone, step.classes_per_step, config.output_stride, config.crop_size,
                                norm=norm_of(config))
     if config.pretrained == "none":
         return segmenter
     if config.pretrained == "auto":
-        load_published(segmenter.body, backbone, at_root("pretrained"))
+        load_published(segmenter.backbone, backbone, at_root("pretrained"))
     else:
-        load_pretrained(segmenter.body, backbone, at_root(config.pretrained))
+        load_pretrained(segmenter.backbone, backbone, at_root(config.pretrained))
     return segmenter
 
 

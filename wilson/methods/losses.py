@@ -175,10 +175,10 @@ def prior_loss(
 
 
 def feature_loss(
-    features: Tensor,      # B, D, h, w of the body
-    features_old: Tensor,  # B, D, h, w of the old model's body
+    features: Tensor,      # B, D, h, w of the backbone
+    features_old: Tensor,  # B, D, h, w of the old model's backbone
 ) -> Tensor:               # scalar
-    "`L_de`: mean squared difference of the body's features."
+    "`L_de`: mean squared difference of the backbone's features."
     return F.mse_loss(features.float(), features_old.float())
 
 # %% ../../nbs/methods/00_losses.ipynb #e7b674fc

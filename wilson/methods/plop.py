@@ -44,11 +44,11 @@ def pod_loss(
 
 # %% ../../nbs/methods/04_plop.ipynb #39ded031
 class StageOutputs:
-    "Records, while it is open, the last map of every shape that the parts of `body` give."
+    "Records, while it is open, the last map of every shape that the parts of `backbone` give."
 
-    def __init__(self, body: nn.Module):
-        parts = list(body.children())
-        while len(parts) == 1:  # a body that wraps another
+    def __init__(self, backbone: nn.Module):
+        parts = list(backbone.children())
+        while len(parts) == 1:  # a backbone that wraps another
             parts = list(parts[0].children())
         self.parts = parts
         self.maps: dict[tuple[int, ...], Tensor] = {}  # by shape, without the batch
@@ -127,9 +127,9 @@ class PLOP(Method):
         self.medians.copy_((middle + 0.5) / bins * (total[:, -1] > 0))
 
     def losses(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
-        with StageOutputs(self.require_old().body) as stages_old:
+        with StageOutputs(self.require_old().backbone) as stages_old:
             before = self.old_output(batch.images)
-        with StageOutputs(self.segmenter.body) as stages:
+        with StageOutputs(self.segmenter.backbone) as stages:
             now = self.segmenter(batch.images)
         labels, share = self.believed(batch.require_masks(), before.logits)
         self._taught = labels

@@ -52,7 +52,7 @@ class Wilson(Method):
         self.n_old = sum(old.classes)
         rule = require(self.target_rule, f"{type(self).__name__} has no target_rule")
         self.rule = rule.with_values(**{name: self.values[name] for name in rule.params})
-        self.local = Localizer(segmenter.body.channels, sum(segmenter.classes), segmenter.head.channels,
+        self.local = Localizer(segmenter.backbone.channels, sum(segmenter.classes), segmenter.head.channels,
                                self.norm, self.prior, self.n_old)
 
     @property
@@ -82,7 +82,7 @@ class Wilson(Method):
     def targets(
         self,
         batch: Batch,
-        features: Tensor,    # B, D, h, w of the segmenter's body
+        features: Tensor,    # B, D, h, w of the segmenter's backbone
         logits_old: Tensor,  # B, C_old, h, w
     ) -> Targets:
         "What the localizer makes of the batch, by its running statistics: they must not depend on it."

@@ -22,7 +22,7 @@ class Localizer(nn.Sequential):
 
     def __init__(
         self,
-        in_channels: int,        # of the body's features
+        in_channels: int,        # of the backbone's features
         classes: int,            # all classes known in this step, background included
         channels: int = 256,
         norm: str = "auto",      # kind of ABN

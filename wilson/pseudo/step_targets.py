@@ -35,7 +35,7 @@ def _localized(
 ) -> tuple[Tensor, Tensor | None]:
     "Logits of the localizer and, where it is given, of the old model."
     logits_old = old(images).logits if old is not None else None
-    return localizer(segmenter.body(images), logits_old), logits_old
+    return localizer(segmenter.backbone(images), logits_old), logits_old
 
 # %% ../../nbs/pseudo/03_step_targets.ipynb #a778d3ce
 def batch_targets(

@@ -93,7 +93,7 @@ def open_step(
     old = _parent(folder, record, at_root(config.runs_dir), device) if starts_from else None
     localizer = None
     if any(name.startswith("localizer.") for name in tensors):
-        localizer = Localizer(segmenter.body.channels, step.n_classes, segmenter.head.channels, norm,
+        localizer = Localizer(segmenter.backbone.channels, step.n_classes, segmenter.head.channels, norm,
                               config.method_params.get("prior", "learned"), step.n_old)
         fill(localizer, tensors, "localizer", file)
         localizer.to(device).eval()

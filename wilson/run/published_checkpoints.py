@@ -35,7 +35,7 @@ from .opened import open_step, parent_link
 from .presets import method_of, ResolvedConfig, of_step, resolved, task_of
 
 # %% auto #0
-__all__ = ['nearest_backbone', 'PublishedCheckpoint', 'read_published', 'import_published', 'export_published']
+__all__ = ['published_name', 'nearest_backbone', 'PublishedCheckpoint', 'read_published', 'import_published', 'export_published']
 
 # %% ../../nbs/run/09_published_checkpoints.ipynb #99d97181
 def _loaded(path: Path) -> dict[str, Any]:
@@ -70,16 +70,25 @@ def _models(
     crop_size: int = 512,
 ) -> tuple[Segmenter, Localizer]:
     segmenter = make_segmenter(backbone, classes, output_stride, crop_size, norm="plain")
-    return segmenter, Localizer(segmenter.body.channels, sum(classes), segmenter.head.channels, norm="plain")
+    channels = segmenter.backbone.channels
+    return segmenter, Localizer(channels, sum(classes), segmenter.head.channels, norm="plain")
+
+
+def published_name(
+    name: str,  # of a tensor of a segmenter or localizer
+) -> str:
+    "Its name in the published implementation, which calls the backbone `body`."
+    return f"body.{name.removeprefix('backbone.')}" if name.startswith("backbone.") else name
 
 
 def _shapes(module: nn.Module | Mapping[str, Tensor]) -> dict[str, torch.Size]:
-    state = module.state_dict() if isinstance(module, nn.Module) else module
-    return {name: tensor.shape for name, tensor in state.items()}
+    if isinstance(module, nn.Module):
+        module = {published_name(name): tensor for name, tensor in module.state_dict().items()}
+    return {name: tensor.shape for name, tensor in module.items()}
 
 
 def nearest_backbone(
-    state: Mapping[str, Tensor],  # of a segmenter, by name
+    state: Mapping[str, Tensor],  # of a segmenter, by published name
     classes: tuple[int, ...],     # of each step
 ) -> tuple[str, Segmenter, Localizer]:  # name of the backbone; the models around it, without memory
     "The backbone of ours whose segmenter differs from `state` in the fewest names and shapes."
@@ -90,7 +99,7 @@ def nearest_backbone(
 
 # %% ../../nbs/run/09_published_checkpoints.ipynb #f8c90408
 class PublishedCheckpoint(NamedTuple):
-    "A file of the published trainer; names without `module.`."
+    "A file of the published trainer; its names, without `module.`."
     segmenter: dict[str, Tensor]
     localizer: dict[str, Tensor] | None
     classes_per_step: tuple[int, ...]    # background counted in the first
@@ -110,7 +119,7 @@ def read_published(
     while f"cls.{len(classes)}.weight" in state:
         classes.append(len(state[f"cls.{len(classes)}.weight"]))
     backbone, segmenter, localizer = nearest_backbone(state, tuple(classes))
-    _fit(path, f"segmenter with body {backbone}", state, segmenter)
+    _fit(path, f"segmenter with backbone {backbone}", state, segmenter)
     check_finite(state, shown(path))
     maps = content.get("pseudolabeler")
     if maps is not None:
@@ -134,7 +143,7 @@ def _part(path: Path, state: Any, beginnings: tuple[str, ...]) -> dict[str, Tens
 
 def _fit(path: Path, what: str, state: dict[str, Tensor], module: nn.Module) -> None:
     "Fill in counters of older files; InputError where tensors are missing, unknown or of other shapes."
-    wanted = _shapes(module)
+    wanted, known = _shapes(module), [name for name, backbone in BACKBONES.items() if backbone.published]
     for name in wanted:
         if name.endswith("num_batches_tracked"):
             state.setdefault(name, torch.tensor(0))
@@ -146,7 +155,7 @@ def _fit(path: Path, what: str, state: dict[str, Tensor], module: nn.Module) -> 
             raise InputError(f"{shown(path)} comes nearest to a {what} ({len(wanted)} tensors), but "
                              f"{how.format(len(names))}, the first {names[0]}. "
                              f"{found_instead(names[0], state)} Fetch the file again, or one "
-                             f"whose body is {', '.join(n for n, b in BACKBONES.items() if b.published)}.")
+                             f"whose backbone is {', '.join(known)}.")
 
 # %% ../../nbs/run/09_published_checkpoints.ipynb #245365dc
 def import_published(
@@ -155,7 +164,7 @@ def import_published(
     task: str,                         # "15-5", …
     step: int,                         # 0: the base step
     overlap: bool = True,              # False: disjoint
-    output_stride: int | None = None,  # of its body; None: the body's usual one
+    output_stride: int | None = None,  # of its backbone; None: the backbone's usual one
     crop_size: int | None = None,      # of its training crops, for the pooling window; None: the preset's
     name: str | None = None,           # of the run; None: the file's
     runs_dir: str = "runs",
@@ -224,8 +233,8 @@ def _link(parent: Path | str, folder: StepFolder, config: ResolvedConfig, step: 
     theirs = (opened.config.backbone, opened.config.output_stride, opened.step.names)
     ours = (config.backbone, config.output_stride, step.names[: step.n_old])
     if theirs != ours:
-        found, wanted = (f"{body} at stride {stride} of {', '.join(names)}"
-                         for body, stride, names in (theirs, ours))
+        found, wanted = (f"{backbone} at stride {stride} of {', '.join(names)}"
+                         for backbone, stride, names in (theirs, ours))
         raise InputError(f"{shown(path)} is {found}; this step starts from {wanted}.")
     return parent_link(path, folder.path)
 
@@ -233,7 +242,7 @@ def _link(parent: Path | str, folder: StepFolder, config: ResolvedConfig, step: 
 def _filled(found: PublishedCheckpoint, config: ResolvedConfig) -> tuple[Segmenter, Localizer | None]:
     segmenter, localizer = _models(BACKBONES[found.backbone], found.classes_per_step,
                                    config.output_stride, config.crop_size)
-    segmenter.load_state_dict(found.segmenter)
+    segmenter.load_state_dict({n: found.segmenter[published_name(n)] for n in segmenter.state_dict()})
     if found.localizer is None:
         return segmenter, None
     localizer.load_state_dict(found.localizer)
@@ -263,19 +272,20 @@ def export_published(
     if path.exists() and not (overwrite and path.is_file()):
         raise InputError(f"{shown(path)} is there already; give another name, or overwrite=True.")
     if opened.config.backbone not in BACKBONES:
-        raise InputError(f"{shown(opened.folder.path)} has the body {opened.config.backbone}, and no import "
-                         f"could tell so from a published file; pass its folder on as it is.")
+        raise InputError(f"{shown(opened.folder.path)} has the backbone {opened.config.backbone}, and no "
+                         f"import could tell so from a published file; pass its folder on as it is.")
     tensors, _ = read_weights(opened.folder.path / "weights.safetensors")
     content: dict[str, dict[str, Tensor]] = {}
     for part, theirs in (("segmenter.", "model_state"), ("localizer.", "pseudolabeler")):
-        own = {n.replace(part, "module.", 1): t for n, t in tensors.items() if n.startswith(part)}
+        own = {f"module.{published_name(n.removeprefix(part))}": t for n, t in tensors.items()
+               if n.startswith(part)}
         content |= {theirs: own} if own else {}
     epoch, score = _epoch_and_score(opened.folder, opened.config, opened.step)
     with written_aside(path) as aside:
         torch.save(content | {"epoch": epoch, "best_score": score}, aside)
     if not BACKBONES[opened.config.backbone].published:
-        print(f"{shown(path)}: the published code has no body {opened.config.backbone}; only wilson import "
-              f"reads this file.")
+        print(f"{shown(path)}: the published code has no backbone {opened.config.backbone}; only wilson "
+              f"import reads this file.")
     return path
 
 
