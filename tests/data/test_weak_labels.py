@@ -51,4 +51,4 @@ def test_finetuning_without_masks_is_refused(root):
     write_labels(root / "labels.csv", data.train.ids + data.val.ids, [*data.train.labels, *data.val.labels], SHAPES)
     shutil.rmtree(root / "data/few/SegmentationClass")
     with pytest.raises(ValueError, match="no masks"):
-        train(parsed(QUICK_PARAMETERS | {"step": 1, "method": "finetune", "image_labels": "labels.csv"}))
+        train(parsed(QUICK_PARAMETERS | {"step": 1, "method": "finetune", "pseudo_epoch": None, "image_labels": "labels.csv"}))

@@ -362,5 +362,5 @@ def test_coco_to_voc_end_to_end(both):
     assert later.metrics["scores"]["voc published"]["miou"]["new"] is not None
     assert evaluate_step(later.path).metrics["scores"] == later.metrics["scores"]
     assert "voc published" in result_table([base, later])
-    with pytest.raises(InputError, match="joint"):
-        train(parsed(small | {"method": "joint"}))
+    with pytest.raises(InputError, match="method=joint with dataset=coco-voc"):
+        train(parsed(small | {"method": "joint", "pseudo_epoch": None}))

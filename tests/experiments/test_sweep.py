@@ -181,7 +181,8 @@ def test_a_failing_member(root):
 
 def test_gpus_are_dealt_out(root):
     "Each of two jobs at a time sees its half, and the next gets that of the one that has ended."
-    members = [MEMBERS[0] | {"epochs": "1/1", "method": m, "name": m} for m in ("wilson", "finetune", "lwf")]
+    members = [MEMBERS[0] | {"epochs": "1/1", "method": m, "name": m, "pseudo_epoch": 0 if m == "wilson" else None}
+               for m in ("wilson", "finetune", "lwf")]
     assert set(states(run_sweep(members, name="ours", jobs=2, gpus=["0", "1", "2", "3"])).values()) == {"finished"}
     logs = [path.read_text(encoding="utf-8") for path in (root / "runs/sweeps/ours" / TASK).glob("*.log")]
     assert {re.match(r"\$ (\S+) wilson", log)[1] for log in logs} == {"CUDA_VISIBLE_DEVICES=0,2", "CUDA_VISIBLE_DEVICES=1,3"}
