@@ -3,6 +3,7 @@
 - wilson/methods/builtin.json: the facts of the built-in methods, which `--help` reads without importing torch
 - nbs/train.ipynb: the cell tagged `parameters`
 - README.md: the table of methods, between its markers
+- nbs/index.ipynb: the list of pages, by their titles
 """
 from __future__ import annotations
 
@@ -14,6 +15,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 FACTS, TRAIN, README = ROOT / "wilson/methods/builtin.json", ROOT / "nbs/train.ipynb", ROOT / "README.md"
+INDEX = ROOT / "nbs/index.ipynb"
+PACKAGES = ("core", "data", "models", "loading", "datasets", "pseudo", "checks", "methods", "evaluation", "engine", "run", "experiments",
+            "analysis", "api", "widgets", "cli", "guide")  # in the order in which they are read
 TABLE = re.compile(r"(?<=<!-- methods: written by .ci/generate.py -->\n).*?(?=<!-- end of methods -->)", re.DOTALL)
 
 
@@ -63,6 +67,25 @@ def train_text() -> str:
     return json.dumps(notebook, ensure_ascii=False, indent=1) + "\n"
 
 
+def title_of(page: Path) -> str:
+    "The first line of a page."
+    return json.loads(page.read_text(encoding="utf-8"))["cells"][0]["source"][0].removeprefix("# ").strip()
+
+
+def index_text() -> str:
+    "The index with the list of pages."
+    notebook = json.loads(INDEX.read_text(encoding="utf-8"))
+    cell, = [c for c in notebook["cells"] if c["source"][0] == "## The pages\n"]
+    folders = {name: sorted((ROOT / "nbs" / name).glob("*.ipynb")) for name in PACKAGES}
+    folders["the workbench"] = [page for page in sorted((ROOT / "nbs").glob("*.ipynb")) if page != INDEX]
+    lines = cell["source"][:3]
+    for name, pages in folders.items():
+        links = (f"[{title_of(page)}]({page.relative_to(ROOT / 'nbs').as_posix()})" for page in pages)
+        lines.append(f"- **{name}**: {', '.join(links)}\n")
+    cell["source"] = "".join(lines).rstrip("\n").splitlines(keepends=True)
+    return json.dumps(notebook, ensure_ascii=False, indent=1) + "\n"
+
+
 def readme_text() -> str:
     "README.md with the table of methods."
     from wilson.methods.facts import builtin_facts
@@ -70,12 +93,12 @@ def readme_text() -> str:
     for name, facts in builtin_facts().items():
         module = facts.module.rpartition(".")[2]
         page, = (ROOT / "nbs/methods").glob(f"??_{module}.ipynb")
-        title = json.loads(page.read_text(encoding="utf-8"))["cells"][0]["source"][0].removeprefix("# ").strip()
+        title = title_of(page)
         paper = f"[{facts.paper}](https://arxiv.org/abs/{facts.paper})" if facts.paper else "–"
         rows.append(f"| `{name}` | {facts.supervision} | {facts.about.rstrip('.')} | {paper} | [{title}](nbs/methods/{page.name}) |")
     return TABLE.sub(lambda _: "\n".join(rows) + "\n", README.read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":
-    for file, text in ((FACTS, facts_text), (TRAIN, train_text), (README, readme_text)):
+    for file, text in ((FACTS, facts_text), (TRAIN, train_text), (README, readme_text), (INDEX, index_text)):
         file.write_text(text(), encoding="utf-8")  # the first is read by the others

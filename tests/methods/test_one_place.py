@@ -36,7 +36,8 @@ def test_what_is_derived_is_up_to_date():
     spec = importlib.util.spec_from_file_location("generate", REPO / ".ci/generate.py")
     generate = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(generate)
-    for file, text in ((generate.FACTS, generate.facts_text), (generate.TRAIN, generate.train_text), (generate.README, generate.readme_text)):
+    for file, text in ((generate.FACTS, generate.facts_text), (generate.TRAIN, generate.train_text), (generate.README, generate.readme_text),
+                       (generate.INDEX, generate.index_text)):
         assert file.read_text(encoding="utf-8") == text(), f"{file.relative_to(REPO)} is out of date; run `make export`"
     assert builtin_facts() == {name: facts_of(method) for name, method in METHODS.items()}
 
