@@ -26,6 +26,7 @@ PACKAGES = {"core": "Core",
             "run": "Run",
             "experiments": "Experiments",
             "analysis": "Analysis",
+            "api": "Python API",
             "widgets": "Widgets",
             "cli": "Command line"}
 TEXTS = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md", "SECURITY.md": "security.md"}

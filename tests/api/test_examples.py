@@ -39,15 +39,14 @@ def test_every_public_name_has_an_example():
     assert not {*wilson.__all__} - tried
 
 
-def test_examples_run(root, monkeypatch, capsys):
+def test_examples_run(root, monkeypatch):
     monkeypatch.setattr(make_shapes, "__defaults__", (160, 16, *make_shapes.__defaults__[2:]))  # the demo data, smaller
     photo = next((root / "data/few/JPEGImages").glob("val_*"))
     (root / "photo.jpg").write_bytes(photo.read_bytes())
     runner = doctest.DocTestRunner(Checker(), optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
     for test in examples():
         said: list[str] = []
-        with capsys.disabled():
-            runner.run(test, out=said.append, clear_globs=False)
+        runner.run(test, out=said.append, clear_globs=False)
         assert not said, "".join(said)
 
 

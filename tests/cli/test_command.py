@@ -53,8 +53,11 @@ def test_help(small_root):
     assert done.returncode == 0 and all(word in done.stdout for word in ("train", "evaluate", "predict"))
     done = wilson(["train", "--help"], small_root)
     assert done.returncode == 0
-    for word in ("--task", "--alpha", "--lr-policy", "[--step_ckpt]", "share of the hard label", "(default: 15-5)"):
+    for word in ("--task", "--lr-policy", "[--step_ckpt]", "(default: 15-5)"):
         assert word in done.stdout
+    assert "--alpha" not in done.stdout
+    done = wilson(["train", "--method", "wilson", "--help"], small_root)
+    assert "--alpha" in done.stdout and "share of the hard label" in done.stdout
     assert wilson([], small_root).returncode == 2
 
 

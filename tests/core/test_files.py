@@ -32,7 +32,7 @@ from wilson.datasets.parts import link
 from wilson.engine.step_folder import StepFolder
 from wilson.experiments.step import _begun
 from wilson.loading.cache import make_room, packed
-from wilson.run.config import all_parameters, parsed
+from wilson.run.config import TrainConfig, all_parameters, parsed
 from wilson.run.folder import held, is_held, step_path
 from wilson.run.presets import identity, resolved, task_of
 from wilson.widgets.annotations import Annotations
@@ -328,7 +328,7 @@ def test_a_step_that_begins_keeps_its_base(tmp_path, monkeypatch):
     run_list.remove_runs(["shapes-15-5-overlap/wilson-s42", name], tmp_path)
     late = StepFolder(base.path.parents[1] / "mib-s42/step1")
     with held(late), pytest.raises(InputError, match="was removed meanwhile"):
-        _begun(late, {"step": 1}, None, base.path, anew=True)
+        _begun(late, {"step": 1}, TrainConfig(), None, base.path, anew=True)
     assert not late.path.exists()
 
 

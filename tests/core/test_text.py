@@ -60,6 +60,8 @@ def without_encoding(source: str) -> list[int]:
         if "encoding" in given or None in given:
             continue
         name = getattr(call.func, "attr", getattr(call.func, "id", ""))
+        if name == "param":  # `text` is another word there
+            continue
         method = isinstance(call.func, ast.Attribute)
         mode = given.get("mode") or next((a for a in call.args[0 if method else 1:][:1]), None)
         mode = mode.value if isinstance(mode, ast.Constant) and isinstance(mode.value, str) else None

@@ -106,8 +106,9 @@ def parent_folder(
 def parent_segmenter(path: Path, step: Step, config: ResolvedConfig) -> Segmenter:
     "The parent's segmenter, of exactly the classes that `step` calls old."
     parent = open_step(path, chosen_device(config.device), with_old=False, norm=norm_of(config))
+    recorded = (StepFolder(path).read("config.json") or {})["parameters"]
     for name in ("backbone", "output_stride"):
-        ours, theirs = getattr(config, name), getattr(parent.config, name)
+        ours, theirs = getattr(config, name), recorded[name]
         if ours != theirs:
             raise InputError(f"{name}={ours!r}, but {shown(path)} has {theirs!r}; a step keeps its parent's "
                              f"network, so give {name}={theirs}.")
