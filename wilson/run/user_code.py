@@ -14,67 +14,18 @@ import os
 import sys
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
 
 from ..core.errors import InputError, did_you_mean
-from ..core.files import made_folder, written_aside
+from ..core.files import UserFiles, made_folder, read_files, written_aside
 from ..core.paths import at_root, shown
 
 # %% auto #0
-__all__ = ['T', 'CELL', 'CELL_FILE', 'DIGITS', 'CODE_FOLDER', 'COPIES', 'UserFiles', 'read_files', 'is_reference', 'reference_to',
-           'code_hash', 'file_of', 'load_class', 'load_module', 'copied_file', 'keep_code', 'use_copies',
+__all__ = ['T', 'CELL', 'CELL_FILE', 'DIGITS', 'CODE_FOLDER', 'COPIES', 'is_reference', 'reference_to', 'code_hash',
+           'class_source', 'file_of', 'load_class', 'load_module', 'copied_file', 'keep_code', 'use_copies',
            'trusted_file', 'trusted_hashes', 'trust', 'trust_run', 'reference_in_run', 'is_in_run', 'check_trusted']
-
-# %% ../../nbs/run/11_user_code.ipynb #7c2e0205
-@dataclass(frozen=True)
-class UserFiles:
-    "A Python file and the modules beside it that it imports."
-    folder: Path
-    contents: Mapping[str, bytes]  # by name relative to `folder`
-
-    @property
-    def hash(self) -> str:
-        "SHA-256 of names and contents, in hexadecimal."
-        seen = hashlib.sha256()
-        for name, content in sorted(self.contents.items()):
-            seen.update(f"{name} {len(content)}\n".encode() + content)
-        return seen.hexdigest()
-
-
-def read_files(
-    path: Path,       # a Python file
-    parameter: str,   # for the error: "method", …
-) -> UserFiles:
-    "A file and the modules beside it that it imports; InputError where one cannot be read."
-    contents: dict[str, bytes] = {}
-    waiting = [path]
-    while waiting:
-        file = waiting.pop()
-        name = file.relative_to(path.parent).as_posix()
-        if name in contents:
-            continue
-        try:
-            contents[name] = file.read_bytes()
-            tree = ast.parse(contents[name], str(file))
-        except (OSError, SyntaxError, ValueError) as e:
-            raise InputError(f"{parameter}: {file} cannot be read as Python: {e}.") from None
-        for module in _imported(tree):
-            beside = path.parent / f"{module}.py"
-            package = path.parent / module
-            waiting += [beside] if beside.is_file() else []
-            waiting += sorted(package.rglob("*.py")) if (package / "__init__.py").is_file() else []
-    return UserFiles(path.parent, contents)
-
-
-def _imported(tree: ast.AST) -> list[str]:
-    "First parts of the names of imported modules."
-    nodes = [*ast.walk(tree)]
-    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
-    names += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module]
-    return [name.partition(".")[0] for name in names]
 
 # %% ../../nbs/run/11_user_code.ipynb #7c2e0208
 T = TypeVar("T")
@@ -100,8 +51,28 @@ def reference_to(found: type) -> str:
 def code_hash(reference: str) -> str:
     "SHA-256 of what a reference would run; of a class from a cell, of its own source."
     if reference.startswith(CELL):
-        return hashlib.sha256(inspect.getsource(_from_cell(reference)).encode()).hexdigest()
+        return hashlib.sha256(class_source(_from_cell(reference)).encode()).hexdigest()
     return read_files(copied_file(file_of(reference)), "file").hash
+
+
+def class_source(found: type) -> str:
+    "The source of a class of a notebook, with its bases of the notebook and the links of its rule."
+    links = getattr(getattr(found, "target_rule", None), "links", {}).values()
+    classes = (kind for kind in (*found.__mro__, *map(type, links)) if kind.__module__ == found.__module__)
+    return "\n".join(map(_source, dict.fromkeys(classes)))
+
+
+def _source(found: type) -> str:
+    with suppress(OSError, TypeError):
+        return inspect.getsource(found)
+    for cell in reversed(vars(sys.modules[found.__module__]).get("In", [])):  # IPython's cells
+        text = "\n".join("" if line.lstrip().startswith(("%", "!")) else line for line in cell.splitlines())
+        with suppress(SyntaxError):
+            for node in ast.parse(text).body:
+                if isinstance(node, ast.ClassDef) and node.name == found.__name__:
+                    return ast.get_source_segment(text, node) or ""
+    raise InputError(f"The source of the class {found.__name__} is not known, so runs of it could not be "
+                     f"told apart. Define it in a cell of its own notebook, or put it into a file.")
 
 
 def _from_cell(reference: str, alone: bool = True) -> type:
