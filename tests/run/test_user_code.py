@@ -118,6 +118,39 @@ def test_changed_copies_are_refused(stranger):
     assert mark.read_text(encoding="utf-8") == ""
 
 
+def test_no_way_out_of_the_code_folder(stranger):
+    "Links, and a hash that is a path, name nothing that would be run unasked."
+    step, mark = stranger
+    folder, evil = next(step.glob("code/*")), step.parent / "evil"
+    shutil.copytree(folder, evil)
+    record = json.loads((step / "config.json").read_text(encoding="utf-8"))
+    record["code"] = dict.fromkeys(record["code"], "../../evil")
+    config = (step / "config.json").read_text(encoding="utf-8")
+    (step / "config.json").write_text(json.dumps(record), encoding="utf-8")
+    with pytest.raises(InputError, match="is missing"):
+        open_step(step).rule
+    (step / "config.json").write_text(config, encoding="utf-8")
+    (folder / "ideas.py").unlink()
+    (folder / "ideas.py").symlink_to(evil / "ideas.py")
+    with pytest.raises(InputError, match="would execute"):
+        open_step(step).rule
+    shutil.rmtree(folder)
+    folder.symlink_to(evil)
+    with pytest.raises(InputError, match="would execute"):
+        open_step(step).rule
+    assert mark.read_text(encoding="utf-8") == ""
+
+
+def test_copies_are_for_the_processes_of_one_training(trained, tmp_path):
+    "A later training of the same process reads the file as it is then."
+    file = tmp_path / "ideas.py"
+    file.write_text("a = 1\n", encoding="utf-8")
+    with user_code.code_copies([f"{file}:Mine"], tmp_path / "logs"):
+        copy = user_code.copied_file(file)
+        assert copy != file and copy.read_text(encoding="utf-8") == "a = 1\n"
+    assert user_code.copied_file(file) == file
+
+
 def test_edited_code_is_another_run(stranger, trained, capsys):
     "The identity holds the code; the run in the folder stays as it is."
     root, folder = trained

@@ -34,7 +34,7 @@ from ..run.config import is_folder_name, parsed
 from ..run.folder import as_now, is_held
 from ..run.chosen_method import references_of
 from ..run.presets import identity
-from ..run.user_code import use_copies
+from ..run.user_code import code_copies
 
 # %% auto #0
 __all__ = ['Job', 'plan', 'Outcome', 'already_there', 'without_process', 'Running', 'unfinished', 'started', 'shares', 'end',
@@ -266,7 +266,7 @@ def run_sweep(
         raise InputError(f"The sweep's name is {name!r}; expected letters, digits and any of . + = - _, with "
                          f"a letter or a digit first: its logs go to a folder of that name.")
     waiting = plan(members, runs_dir)
-    use_copies((r for m in members for r in references_of(m)), at_root(runs_dir) / "sweeps" / name)
+    references = [reference for member in members for reference in references_of(member)]
     running: list[Running] = []
     outcomes: dict[str, Outcome] = {}
     logs, threads = at_root(runs_dir) / "sweeps" / name, max(1, available_cpus() // jobs)
@@ -275,7 +275,7 @@ def run_sweep(
         gpus = visible_gpus() if on_gpus else []
     free, said = shares(gpus, jobs), ""
     try:
-        with tqdm(total=len(waiting), desc=name) as bar:
+        with code_copies(references, logs), tqdm(total=len(waiting), desc=name) as bar:
             while waiting or running:
                 ended = [r.outcome() for r in running if r.process.poll() is not None]
                 free += [r.gpus for r in running if r.process.returncode is not None]

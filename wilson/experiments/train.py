@@ -36,7 +36,7 @@ from ..run.config import TrainConfig
 from ..run.dataset import chosen_dataset, load_dataset, open_data
 from ..run.folder import held, rebuild_results, step_path, StepResult
 from ..run.presets import base_like, is_base, of_step, resolved, ResolvedConfig, task_of
-from ..run.user_code import code_hash, trust, use_copies
+from ..run.user_code import code_copies, code_hash, trust
 
 # %% auto #0
 __all__ = ['ready', 'train', 'train_steps']
@@ -66,6 +66,8 @@ def ready(
     sizes = [size for index in steps if (size := _checked(config, task, data, index)) is not None]
     if sizes:  # refuses a batch larger than the smallest step
         EpochBatches(min(sizes), config.batch_size, config.seed, passes=config.accumulate)
+    for reference in references_of(vars(config)):  # the caller names them
+        trust(code_hash(reference))
     return config, steps
 
 
@@ -102,17 +104,15 @@ def train(
         return _among_others(config)
     config, steps = ready(config)
     n = n_processes(config)
-    for reference in references_of(vars(config)):  # the caller names them
-        trust(code_hash(reference))
     if n == 1:
         with graceful_shutdown() as stop:
             return train_steps(config, steps, stop)
     task, began = task_of(config), time.time()
     logs = at_root(config.runs_dir) / task.folder / config.name / "logs"
     print(f"{n} processes; what each says is in {shown(logs)}", flush=True)
-    use_copies(references_of(vars(config)), logs)
     try:
-        return launch(train_steps, (config, steps), n, logs, config.device)
+        with code_copies(references_of(vars(config)), logs):
+            return launch(train_steps, (config, steps), n, logs, config.device)
     except (InputError, RankFailed, KeyboardInterrupt) as e:
         _recorded_for_ranks(e, [StepFolder(step_path(config, task, index)) for index in steps], began)
         raise

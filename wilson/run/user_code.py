@@ -11,9 +11,10 @@ import importlib
 import inspect
 import json
 import os
+import re
 import sys
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
@@ -24,7 +25,7 @@ from ..core.paths import at_root, shown
 
 # %% auto #0
 __all__ = ['T', 'CELL', 'CELL_FILE', 'DIGITS', 'CODE_FOLDER', 'COPIES', 'is_reference', 'reference_to', 'code_hash',
-           'class_source', 'file_of', 'load_class', 'load_module', 'copied_file', 'keep_code', 'use_copies',
+           'class_source', 'file_of', 'load_class', 'load_module', 'copied_file', 'keep_code', 'code_copies',
            'trusted_file', 'trusted_hashes', 'trust', 'trust_run', 'reference_in_run', 'is_in_run', 'check_trusted']
 
 # %% ../../nbs/run/11_user_code.ipynb #7c2e0208
@@ -84,8 +85,8 @@ def _from_cell(reference: str, alone: bool = True) -> type:
 
 
 def file_of(reference: str) -> Path:
-    "The file that `my_ideas.py:Mine` names."
-    return at_root(reference.rpartition(":")[0]).resolve()
+    "The file that `my_ideas.py:Mine` names; links stay, since what came with a run must be known as that."
+    return Path(os.path.abspath(at_root(reference.rpartition(":")[0])))
 
 
 def load_class(
@@ -190,16 +191,23 @@ def keep_code(
     return out / path.name
 
 
-def use_copies(references: Iterable[str], folder: Path) -> None:
-    "Keep copies of the files that references name, for the processes that this one starts."
-    copies = json.loads(os.environ.get(COPIES, "{}"))
+@contextmanager
+def code_copies(references: Iterable[str], folder: Path) -> Iterator[None]:
+    "Within it, processes that are started load copies of the files that references name, kept in `folder`."
+    before = os.environ.get(COPIES)
+    copies = json.loads(before or "{}")
     for reference in references:
         if reference.startswith(CELL):
             _from_cell(reference, alone=False)
         if is_reference(reference) and str(file_of(reference)) not in copies:
             copies[str(file_of(reference))] = str(keep_code(reference, folder))
-    if copies:
-        os.environ[COPIES] = json.dumps(copies)
+    os.environ[COPIES] = json.dumps(copies)
+    try:
+        yield
+    finally:  # a later training of this process reads the files as they are then
+        os.environ.pop(COPIES)
+        if before is not None:
+            os.environ[COPIES] = before
 
 # %% ../../nbs/run/11_user_code.ipynb #7c2e0283
 _allowed: set[str] = set()  # hashes of code that this process may run
@@ -246,7 +254,9 @@ def reference_in_run(
         return reference
     file, _, name = reference.rpartition(":")
     file = CELL_FILE if reference.startswith(CELL) else Path(file).name
-    return f"{step / CODE_FOLDER / str(codes.get(reference, 'missing'))[:DIGITS] / file}:{name}"
+    code = str(codes.get(reference))  # text of the run's author: anything else could lead out of the folder
+    code = code[:DIGITS] if re.fullmatch("[0-9a-f]{64}", code) else "missing"
+    return f"{step / CODE_FOLDER / code / file}:{name}"
 
 
 def is_in_run(path: Path) -> bool:
@@ -261,7 +271,8 @@ def check_trusted(path: Path) -> None:
         raise InputError(f"{step} was trained with {path.name}, and its copy {shown(path)} is missing. "
                          f"Restore the file from a copy of the run.")
     files = read_files(path, "code")
-    there = {p.relative_to(path.parent).as_posix() for p in path.parent.rglob("*") if p.is_file()}
+    there = {p.relative_to(path.parent).as_posix() for p in path.parent.rglob("*")
+             if p.is_file() or p.is_symlink()}
     if files.hash[:DIGITS] != path.parent.name or there != {*files.contents}:
         raise InputError(f"{shown(path.parent)} is not the code that {step} was trained with: a file was "
                          f"changed, added or removed. Restore the folder from a copy of the run.")
