@@ -380,3 +380,23 @@ def test_small_shared_memory(size, used, word, root):
     assert process.exitcode == 2 and "Traceback" not in said and word in said, said
     assert f"The shared memory is too small. /dev/shm has {size * 1.024:.0f} kB" in said and "--shm-size" in said and "num_workers=0" in said, said
     assert StepFolder(root / BASE).state == "failed"
+
+
+@pytest.mark.parametrize("number", (signal.SIGINT, signal.SIGUSR1, signal.SIGHUP))
+def test_a_signal_to_a_worker_that_has_just_started(number, monkeypatch):
+    "A scheduler signals every process of a job, also those that have not run a line of their own."
+    begin, iterator = workers._begin, workers._iterator
+
+    def begin_late(worker: int) -> None:
+        time.sleep(0.5)
+        begin(worker)
+
+    def signalled_at_once(loader, processes):
+        started = iterator(loader, processes)
+        for worker in processes:
+            os.kill(worker.pid, number)
+        return started
+    monkeypatch.setattr(workers, "_begin", begin_late)
+    monkeypatch.setattr(workers, "_iterator", signalled_at_once)
+    with loader(Samples()) as made:
+        assert sum(len(batch.ids) for batch in made.epoch()) == 24

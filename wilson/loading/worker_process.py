@@ -11,8 +11,8 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import queues
 from typing import Any
@@ -23,11 +23,26 @@ from ..core.errors import InputError
 from ..core.limits import about_memory, about_shared_memory, shortage
 
 # %% auto #0
-__all__ = ['TICK', 'ROW', 'Failure']
+__all__ = ['TICK', 'ROW', 'IGNORED', 'signals_blocked', 'Failure']
 
 # %% ../../nbs/loading/01_worker_process.ipynb #3f825a6f
 TICK = 0.5  # seconds between two looks at the workers
 ROW = 2000  # bytes in which a worker writes where it is
+IGNORED = {getattr(signal, name) for name in ("SIGINT", "SIGUSR1", "SIGHUP") if hasattr(signal, name)}
+
+
+@contextmanager
+def signals_blocked() -> Iterator[None]:
+    """Start workers inside this block: they inherit the blocked signals, so that a signal to all processes of
+    a job cannot end a worker before it ignores it. This process receives a pending signal at its end."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED | {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _heed_trainer_only(trainer: int, parent: int) -> None:
@@ -47,11 +62,12 @@ def _begin(worker: int) -> None:
     setattr(queues.Queue, "_on_queue_feeder_error", _send_failure)  # not in its types
     with suppress(ValueError):
         signal.set_wakeup_fd(-1)  # a rank's: its watch would take this process's signals for its own
-    for name in ("SIGINT", "SIGUSR1", "SIGHUP"):
-        if hasattr(signal, name):  # Windows has fewer
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
-    if hasattr(signal, "sigtimedwait"):
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    for number in IGNORED:
+        signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):  # not on Windows
+        # see `signals_blocked`; SIGTERM stays blocked where `_heed_trainer_only` waits for it
+        heeded = set() if hasattr(signal, "sigtimedwait") else {signal.SIGTERM}
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, IGNORED | heeded)
     # by name: a descriptor would have to be asked for, and a worker that hangs gives no answer
     torch.multiprocessing.set_sharing_strategy("file_system")
     trainer = multiprocessing.parent_process()

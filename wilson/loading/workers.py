@@ -24,7 +24,7 @@ from ..core.errors import InputError
 from ..core.limits import about_open_files, shortage
 from ..data.batches import BatchesOf, EpochBatches
 from .worker_process import _begin, _failure, _hanging, _lost, _not_received, _place, _places
-from .worker_process import Failure, ROW, TICK
+from .worker_process import Failure, ROW, TICK, signals_blocked
 
 # %% auto #0
 __all__ = ['checked_while_waiting', 'Workers']
@@ -86,7 +86,8 @@ def _iterator(loader: DataLoader, processes: list[process.BaseProcess]) -> Itera
     ended = getattr(signal, "SIGCHLD", None)  # not on Windows
     told, before = ended and signal.getsignal(ended), set(multiprocessing.active_children())
     try:
-        return iter(loader)
+        with signals_blocked():
+            return iter(loader)
     except (OSError, RuntimeError, MemoryError) as e:
         for frame, _ in traceback.walk_tb(e.__traceback__):
             half = frame.f_locals.get("self")
