@@ -24,8 +24,8 @@ TABLE = re.compile(r"(?<=<!-- methods: written by .ci/generate.py -->\n).*?(?=<!
 def facts_text() -> str:
     "The facts of the built-in methods as JSON."
     from wilson.methods.builtin import METHODS
-    from wilson.methods.facts import facts_as_json, facts_of
-    facts = {name: facts_as_json(facts_of(method)) for name, method in METHODS.items()}
+    from wilson.methods.facts import facts_as_json, facts_of_method
+    facts = {name: facts_as_json(facts_of_method(method)) for name, method in METHODS.items()}
     return json.dumps(facts, indent=1, ensure_ascii=False) + "\n"
 
 

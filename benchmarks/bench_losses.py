@@ -1,6 +1,6 @@
 """Time and memory of losses at the size of labels, forward and back: `python benchmarks/bench_losses.py [cpu|cuda]`.
 
-24 images of 512×512, 21 classes, logits of 32×32: of all images at once, and as `at_size` does it, some images after others. Times are medians of
+24 images of 512×512, 21 classes, logits of 32×32: of all images at once, and as `upsampled_loss` does it, some images after others. Times are medians of
 runs that take turns; memory is the peak above what was held before: of the process (CPU, a fresh one each, Linux) or the allocator (GPU).
 """
 import statistics
@@ -12,18 +12,18 @@ from pathlib import Path
 
 import torch
 
-from wilson.methods.losses import PART, at_size, bce_loss, ce_loss, kd_loss, lwf_mc_loss, unbiased_ce_loss
+from wilson.methods.losses import PART, upsampled_loss, bce_loss, ce_loss, kd_loss, lwf_mc_loss, unbiased_ce_loss
 from wilson.methods.losses import unbiased_kd_loss
 
 USUAL, SIZE = dict(PART), (512, 512)
 FORMS = {"at once": {name: 2**40 for name in USUAL}, "in parts": USUAL}
 LOSSES = {  # of logits, old logits and labels
-    "base, bce": lambda new, old, labels: at_size(bce_loss, SIZE, new, labels),
-    "base, ce": lambda new, old, labels: at_size(ce_loss, SIZE, new, labels),
-    "lwf": lambda new, old, labels: at_size(bce_loss, SIZE, new, labels) + at_size(kd_loss, SIZE, new, old),
-    "lwf-mc": lambda new, old, labels: at_size(partial(lwf_mc_loss, n_old=16), SIZE, new, old, labels),
-    "mib": lambda new, old, labels: (at_size(partial(unbiased_ce_loss, n_old=16), SIZE, new, labels)
-                                     + at_size(unbiased_kd_loss, SIZE, new, old)),
+    "base, bce": lambda new, old, labels: upsampled_loss(bce_loss, SIZE, new, labels),
+    "base, ce": lambda new, old, labels: upsampled_loss(ce_loss, SIZE, new, labels),
+    "lwf": lambda new, old, labels: upsampled_loss(bce_loss, SIZE, new, labels) + upsampled_loss(kd_loss, SIZE, new, old),
+    "lwf-mc": lambda new, old, labels: upsampled_loss(partial(lwf_mc_loss, n_old=16), SIZE, new, old, labels),
+    "mib": lambda new, old, labels: (upsampled_loss(partial(unbiased_ce_loss, n_old=16), SIZE, new, labels)
+                                     + upsampled_loss(unbiased_kd_loss, SIZE, new, old)),
 }
 
 

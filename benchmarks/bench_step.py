@@ -35,16 +35,16 @@ from wilson.data.transforms import TrainingCrop
 from wilson.datasets.shapes import make_shapes
 from wilson.datasets.voc import open_folder
 from wilson.engine.cost import peak_memory
-from wilson.engine.devices import precision_on
+from wilson.engine.devices import compute_dtype
 from wilson.engine.updates import Updates
 from wilson.experiments.build import make_optimizer, build_method
-from wilson.experiments.start import norm_of
+from wilson.experiments.start import norm_name
 from wilson.loading.loader import Loader
 from wilson.methods.base import Base
 from wilson.methods.wilson import Wilson
 from wilson.models.segmenter import freeze, grow, make_segmenter
-from wilson.run.config import parsed
-from wilson.run.presets import resolved
+from wilson.run.config import parse_config
+from wilson.run.presets import resolve_config
 
 KINDS = ("base", "weak")
 CLASSES = (16, 5)  # by step, background in the first
@@ -87,9 +87,9 @@ def ours(o: argparse.Namespace, kind: str) -> tuple[Callable[[], None], Callable
     "One update of ours, and an epoch of them with the loader."
     torch.manual_seed(0)
     device = torch.device(o.device)
-    config = resolved(parsed(dict(dataset="voc", backbone=o.backbone, crop_size=o.crop, batch_size=o.batch, norm=o.norm,
+    config = resolve_config(parse_config(dict(dataset="voc", backbone=o.backbone, crop_size=o.crop, batch_size=o.batch, norm=o.norm,
                                   pretrained="none", pseudo_epoch=0)), "voc")
-    norm, step = norm_of(config), int(kind == "weak")
+    norm, step = norm_name(config), int(kind == "weak")
     first = make_segmenter(o.backbone, CLASSES[:1], config.output_stride, o.crop, norm=norm)
     old = first if step else None
     segmenter = grow(first, CLASSES[1]) if step else first
@@ -98,7 +98,7 @@ def ours(o: argparse.Namespace, kind: str) -> tuple[Callable[[], None], Callable
     if step:
         freeze(old.to(device, memory_format=torch.channels_last))
     optimizer, schedule = make_optimizer(method, config, step, 1000, 1)
-    updates = Updates(method, optimizer, schedule, o.batch, device, dtype=precision_on(device, config.precision, norm))
+    updates = Updates(method, optimizer, schedule, o.batch, device, dtype=compute_dtype(device, config.precision, norm))
     batch = batch_of(o, kind)
     data = open_folder(o.photographs / "voc", SHAPES)
     samples = training_samples(data.train.at(chosen(data, step, o)), Task(SHAPES, "15-5").step(step), TrainingCrop(o.crop), 0,

@@ -35,9 +35,9 @@ sys.path[:0] = [str(TESTS), str(TESTS / "helpers")]
 from browsing import CHROMIUM, FLAGS, IS_OPEN, PATIENCE, served  # noqa: E402
 from wilson.data.image_io import write_mask
 from wilson.datasets.shapes import make_shapes
-from wilson.evaluation.index_rows import ENTRY, Facts, indexed
-from wilson.experiments.train import train
-from wilson.run.config import parsed
+from wilson.evaluation.index_rows import ENTRY, ImageFacts, indexed_kinds
+from wilson.experiments.train import run_training
+from wilson.run.config import parse_config
 from wilson.run.images import StepImages
 
 N, REPEATS, WARM = 10_582, int(os.environ.get("REP", 40)), 5
@@ -103,7 +103,7 @@ BENCH = """() => { window.bench = {
                 const finish = async () => { seen.disconnect(); done((await end) - timeStamp); };
                 const seen = new MutationObserver(() => {
                     if (says(node) === last) return;
-                    [last, end] = [says(node), this.painted(node)];
+                    [last, end] = [says(node), this.fully_annotated(node)];
                     clearTimeout(timer);
                     timer = setTimeout(finish, quiet);
                 });
@@ -166,8 +166,8 @@ def make() -> None:
         write_mask(masks / f"{name}.png", np.asarray(mask))
     (lists / "train.txt").write_text("\n".join(train_ids), encoding="utf-8")
     (lists / "val.txt").write_text("\n".join(ids[:4]), encoding="utf-8")  # training is scored on few
-    train(parsed(dict(dataset="voc", task="15-5", epochs="1", batch_size=4, crop_size=64, pseudo_epoch=0,
-                      pretrained="none", num_workers=0, keep_maps=0)))
+    run_training(parse_config(dict(dataset="voc", task="15-5", epochs="1", batch_size=4, crop_size=64, pseudo_epoch=0,
+                      pretrained="none", num_workers=0, history_images=0)))
     every = [f"2007_{n:06d}" for n in range(N)]
     for name, of in zip(every, itertools.cycle(ids)):
         os.link(images / f"{of}.jpg", images / f"{name}.jpg")
@@ -178,13 +178,13 @@ def make() -> None:
         step.logits("validation", n)
 
 
-def likely(rng: np.random.Generator, pairs: int = 9) -> Facts:
+def likely(rng: np.random.Generator, pairs: int = 9) -> ImageFacts:
     "Facts as of an image with three classes."
-    entries, some = np.empty(len(indexed()) * pairs, ENTRY), rng.choice(21, 3, replace=False)
-    entries["map"] = np.repeat(np.arange(len(indexed())), pairs)
+    entries, some = np.empty(len(indexed_kinds()) * pairs, ENTRY), rng.choice(21, 3, replace=False)
+    entries["map"] = np.repeat(np.arange(len(indexed_kinds())), pairs)
     entries["truth"], entries["found"] = rng.choice(some, len(entries)), rng.choice([*some, 21], len(entries))
     entries["pixels"] = rng.integers(1, 20_000, len(entries))
-    return Facts(entries, bytes([1, *rng.integers(0, 2, 20)]), *rng.random(4))
+    return ImageFacts(entries, bytes([1, *rng.integers(0, 2, 20)]), *rng.random(4))
 
 
 def timed(page, acts: Iterable[Callable[[], object]], event: str, selector: str = "body", says: str = "null",

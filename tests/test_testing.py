@@ -21,7 +21,7 @@ def make_slowly(folder: Path) -> None:
 
 def make_once(barrier, answers) -> None:
     barrier.wait()
-    answers.put((testing.made_once("slow", {}, make_slowly) / "by").read_text(encoding="utf-8"))
+    answers.put((testing.make_once("slow", {}, make_slowly) / "by").read_text(encoding="utf-8"))
 
 
 @pytest.fixture
@@ -46,18 +46,18 @@ def test_processes_make_it_once(folder):
 def test_the_oldest_entries_go(folder, monkeypatch):
     "By their last use."
     monkeypatch.setattr(testing, "MOST_ENTRIES", 2)
-    entries = [testing.made_once("small", {"n": n}, lambda part: None) for n in range(2)]
+    entries = [testing.make_once("small", {"n": n}, lambda part: None) for n in range(2)]
     for age, entry in enumerate(entries):
         os.utime(entry, (1000 - age, 1000 - age))
-    testing.made_once("small", {"n": 1}, lambda part: None)  # used again: now the first is the oldest
-    third = testing.made_once("small", {"n": 3}, lambda part: None)
+    testing.make_once("small", {"n": 1}, lambda part: None)  # used again: now the first is the oldest
+    third = testing.make_once("small", {"n": 3}, lambda part: None)
     assert {*folder.glob("[!.]*")} == {entries[1], third} and len([*folder.iterdir()]) == 4
 
 
 def test_other_sources_are_another_entry(folder, monkeypatch):
-    first = testing.made_once("small", {}, lambda part: None)
+    first = testing.make_once("small", {}, lambda part: None)
     monkeypatch.setattr(testing, "sources_hash", lambda: "changed")
-    assert testing.made_once("small", {}, lambda part: None) != first
+    assert testing.make_once("small", {}, lambda part: None) != first
 
 
 def test_a_folder_of_another_user_is_refused(folder, monkeypatch):

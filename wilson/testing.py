@@ -27,17 +27,17 @@ import wilson
 from .core.errors import InputError
 from .core.locks import file_lock
 from .datasets.shapes import make_shapes
-from .experiments.train import train
-from .run.config import parsed
+from .experiments.train import run_training
+from .run.config import parse_config
 from .run.folder import StepResult
 
 # %% auto #0
-__all__ = ['MOST_ENTRIES', 'UNUSED', 'TINY', 'Raised', 'raises', 'sources_hash', 'cache_folder', 'made_once', 'demo_data',
+__all__ = ['MOST_ENTRIES', 'UNUSED', 'TINY', 'ExpectedError', 'raises', 'sources_hash', 'cache_folder', 'make_once', 'demo_data',
            'temp_root', 'tiny_run']
 
 # %% ../nbs/testing.ipynb #128d9c8c
 @dataclass
-class Raised:
+class ExpectedError:
     "What a block raised."
     value: BaseException | None = None  # None until the block has ended
 
@@ -49,9 +49,9 @@ class Raised:
 def raises(
     error: type[BaseException] | tuple[type[BaseException], ...],
     match: str = "",  # regular expression, searched for in the message
-) -> Iterator[Raised]:
+) -> Iterator[ExpectedError]:
     "Fail unless the block raises `error` with a message that matches; any other error goes on."
-    raised = Raised()
+    raised = ExpectedError()
     try:
         yield raised
     except error as e:
@@ -89,7 +89,7 @@ def cache_folder() -> Path:
     return folder
 
 
-def made_once(
+def make_once(
     kind: str,
     facts: Mapping[str, Any],      # what the result depends on beside the package; JSON
     make: Callable[[Path], None],  # fills an empty folder
@@ -126,7 +126,7 @@ def demo_data(
     "Copy demo data of that many images into a new folder."
     def make(part: Path) -> None:
         make_shapes(part / "few", n_train=n_train, n_val=n_val)
-    shutil.copytree(made_once("data", {"n_train": n_train, "n_val": n_val}, make) / "few", folder)
+    shutil.copytree(make_once("data", {"n_train": n_train, "n_val": n_val}, make) / "few", folder)
 
 
 @contextmanager
@@ -161,13 +161,13 @@ def tiny_run(
 
     def make(part: Path) -> None:
         with temp_root(n_train, n_val) as root:
-            train(parsed(config))
+            run_training(parse_config(config))
             shutil.move(root / "runs", part / "runs")
 
     with redirect_stdout(io.StringIO()):
-        made = made_once("run", {"parameters": config, "n_train": n_train, "n_val": n_val}, make)
+        made = make_once("run", {"parameters": config, "n_train": n_train, "n_val": n_val}, make)
         shutil.copytree(made / "runs", "runs", dirs_exist_ok=True)
-        results = train(parsed(config))
+        results = run_training(parse_config(config))
     if trained := [str(result.path) for result in results if not result.reused]:
         raise InputError(f"{', '.join(trained)} was trained again instead of copied.")
     return results

@@ -13,9 +13,9 @@ import nbformat
 import pytest
 from conftest import QUICK, REPO, environment
 
-from wilson.experiments.train import train
-from wilson.run.config import parsed
-from wilson.run.records import read_records, variants
+from wilson.experiments.train import run_training
+from wilson.run.config import parse_config
+from wilson.run.records import read_records, group_variants
 
 TASK = "shapes-striped_disc__dotted_square-overlap"
 SMALL = {option[2:].replace("-", "_"): value for option, value in zip(QUICK[::2], QUICK[1::2])}
@@ -32,8 +32,8 @@ def trained(tmp_path_factory) -> Path:
     try:
         for seed in (1, 2):
             for own in ({}, {"method": "finetune", "pseudo_epoch": None}):
-                train(parsed(SMALL | own | {"seed": seed}))
-        train(parsed(SMALL | {"alpha": 1, "name": "hard-s1", "seed": 1}))
+                run_training(parse_config(SMALL | own | {"seed": seed}))
+        run_training(parse_config(SMALL | {"alpha": 1, "name": "hard-s1", "seed": 1}))
     finally:
         os.chdir(here)
     broken = root / "runs" / TASK / "broken/step1"
@@ -88,7 +88,7 @@ def test_thousands_of_runs(trained, tmp_path):
             "*.safetensors", "events*", "*.pt", "maps", "logs", "*.lock", "log.txt"))
     began = time.process_time()
     records = read_records(tmp_path)
-    results = variants(records)
+    results = group_variants(records)
     spent = time.process_time() - began
     assert len(records) == 250 * len(before) and len(results) == 250 and all(len(v) == 3 for v in results.values())
     print(f"{len(records)} steps in {spent:.1f} s")

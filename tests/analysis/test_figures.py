@@ -20,7 +20,7 @@ from PIL import Image
 from scenes import STEP, made_up
 
 from wilson.analysis.figures import qualitative, save_figure
-from wilson.analysis.image_report import REPORTED, ReportImage, report
+from wilson.analysis.image_report import REPORTED, ReportImage, write_image_report
 from wilson.core.errors import InputError
 from wilson.data.tasks import Step
 from wilson.evaluation.maps import Maps
@@ -213,7 +213,7 @@ def images(scenes) -> list[ReportImage]:
 @pytest.fixture(scope="module")
 def file(images, step, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("report")
-    return report(folder / "report.html", f"Demo {HOSTILE}", {"run": HOSTILE, "step": "1", "date": "1 May"}, iter(images), step,
+    return write_image_report(folder / "report.html", f"Demo {HOSTILE}", {"run": HOSTILE, "step": "1", "date": "1 May"}, iter(images), step,
                   own_rule=TargetRule())
 
 
@@ -338,6 +338,6 @@ def test_report_fits_the_screen(page, width, dark, tmp_path):
 
 def test_an_error_names_the_file(scenes, tmp_path):
     (tmp_path / "taken").touch()
-    for write in (lambda p: save_figure(qualitative(scenes[:1], STEP), p), lambda p: report(p, "", {}, [ReportImage(scenes[0])], STEP)):
+    for write in (lambda p: save_figure(qualitative(scenes[:1], STEP), p), lambda p: write_image_report(p, "", {}, [ReportImage(scenes[0])], STEP)):
         with pytest.raises(InputError, match="taken"):
             write(tmp_path / "taken" / "file.html")

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 from conftest import environment
 
-from wilson.analysis.tables import Column, Table, comma_separated, markdown
+from wilson.analysis.tables import Column, Table, to_csv, to_markdown
 
 
 def test_statistics_are_those_of_the_values():
@@ -22,7 +22,7 @@ def test_statistics_are_those_of_the_values():
     table = Table("drawn", columns, rows)
     values = {(label, k): [v for v in cell if v is not None] for label, cells in rows.items() for k, cell in enumerate(cells)}
     assert {len(v) for v in values.values()} >= {0, 1, 2, 3}
-    lines = {line[0]: line[1:] for line in csv.reader(io.StringIO(comma_separated(table)))}
+    lines = {line[0]: line[1:] for line in csv.reader(io.StringIO(to_csv(table)))}
     for (label, k), there in values.items():
         mean, std, count = lines[label][3 * k: 3 * k + 3]
         assert int(count) == len(there) and bool(mean) is bool(there) and bool(std) is (len(there) > 1)
@@ -31,7 +31,7 @@ def test_statistics_are_those_of_the_values():
     for k, choose in ((0, max), (1, min)):
         means = {label: round(statistics.fmean(values[label, k]), columns[k].digits) for label in rows if values[label, k]}
         assert {label for label, at in table.best() if at == k} == {label for label, mean in means.items() if mean == choose(means.values())}
-    assert not [at for at in table.best() if at[1] == 2] and markdown(table).count("**") == 2 * (1 + len(table.best()))
+    assert not [at for at in table.best() if at[1] == 2] and to_markdown(table).count("**") == 2 * (1 + len(table.best()))
 
 
 def test_modules_of_tables_import_neither_pandas_nor_jinja2():

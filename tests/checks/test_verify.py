@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wilson.checks.report import Report, verify
+from wilson.checks.report import Report, check_dataset
 from wilson.data.classes import SHAPES, VOC
 from wilson.data.image_io import read_mask, write_mask
 from wilson.data.splits import Split, SegmentationFolder
@@ -106,7 +106,7 @@ def broken(clean, tmp_path_factory) -> tuple[SegmentationFolder, Report]:
     break_images(data)
     break_masks(data)
     train, val = break_lists(data)
-    return data, verify({"train": train, "val": val}, SHAPES, TASKS, threads=2, progress=False)
+    return data, check_dataset({"train": train, "val": val}, SHAPES, TASKS, threads=2, progress=False)
 
 
 def about(report: Report, where: object) -> str:
@@ -116,7 +116,7 @@ def about(report: Report, where: object) -> str:
 
 def test_clean_folder_is_ok(clean):
     data = open_folder(clean, SHAPES)
-    report = verify({"train": data.train, "val": data.val}, SHAPES, [Task("shapes", "offline")], 2, False)
+    report = check_dataset({"train": data.train, "val": data.val}, SHAPES, [Task("shapes", "offline")], 2, False)
     assert report.ok and not [f for f in report.findings if "class" not in f.kind], str(report)
     assert report.images == 200 and report.sizes == {"shapes-offline": (160,)}
     assert "no problem in 200 images" in str(report).splitlines()[-1]
@@ -211,7 +211,7 @@ def test_report_stops_at_twenty_of_a_kind(clean, tmp_path):
     data = open_folder(tmp_path / "shapes", SHAPES)
     for path in data.train.masks:
         path.unlink()
-    report = verify({"train": data.train, "val": data.val}, SHAPES, threads=2, progress=False)
+    report = check_dataset({"train": data.train, "val": data.val}, SHAPES, threads=2, progress=False)
     assert "Problem: mask that is missing (160)" in str(report) and "  … and 140 more" in str(report)
     assert str(report).count("is missing,") == 20 and report.text().count("is missing,") == 160
     assert "160 problems in 160 files" in str(report)
@@ -232,7 +232,7 @@ def test_nothing_that_a_disk_can_hold_stops_it(clean, tmp_path):
         path.unlink()
         path.mkdir()
     data.val.images[32].chmod(0)
-    report = verify({"val": data.val}, SHAPES, TASKS, threads=2, progress=False)
+    report = check_dataset({"val": data.val}, SHAPES, TASKS, threads=2, progress=False)
     assert "cannot be opened (Is a directory); replace" in about(report, data.val.images[30])
     assert "cannot be opened (Is a directory); replace" in about(report, data.val.masks[31])
     if os.geteuid():  # root may read everything
@@ -245,8 +245,8 @@ def test_numbers_of_the_files_are_honoured(clean):
     values = tuple(n + 100 if n in SHAPES.ids else 255 if n == 255 else 0 if n == 0 else 254 for n in range(256))
     moved = replace(SHAPES, ids=tuple(i + 100 for i in SHAPES.ids))
     split = replace(data.val, labels=np.roll(data.val.labels, 100, axis=1), values=values)
-    assert verify({"val": split}, moved, threads=2, progress=False).ok
-    assert not verify({"val": split}, SHAPES, threads=2, progress=False).ok
+    assert check_dataset({"val": split}, moved, threads=2, progress=False).ok
+    assert not check_dataset({"val": split}, SHAPES, threads=2, progress=False).ok
 
 
 def test_published_lists(shared):
@@ -257,12 +257,12 @@ def test_published_lists(shared):
         labels = np.zeros((len(ids), 256), bool)
         labels[:, VOC.ids] = np.load(shared / "voc_meta/image_labels.npz")[listed]
         splits[name] = Split(listed, ids, tuple(shared / f"nowhere/{i}.jpg" for i in ids), labels)
-    report = verify(splits, VOC, [Task("voc", "15-5", overlap=False)], threads=2, progress=False)
+    report = check_dataset(splits, VOC, [Task("voc", "15-5", overlap=False)], threads=2, progress=False)
     assert report.facts == ("list train_aug is the published train_aug", "list val is the published val",
                             "steps of 18 published tasks have the published sizes")
     assert report.sizes == {"voc-15-5-disjoint": (8437, 2145)}
     part = {name: split.at(range(1000)) for name, split in splits.items()}
-    report = verify(part, VOC, threads=2, progress=False)
+    report = check_dataset(part, VOC, threads=2, progress=False)
     assert report.facts == () and "n list train_aug has 1,000 of 10,582 images: a part of" in about(
         report, "list train_aug")
 
@@ -271,6 +271,6 @@ def test_real_images(shared, tmp_path):
     "Nothing is wrong with real images."
     data = open_folder(shared / "voc_animals", VOC, train_list="train_small", val_list="val_small",
                        labels_dir=tmp_path)
-    report = verify({"train": data.train.at(range(0, 1700, 10)), "val": data.val.at(range(0, 300, 10))}, VOC,
+    report = check_dataset({"train": data.train.at(range(0, 1700, 10)), "val": data.val.at(range(0, 300, 10))}, VOC,
                     threads=2, progress=False)
     assert report.ok and report.images == 200, str(report)

@@ -19,9 +19,9 @@ from wilson.core.errors import InputError
 from wilson.data.image_io import write_mask
 from wilson.data.tasks import Task
 from wilson.engine.step_folder import StepFolder
-from wilson.experiments.train import train
+from wilson.experiments.train import run_training
 from wilson.loading.loader import Loader
-from wilson.run.config import parsed
+from wilson.run.config import parse_config
 
 FEW = Path("data/few")
 BASE = Path("runs/shapes-striped_disc__dotted_square-overlap/base-s42/step0")
@@ -57,16 +57,16 @@ def quick(**options: object) -> list[str]:
     ("nproc", "9", ["nproc=9", "a pass has 8 images", "at most nproc=8"]),
     ("nproc", "0", ["nproc=0", "more than 0"]),
     ("nproc", "two", ["nproc='two'", "a whole number"]),
-    ("accumulate", "3", ["accumulate=3", "batch_size=8 does not divide"]),
-    ("accumulate", "8", ["accumulate=8", "a pass of one image", "at most accumulate=4"]),
+    ("accumulate_grad", "3", ["accumulate_grad=3", "batch_size=8 does not divide"]),
+    ("accumulate_grad", "8", ["accumulate_grad=8", "a pass of one image", "at most accumulate_grad=4"]),
     ("precision", "fp8", ["precision='fp8'", "'fp16'"]),
     ("compile", "maybe", ["compile='maybe'", "true or false"]),
-    ("max_skips", "0", ["max_skips=0", "more than 0"]),
+    ("max_bad_updates", "0", ["max_bad_updates=0", "more than 0"]),
     ("save_minutes", "-1", ["save_minutes=-1", "at least 0"]),
     ("save_minutes", "nan", ["save_minutes=nan", "at least 0"]),
     ("histograms", "2", ["histograms='2'", "true or false"]),
-    ("keep_maps", "-1", ["keep_maps=-1", "at least 0"]),
-    ("keep_maps", "some", ["keep_maps='some'", "a whole number"]),
+    ("history_images", "-1", ["history_images=-1", "at least 0"]),
+    ("history_images", "some", ["history_images='some'", "a whole number"]),
     ("step", "7", ["step=7", "steps 0 to 1"]),
     ("step", "first", ["step='first'", "'all' or the number"]),
     ("epochs", "0", ["epochs=0", "more than 0"]),
@@ -92,7 +92,7 @@ def test_value(option, value, expected, root, capsys):
 def test_unknown_parameter_names_the_nearest():
     "What the notebooks go through; the command line's own is in test_command."
     with pytest.raises(InputError, match="no parameter 'alhpa'. Did you mean 'alpha'"):
-        parsed({"alhpa": 0.3})
+        parse_config({"alhpa": 0.3})
 
 
 def test_device_that_is_not_there(root, capsys):
@@ -327,7 +327,7 @@ def test_state_to_resume_from(how, based, capsys):
 
 def test_loss_that_is_not_finite(root, capsys):
     "Not the input's shape but its values: what is bad is left out and written down, and too much of it is a sentence."
-    assert run(*quick(step=0, optimizer="sgd", lr="1e30", epochs=5, max_skips=3)) == 2
+    assert run(*quick(step=0, optimizer="sgd", lr="1e30", epochs=5, max_bad_updates=3)) == 2
     message = capsys.readouterr().err
     says(message, "not finite", "3 times in a row", "smaller lr", "skipped.jsonl")
     assert "Traceback" not in message
@@ -392,7 +392,7 @@ def test_disk_full(full_at, root, based_root, state_size):
 def test_train_raises_the_same_sentence(root):
     "A notebook sees what the command line prints."
     with pytest.raises(InputError, match="Step 1 starts from .* not there"):
-        train(parsed({n[2:].replace("-", "_"): v for n, v in zip(QUICK[::2], QUICK[1::2])} | {"step": 1}))
+        run_training(parse_config({n[2:].replace("-", "_"): v for n, v in zip(QUICK[::2], QUICK[1::2])} | {"step": 1}))
 
 
 def test_loader_refuses_before_the_first_batch():

@@ -20,7 +20,7 @@ from wilson.cli.command import main
 from wilson.core.errors import InputError
 from wilson.data.classes import SHAPES
 from wilson.engine.step_folder import StepFolder
-from wilson.run.folder import held, rebuild_results
+from wilson.run.folder import lock_step, rebuild_results
 
 RUNS = "shapes-striped_disc__dotted_square-overlap"
 BASE, LATER = f"runs/{RUNS}/base-s42/step0", f"runs/{RUNS}/wilson-s42/step1"
@@ -252,9 +252,9 @@ def test_a_held_folder_is_free_when_its_holder_has_died(tmp_path):
     "The lock belongs to the process, not to the file that is left."
     child = os.fork()
     if child == 0:
-        with held(StepFolder(tmp_path / "step0")):
+        with lock_step(StepFolder(tmp_path / "step0")):
             os._exit(0)  # without leaving the block
     assert os.waitpid(child, 0)[1] == 0
-    second = held(StepFolder(tmp_path / "step0"))
-    with held(StepFolder(tmp_path / "step0")), pytest.raises(InputError, match="is being trained by process"):
+    second = lock_step(StepFolder(tmp_path / "step0"))
+    with lock_step(StepFolder(tmp_path / "step0")), pytest.raises(InputError, match="is being trained by process"):
         second.__enter__()

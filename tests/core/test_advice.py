@@ -13,11 +13,11 @@ from conftest import QUICK
 from wilson.core.errors import InputError
 from wilson.data.classes import SHAPES, Classes
 from wilson.data.tasks import Task
-from wilson.experiments.start import n_processes
-from wilson.experiments.train import ready
+from wilson.experiments.start import local_world_size
+from wilson.experiments.train import validate_config
 from wilson.models.backbones import make_backbone
 from wilson.run import config as config_module
-from wilson.run.config import parsed
+from wilson.run.config import parse_config
 
 BASE = {name[2:].replace("-", "_"): value for name, value in zip(QUICK[::2], QUICK[1::2])
         if name != "--pseudo-epoch"}  # which one method alone has
@@ -25,13 +25,13 @@ BASE = {name[2:].replace("-", "_"): value for name, value in zip(QUICK[::2], QUI
 # parameters that the configuration refuses by itself
 REFUSED = [
     dict(method="wilso"), dict(compat="fixd"), dict(pooling="ngpw"), dict(prior="learnt"), dict(optimizer="adam"),
-    dict(preset="voc2"), dict(resume="atuo"), dict(crops="images"), dict(padding="onec"), dict(precision="fp8"), dict(norm="plane"),
-    dict(void="backgroud"), dict(lr_policy="poli"), dict(backbone="resnet500"), dict(base_loss="bec"), dict(alhpa=0.3),
-    dict(alpha=2), dict(background_mix=-1), dict(initial_probability=0.9), dict(initial_probability=0),
-    dict(batch_size=0), dict(lr=-1), dict(seed=-1), dict(momentum="nan"), dict(temperature="inf"), dict(max_skips=0), dict(keep_maps=-1),
+    dict(preset="voc2"), dict(resume="atuo"), dict(crop_rng_key="images"), dict(eval_padding="onec"), dict(precision="fp8"), dict(norm="plane"),
+    dict(void_label="backgroud"), dict(lr_policy="poli"), dict(backbone="resnet500"), dict(base_loss="bec"), dict(alhpa=0.3),
+    dict(alpha=2), dict(background_mix=-1), dict(class_prior=0.9), dict(class_prior=0),
+    dict(batch_size=0), dict(lr=-1), dict(seed=-1), dict(momentum="nan"), dict(temperature="inf"), dict(max_bad_updates=0), dict(history_images=-1),
     dict(epochs="x"), dict(epochs="1/2/3"), dict(overlap="maybe"), dict(seed=None), dict(seed=1.5), dict(seed=True), dict(name="a/b"),
     dict(name=7), dict(runs_dir="\udcff"), dict(norm="inplace", precision="bf16"),
-    dict(batch_size=1), *(dict(batch_size=b, accumulate=a) for b in range(2, 25) for a in range(1, b + 2)),
+    dict(batch_size=1), *(dict(batch_size=b, accumulate_grad=a) for b in range(2, 25) for a in range(1, b + 2)),
     dict(threshold_classes=1.1), dict(threshold_floor=-0.1), dict(affinity_dilations="1,0"), dict(affinity_dilations=""), dict(loss_kd=5), dict(method="mib", pseudo_epoch=None, alpha=0.5),
     dict(pseudo_dir="x", method="wilson"), dict(method="external"), dict(step="first"),
 ]
@@ -39,15 +39,15 @@ REFUSED = [
 REFUSED_HERE = [
     (0, dict(dataset="shape")), (0, dict(task="15-6")), (0, dict(task="nothing at all")), (0, dict(task="striped disk|dotted square")),
     (0, dict(step="7")), (0, dict(pseudo_epoch=1)), (0, dict(parent="x")), (0, dict(device="cuda:77")), (0, dict(device="gpu")),
-    (0, dict(output_stride=7)), (0, dict(batch_size=500)), (0, dict(nproc=9)), (0, dict(nproc=5, accumulate=2)),
-    (2, dict(nproc=9, device="auto")), (2, dict(nproc=3, accumulate=4, device="auto")), (2, dict(nproc=3, device="auto")),
+    (0, dict(output_stride=7)), (0, dict(batch_size=500)), (0, dict(nproc=9)), (0, dict(nproc=5, accumulate_grad=2)),
+    (2, dict(nproc=9, device="auto")), (2, dict(nproc=3, accumulate_grad=4, device="auto")), (2, dict(nproc=3, device="auto")),
 ]
 
 
 def refusal(given: dict[str, object]) -> InputError | None:
     "What the configuration says of parameters; None if nothing."
     try:
-        parsed(BASE | given)
+        parse_config(BASE | given)
     except InputError as e:
         return e
     return None
@@ -56,8 +56,8 @@ def refusal(given: dict[str, object]) -> InputError | None:
 def refusal_here(given: dict[str, object]) -> InputError | None:
     "What all checks before the first update say of parameters; None if nothing."
     try:
-        config, _ = ready(parsed(BASE | {"pseudo_epoch": 0} | given))
-        n_processes(config)
+        config, _ = validate_config(parse_config(BASE | {"pseudo_epoch": 0} | given))
+        local_world_size(config)
         make_backbone(config.backbone, config.output_stride)
     except InputError as e:
         return e
@@ -120,7 +120,7 @@ def raised_at() -> set[int]:
     found = set()
     for given in REFUSED:
         try:
-            parsed(BASE | given)
+            parse_config(BASE | given)
         except InputError as e:
             frames = [f for f in traceback.extract_tb(e.__traceback__) if f.filename == config_module.__file__]
             found.add(frames[-1].lineno)
@@ -153,7 +153,7 @@ def test_names_that_differ_by_a_capital_or_an_accent_alone():
 
 
 @pytest.mark.parametrize("message, expected", [
-    ("x=1: give at most accumulate=4.", [{"accumulate": "4"}]), ("x='a' is not known. Did you mean 'b' or 'c'?", [{"x": "b"}, {"x": "c"}]),
+    ("x=1: give at most accumulate_grad=4.", [{"accumulate_grad": "4"}]), ("x='a' is not known. Did you mean 'b' or 'c'?", [{"x": "b"}, {"x": "c"}]),
     ("x=5 is larger than 3; choose at most 3.", [{"x": "3"}]), ("x=7: expected 16 or 8", [{"x": "16"}, {"x": "8"}]),
 ])
 def test_the_reading_of_proposals(message, expected):

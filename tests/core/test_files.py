@@ -23,18 +23,18 @@ from wilson.analysis import run_list
 from wilson.cli.command import main
 from wilson.core import locks
 from wilson.core.errors import InputError
-from wilson.core.files import written_aside
+from wilson.core.files import atomic_write
 from wilson.core.locks import LockTimeout, file_lock, is_locked, try_lock
-from wilson.core.paths import at_root, project_root
+from wilson.core.paths import resolve_path, project_root
 from wilson.data.classes import VOC
 from wilson.data.label_edits import LabelEdit, change_edit, read_edits
 from wilson.datasets.parts import link
 from wilson.engine.step_folder import StepFolder
 from wilson.experiments.step import _begun
-from wilson.loading.cache import make_room, packed
-from wilson.run.config import TrainConfig, all_parameters, parsed
-from wilson.run.folder import held, is_held, step_path
-from wilson.run.presets import identity, resolved, task_of
+from wilson.loading.cache import make_room, make_pack
+from wilson.run.config import TrainConfig, all_parameters, parse_config
+from wilson.run.folder import lock_step, is_step_locked, step_path
+from wilson.run.presets import step_fingerprint, resolve_config, task_of
 from wilson.widgets.annotations import Annotations
 
 NOBODY = 65534
@@ -84,7 +84,7 @@ def test_a_root_that_somebody_else_has_planted(tmp_path):
 def test_no_home_folder(monkeypatch):
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # what Python does where it finds none
     with pytest.raises(InputError, match="HOME is not set"):
-        at_root("~/runs")
+        resolve_path("~/runs")
 
 
 # ------------------------------------------------------------------------------------ files
@@ -101,7 +101,7 @@ def test_the_umask_is_never_changed(tmp_path, monkeypatch):
 
     def write(n: int) -> None:
         for _ in range(150):
-            with written_aside(tmp_path / f"{n}.json") as aside:
+            with atomic_write(tmp_path / f"{n}.json") as aside:
                 aside.write_text("{}", encoding="utf-8")
 
     def create() -> None:
@@ -137,11 +137,11 @@ def test_a_refused_flush_is_no_error(tmp_path, monkeypatch, number):
         raise OSError(number, os.strerror(number))
     monkeypatch.setattr(os, "fsync", refuse)
     monkeypatch.setattr(os, "chmod", refuse)
-    with written_aside(tmp_path / "a") as aside:
+    with atomic_write(tmp_path / "a") as aside:
         aside.write_bytes(b"whole")
     assert (tmp_path / "a").read_bytes() == b"whole" and len([*tmp_path.iterdir()]) == 1
     number = errno.EIO
-    with pytest.raises(OSError, match="Input/output"), written_aside(tmp_path / "a") as aside:
+    with pytest.raises(OSError, match="Input/output"), atomic_write(tmp_path / "a") as aside:
         aside.write_bytes(b"lost")
     assert (tmp_path / "a").read_bytes() == b"whole" and len([*tmp_path.iterdir()]) == 1
 
@@ -185,12 +185,12 @@ def test_a_refusal_is_not_another_process(tmp_path, monkeypatch, capsys):
     folder = StepFolder(tmp_path / "step0")
     for number in (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS, errno.EBADF, errno.EACCES):
         monkeypatch.setattr(locks, "fcntl", Refusing(number))
-        with held(folder):
+        with lock_step(folder):
             folder.set_state("running")
-            assert is_held(folder.path) and try_lock(tmp_path / ".step0.lock") is None
-        assert not is_held(folder.path)
-    with held(folder), pytest.raises(InputError, match=f"is being trained by process {os.getpid()}"):
-        held(folder).__enter__()
+            assert is_step_locked(folder.path) and try_lock(tmp_path / ".step0.lock") is None
+        assert not is_step_locked(folder.path)
+    with lock_step(folder), pytest.raises(InputError, match=f"is being trained by process {os.getpid()}"):
+        lock_step(folder).__enter__()
     said = capsys.readouterr().out
     assert said == "File locks are not available here (No locks available); lock files are used instead.\n"
     assert not list(tmp_path.glob(".*.holder*"))
@@ -301,10 +301,10 @@ def test_two_studios_note_of_one_image(tmp_path, unflushed):
 
 def written_step(runs, step: int, state: str = "finished", method: str = "wilson") -> StepFolder:
     "A step's folder without a training."
-    config = resolved(parsed({"dataset": "shapes", "task": "15-5", "runs_dir": str(runs), "method": method}), "shapes")
+    config = resolve_config(parse_config({"dataset": "shapes", "task": "15-5", "runs_dir": str(runs), "method": method}), "shapes")
     parent = step and {"path": "../../base-s42/step0", "hash": "0"}
     folder = StepFolder(step_path(config, task_of(config), step))
-    folder.write("config.json", {"identity": identity(config, step, {"images": "d"}), "step": step, "parent": parent or None,
+    folder.write("config.json", {"identity": step_fingerprint(config, step, {"images": "d"}), "step": step, "parent": parent or None,
                                  "parameters": all_parameters(config)})
     (folder.path / "weights.safetensors").touch()
     folder.set_state(state)
@@ -327,7 +327,7 @@ def test_a_step_that_begins_keeps_its_base(tmp_path, monkeypatch):
     monkeypatch.setattr(run_list, "run_list", listing)
     run_list.remove_runs(["shapes-15-5-overlap/wilson-s42", name], tmp_path)
     late = StepFolder(base.path.parents[1] / "mib-s42/step1")
-    with held(late), pytest.raises(InputError, match="was removed meanwhile"):
+    with lock_step(late), pytest.raises(InputError, match="was removed meanwhile"):
         _begun(late, {"step": 1}, TrainConfig(), None, base.path, anew=True)
     assert not late.path.exists()
 
@@ -373,7 +373,7 @@ def test_files_that_cannot_be_mapped(tmp_path, monkeypatch, capsys):
                 raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
             monkeypatch.setattr(np, "memmap", refuse)
             monkeypatch.setattr(os, "posix_fallocate", refuse)
-        folders[name] = packed([*arrays], "images-0", arrays.__getitem__, lambda p: arrays[p].shape, tmp_path / name, 10**9)
+        folders[name] = make_pack([*arrays], "images-0", arrays.__getitem__, lambda p: arrays[p].shape, tmp_path / name, 10**9)
     for path, array in arrays.items():
         assert all((pack[path] == array).all() for pack in folders.values())
     assert capsys.readouterr().out.count("cannot be mapped into memory (No such device)") == 1

@@ -31,8 +31,8 @@ from nbconvert.exporters import HTMLExporter
 from scenes import STEP, made_up
 
 from wilson.analysis.comparison import write_figures, write_tables
-from wilson.analysis.image_report import ReportImage, report
-from wilson.analysis.tables import Column, Table, comma_separated, html, latex, markdown
+from wilson.analysis.image_report import ReportImage, write_image_report
+from wilson.analysis.tables import Column, Table, to_csv, to_html, to_latex, to_markdown
 from wilson.cli.command import main
 from wilson.core.errors import InputError
 from wilson.core.output_files import RECORD, OutputFolder, data_set_around, output_file
@@ -40,16 +40,16 @@ from wilson.core.paths import one_line
 from wilson.data.classes import SHAPES
 from wilson.datasets.dataset_file import read_dataset_file
 from wilson.datasets.download import Archive, download
-from wilson.datasets.prepare import prepare
+from wilson.datasets.prepare import prepare_dataset
 from wilson.datasets.shapes import make_shapes
 from wilson.datasets.unpack import unpack
 from wilson.datasets.voc import VOC_TRAINVAL
 from wilson.engine.launch import launch
 from wilson.experiments.plan import plan_text
-from wilson.experiments.slurm import commands_of, render_script, write_script, write_sweep
+from wilson.experiments.slurm import array_commands, render_script, write_script, write_sweep
 from wilson.experiments.slurm_resources import Resources
-from wilson.experiments.sweep import Job, Running, plan, run_sweep
-from wilson.run.config import parsed
+from wilson.experiments.sweep import Job, RunningJob, plan, run_sweep
+from wilson.run.config import parse_config
 
 LATER = "runs/shapes-striped_disc__dotted_square-overlap/wilson-s42/step1"
 
@@ -119,16 +119,16 @@ def test_data_sets_are_not_written_to(project, tmp_path, capsys):
     shutil.copy(next((few / "JPEGImages").glob("*.jpg")), strange)
     before = snapshot(few, elsewhere)
     for out in (few, few / "SegmentationClass", few / "new", few / "JPEGImages/new", elsewhere, tmp_path / "shortcut/new"):
-        for command in (("predict", LATER, strange), ("labels", LATER)):
+        for command in (("predict", LATER, strange), ("pseudo-labels", LATER)):
             said = refused(capsys, *command, "--out", out)
             assert f"{out} lies in the data set {Path(os.path.realpath(few))}" in said.replace(str(few), os.path.realpath(few)), said
     assert snapshot(few, elsewhere) == before
-    assert main(["labels", LATER, "--out", str(few / "new"), "--overwrite"]) == 0 and any((few / "new").glob("*.png"))
-    assert main(["labels", LATER, "--out", "runs/label_maps"]) == main(["labels", LATER, "--out", "runs/label_maps"]) == 0
+    assert main(["pseudo-labels", LATER, "--out", str(few / "new"), "--overwrite"]) == 0 and any((few / "new").glob("*.png"))
+    assert main(["pseudo-labels", LATER, "--out", "runs/label_maps"]) == main(["pseudo-labels", LATER, "--out", "runs/label_maps"]) == 0
     one = min(Path("runs/label_maps").glob("*.png"))
     one.write_bytes(b"mine")
     before = snapshot(Path("runs/label_maps"))
-    assert f"{one.name} is there already" in refused(capsys, "labels", LATER, "--out", "runs/label_maps")
+    assert f"{one.name} is there already" in refused(capsys, "pseudo-labels", LATER, "--out", "runs/label_maps")
     assert snapshot(Path("runs/label_maps")) == before
 
 
@@ -144,7 +144,7 @@ def test_tables_figures_and_reports_leave_files_of_others(project, capsys):
     table, figure = Table("two", (Column("all"),), {"wilson": [[1.0]]}), Figure((1, 1))
     page = [ReportImage(made_up(5, [1, 17]))]
     writes = {"found.txt": lambda **how: main([*verify, *["--overwrite"] * bool(how)]), "t.csv": partial(write_tables, {"t": table}, "."),
-              "f.pdf": partial(write_figures, {"f": figure}, "."), "r.html": partial(report, "r.html", "R", {}, page, STEP)}
+              "f.pdf": partial(write_figures, {"f": figure}, "."), "r.html": partial(write_image_report, "r.html", "R", {}, page, STEP)}
     for file, write in writes.items():
         write()
         write()
@@ -268,7 +268,7 @@ def test_a_job_is_finished_by_its_folders(project):
     def outcome(job, *command):
         process = subprocess.Popen(command)
         process.wait()
-        return Running(job, process, Path("log")).outcome()
+        return RunningJob(job, process, Path("log")).outcome()
 
     base, job = plan([member])
     assert outcome(base, "true").state == outcome(job, "true").state == "finished" and outcome(job, "false").state == "failed"
@@ -321,7 +321,7 @@ def test_hostile_values_arrive_in_bash_as_they_are(tmp_path):
     "Three hundred values as parameters, folders and bases of a job array, in one bash; nothing in them is run."
     jobs = [Job(f"task/{v}", {"task": v, "data_root": v[::-1]}, (Path(f"/{v}"),), base="base") for v in hostile(300)]
     bases = {"base": Job("base", {}, (Path("/runs\n/it's"),))}
-    values = {"array": "0-299", "commands": commands_of(jobs, bases)}
+    values = {"array": "0-299", "commands": array_commands(jobs, bases)}
     chosen = render_script("commands.sh", values).partition("\nesac\n")[0] + "\nesac"
     text = f"for SLURM_ARRAY_TASK_ID in {{0..299}}; do\n{chosen}\nprintf '%s\\0' \"${{train[@]}}\" \"${{folders[@]}}\" \"$base\"\ndone\n"
     done = subprocess.run(["bash"], input=text.encode(), cwd=tmp_path, capture_output=True, timeout=60)
@@ -335,7 +335,7 @@ def test_names_that_are_no_names_are_refused(tmp_path, monkeypatch):
     (tmp_path / "settings.ini").write_text("[DEFAULT]\nlib_name = wilson\n", encoding="utf-8")
     bad = [v for v in hostile(200) if not v.isalpha()] + ["..", "-rf", ".hidden", "=1+1", "a/b", ""]
     for value in bad:
-        for call in (lambda: parsed({"name": value}), lambda: parsed({"base_name": value}), lambda: run_sweep([{}], name=value)):
+        for call in (lambda: parse_config({"name": value}), lambda: parse_config({"base_name": value}), lambda: run_sweep([{}], name=value)):
             with pytest.raises(InputError, match="letters, digits"):
                 call()
     for value in [v for v in bad if "/" not in v and v not in ("", "..")]:
@@ -351,7 +351,7 @@ def test_names_that_are_no_names_are_refused(tmp_path, monkeypatch):
         write_script({"dataset": "shapes", "runs_dir": "runs\ntouch X"}, "job.sh")
     assert {p.name for p in tmp_path.iterdir()} == {"settings.ini"}
     for good in ("mib-s1", "a=0.5+b", "Kühe_2", "7"):
-        assert parsed({"name": good}).name == good
+        assert parse_config({"name": good}).name == good
 
 
 def test_scripts_are_as_private_as_the_umask_says(tmp_path, monkeypatch):
@@ -428,14 +428,14 @@ def test_prepare_only_reads_its_source(tmp_path, monkeypatch):
         path.chmod(0o555 if path.is_dir() else 0o444)
     for kind, source in (("voc", voc), ("own", own), ("coco", coco)):
         try:
-            prepare(kind, source, f"data/{kind}", say=lambda line: None)
+            prepare_dataset(kind, source, f"data/{kind}", say=lambda line: None)
         except InputError as e:  # of VOC, whose images stay as incomplete as they are
             assert kind == "voc" and "b.jpg" not in str(e), e
         assert snapshot(sources) == before, kind
     assert not (tmp_path / "data/voc/JPEGImages" / f"{ids[1]}.jpg").exists()
     for data_root in (own, own / "prepared"):
         with pytest.raises(InputError, match="nothing is written there"):
-            prepare("own", own, data_root)
+            prepare_dataset("own", own, data_root)
     assert snapshot(sources) == before
 
 
@@ -448,8 +448,8 @@ SCRIPTS = ["<img src=x onerror=alert(1)>", "<script>alert(2)</script>", "a|b", "
 def test_hostile_names_are_text_in_every_table(tmp_path):
     "As Markdown, LaTeX, CSV and HTML: no tag, no link, no line more, no formula of a spreadsheet."
     table = Table(SCRIPTS[0], tuple(Column(n) for n in SCRIPTS), {n: [[1.0]] * len(SCRIPTS) for n in SCRIPTS}, tuple(SCRIPTS))
-    page = HTMLExporter(template_name="basic").markdown2html({}, markdown(table))
-    for text in (page, html(table)):
+    page = HTMLExporter(template_name="basic").markdown2html({}, to_markdown(table))
+    for text in (page, to_html(table)):
         found = []
         reader = HTMLParser()
         reader.handle_starttag = lambda tag, attrs: found.append((tag, dict(attrs)))
@@ -459,8 +459,8 @@ def test_hostile_names_are_text_in_every_table(tmp_path):
         assert text.count("<td") + text.count("<th") == (len(SCRIPTS) + 1) ** 2 + text.count("<thead")
     shown = unescape(re.sub(r"<[^>]*>", "", page))
     assert all(one_line(n) in shown for n in SCRIPTS)
-    assert latex(table).count(r"\\" + "\n") == len(SCRIPTS) + 1 and "\x1b" not in latex(table)
-    rows = list(csv.reader(io.StringIO(comma_separated(table))))
+    assert to_latex(table).count(r"\\" + "\n") == len(SCRIPTS) + 1 and "\x1b" not in to_latex(table)
+    rows = list(csv.reader(io.StringIO(to_csv(table))))
     assert len(rows) == len(SCRIPTS) + 1 and not any(field.startswith(("=", "+", "@")) for row in rows for field in row)
 
 

@@ -23,8 +23,8 @@ from wilson.core.terminals import ESCAPES, Output, safe_output, use_utf8_names
 from wilson.data.splits import files_by_id
 from wilson.engine.launch import _into
 from wilson.engine.step_folder import StepFolder
-from wilson.experiments.sweep import Job, started
-from wilson.run.config import parsed
+from wilson.experiments.sweep import Job, start_job
+from wilson.run.config import parse_config
 
 # as on old clusters: no UTF-8 anywhere, and Python does not put it right by itself
 NO_UTF8 = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -230,7 +230,7 @@ def test_a_sweeps_log_without_utf8(trained, tmp_path, monkeypatch):
     monkeypatch.chdir(trained)
     for name, value in NO_UTF8.items():
         monkeypatch.setenv(name, value)
-    running = started(Job("x", {"dataset": "höfe", "task": "Kühe,Ziegen", "device": "cpu"}), tmp_path / "log.txt", 1)
+    running = start_job(Job("x", {"dataset": "höfe", "task": "Kühe,Ziegen", "device": "cpu"}), tmp_path / "log.txt", 1)
     assert running.process.wait(60) == 2
     assert "no class 'Ziegen'" in running.outcome().reason and "höfe" in running.outcome().reason
 
@@ -275,7 +275,7 @@ def test_file_names_that_are_not_utf8(tmp_path, bytes_name, monkeypatch):
     assert code == 0 and b"h\xf6fe" in (tmp_path / "job.sh").read_bytes()
     for name, reason in (("runs_dir", "is not UTF-8"), ("name", "expected the name of one folder: letters")):
         with pytest.raises(InputError, match=reason):
-            parsed({name: bytes_name})
+            parse_config({name: bytes_name})
     (source / "images/train03.jpg").rename(source / "images" / os.fsdecode(b"k\xfche.jpg"))
     with pytest.raises(InputError, match=r"name is not UTF-8, 'k\\udcfche.jpg'; rename it"):
         files_by_id(source / "images")

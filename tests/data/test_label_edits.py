@@ -16,22 +16,22 @@ from conftest import QUICK
 from conftest import QUICK_PARAMETERS as PARAMETERS
 
 from wilson import testing
-from wilson.analysis.results import evaluate_step
+from wilson.analysis.results import evaluate_saved_step
 from wilson.cli.command import main
 from wilson.core.errors import InputError
 from wilson.data.classes import SHAPES, Classes
-from wilson.data.label_edits import EDITS_FILE, LabelEdit, change_edit, edited, edits_path, edits_text, read_edits
+from wilson.data.label_edits import EDITS_FILE, LabelEdit, change_edit, apply_edits, edits_path, edits_text, read_edits
 from wilson.data.samples import training_samples
 from wilson.data.tasks import Task
 from wilson.datasets.voc import open_folder
 from wilson.engine.signals import Interrupted, Stop
 from wilson.engine.step_folder import StepFolder
-from wilson.experiments.train import ready, train, train_steps
-from wilson.run.config import all_parameters, parsed
+from wilson.experiments.train import validate_config, run_training, train_steps
+from wilson.run.config import all_parameters, parse_config
 from wilson.run.dataset import open_data
-from wilson.run.folder import claim, recorded_config
+from wilson.run.folder import resolve_existing, recorded_config
 from wilson.run.opened import open_step
-from wilson.run.presets import identity, resolved
+from wilson.run.presets import step_fingerprint, resolve_config
 
 OLD, NEW = "striped disc", "dotted square"  # the classes of QUICK's two steps
 RUNS = "runs/shapes-striped_disc__dotted_square-overlap"
@@ -169,7 +169,7 @@ def chosen(data, *, shows, lacks):
 
 def taught(config: dict, index: int) -> list[str]:
     "Ids of the images that a step trains on."
-    config = parsed(PARAMETERS | config)
+    config = parse_config(PARAMETERS | config)
     weak = index and config.method == "wilson"
     step = Task(SHAPES, config.task, config.overlap).step(index)
     return [*training_samples(open_data(replace(config, dataset="shapes")).train, step, None, reads_masks=not weak).split.ids]
@@ -198,8 +198,8 @@ def test_training_with_edits(root, data, capsys):
     base, = testing.tiny_run(PARAMETERS | {"step": 0})
     content = (root / EDITS).read_bytes()
     with pytest.raises(InputError, match=r"base-s42/step0 holds a step of another configuration: label_edits is None, wanted '\w{16}'; train_data"):
-        train(parsed(PARAMETERS | named))
-    result, = train(parsed(PARAMETERS | named | {"step": 1}))  # one step alone may start from it
+        run_training(parse_config(PARAMETERS | named))
+    result, = run_training(parse_config(PARAMETERS | named | {"step": 1}))  # one step alone may start from it
     log = (result.path / "log.txt").read_text(encoding="utf-8")
     assert f"label edits: 2 images corrected, 1 excluded ({EDITS}); 2 of other lists" in log
     assert "label edits: those of the step it starts from were others" in log and "label edits" not in (base.path / "log.txt").read_text(encoding="utf-8")
@@ -211,19 +211,19 @@ def test_training_with_edits(root, data, capsys):
 
     # a finished step is the same with other notes, another with other labels
     save_edit(EDITS, LabelEdit(data.train.ids[0], flag=True, note="have a look"), SHAPES)
-    again, = train(parsed(PARAMETERS | named | {"step": 1}))
+    again, = run_training(parse_config(PARAMETERS | named | {"step": 1}))
     assert again.reused
     save_edit(EDITS, LabelEdit(gone), SHAPES)
     with pytest.raises(InputError, match="label_edits is"):
-        train(parsed(PARAMETERS | named | {"step": 1}))
+        run_training(parse_config(PARAMETERS | named | {"step": 1}))
 
     # scored as it was, and opened with its own copy, when the file is gone
     (root / EDITS).unlink()
-    scored = evaluate_step(result.path)
+    scored = evaluate_saved_step(result.path)
     assert scored.metrics["scores"] == result.metrics["scores"]
     assert gone not in open_data(open_step(result.path).config).train.ids
     with pytest.raises(InputError, match="label_edits=.* cannot be read"):
-        train(parsed(PARAMETERS | named | {"step": 1}))
+        run_training(parse_config(PARAMETERS | named | {"step": 1}))
 
 
 def test_edits_change_the_base_step(root, data):
@@ -236,7 +236,7 @@ def test_edits_change_the_base_step(root, data):
         plain, edits = ({*taught({"overlap": overlap, "label_edits": path}, 0)} for path in (None, EDITS))
         expected = plain - {*with_old[:2]} if overlap else plain - {*with_old[:3]} | {*both[:1]}
         assert edits == expected
-    result, = train(parsed(PARAMETERS | {"step": 0, "label_edits": EDITS}))
+    result, = run_training(parse_config(PARAMETERS | {"step": 0, "label_edits": EDITS}))
     assert record(result.path)["data"]["images"] == len(taught({"label_edits": EDITS}, 0))
     assert record(result.path)["identity"]["label_edits"] and (result.path / EDITS_FILE).is_file()
 
@@ -244,7 +244,7 @@ def test_edits_change_the_base_step(root, data):
 def test_masks_stay_as_they_are(data):
     "Of an image whose labels are corrected too."
     image, = chosen(data, shows=[OLD], lacks=[NEW])[:1]
-    new = edited(data.train, {image: LabelEdit(image, {NEW}, {OLD})}, SHAPES)
+    new = apply_edits(data.train, {image: LabelEdit(image, {NEW}, {OLD})}, SHAPES)
     place = new.ids.index(image)
     assert new.masks == data.train.masks and (new.read(place) == data.train.read(place)).all()
     assert new.labels[place, SHAPES.ids[SHAPES.names.index(NEW)]] and new.content == data.train.content
@@ -257,18 +257,18 @@ def test_another_file_on_resume_is_refused(root, data):
     given, stop = PARAMETERS | {"step": 0, "label_edits": EDITS}, Stop()
     stop.signal = signal.SIGTERM
     with pytest.raises(Interrupted):
-        train_steps(*ready(parsed(given)), stop)
+        train_steps(*validate_config(parse_config(given)), stop)
     folder = StepFolder(root / RUNS / "base-s42/step0")
     assert folder.state == "interrupted"
     write_edits(EDITS, {image: LabelEdit(image, exclude=True), other: LabelEdit(other, exclude=True)})
     with pytest.raises(InputError, match=r"label_edits is '\w{16}', wanted '\w{16}'; train_data is .* or overwrite=True to replace it\.$"):
-        train(parsed(given))
+        run_training(parse_config(given))
     with pytest.raises(InputError, match="label_edits is '.*', wanted None"):
-        train(parsed({n: v for n, v in given.items() if n != "label_edits"}))
+        run_training(parse_config({n: v for n, v in given.items() if n != "label_edits"}))
     assert folder.state == "interrupted" and len(read_edits(folder.path / EDITS_FILE, SHAPES)) == 1
 
     write_edits(EDITS, {image: LabelEdit(image, exclude=True, note="twice")})
-    result, = train(parsed(given))
+    result, = run_training(parse_config(given))
     assert "going on from epoch 1, update 2" in (result.path / "log.txt").read_text(encoding="utf-8")
     assert read_edits(result.path / EDITS_FILE, SHAPES)[image].note == "twice"
 
@@ -311,14 +311,14 @@ def test_all_images_excluded(root, data, capsys):
 
 def test_a_run_from_before_these_parameters(tmp_path):
     "It opens with what they were then, and is used as it is."
-    config = resolved(parsed(PARAMETERS), "shapes")
-    new = ("label_edits", "image_side", "accumulate")
+    config = resolve_config(parse_config(PARAMETERS), "shapes")
+    new = ("label_edits", "max_image_size", "accumulate_grad")
     older = {n: v for n, v in all_parameters(config).items() if n not in new}
     assert asdict(recorded_config({"parameters": older})) == asdict(config)
     for step in (0, 1):
-        folder, same = StepFolder(tmp_path / f"step{step}"), identity(config, step, {})
+        folder, same = StepFolder(tmp_path / f"step{step}"), step_fingerprint(config, step, {})
         folder.write("config.json", {"step": step, "identity": {n: v for n, v in same.items() if n not in new}})
         folder.set_state("finished")
-        assert claim(folder, same) == "reuse"
+        assert resolve_existing(folder, same) == "reuse"
     with pytest.raises(InputError, match="threshold_background is 0.7, wanted 0.8"):
-        claim(folder, identity(replace(config, method_params={**config.method_params, "threshold_background": 0.8}), 1, {}))
+        resolve_existing(folder, step_fingerprint(replace(config, method_params={**config.method_params, "threshold_background": 0.8}), 1, {}))

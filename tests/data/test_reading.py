@@ -23,9 +23,9 @@ from wilson.checks.files import look_at_image, look_at_mask
 from wilson.core.errors import InputError
 from wilson.data.classes import COCO
 from wilson.data.image_files import FileInputError
-from wilson.data.image_io import image_size, read_image, read_mask, small_copy
+from wilson.data.image_io import image_size, read_image, read_mask, read_thumbnail
 from wilson.data.splits import read_text
-from wilson.datasets.coco_annotations import painted, read_annotations
+from wilson.datasets.coco_annotations import draw_mask, read_annotations
 from wilson.datasets.dataset_file import read_dataset_file
 
 CASES = 200  # of each kind
@@ -175,7 +175,7 @@ def test_special_files(kind, tmp_path, monkeypatch):
     said = special(path, kind)
     if kind == "locked" and not os.geteuid():
         return  # root may read everything
-    for read in (read_image, read_mask, image_size, lambda p: small_copy(p, 64)):
+    for read in (read_image, read_mask, image_size, lambda p: read_thumbnail(p, 64)):
         with pytest.raises(FileInputError) as error:
             read(path)
         says(str(error.value), "x.png", said)
@@ -207,7 +207,7 @@ def test_sizes_agree_with_what_is_read(tmp_path):
         (tmp_path / name).write_bytes(content)
         assert image_size(tmp_path / name) == read_image(tmp_path / name).shape[1:] == size, name
         assert look_at_image(tmp_path / name).size == size[::-1], name
-        assert small_copy(tmp_path / name, 40).size == ((40, 32) if size == (64, 80) else (32, 40)), name
+        assert read_thumbnail(tmp_path / name, 40).size == ((40, 32) if size == (64, 80) else (32, 40)), name
 
 
 def test_limit_of_pixels(tmp_path, monkeypatch):
@@ -221,7 +221,7 @@ def test_limit_of_pixels(tmp_path, monkeypatch):
     monkeypatch.setenv(variable, value)
     assert read_image(path).shape == (3, 200, 300) and read_mask(path).shape == (200, 300)
     monkeypatch.setenv(variable, str(int(value) - 1))
-    for read in (read_image, read_mask, image_size, lambda p: small_copy(p, 64)):
+    for read in (read_image, read_mask, image_size, lambda p: read_thumbnail(p, 64)):
         with pytest.raises(FileInputError):
             read(path)
     monkeypatch.setenv(variable, "many")
@@ -251,11 +251,11 @@ def test_annotations_are_not_allocated_as_they_say(change, said, tmp_path):
                "annotations": [annotation], "categories": [{"id": COCO.ids[0], "name": COCO.names[0]}]}
     path = tmp_path / "instances.json"
     path.write_text(json.dumps(content), encoding="utf-8")
-    assert painted(read_annotations(path), "1").sum() > 40
+    assert draw_mask(read_annotations(path), "1").sum() > 40
     change(annotation)
     path.write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(InputError) as error:
-        painted(read_annotations(path), "1")
+        draw_mask(read_annotations(path), "1")
     says(str(error.value), "instances.json: annotation 7 of image 1", said)
     content["images"][0]["height"] = 10**9
     path.write_text(json.dumps(content), encoding="utf-8")

@@ -12,8 +12,8 @@ from wilson.analysis.results import result_figure, result_table
 from wilson.data.classes import SHAPES
 from wilson.data.image_labels import write_labels
 from wilson.datasets.voc import open_folder
-from wilson.experiments.train import train
-from wilson.run.config import parsed
+from wilson.experiments.train import run_training
+from wilson.run.config import parse_config
 
 BASE = QUICK_PARAMETERS | {"step": 0}
 
@@ -33,7 +33,7 @@ def test_weak_step_without_masks(root, kept):
         for mask in data.train.masks:
             mask.unlink()
     write_labels(root / "labels.csv", ids, labels, SHAPES)
-    result, = train(parsed(QUICK_PARAMETERS | {"step": 1, "image_labels": "labels.csv"}))
+    result, = run_training(parse_config(QUICK_PARAMETERS | {"step": 1, "image_labels": "labels.csv"}))
 
     assert json.loads((result.path / "status.json").read_text(encoding="utf-8"))["state"] == "finished"
     assert (result.path / "weights.safetensors").is_file()
@@ -51,4 +51,4 @@ def test_finetuning_without_masks_is_refused(root):
     write_labels(root / "labels.csv", data.train.ids + data.val.ids, [*data.train.labels, *data.val.labels], SHAPES)
     shutil.rmtree(root / "data/few/SegmentationClass")
     with pytest.raises(ValueError, match="no masks"):
-        train(parsed(QUICK_PARAMETERS | {"step": 1, "method": "finetune", "pseudo_epoch": None, "image_labels": "labels.csv"}))
+        run_training(parse_config(QUICK_PARAMETERS | {"step": 1, "method": "finetune", "pseudo_epoch": None, "image_labels": "labels.csv"}))

@@ -17,7 +17,7 @@ from wilson.data.classes import Classes
 from wilson.data.image_io import read_image, read_mask, write_mask
 from wilson.data.splits import SegmentationFolder
 from wilson.datasets.base import Location
-from wilson.datasets.custom import dataset_of
+from wilson.datasets.custom import find_dataset
 from wilson.datasets.shapes import draw_scene
 from wilson.engine.step_folder import StepFolder
 
@@ -25,7 +25,7 @@ BASE, LATER = (Path(f"runs/farm-2-1-overlap/{run}") for run in ("base-s42/step0"
 
 
 def opened() -> SegmentationFolder:
-    return dataset_of("farm", FARM).open(Location(FARM))
+    return find_dataset("farm", FARM).open(Location(FARM))
 
 
 def rewritten(path: Path, change: Callable[[bytes], bytes]) -> None:
@@ -159,7 +159,7 @@ AS_STORED = {  # EXIF orientation → what makes an upright picture the stored o
 
 
 def turned(path: Path, upright: Image.Image, orientation: int) -> None:
-    "Store a picture so that viewers show `upright`."
+    "Store a picture so that viewers show `apply_orientation`."
     exif, how = Image.Exif(), AS_STORED[orientation]
     exif[0x0112] = orientation
     (upright if how is None else upright.transpose(how)).save(path, format="JPEG", exif=exif, quality=95)
@@ -351,7 +351,7 @@ def test_class_with_a_blank_around(root):
 
 def test_numbers_and_colours_of_ones_own(root):
     (FARM / "dataset.toml").write_text('[classes]\ncow = 3\nhorse = 1\nsheep = 2\n\n[colours]\ncow = "#d55e00"\n', encoding="utf-8")
-    classes = dataset_of("farm", FARM).classes
+    classes = find_dataset("farm", FARM).classes
     assert classes == Classes("farm", ("cow", "horse", "sheep"), (3, 1, 2), ((213, 94, 0), (128, 0, 0), (0, 128, 0)))
     assert np.flatnonzero(opened().train.labels[0]).tolist() == np.setdiff1d(read_mask(mask()), [0, 255]).tolist()
 

@@ -13,10 +13,10 @@ from farm import make_farm
 from PIL import Image
 
 from wilson.core.errors import InputError
-from wilson.data.image_labels import kept_labels, mask_fingerprint
+from wilson.data.image_labels import cached_mask_labels, mask_fingerprint
 from wilson.data.tasks import Task
 from wilson.datasets.base import Location
-from wilson.datasets.custom import dataset_of
+from wilson.datasets.custom import find_dataset
 from wilson.datasets.dataset_file import DATASET_FILE, MOST_CLASSES, read_dataset_file
 from wilson.datasets.parts import thumbnails
 from wilson.evaluation.evaluate import LATER
@@ -43,13 +43,13 @@ def farm(tmp_path, monkeypatch) -> Path:
 
 
 def test_a_mask_repainted_with_its_time_kept(farm):
-    data = dataset_of("farm", "data/farm").open(Location("data/farm"))
+    data = find_dataset("farm", "data/farm").open(Location("data/farm"))
     mask = data.train.masks[0]
     before, size = mask.stat(), mask.stat().st_size
     fingerprint = data.fingerprint
     repaint(mask, 3)
     assert (mask.stat().st_size, mask.stat().st_mtime_ns) == (size, before.st_mtime_ns)
-    again = dataset_of("farm", "data/farm").open(Location("data/farm"))
+    again = find_dataset("farm", "data/farm").open(Location("data/farm"))
     assert np.flatnonzero(again.train.labels[0]).tolist() == [3] != np.flatnonzero(data.train.labels[0]).tolist()
     assert again.fingerprint != fingerprint
 
@@ -67,14 +67,14 @@ def test_a_mask_replaced_by_another_of_the_same_size_and_time(farm, tmp_path):
 
 def test_a_copy_of_the_data_is_the_same_data(farm, tmp_path):
     "Labels are read off the masks again there, and the identity of a run stays what it was."
-    here = dataset_of("farm", "data/farm").open(Location("data/farm"))
+    here = find_dataset("farm", "data/farm").open(Location("data/farm"))
     shutil.copytree(farm, tmp_path / "elsewhere/farm")
-    there = dataset_of("farm", "elsewhere/farm").open(Location("elsewhere/farm"))
+    there = find_dataset("farm", "elsewhere/farm").open(Location("elsewhere/farm"))
     assert there.fingerprint == here.fingerprint and np.array_equal(there.train.labels, here.train.labels)
     farm.rename(tmp_path / "moved")
     moved = replace(here.train, masks=tuple(tmp_path / "moved/SegmentationClass" / m.name for m in here.train.masks))
     assert mask_fingerprint(moved.masks) in (tmp_path / "moved/image_labels-train.csv").read_text(encoding="utf-8")
-    assert kept_labels(moved, tmp_path / "moved", tmp_path / "aside", here.classes)[1] == here.train.content
+    assert cached_mask_labels(moved, tmp_path / "moved", tmp_path / "aside", here.classes)[1] == here.train.content
 
 
 def test_an_older_image_in_its_place_gets_a_thumbnail(farm, tmp_path):

@@ -20,9 +20,9 @@ from wilson.data.samples import evaluation_samples, training_samples
 from wilson.data.splits import Split
 from wilson.data.tasks import Task
 from wilson.data.transforms import TrainingCrop
-from wilson.datasets.coco import STUFFTHINGMAPS, VOC_AS_COCO, as_coco, open_coco
+from wilson.datasets.coco import STUFFTHINGMAPS, VOC_AS_COCO, to_coco_ids, open_coco
 from wilson.datasets.coco import open_coco_voc
-from wilson.datasets.coco_annotations import LABELS_FILE, annotated_labels, draw_masks, drawn_ids, painted
+from wilson.datasets.coco_annotations import LABELS_FILE, annotated_labels, draw_masks, ids_with_masks, draw_mask
 from wilson.datasets.coco_annotations import read_annotations
 
 # pycocotools is older than numpy's present rules
@@ -139,12 +139,12 @@ def test_interrupted_drawing_goes_on(coco, monkeypatch):
     images[2].rename(aside := coco / "later.jpg")
     with pytest.raises(InputError, match="is missing"):
         draw_masks(annotations, ids, images, coco / "made", "drawn from these")
-    assert not drawn_ids(coco / "made", "drawn from these")
+    assert not ids_with_masks(coco / "made", "drawn from these")
     aside.rename(images[2])
     drawn = []
-    monkeypatch.setattr("wilson.datasets.coco_annotations.painted", lambda a, i: drawn.append(i) or painted(a, i))
+    monkeypatch.setattr("wilson.datasets.coco_annotations.draw_mask", lambda a, i: drawn.append(i) or draw_mask(a, i))
     draw_masks(annotations, ids, images, coco / "made", "drawn from these")
-    assert drawn == ids[2:] and drawn_ids(coco / "made", "drawn from these") == {*ids}
+    assert drawn == ids[2:] and ids_with_masks(coco / "made", "drawn from these") == {*ids}
     assert [np.flatnonzero(row).tolist() for row in read_labels(coco / "made" / LABELS_FILE, ids, COCO)] == [[18], [15], [1]]
     assert sorted(p.name for p in (coco / "made").iterdir()) == sorted([*(f"{i}.png" for i in ids), LABELS_FILE])
 
@@ -249,7 +249,7 @@ def test_why_the_order_of_the_file(real, published, order, agreeing):
     if order:
         for regions in annotations.regions.values():
             regions.sort(key=lambda r: order({"area": area[r["id"]]}))
-    assert sum(classes_of(painted(annotations, i)) == published[i] for i in annotations.sizes) == agreeing
+    assert sum(classes_of(draw_mask(annotations, i)) == published[i] for i in annotations.sizes) == agreeing
 
 
 def test_base_step_is_the_published_one(mixed, shared):
@@ -265,7 +265,7 @@ def test_voc_step_takes_every_image(shared):
         y = meta["train_aug"].astype(bool)
     labels = np.zeros((len(y), 256), bool)
     labels[:, 1:21] = y
-    split = as_coco(Split("train_aug", ("",) * len(y), (Path(),) * len(y), labels))
+    split = to_coco_ids(Split("train_aug", ("",) * len(y), (Path(),) * len(y), labels))
     assert len(TASK.step(1).images(split.labels)) == 10582
 
 
@@ -348,19 +348,19 @@ def write_lists(folder: Path, **lists: list[str]) -> None:
 
 def test_coco_to_voc_end_to_end(both):
     "60 classes on COCO with masks, then 20 on VOC from labels alone; scored on both; opened and scored again."
-    from wilson.run.config import parsed
-    from wilson.experiments.train import train
-    from wilson.analysis.results import evaluate_step, result_table
+    from wilson.run.config import parse_config
+    from wilson.experiments.train import run_training
+    from wilson.analysis.results import evaluate_saved_step, result_table
     small = dict(dataset="coco-voc", task="voc", preset="shapes", train_list="train", voc_train_list="train", batch_size=4,
                  epochs="1", crop_size=48, pseudo_epoch=0, device="cpu")
-    base, later = train(parsed(small))
+    base, later = run_training(parse_config(small))
     assert set(base.metrics["scores"]) == {"published", "whole"}  # VOC shows no class of the base step
     assert set(later.metrics["scores"]) == {"published", "whole", "voc published", "voc whole"}
     record = json.loads((later.path / "config.json").read_text(encoding="utf-8"))
     assert record["classes_per_step"] == [61, 20] and "later_data" in record["data"] and "voc_val_data" in record["data"]
     assert later.metrics["pseudo_labels"]["target"]["images"] == record["data"]["images"] == 17
     assert later.metrics["scores"]["voc published"]["miou"]["new"] is not None
-    assert evaluate_step(later.path).metrics["scores"] == later.metrics["scores"]
+    assert evaluate_saved_step(later.path).metrics["scores"] == later.metrics["scores"]
     assert "voc published" in result_table([base, later])
     with pytest.raises(InputError, match="method=joint with dataset=coco-voc"):
-        train(parsed(small | {"method": "joint", "pseudo_epoch": None}))
+        run_training(parse_config(small | {"method": "joint", "pseudo_epoch": None}))

@@ -14,7 +14,7 @@ from wilson.data.classes import SHAPES
 from wilson.data.image_io import read_mask, write_mask
 from wilson.data.image_labels import write_labels
 from wilson.datasets.base import Location
-from wilson.datasets.custom import dataset_of
+from wilson.datasets.custom import find_dataset
 from wilson.run.opened import open_step
 
 FARM = Path("data/farm")
@@ -35,7 +35,7 @@ def train(**options: str) -> list[str]:
 def farm(root) -> Path:
     "Masks paint no dotted square; of the images that show one, every third has a mask and all have a line of labels."
     shutil.copytree("data/few", FARM)
-    whole = dataset_of("shapes").open(Location(FARM))
+    whole = find_dataset("shapes").open(Location(FARM))
     new = np.flatnonzero(whole.train.labels[:, NEW])
     assert len(new) > 12
     for n, k in enumerate(new):
@@ -51,7 +51,7 @@ def farm(root) -> Path:
 
 def painted(farm: Path, count: int) -> list[str]:
     "Paint the new class into so many of the masks that leave it out; the ids of these images."
-    data, source = dataset_of("farm", FARM).open(Location(FARM)), Path("data/few/SegmentationClass")
+    data, source = find_dataset("farm", FARM).open(Location(FARM)), Path("data/few/SegmentationClass")
     left_out = [i for i, m, row in zip(data.train.ids, data.train.masks, data.train.labels) if m and row[NEW]]
     for i in left_out[:count]:
         shutil.copy(source / f"{i}.png", FARM / f"SegmentationClass/{i}.png")
@@ -61,7 +61,7 @@ def painted(farm: Path, count: int) -> list[str]:
 def test_a_weak_step_takes_every_line_and_is_not_judged_by_masks_that_cannot(farm, capsys):
     assert run(*train()) == 0
     said = capsys.readouterr().out
-    data = dataset_of("farm", FARM).open(Location(FARM))
+    data = find_dataset("farm", FARM).open(Location(FARM))
     assert f"step1: {data.train.labels[:, NEW].sum()} images, dotted square" in said
     assert "without a mask left out" in said  # of the base step
     metrics = json.loads(next(Path("runs").glob("farm-1-1*/wilson-s42/step1/metrics.json")).read_text(encoding="utf-8"))
@@ -75,7 +75,7 @@ def test_pixel_labels_that_are_not_there_are_missed_before_anything_is_trained(f
 def test_pixel_labels_come_from_the_masks_that_show_the_class(farm, capsys):
     ids = painted(farm, 5)
     assert run(*train(method="finetune")) == 0
-    left_out = dataset_of("farm", FARM).open(Location(FARM)).train.labels[:, NEW].sum() - len(ids)
+    left_out = find_dataset("farm", FARM).open(Location(FARM)).train.labels[:, NEW].sum() - len(ids)
     assert f"step1: 5 images, dotted square; {left_out} without a mask left out" in capsys.readouterr().out
 
 
@@ -83,7 +83,7 @@ def test_label_maps_are_held_against_the_masks_that_show_the_class(farm, capsys)
     ids = painted(farm, 5)
     assert run(*train()) == 0
     step = next(Path("runs").glob("farm-1-1*/wilson-s42/step1"))
-    assert run("labels", step, "--out", "maps") == 0
+    assert run("pseudo-labels", step, "--out", "maps") == 0
     assert run(*train(method="external", pseudo_dir="maps")) == 0
     for name, kind in (("wilson-s42", "target"), ("external-s42", "given")):
         metrics = json.loads((step.parents[1] / name / "step1/metrics.json").read_text(encoding="utf-8"))

@@ -14,16 +14,16 @@ import pytest
 from commands import refused, run, says
 from conftest import REPO
 
-from wilson.checks.verify import verified
+from wilson.checks.verify import verify_dataset
 from wilson.core.errors import InputError
 from wilson.data.classes import SHAPES, Classes
 from wilson.datasets.base import PAPER_PRESET, Dataset
 from wilson.datasets.built_in import DATASETS, PRESETS
-from wilson.datasets.prepare import prepare
-from wilson.run.config import TrainConfig, all_parameters, parsed
+from wilson.datasets.prepare import prepare_dataset
+from wilson.run.config import TrainConfig, all_parameters, parse_config
 from wilson.run.dataset import load_dataset
 from wilson.run.opened import open_step
-from wilson.run.presets import resolved
+from wilson.run.presets import resolve_config
 
 # ------------------------------------------------------------------------- one place
 
@@ -77,11 +77,11 @@ def test_help_and_choices_name_every_data_set(capsys):
 
 @pytest.mark.parametrize("name", DATASETS)
 def test_a_preset_is_complete(name):
-    config = resolved(TrainConfig(), name)
+    config = resolve_config(TrainConfig(), name)
     assert PRESETS[config.preset] == DATASETS[name].preset and config.data_root == DATASETS[name].default_root
-    values, given = all_parameters(config), all_parameters(parsed(DATASETS[name].preset))  # "1/10" is read as "1.0/10.0"
+    values, given = all_parameters(config), all_parameters(parse_config(DATASETS[name].preset))  # "1/10" is read as "1.0/10.0"
     assert all(values[parameter] == given[parameter] for parameter in DATASETS[name].preset)
-    assert resolved(config, name) == config and PAPER_PRESET.keys() <= DATASETS[name].preset.keys()
+    assert resolve_config(config, name) == config and PAPER_PRESET.keys() <= DATASETS[name].preset.keys()
 
 
 def imports(code: str, *names: str) -> list[str]:
@@ -105,9 +105,9 @@ class Tiles(Dataset):
     name = "tiles"
     classes = Classes("tiles", {SHAPES.names}, tuple(range(1, 21)), tasks=(("1-1", "striped disc|dotted square"),))
     preset = dict(
-        lr_policy="poly/warmup", pseudo_epoch=0, lr="0.006/0.0003", lr_head="1/3", lr_localizer=0.003, optimizer="adamw",
+        lr_policy="poly/warmup", pseudo_epoch=0, lr="0.006/0.0003", lr_head_factor="1/3", lr_localizer=0.003, optimizer="adamw",
         epochs="1/1", batch_size=8, crop_size=48, backbone="shapes_net", output_stride=8, pretrained="none",
-        initial_probability=0.02, num_workers=0)
+        class_prior=0.02, num_workers=0)
 
 class Wrong(Tiles):
     name = "voc"
@@ -166,10 +166,10 @@ def test_what_is_wrong_with_it_is_named(mine, capsys):
 def test_one_in_memory(root):
     "A class, or an object, is taken where a name is."
     class Tiles(Dataset):
-        name, classes = "tiles", SHAPES.called("tiles")
+        name, classes = "tiles", SHAPES.with_dataset_name("tiles")
 
     for tiles in (Tiles(), load_dataset(Tiles)):
-        assert len(prepare(tiles, "data/few", "data/tiles", say=lambda line: None).data.train) == 160
-        assert verified(tiles, "data/tiles", progress=False).ok
+        assert len(prepare_dataset(tiles, "data/few", "data/tiles", say=lambda line: None).data.train) == 160
+        assert verify_dataset(tiles, "data/tiles", progress=False).ok
     with pytest.raises(InputError, match="derives from wilson's Dataset"):
         load_dataset(Classes)  # type: ignore[arg-type]

@@ -34,16 +34,16 @@ from wilson.core.errors import InputError
 from wilson.data.classes import COCO
 from wilson.data.image_io import read_mask, write_mask
 from wilson.datasets import coco as coco_data, custom as own_data, voc as voc_data
-from wilson.datasets.coco_annotations import painted, read_annotations
+from wilson.datasets.coco_annotations import draw_mask, read_annotations
 from wilson.datasets.download import Archive
-from wilson.datasets.prepare import prepare
+from wilson.datasets.prepare import prepare_dataset
 from wilson.datasets.shapes import draw_scene
 from wilson.engine.step_folder import StepFolder
 
 # pycocotools is older than numpy's present rules
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
-quietly = partial(prepare, say=lambda line: None)
+quietly = partial(prepare_dataset, say=lambda line: None)
 
 
 @pytest.fixture
@@ -422,7 +422,7 @@ def test_labels_for_some_of_the_images(own, root):
         (own / f"masks/p{n:02}.png").unlink()
     (own / "labels.csv").write_text("".join(f"p{n:02}.jpg,cow\n" for n in range(5)), encoding="utf-8")
     lines = []
-    made = prepare("farm", own, say=lines.append)
+    made = prepare_dataset("farm", own, say=lines.append)
     train, val = lists(root)
     assert {*train} >= {f"p{n:02}" for n in range(5)} and len(train) + len(val) == 18 and not {*train} & {*val}
     assert "2 images without mask and labels are in neither" in "\n".join(lines)
@@ -583,7 +583,7 @@ SMALL = "prepared.json", "farm/splits/train.txt", "farm/splits/val.txt"  # made 
 def twice(own, voc_archives, root, monkeypatch) -> tuple[set[str], list[str]]:
     "Two data sets prepared twice: files that the second time wrote, and what it said."
     published(monkeypatch, voc_archives)
-    for work in (both := (partial(prepare, "farm", own), partial(prepare, "voc", voc_archives))):
+    for work in (both := (partial(prepare_dataset, "farm", own), partial(prepare_dataset, "voc", voc_archives))):
         work(say=lambda line: None)
     before, content, lines = files(root), tree(root), []
     for work in both:
@@ -611,7 +611,7 @@ def test_only_the_missing_part_is_made(part, said_of, voc_archives, root, monkey
     quietly("voc", voc_archives)
     before, lines = files(root), []
     shutil.rmtree(root / "voc" / part)
-    prepare("voc", voc_archives, say=lines.append)
+    prepare_dataset("voc", voc_archives, say=lines.append)
     says("\n".join(lines), said_of)
     is_voc(root / "voc")
     after = files(root)
@@ -995,7 +995,7 @@ WEAK = ("train", "--dataset", "kitchen", "--task", "2-3", "--preset", "shapes", 
 
 def painted_mask(source, name: str, classes) -> np.ndarray:  # H, W, 3 uint8
     "The objects of `classes` in their colours, crowds as void, on black."
-    ids, picture = painted(source, name), np.zeros((*source.sizes[name], 3), np.uint8)
+    ids, picture = draw_mask(source, name), np.zeros((*source.sizes[name], 3), np.uint8)
     for c in classes:
         picture[ids == COCO.ids[COCO.names.index(c)]] = TINTS[c]
     picture[ids == 255] = (224, 224, 192)

@@ -16,11 +16,11 @@ from wilson.engine.checkpoint import read_weights
 from wilson.engine.step_folder import StepFolder
 from wilson.engine.trainer import Trainer
 from wilson.experiments import step as step_module
-from wilson.experiments.train import train
-from wilson.run.config import parsed
+from wilson.experiments.train import run_training
+from wilson.run.config import parse_config
 
 BASE = dict(dataset="shapes", data_root="data/few", task="striped disc|dotted square", epochs="2", crop_size=48, batch_size=4,
-            pseudo_epoch=0, device="cpu", step="0", optimizer="sgd", lr="0.02", val_interval=1, keep_maps=0, save_minutes=1e-9)
+            pseudo_epoch=0, device="cpu", step="0", optimizer="sgd", lr="0.02", val_interval=1, history_images=0, save_minutes=1e-9)
 STEP = Path("runs/shapes-striped_disc__dotted_square-overlap/base-s42/step0")
 EMA = """
 import torch
@@ -82,7 +82,7 @@ def own(root, tmp_path) -> Path:
 
 
 def trained(**more) -> Path:
-    result, = train(parsed(BASE | more))
+    result, = run_training(parse_config(BASE | more))
     return result.path
 
 

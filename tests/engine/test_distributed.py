@@ -5,8 +5,8 @@ import pytest
 import rank_jobs
 
 from wilson.engine.launch import launch
-from wilson.experiments.train import train
-from wilson.run.config import parsed
+from wilson.experiments.train import run_training
+from wilson.run.config import parse_config
 
 SMALL = dict(dataset="shapes", data_root="data/few", task="10-5", crop_size=48, device="cpu", optimizer="sgd",
              lr="0.02/0.01", pseudo_epoch=1, val_interval=1)
@@ -41,7 +41,7 @@ def test_a_base_step_on_two_ranks_is_that_of_one_process(root, batch_size):
 @pytest.mark.parametrize("method", ["wilson", "plop"])
 def test_a_later_step_on_two_ranks_is_that_of_one_process(root, method):
     "Gated means and class balances included; plop's medians are of all images."
-    train(parsed(SMALL | dict(batch_size=8, epochs="2", step="0")))
+    run_training(parse_config(SMALL | dict(batch_size=8, epochs="2", step="0")))
     parameters = SMALL | dict(batch_size=9, epochs="2", step="1", method=method)
     parameters["pseudo_epoch"] = 1 if method == "wilson" else None
     (losses, weights), (their_losses, their_weights) = both(root, rank_jobs.updated, parameters, 1, 2)
@@ -53,14 +53,14 @@ def test_a_later_step_on_two_ranks_is_that_of_one_process(root, method):
 
 def test_passes_and_ranks_together(root):
     "Two passes on two ranks are two passes in one process: batch norm sees the images of one pass."
-    parameters = SMALL | dict(batch_size=12, accumulate=2, epochs="1", step="0")
+    parameters = SMALL | dict(batch_size=12, accumulate_grad=2, epochs="1", step="0")
     (losses, weights), (their_losses, their_weights) = both(root, rank_jobs.updated, parameters, 0, 1)
     assert losses[-1] == pytest.approx(their_losses[-1], rel=1e-5) and worst(weights, their_weights) < 1e-5
 
 
 def test_every_validation_image_counts_once(root):
     "Scores on three ranks, over a number of images that three does not divide, are those of one process to the last digit."
-    train(parsed(SMALL | dict(batch_size=8, epochs="1", step="0")))
+    run_training(parse_config(SMALL | dict(batch_size=8, epochs="1", step="0")))
     ours, theirs = both(root, rank_jobs.scored, SMALL | dict(batch_size=8, epochs="2", step="1"), 1, ranks=3)
     assert len(ours["scores"]) == 2 and ours["pseudo_labels"]["target"]["images"] > 0
     one, three = (result["details"].pop("calibration") for result in (ours, theirs))

@@ -11,8 +11,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from wilson.core.errors import InputError
 from wilson.engine.checkpoint import read_weights
-from wilson.experiments.train import train
-from wilson.run.config import parsed
+from wilson.experiments.train import run_training
+from wilson.run.config import parse_config
 from wilson.run.opened import open_step
 
 BASE = dict(dataset="shapes", data_root="data/few", task="striped disc|dotted square", epochs="2", crop_size=48, batch_size=8,
@@ -20,7 +20,7 @@ BASE = dict(dataset="shapes", data_root="data/few", task="striped disc|dotted sq
 
 
 def step(**more):
-    result, = train(parsed(BASE | more))
+    result, = run_training(parse_config(BASE | more))
     return result.path, read_weights(result.path / "weights.safetensors")[0]
 
 
@@ -63,9 +63,9 @@ def test_compiled_networks_learn_the_same(usual):
 
 def test_passes_make_one_update(usual):
     "Two passes of four images: as many updates, other statistics, so another step."
-    with pytest.raises(InputError, match="accumulate is 1, wanted 2"):
-        step(accumulate=2)
-    path, _ = step(accumulate=2, base_name="passes", histograms=True)
+    with pytest.raises(InputError, match="accumulate_grad is 1, wanted 2"):
+        step(accumulate_grad=2)
+    path, _ = step(accumulate_grad=2, base_name="passes", histograms=True)
     assert losses(path) == pytest.approx(losses(usual[0]), rel=0.1)
     board = EventAccumulator(str(path)).Reload()
     assert "weights/segmenter.cls.0.bias" in board.Tags()["histograms"]

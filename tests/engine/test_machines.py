@@ -18,17 +18,17 @@ import torch
 from conftest import REPO, descendants, environment, gone, wait_for
 
 from wilson.core import distributed as ranks
-from wilson.core.distributed import joined, placed
+from wilson.core.distributed import process_group, is_torchelastic_launched
 from wilson.core.errors import InputError
-from wilson.engine.devices import chosen_device
+from wilson.engine.devices import choose_device
 from wilson.engine.gpus import start_gpu, visible_gpus
 from wilson.engine.launch import launch
 from wilson.engine.step_folder import StepFolder
 from wilson.experiments import train as train_module
-from wilson.experiments.start import n_processes
-from wilson.experiments.sweep import Job, run_sweep, shares, started
-from wilson.run.config import parsed
-from wilson.run.presets import resolved
+from wilson.experiments.start import local_world_size
+from wilson.experiments.sweep import Job, run_sweep, divide_gpus, start_job
+from wilson.run.config import parse_config
+from wilson.run.presets import resolve_config
 
 # a step that takes minutes, with a state after every other update
 LONG = ("train", "--dataset", "shapes", "--data-root", "data/few", "--task", "striped disc,plain cross|checkered cross",
@@ -160,32 +160,32 @@ def test_gpus_are_those_that_cuda_shows(case, gpus, capsys):
     listed, n, jobs = LISTS[case]
     for variable in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"):
         gpus(listed, n, variable)
-        assert shares(visible_gpus(), 2) == jobs
-        config = resolved(parsed({"batch_size": 12}), "shapes")
-        assert n_processes(config) == max(1, n) and chosen_device("auto").type == ("cuda" if n else "cpu")
+        assert divide_gpus(visible_gpus(), 2) == jobs
+        config = resolve_config(parse_config({"batch_size": 12}), "shapes")
+        assert local_world_size(config) == max(1, n) and choose_device("auto").type == ("cuda" if n else "cpu")
         said = capsys.readouterr().out
         assert ("CUDA ignores" in said) == (case in ("one that is not there", "an empty one", "a word", "numbers, then a UUID",
                                                      "-1 in the middle")), said
         if n:
             with pytest.raises(InputError, match=f"cuda:{n}.*{n} GPU.*cuda:0, auto or cpu"):
-                chosen_device(f"cuda:{n}")
+                choose_device(f"cuda:{n}")
         else:
             with pytest.raises(InputError, match=f"no GPUs by {variable}=.*use auto or cpu"):
-                chosen_device("cuda")
+                choose_device("cuda")
         with pytest.raises(InputError, match=f"at most nproc={n}|a pass has"):
-            n_processes(replace(config, nproc=n + 1 if n else 13))
+            local_world_size(replace(config, nproc=n + 1 if n else 13))
         if n:  # the advice works
-            assert n_processes(replace(config, nproc=n)) == n
+            assert local_world_size(replace(config, nproc=n)) == n
 
 
 @pytest.mark.parametrize("listed", ["0,0", "1, 01", "GPU-1f0,GPU-1f0", "MIG-a,MIG-a"])
 def test_a_gpu_that_is_named_twice_is_refused(listed, gpus):
     "CUDA shows none then: training would take the processor without a word."
     gpus(listed, 0)
-    for ask in (visible_gpus, lambda: n_processes(resolved(parsed({}), "shapes")), lambda: chosen_device("cuda")):
+    for ask in (visible_gpus, lambda: local_world_size(resolve_config(parse_config({}), "shapes")), lambda: choose_device("cuda")):
         with pytest.raises(InputError, match="CUDA_VISIBLE_DEVICES=.* twice"):
             ask()
-    assert n_processes(resolved(parsed({"device": "cpu"}), "shapes")) == 1
+    assert local_world_size(resolve_config(parse_config({"device": "cpu"}), "shapes")) == 1
 
 
 def test_jobs_get_the_variable_of_their_gpus(gpus, tmp_path, monkeypatch):
@@ -194,7 +194,7 @@ def test_jobs_get_the_variable_of_their_gpus(gpus, tmp_path, monkeypatch):
     monkeypatch.setattr(subprocess, "Popen", lambda command, env, **more: given.append(env))
     for variable in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"):
         gpus("MIG-GPU-5c89/1/0,MIG-GPU-5c89/2/0", 1, variable)
-        started(Job("a", {}), tmp_path / "a.log", 1, shares(visible_gpus(), 2)[1])
+        start_job(Job("a", {}), tmp_path / "a.log", 1, divide_gpus(visible_gpus(), 2)[1])
         assert given[-1][variable] == "MIG-GPU-5c89/2/0"
         assert f"$ {variable}=MIG-GPU-5c89/2/0 wilson train" in (tmp_path / "a.log").read_text(encoding="utf-8")
     gpus("0,0", 0)
@@ -229,8 +229,8 @@ def test_gpus_that_torch_counts_and_cannot_use(gpus, monkeypatch):
         raise RuntimeError("The NVIDIA driver on your system is too old (found version 11040). Please update")
     monkeypatch.setattr(torch.cuda, "init", init)
     with pytest.raises(InputError, match="The 2 GPUs of this machine cannot be used.*too old.*Update the driver.*device=cpu"):
-        n_processes(resolved(parsed({}), "shapes"))
-    assert n_processes(resolved(parsed({"device": "cpu"}), "shapes")) == 1
+        local_world_size(resolve_config(parse_config({}), "shapes"))
+    assert local_world_size(resolve_config(parse_config({"device": "cpu"}), "shapes")) == 1
 
 
 def test_a_rank_without_a_gpu_of_its_own(gpus, monkeypatch):
@@ -238,9 +238,9 @@ def test_a_rank_without_a_gpu_of_its_own(gpus, monkeypatch):
     gpus("3", 1)
     for name in ("TORCHELASTIC_RUN_ID", "RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.setenv(name, "1")
-    assert chosen_device("cpu").type == "cpu"
+    assert choose_device("cpu").type == "cpu"
     with pytest.raises(InputError, match="cuda:1.*1 GPU by CUDA_VISIBLE_DEVICES=.3.*--nproc-per-node 1"):
-        chosen_device("auto")
+        choose_device("auto")
 
 
 # ------------------------------------------------------------------------- what other tools leave behind
@@ -252,13 +252,13 @@ def test_variables_of_other_tools_start_no_group(monkeypatch):
             "SLURM_PROCID": "3", "SLURM_NTASKS": "8", "SLURM_LOCALID": "3"}
     for name, value in left.items():
         monkeypatch.setenv(name, value)
-    assert not placed()
+    assert not is_torchelastic_launched()
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
-    assert not placed()
+    assert not is_torchelastic_launched()
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
-    assert placed()
+    assert is_torchelastic_launched()
     monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
-    with pytest.raises(InputError, match="127.0.0.1:1.*unset TORCHELASTIC_RUN_ID"), joined(torch.device("cpu")):
+    with pytest.raises(InputError, match="127.0.0.1:1.*unset TORCHELASTIC_RUN_ID"), process_group(torch.device("cpu")):
         pass
 
 
@@ -267,11 +267,11 @@ def test_a_machine_whose_name_has_no_address(monkeypatch):
     for name, value in {"TORCHELASTIC_RUN_ID": "none", "RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2",
                         "MASTER_ADDR": "nowhere.invalid", "MASTER_PORT": "1", "TORCHELASTIC_USE_AGENT_STORE": "True"}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(InputError, match="no torchrun answers at localhost:1"), joined(torch.device("cpu")):
+    with pytest.raises(InputError, match="no torchrun answers at localhost:1"), process_group(torch.device("cpu")):
         pass
     monkeypatch.setenv("MASTER_ADDR", "nowhere.invalid")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
-    with pytest.raises(InputError, match="MASTER_ADDR='nowhere.invalid'.*--local-addr"), joined(torch.device("cpu")):
+    with pytest.raises(InputError, match="MASTER_ADDR='nowhere.invalid'.*--local-addr"), process_group(torch.device("cpu")):
         pass
 
 

@@ -22,14 +22,14 @@ from wilson import testing
 from wilson.data.samples import evaluation_samples
 from wilson.engine.step_folder import StepFolder
 from wilson.evaluation.index import Index
-from wilson.evaluation.index_build import build
-from wilson.evaluation.index_rows import ENTRY, NUMBERS, Facts, facts, indexed
-from wilson.evaluation.logit_cache import LogitsStore, kept_logits, rounded
+from wilson.evaluation.index_build import build_index
+from wilson.evaluation.index_rows import ENTRY, NUMBERS, ImageFacts, image_facts, indexed_kinds
+from wilson.evaluation.logit_cache import LogitsStore, cached_logits, round_to_half
 from wilson.evaluation.maps import Maps
 from wilson.evaluation.metrics import scores
 from wilson.evaluation.what_if import what_if
 from wilson.run.dataset import open_data
-from wilson.run.folder import emptied
+from wilson.run.folder import remove_step_files
 from wilson.run.opened import open_step
 from wilson.run.step_index import index_path, step_index, step_logits
 
@@ -77,7 +77,7 @@ def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
 @pytest.fixture(scope="module")
 def undisturbed() -> Index:
     index = Index(None, MINE, 6)
-    assert build(index, drawn, RULE, N).whole
+    assert build_index(index, drawn, RULE, N).whole
     return index
 
 
@@ -100,9 +100,9 @@ def rows(path: Path) -> int:
 @pytest.mark.parametrize("n", range(4))
 def test_facts_pixel_by_pixel(n):
     maps = Maps(drawn(n), RULE)
-    found, truth = facts(maps), maps.logits.truth.tolist()
-    labels = {name: maps.labels(name).tolist() for name in indexed()}
-    for name in indexed():
+    found, truth = image_facts(maps), maps.logits.truth.tolist()
+    labels = {name: maps.labels(name).tolist() for name in indexed_kinds()}
+    for name in indexed_kinds():
         counts: dict[tuple, int] = {}
         for t, p in ((t, p) for a, b in zip(truth, labels[name]) for t, p in zip(a, b)):
             if t != 255:
@@ -116,14 +116,14 @@ def test_facts_pixel_by_pixel(n):
     assert bool(new) != np.isnan(found.confidence) and found.gate == maps.targets.gate.item()
 
 
-def likely(rng: np.random.Generator, c: int, pairs: int) -> Facts:
-    entries = np.empty(len(indexed()) * pairs, ENTRY)
-    entries["map"] = np.repeat(np.arange(len(indexed())), pairs)
+def likely(rng: np.random.Generator, c: int, pairs: int) -> ImageFacts:
+    entries = np.empty(len(indexed_kinds()) * pairs, ENTRY)
+    entries["map"] = np.repeat(np.arange(len(indexed_kinds())), pairs)
     entries["truth"], entries["found"] = rng.integers(0, c, len(entries)), rng.integers(0, c + 1, len(entries))
     _, first = np.unique(entries[["map", "truth", "found"]], return_index=True)
     entries = entries[first]
     entries["pixels"] = rng.integers(1, 200_000, len(entries))
-    return Facts(entries, bytes([1, *rng.integers(0, 2, c - 1).tolist()]), *rng.random(4))
+    return ImageFacts(entries, bytes([1, *rng.integers(0, 2, c - 1).tolist()]), *rng.random(4))
 
 
 @pytest.mark.parametrize("seed, c, n, pairs", [(0, 2, 5, 3), (1, 21, 12, 8), (2, 81, 9, 30), (3, 5, 0, 4), (4, 5, 4, 0), (5, 7, 12, 40)])
@@ -137,7 +137,7 @@ def test_questions_against_brute_force(seed, c, n, pairs):
         index.table(n)
     class_index = int(rng.integers(c))
     table, one = index.table(n + 2), index.table(n + 2, class_index)
-    for name in indexed():
+    for name in indexed_kinds():
         whole = np.zeros((c, c + 1), np.int64)
         for p, f in found_of.items():
             dense = np.zeros((c, c + 1), np.int64)
@@ -147,7 +147,7 @@ def test_questions_against_brute_force(seed, c, n, pairs):
             seen = dense[:, :-1]
             iou = [seen[k, k] / (seen[k].sum() + seen[:, k].sum() - seen[k, k]) if seen[k].any() else np.nan for k in range(c)]
             if name in ("hard mask", "soft label"):
-                iou = [v if told else np.nan for v, told in zip(iou, f.told)]
+                iou = [v if told else np.nan for v, told in zip(iou, f.labels)]
             mean = 100 * np.nanmean(iou) if not np.isnan(iou).all() else np.nan
             assert np.allclose([table[f"iou:{name}"][p], one[f"iou:{name}"][p]], [mean, 100 * iou[class_index]], equal_nan=True)
         assert (index.confusion(name) == whole).all() and np.isnan(table[f"iou:{name}"][n:]).all()
@@ -172,7 +172,7 @@ def test_killed_while_building_and_gone_on_with(tmp_path, undisturbed):
     assert said_by(tmp_path) == [["True", str(N - before), "True", str(N)]] and 25 <= before < N
     index = Index(tmp_path / "index.sqlite", MINE, 6)
     assert same(index.table(N), undisturbed.table(N)) and not index.missing(N)
-    assert all((index.confusion(name) == undisturbed.confusion(name)).all() for name in indexed())
+    assert all((index.confusion(name) == undisturbed.confusion(name)).all() for name in indexed_kinds())
     index.close()
 
 
@@ -191,7 +191,7 @@ def test_who_waits_goes_on_when_the_builder_is_killed(tmp_path, undisturbed):
     first = builder(tmp_path, 0.1)
     waited_for(lambda: rows(tmp_path / "index.sqlite") > 2, first)
     seen, index = [], Index(tmp_path / "index.sqlite", MINE, 6)
-    waiting = threading.Thread(target=build, args=(index, drawn, RULE, N), kwargs={"told": lambda *at: seen.append(at)})
+    waiting = threading.Thread(target=build_index, args=(index, drawn, RULE, N), kwargs={"told": lambda *at: seen.append(at)})
     waiting.start()
     waited_for(lambda: len({done for done, _ in seen}) > 2, first)  # it sees the other's rows come
     killed(first)
@@ -204,7 +204,7 @@ def test_a_reader_while_it_is_built(tmp_path, undisturbed):
     "A thread that asks all the time sees only what is true, and more and more of it."
     index, counts = Index(tmp_path / "index.sqlite", MINE, 6), []
     asked: list[int] = []
-    thread = threading.Thread(target=build, args=(index, lambda n: (asked.append(n), drawn(n))[1], RULE, N),
+    thread = threading.Thread(target=build_index, args=(index, lambda n: (asked.append(n), drawn(n))[1], RULE, N),
                               kwargs={"first": lambda: [50, 40 + len(asked)], "every": 0})
     thread.start()
     while thread.is_alive():
@@ -227,7 +227,7 @@ def test_a_foreign_file_is_put_aside(tmp_path, content, undisturbed):
     for k in range(2):
         path.write_bytes(content)
         index = Index(path, MINE, 6, said.append)
-        assert build(index, drawn, RULE, 3).whole and index.on_disk
+        assert build_index(index, drawn, RULE, 3).whole and index.on_disk
         index.close()
         assert (tmp_path / f"index.sqlite.aside{k or ''}").read_bytes() == content and "put aside" in said[k] and len(said) == k + 1
 
@@ -245,14 +245,14 @@ def test_a_foreign_database_is_put_aside_whole(tmp_path):
 def test_a_torn_file_is_begun_anew(tmp_path, place, undisturbed):
     path, said = tmp_path / "index.sqlite", []
     index = Index(path, MINE, 6)
-    build(index, drawn, RULE, N)
+    build_index(index, drawn, RULE, N)
     index.close()
     whole = path.read_bytes()
     at = len(whole) // 2 if place == "short" else int(place * len(whole)) // 4096 * 4096
     path.write_bytes(whole[:at] if place == "short" else whole[:at] + b"\xa5" * 4096 + whole[at + 4096:])
     index = Index(path, MINE, 6, said.append)
     assert index.missing(N) in ([], list(range(N))) and len(said) <= 1
-    assert build(index, drawn, RULE, N).whole and same(index.table(N), undisturbed.table(N)) and index.on_disk
+    assert build_index(index, drawn, RULE, N).whole and same(index.table(N), undisturbed.table(N)) and index.on_disk
     index.close()
 
 
@@ -336,7 +336,7 @@ def test_the_store_keeps_to_its_bound(tmp_path):
     assert max(sizes) <= most and sizes[-1] > most / 2, max(sizes)
     there = [n for n in range(70) if reader.get(n) is not None]
     assert 1 in there and 69 in there and there[1:] == list(range(there[1], 70))
-    wanted = rounded(drawn(there[-1], (16, 24, 32)[there[-1] % 3]))
+    wanted = round_to_half(drawn(there[-1], (16, 24, 32)[there[-1] % 3]))
     assert all(map(torch.equal, reader.get(there[-1]), (wanted.segmenter, wanted.localizer, wanted.old)))
     # a reader in the midst of something keeps others from writing: nothing is kept then, and nothing grows
     reader._db.execute("BEGIN")
@@ -364,7 +364,7 @@ def test_a_store_that_was_killed_or_torn(tmp_path):
         store = LogitsStore(path, {}, 3_000_000, spared=0, say=lambda s: None)
         for n in range(30):
             found = store.get(n)
-            assert found is None or torch.equal(found[0], rounded(drawn(n, 40)).segmenter)
+            assert found is None or torch.equal(found[0], round_to_half(drawn(n, 40)).segmenter)
         store.put(29, drawn(29, 40))
         store.close()
 
@@ -380,18 +380,18 @@ def test_of_a_trained_step(root):
     n, rule = len(samples), opened.rule
     plain, kept = Index(None, MINE, opened.step.n_classes), step_index(opened, "validation", samples)
     store = LogitsStore("runs/cache/logits.sqlite", {}, 4_000_000, spared=0)
-    cached = kept_logits(opened.views, samples, store)
+    cached = cached_logits(opened.views, samples, store)
     for p in range(n):
         cached(p)
-    assert build(plain, kept_logits(opened.views, samples), rule, n).whole
-    assert all(store.get(p) is not None for p in range(n)) and build(kept, cached, rule, n).whole
+    assert build_index(plain, cached_logits(opened.views, samples), rule, n).whole
+    assert all(store.get(p) is not None for p in range(n)) and build_index(kept, cached, rule, n).whole
     assert same(plain.table(n), kept.table(n)) and (plain.confusion("target") == kept.confusion("target")).all()
     for p in range(n):  # the panel beside the table
         assert np.isclose(kept.table(n)["iou:target"][p], 100 * Maps(cached(p), rule).iou("target").nanmean().item(), equal_nan=True)
 
     exact = [Maps(opened.views(samples[0, p]), rule) for p in range(n)]
-    moved = {m: float(np.mean([(e.labels(m) != Maps(rounded(e.logits), rule).labels(m)).float().mean() for e in exact]))
-             for m in indexed()}
+    moved = {m: float(np.mean([(e.labels(m) != Maps(round_to_half(e.logits), rule).labels(m)).float().mean() for e in exact]))
+             for m in indexed_kinds()}
     print("share of pixels that halves move:", moved)
     assert max(moved.values()) < 1e-3
 
@@ -403,7 +403,7 @@ def test_of_a_trained_step(root):
     logits_of = step_logits(opened, samples)
     assert torch.equal(logits_of(0).segmenter, cached(0).segmenter)
     assert index_path(opened.folder, "validation").is_file()
-    emptied(StepFolder(opened.folder.path))
+    remove_step_files(StepFolder(opened.folder.path))
     assert not list(opened.folder.path.iterdir())
 
 
@@ -412,20 +412,20 @@ def test_an_index_whose_step_is_emptied(tmp_path):
     folder, said = StepFolder(tmp_path / "step1"), []
     folder.set_state("finished")
     index = Index(index_path(folder, "validation"), MINE, 6, said.append)
-    assert build(index, drawn, RULE, 3).whole
-    emptied(folder)
-    assert build(index, drawn, RULE, 6).whole and index.missing(6) == [] and not list(folder.path.iterdir())
+    assert build_index(index, drawn, RULE, 3).whole
+    remove_step_files(folder)
+    assert build_index(index, drawn, RULE, 6).whole and index.missing(6) == [] and not list(folder.path.iterdir())
     assert len(said) == 1 and "kept in memory" in said[0]
     shutil.rmtree(folder.path)
     gone = Index(index_path(folder, "validation"), MINE, 6, said.append)
-    assert build(gone, drawn, RULE, 3).whole and not gone.on_disk and not folder.path.exists()
+    assert build_index(gone, drawn, RULE, 3).whole and not gone.on_disk and not folder.path.exists()
 
 
 def test_epochs_are_apart():
     index = Index(None, MINE, 6)
-    index.add(0, facts(Maps(drawn(0), RULE)))
-    index.add(0, facts(Maps(drawn(1), RULE)), epoch=0)
+    index.add(0, image_facts(Maps(drawn(0), RULE)))
+    index.add(0, image_facts(Maps(drawn(1), RULE)), epoch=0)
     assert index.missing(1, epoch=1) == [0] and not (index.confusion("CAM") == index.confusion("CAM", epoch=0)).all()
     with pytest.raises(ValueError, match="another number of classes"):
-        index.add(1, Facts(np.empty(0, ENTRY), bytes(5)))
+        index.add(1, ImageFacts(np.empty(0, ENTRY), bytes(5)))
     assert np.isnan(index.table(1, epoch=5)["gate"]).all() and index.confusion("CAM", epoch=5).sum() == 0

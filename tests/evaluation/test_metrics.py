@@ -13,10 +13,10 @@ from wilson.data.batches import Batch
 from wilson.data.tasks import Task
 from wilson.evaluation.evaluate import LATER, evaluate, evaluate_labels
 from wilson.evaluation.metrics import count_confusion, scores
-from wilson.evaluation.scores import across_steps
+from wilson.evaluation.scores import incremental_scores
 from wilson.methods.losses import segmentation_loss, self_loss
 from wilson.models.segmenter import grow, make_segmenter
-from wilson.pseudo.step_targets import batch_targets, taught_labels
+from wilson.pseudo.step_targets import batch_targets, step_target_functions
 from wilson.pseudo.targets import TargetRule
 
 STEP = Task("voc", "cat,dog|cow,bus|car|sheep,sofa").step(2)  # 6 classes seen, 2 later
@@ -146,7 +146,7 @@ def test_across_steps_by_definition(seed):
     known = sorted(rng.sample(range(2, len(names) + 1), rng.randint(1, 3)))  # classes after each step
     score = lambda: rng.choice([None, rng.uniform(0, 100), rng.uniform(0, 100)])
     by_step = [{"iou": {n: score() for n in names[:k]}, "miou": {"all": rng.uniform(0, 100)}} for k in known]
-    result = across_steps(json.loads(json.dumps(by_step)))
+    result = incremental_scores(json.loads(json.dumps(by_step)))
 
     assert result["all_by_step"] == [s["miou"]["all"] for s in by_step]
     assert result["average"] == mean(result["all_by_step"])
@@ -236,7 +236,7 @@ def test_used_labels_are_those_with_a_gradient(alpha, old_labels):
 
     with torch.no_grad():
         models = new, lambda features, logits_old: blobs, old, rule
-        made, labels_of = batch_targets(*models)(batch), taught_labels(*models)
+        made, labels_of = batch_targets(*models)(batch), step_target_functions(*models)
         hard, target = labels_of["hard_mask"](batch), labels_of["target"](batch)
     maps = torch.randn(n, 5, 8, 8, requires_grad=True)
     learns, = torch.autograd.grad(self_loss(maps, made.hard, taught), maps)

@@ -10,18 +10,18 @@ import pytest
 import rank_jobs
 from conftest import QUICK
 
-from wilson.analysis.charts import curve
-from wilson.analysis.comparison import figures
-from wilson.analysis.results import evaluate_step, result_table
+from wilson.analysis.charts import read_curve
+from wilson.analysis.comparison import comparison_figures
+from wilson.analysis.results import evaluate_saved_step, result_table
 from wilson.analysis.run_list import run_list, run_text
 from wilson.analysis.tables import class_table, score_table
 from wilson.cli.command import main
 from wilson.core.errors import InputError
 from wilson.engine.launch import launch
 from wilson.experiments.measure import metric_classes
-from wilson.experiments.train import train
-from wilson.run.config import parsed
-from wilson.run.records import read_records, variants
+from wilson.experiments.train import run_training
+from wilson.run.config import parse_config
+from wilson.run.records import read_records, group_variants
 
 MINE = '''
 "Boundary IoU (Cheng et al., CVPR 2021), and how many pixels a map leaves undecided."
@@ -130,7 +130,7 @@ def test_boundary_iou_by_loops(tmp_path):
 def test_everything_that_shows_scores_shows_it(root, tmp_path, capsys):
     "One file is all there is to it; tables of the finished run do not even need that."
     named = metrics(tmp_path)
-    last = train(parsed(SMALL | {"metrics": named}))[-1]
+    last = run_training(parse_config(SMALL | {"metrics": named}))[-1]
     recorded = json.loads((last.path / "metrics.json").read_text(encoding="utf-8"))
     assert recorded["metrics"]["boundary_iou"] == {"title": "boundary IoU", "direction": "more", "unit": "%", "digits": 2, "by": "group", "column": True}
     assert recorded["metrics"]["error"]["direction"] == "less"
@@ -139,20 +139,20 @@ def test_everything_that_shows_scores_shows_it(root, tmp_path, capsys):
     assert "metrics" not in json.loads((last.path / "config.json").read_text(encoding="utf-8"))["identity"]
     published = recorded["scores"]["published"]
     for tag, value in (("boundary_iou/all", published["boundary_iou"]["all"]), ("error/all", published["error"])):
-        assert curve(last.path, tag) == {1: pytest.approx(value, rel=1e-5)}, tag
+        assert read_curve(last.path, tag) == {1: pytest.approx(value, rel=1e-5)}, tag
     lines = [line.split() for line in result_table([last]).splitlines() if "published, boundary IoU" in line]
     assert [line[-1] for line in lines] == [f"{published['boundary_iou']['all']:.2f}"]
 
     # a step scored again, with metrics and without
-    again = evaluate_step(last.path, "cpu", metrics=named)
+    again = evaluate_saved_step(last.path, "cpu", metrics=named)
     assert again.metrics["scores"] == recorded["scores"] and again.metrics["metrics"] == recorded["metrics"]
-    assert evaluate_step(last.path, "cpu", metrics=metric_classes(named)).metrics == again.metrics
-    assert "boundary_iou" not in evaluate_step(last.path, "cpu").metrics["scores"]["published"]
+    assert evaluate_saved_step(last.path, "cpu", metrics=metric_classes(named)).metrics == again.metrics
+    assert "boundary_iou" not in evaluate_saved_step(last.path, "cpu").metrics["scores"]["published"]
     assert main(["evaluate", str(last.path), "--device", "cpu", "--metrics", named.split(",")[-1]]) == 0
     printed, = [line.split()[3:] for line in capsys.readouterr().out.splitlines() if "published, error" in line]
     assert printed == ["–"] * 4 + [f"{published['error']:.3f}"]
 
-    train(parsed(SMALL | {"metrics": f"{named},{tmp_path / 'mine.py'}:Later"}))
+    run_training(parse_config(SMALL | {"metrics": f"{named},{tmp_path / 'mine.py'}:Later"}))
     assert f"it was not scored by later: wilson evaluate {last.path.relative_to(root)} --metrics {named}," in capsys.readouterr().out
 
     (tmp_path / "mine.py").unlink()
@@ -161,7 +161,7 @@ def test_everything_that_shows_scores_shows_it(root, tmp_path, capsys):
     assert float(row["published_boundary_iou_all"]) == pytest.approx(published["boundary_iou"]["all"], abs=1e-4)
     assert float(row["published_error_all"]) == pytest.approx(published["error"], abs=1e-5)
     assert "| step | state | size | mean IoU in % | boundary IoU in % | error | used by |" in run_text(run_list())
-    found, = variants(read_records()).values()
+    found, = group_variants(read_records()).values()
     table = score_table(found, ["published"])
     assert [c.name for c in table.columns] == ["old", "new", "all", "boundary IoU, old", "boundary IoU, new", "boundary IoU, all", "error", "runs"]
     assert [(c.better, c.digits) for c in table.columns[3:7]] == [("more", 2)] * 3 + [("less", 3)]
@@ -171,7 +171,7 @@ def test_everything_that_shows_scores_shows_it(root, tmp_path, capsys):
     table = class_table(found)
     assert [c.name for c in table.columns] == ["wilson", "wilson, boundary IoU"]
     assert {name: cells[1][0] for name, cells in table.rows.items()} == published["boundary_iou_by_class"]
-    drawn = figures(found, read_records(), kinds=["scores", "classes", "curves"])
+    drawn = comparison_figures(found, read_records(), kinds=["scores", "classes", "curves"])
     assert drawn.keys() == {"scores", "scores boundary_iou", "scores error", "classes", "classes boundary_iou_by_class", "curves"}
     assert [ax.get_title() for ax in drawn["curves"].axes][-2:] == ["boundary_iou/all", "error/all"]
 
@@ -181,5 +181,5 @@ def test_a_metric_that_cannot_be_used_stops_nothing_late(root, tmp_path):
     metrics(tmp_path)
     for name, words in (("Boundary", "Did you mean 'BoundaryIoU'"), ("edge", "expected a class that derives from wilson's Metric")):
         with pytest.raises(InputError, match=words):
-            train(parsed(SMALL | {"metrics": f"{tmp_path / 'mine.py'}:{name}"}))
+            run_training(parse_config(SMALL | {"metrics": f"{tmp_path / 'mine.py'}:{name}"}))
     assert not [*Path("runs").rglob("config.json")]

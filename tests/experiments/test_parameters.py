@@ -17,13 +17,13 @@ from papermill.parameterize import parameterize_notebook
 from wilson.cli.command import Parser, add_options, arguments_of
 from wilson.cli.run_commands import run_train
 from wilson.core.errors import InputError
-from wilson.experiments.grid import asked_members, grid_members, member_config, read_grid
-from wilson.experiments.notebook_parameters import check_names, given_parameters
+from wilson.experiments.grid import find_members, grid_members, member_config, read_grid
+from wilson.experiments.notebook_parameters import check_names, parse_parameters
 from wilson.experiments.papermill import text_parameters, with_text
 from wilson.experiments.slurm import write_script, write_sweep
 from wilson.experiments.slurm_resources import Resources
 from wilson.experiments.sweep import Job, plan
-from wilson.run.config import SHARED, TrainConfig, as_bool, parsed
+from wilson.run.config import SHARED, TrainConfig, as_bool, parse_config
 
 TEXT = [name for name, p in SHARED.items() if p.text]  # names, ids and paths
 NAMES = ("007", "1e3", "1_0", "nan", "inf", "true", "True", "null", "none", "no", "0x10", "1.0", "½")
@@ -37,7 +37,7 @@ def by_papermill(notebook: str, *given: str) -> dict[str, object]:
     cells = parameterize_notebook(load_notebook_node(path), parameters).cells
     sources = [cell.source for cell in cells if cell.cell_type == "code"]
     if notebook == "train.ipynb":
-        return given_parameters(["", *sources])
+        return parse_parameters(["", *sources])
     check_names(["", *sources[:3]], text=text_parameters(nbformat.read(path, 4)) & {*parameters})
     return parameters
 
@@ -46,7 +46,7 @@ def by_command(*given: str) -> TrainConfig:
     "The configuration of `wilson train`."
     parser = Parser(allow_abbrev=False)
     add_options(parser, run_train, given)
-    return parsed(**arguments_of(run_train, vars(parser.parse_args([*given]))))
+    return parse_config(**arguments_of(run_train, vars(parser.parse_args([*given]))))
 
 
 def typed(command: list[str]) -> TrainConfig:
@@ -62,13 +62,13 @@ def test_a_name_by_every_front_end(name, tmp_path, monkeypatch):
     Path("settings.ini").touch()
     wanted = TrainConfig(name=name, base_name=name, train_list=name, data_root=name)
     options = [part for n in ("name", "base_name", "train_list", "data_root") for part in ("-p", n, name)]
-    assert parsed(by_papermill("train.ipynb", *options)) == wanted
+    assert parse_config(by_papermill("train.ipynb", *options)) == wanted
     assert by_command(f"--name={name}", f"--base-name={name}", f"--train_list={name}", f"--data-root={name}") == wanted
     grid = shlex.join([f"{n}={name}" for n in ("name", "base_name", "train_list", "data_root")])
     member, = read_grid(grid)
-    assert parsed({n: v for n, (v,) in member.items()}) == wanted
+    assert parse_config({n: v for n, (v,) in member.items()}) == wanted
     Path("members.json").write_text(json.dumps([{"name": name, "dataset": "shapes"}]), encoding="utf-8")
-    member, = asked_members(file="members.json")
+    member, = find_members(file="members.json")
     bases, job = plan([member])
     assert typed(job.command).name == name and job.name.endswith(f"/{name}")
     script = write_script({"name": name, "dataset": "shapes"}, "job.sh", Resources()).read_text(encoding="utf-8")
@@ -83,10 +83,10 @@ def test_a_path_by_every_front_end(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("settings.ini").touch()
     wanted = TrainConfig(train_list=path, data_root=path)
-    assert parsed(by_papermill("train.ipynb", "-p", "train_list", path, "-p", "data_root", path)) == wanted
+    assert parse_config(by_papermill("train.ipynb", "-p", "train_list", path, "-p", "data_root", path)) == wanted
     assert by_command(f"--train_list={path}", f"--data-root={path}") == wanted
     member, = read_grid(shlex.join([f"train_list={path}", f"data_root={path}"]))
-    assert parsed({n: v for n, (v,) in member.items()}) == wanted
+    assert parse_config({n: v for n, (v,) in member.items()}) == wanted
 
 
 @pytest.mark.parametrize("number", [7, 1000.0, float("nan"), True])
@@ -94,7 +94,7 @@ def test_a_name_that_has_become_a_number_is_refused(number):
     "By every parameter that is a name; the message says what to type."
     for name in TEXT:
         with pytest.raises(InputError, match=rf"{name}=.*-r {name} TEXT in place of -p {name} TEXT.*quotes"):
-            parsed({name: number})
+            parse_config({name: number})
     with pytest.raises(InputError, match="member|name=7|text"):
         member_config({"name": number})
 
@@ -103,7 +103,7 @@ def test_text_is_what_the_configuration_takes_as_text():
     "Everything but choices, and what has a form of its own."
     for name in TEXT:
         more = {"method": "external"} if name == "pseudo_dir" else {}
-        assert getattr(parsed({name: "none"} | more), name) == "none"
+        assert getattr(parse_config({name: "none"} | more), name) == "none"
 
 
 def test_notebooks_hand_names_on():
@@ -137,8 +137,8 @@ def test_false_is_not_true():
 
 
 def test_whole_numbers_are_exact():
-    assert parsed({"seed": "9007199254740993"}).seed == 9007199254740993 == parsed({"seed": 9007199254740993}).seed
-    assert parsed({"seed": 12.0}).seed == 12 and parsed({"seed": "1e3"}).seed == 1000
+    assert parse_config({"seed": "9007199254740993"}).seed == 9007199254740993 == parse_config({"seed": 9007199254740993}).seed
+    assert parse_config({"seed": 12.0}).seed == 12 and parse_config({"seed": "1e3"}).seed == 1000
 
 
 def test_several_numbers_through_a_sweep():
@@ -157,7 +157,7 @@ def test_an_empty_value_of_a_grid_is_one_not_given():
 
 def test_a_file_of_members_from_windows(tmp_path):
     (tmp_path / "m.json").write_bytes(b"\xef\xbb\xbf" + b'[\r\n{"name": "007"}]\r\n')
-    assert asked_members(file=tmp_path / "m.json") == [{"name": "007"}]
+    assert find_members(file=tmp_path / "m.json") == [{"name": "007"}]
 
 
 def test_a_list_called_none_is_looked_for(root, capsys):

@@ -16,12 +16,12 @@ import nbformat
 import pytest
 from conftest import QUICK, REPO, environment
 
-from wilson.analysis.tables import markdown, score_table
+from wilson.analysis.tables import to_markdown, score_table
 from wilson.core.errors import InputError
 from wilson.engine.step_folder import StepFolder
-from wilson.experiments.plan import results_of
+from wilson.experiments.plan import sweep_results
 from wilson.experiments.sweep import plan, run_sweep
-from wilson.run.folder import is_held
+from wilson.run.folder import is_step_locked
 
 SMALL = {option[2:].replace("-", "_"): value for option, value in zip(QUICK[::2], QUICK[1::2])}
 TASK = "shapes-striped_disc__dotted_square-overlap"
@@ -89,18 +89,18 @@ def test_a_sweep(root):
 def assert_table_is_the_metrics(root: Path) -> None:
     "Mean and standard deviation as computed from the files; what lies in a member's folder but is of another configuration is none of its."
     missing = MEMBERS[2] | {"name": "none", "seed": 9}
-    found, = results_of([*MEMBERS, missing, WRONG]).values()
+    found, = sweep_results([*MEMBERS, missing, WRONG]).values()
     assert {v.label: len(v.records) for v in found} == {"finetune": 2, "wilson": 2}
     for protocol in ("published", "whole"):
         rows = {cells[1]: cells[2:-1] for cells in (re.split(r" ?\| ?", line.replace("*", "")) for line in
-                                                    markdown(score_table(found, [protocol])).splitlines() if line.startswith("|"))}
+                                                    to_markdown(score_table(found, [protocol])).splitlines() if line.startswith("|"))}
         for name in ("wilson", "finetune"):
             files = [state(root, f"{name}-s{s}/step1").path / "metrics.json" for s in (1, 2)]
             scores = [json.loads(file.read_text(encoding="utf-8"))["scores"][protocol]["miou"] for file in files]
             assert rows[name][1:3] == [f"{statistics.mean(v):.1f} ± {statistics.stdev(v):.1f}"
                                        for v in ([f[column] for f in scores] for column in ("new", "all"))]
     hard = [member | {"alpha": 1} for member in MEMBERS[:2]]
-    assert results_of(hard) == {}, "runs of another configuration stand in their folders"
+    assert sweep_results(hard) == {}, "runs of another configuration stand in their folders"
 
 
 def assert_a_failed_base_holds_back_its_members(root: Path) -> None:
@@ -144,7 +144,7 @@ def test_killed_and_gone_on_with(root):
     process.wait()
     child = base.read("status.json")["pid"]
     os.kill(child, 0)  # it trains on
-    assert is_held(base.path)
+    assert is_step_locked(base.path)
     outcomes = states(run_sweep(MEMBERS[:2], name="ours"))
     assert outcomes == {"base-s1": "reused", "base-s2": "finished", "wilson-s1": "finished", "wilson-s2": "finished"}
     log = (root / "runs/sweeps/ours" / TASK / "base-s1.log").read_text(encoding="utf-8")
@@ -154,7 +154,7 @@ def test_killed_and_gone_on_with(root):
 def test_a_failing_member(root):
     "A loss that is not finite fails one member; the others are there, it is listed, and tried again when that is asked for."
     common = " ".join(f"{n}='{v}'" for n, v in SMALL.items())
-    page = ["nbs/sweep.ipynb", "out.ipynb", "-p", "grid", "method=finetune + loss_seg=1e39 max_skips=1 name=wild",
+    page = ["nbs/sweep.ipynb", "out.ipynb", "-p", "grid", "method=finetune + loss_seg=1e39 max_bad_updates=1 name=wild",
             "-p", "common", common, "-p", "runs_dir", "runs"]
     page[0] = str(REPO / page[0])
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wilson.checks.verify import verified
+from wilson.checks.verify import verify_dataset
 from wilson.core.errors import InputError
 from wilson.data.image_io import write_mask
 from wilson.datasets.shapes import draw_scene
@@ -54,7 +54,7 @@ def root(made, tmp_path, monkeypatch) -> Path:
 def listed() -> str:
     "What verify lists, a line a finding, E or n (note) in front; or the sentence with which it refuses."
     try:
-        report = verified("farm", progress=False)
+        report = verify_dataset("farm", progress=False)
     except InputError as e:
         return f"refused: {e}"
     return "\n".join(f"{'E' if f.error else 'n'} {f}" for f in report.findings)

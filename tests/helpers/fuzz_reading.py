@@ -23,7 +23,7 @@ from wilson.core.errors import InputError
 from wilson.data.classes import COCO, SHAPES
 from wilson.data.image_io import image_size, read_image, read_mask
 from wilson.data.image_labels import read_labels
-from wilson.datasets.coco_annotations import painted, read_annotations
+from wilson.datasets.coco_annotations import draw_mask, read_annotations
 from wilson.datasets.dataset_file import read_dataset_file
 from wilson.datasets.shapes import draw_scene
 
@@ -195,7 +195,7 @@ def check_mask(path: Path) -> None:
 def masks_of(path: Path) -> None:
     found = read_annotations(path)
     for id, size in found.sizes.items():
-        mask = painted(found, id)
+        mask = draw_mask(found, id)
         assert mask.shape == size and mask.dtype == np.uint8
 
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import torch
 
 from wilson.evaluation.index import Index
-from wilson.evaluation.index_build import build
-from wilson.evaluation.index_rows import identity
+from wilson.evaluation.index_build import build_index
+from wilson.evaluation.index_rows import index_identity
 from wilson.evaluation.logit_cache import LogitsStore
 from wilson.evaluation.logits import Logits
 from wilson.pseudo.targets import TargetRule
 
 RULE = TargetRule(affinity=False)
-MINE = identity("a1", "val 07", RULE)
+MINE = index_identity("a1", "val 07", RULE)
 N = 60  # images
 
 
@@ -40,7 +40,7 @@ def fill(folder: Path, delay: float = 0.02, every: float = 0.1) -> None:
         made.append(n)
         return drawn(n)
 
-    built = build(index, logits_of, RULE, N, every=every)
+    built = build_index(index, logits_of, RULE, N, every=every)
     (folder / f"drew{os.getpid()}").write_text(f"{built.whole} {len(made)} {index.on_disk} {len(index.known())}", encoding="utf-8")
     index.close()
 

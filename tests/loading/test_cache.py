@@ -21,7 +21,7 @@ from wilson.data.samples import training_samples
 from wilson.data.tasks import Task
 from wilson.data.transforms import TrainingCrop
 from wilson.datasets.voc import open_folder
-from wilson.loading.cache import bytes_under, cached
+from wilson.loading.cache import bytes_under, cache_samples
 from wilson.data.batches import BatchesOf
 from wilson.loading.loader import Loader
 
@@ -63,7 +63,7 @@ def test_processes_at_once_make_it_once(samples):
     assert len(said) == 1 and said.pop().split()[0] == str(2 * len(samples))
     assert len(packs()) == 2
     mtimes = [(p / "pixels.u8").stat().st_mtime_ns for p in packs()]
-    cached(samples, Path("cache").absolute(), 1)
+    cache_samples(samples, Path("cache").absolute(), 1)
     assert [(p / "pixels.u8").stat().st_mtime_ns for p in packs()] == mtimes
 
 
@@ -77,14 +77,14 @@ def test_killed_in_the_middle_leaves_no_pack(samples):
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not packs()
-    quick = cached(samples, Path("cache").absolute(), 1)
+    quick = cache_samples(samples, Path("cache").absolute(), 1)
     assert len(quick.decoded) == 2 * len(samples) and len(packs()) == 2 and not list(Path("cache").glob(".images*"))
     assert all(torch.equal(quick[1, k].image, samples[1, k].image) for k in range(len(samples)))
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_same_batches_with_and_without(samples, num_workers):
-    quick = cached(samples, Path("cache").absolute(), 1)
+    quick = cache_samples(samples, Path("cache").absolute(), 1)
     plain = Loader(samples, 8, shuffle_seed=5)
     loader = Loader(quick, 8, shuffle_seed=5, num_workers=num_workers)
     for epoch in (0, 1):
@@ -93,7 +93,7 @@ def test_same_batches_with_and_without(samples, num_workers):
 
 
 def test_processes_that_are_not_forked_map_the_file(samples):
-    quick = cached(samples, Path("cache").absolute(), 1)
+    quick = cache_samples(samples, Path("cache").absolute(), 1)
     loader = DataLoader(BatchesOf(quick), batch_size=None, sampler=[[(0, k, k) for k in range(4)]], num_workers=1,
                         multiprocessing_context="spawn")
     batch, = loader
@@ -130,13 +130,13 @@ def test_training_is_the_same_with_a_cache(root):
     plain = weights("plain")
     assert same(weights("quick", cache_gb="1", num_workers="2"), plain)
     assert 0 < sum(bytes_under(p) for p in Path("runs/cache").iterdir() if p.is_dir()) < 1e9
-    assert not same(weights("small", image_side="64"), plain)
+    assert not same(weights("small", max_image_size="64"), plain)
 
 
 def test_time_of_a_file_tells_that_it_changed(samples):
     folder, victim = Path("cache").absolute(), samples.split.images[0]
-    cached(samples, folder, 1)
+    cache_samples(samples, folder, 1)
     victim.write_bytes(samples.split.images[1].read_bytes())
-    again = cached(samples, folder, 1)
+    again = cache_samples(samples, folder, 1)
     assert torch.equal(again[0, 0, 3].image, samples[0, 0, 3].image)
     assert np.array_equal(again.image(0), samples.image(1))

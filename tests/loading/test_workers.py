@@ -266,7 +266,7 @@ def test_workers_that_are_not_forked(monkeypatch, root):
 # ------------------------------------------------------------------------------------ whole runs
 
 
-COMMAND = ("train", *QUICK, "--num-workers", "2", "--step", "0", "--epochs", "2", "--val-interval", "2", "--keep-maps", "0")
+COMMAND = ("train", *QUICK, "--num-workers", "2", "--step", "0", "--epochs", "2", "--val-interval", "2", "--history-images", "0")
 BASE = Path("runs/shapes-striped_disc__dotted_square-overlap/base-s42/step0")
 Key = tuple[int, ...]
 

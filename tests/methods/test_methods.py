@@ -12,19 +12,19 @@ from conftest import QUICK, wilson
 from PIL import Image
 from safetensors.torch import load_file
 
-from wilson.analysis.results import evaluate_step
+from wilson.analysis.results import evaluate_saved_step
 from wilson.core.errors import InputError
 from wilson.data.classes import SHAPES
 from wilson.data.image_io import read_mask
 from wilson.data.tasks import Task
 from wilson.datasets.voc import open_folder
 from wilson.engine.trainer import Trainer
-from wilson.experiments.train import train
+from wilson.experiments.train import run_training
 from wilson.methods.builtin import METHODS
 from wilson.methods.facts import method_params
 from wilson.methods.plop import PLOP
-from wilson.run.config import SHARED, all_parameters, parsed
-from wilson.run.presets import resolved
+from wilson.run.config import SHARED, all_parameters, parse_config
+from wilson.run.presets import resolve_config
 
 PARAMETERS = {name.removeprefix("--").replace("-", "_"): value for name, value in zip(QUICK[::2], QUICK[1::2])}
 STEP = Task("shapes", PARAMETERS["task"]).step(1)
@@ -33,7 +33,7 @@ STEP = Task("shapes", PARAMETERS["task"]).step(1)
 def run(**more) -> dict:
     "Metrics of the last step."
     own = {*SHARED, *method_params(METHODS[more.get("method", "wilson")])}
-    return train(parsed({n: v for n, v in PARAMETERS.items() if n in own} | more))[-1].metrics
+    return run_training(parse_config({n: v for n, v in PARAMETERS.items() if n in own} | more))[-1].metrics
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
@@ -78,7 +78,7 @@ def test_a_method_with_pixel_labels(root, method):
     folder, = root.glob(f"runs/*/{method}-s42/step1")
     assert all(f"{term} " in (folder / "log.txt").read_text(encoding="utf-8") for term in TERMS[method])
     assert len(list(root.glob("runs/*/*/step0"))) == 1
-    again = evaluate_step(folder).metrics
+    again = evaluate_saved_step(folder).metrics
     assert again["scores"] == metrics["scores"] and metrics["across_steps"]["published"]["mean_forgetting"] is not None
     assert ("pseudo_labels" in metrics) == (method == "plop")
     assert not any(name.startswith("localizer.") for name in weights(folder))
@@ -101,7 +101,7 @@ def test_a_variant_of_wilson_is_another_step(root, variant):
     folder, = root.glob("runs/*/variant/step1")
     ours, plain = weights(folder), weights(weak_step(root))
     assert any(not torch.equal(ours[name], plain[name]) for name in plain)
-    assert evaluate_step(folder).metrics["localizer"] == metrics["localizer"]
+    assert evaluate_saved_step(folder).metrics["localizer"] == metrics["localizer"]
 
 
 def test_a_temperature_is_no_alpha(root):
@@ -162,10 +162,10 @@ def test_published_and_fixed_from_one_seed(root):
 def test_one_choice_alone(root, name):
     "A single choice may be turned; where it shapes a step, it makes it another step."
     fixed = COMPAT[name].fixed
-    values = all_parameters(resolved(parsed({name: fixed}), "shapes"))
+    values = all_parameters(resolve_config(parse_config({name: fixed}), "shapes"))
     assert values[name] == fixed
     assert all(values[other] == (p.published or p.default) for other, p in COMPAT.items() if other != name)
-    if name in ("padding", "later"):  # what is measured, not what is trained
+    if name in ("eval_padding", "future_classes"):  # what is measured, not what is trained
         run(**{name: fixed})
     else:
         with pytest.raises(InputError, match=name):
@@ -207,11 +207,11 @@ def test_other_maps_are_another_step(root):
 
 def test_own_label_maps_from_the_command(root):
     folder = weak_step(root).relative_to(root)
-    done = wilson(["labels", folder, "--out", "maps", "--kind", "hard"], root)
+    done = wilson(["pseudo-labels", folder, "--out", "maps", "--kind", "hard"], root)
     assert done.returncode == 0, done.stderr
     assert "--pseudo-dir maps" in done.stdout and len(list((root / "maps").glob("*.png")))
     assert run(method="external", pseudo_dir="maps")["pseudo_labels"]["given"]["coverage"] < 100
-    done = wilson(["labels", folder, "--kind", "sam"], root)
+    done = wilson(["pseudo-labels", folder, "--kind", "sam"], root)
     assert done.returncode == 2 and "cam, refined, hard" in done.stderr
 
 
@@ -246,6 +246,6 @@ def test_wrong_label_maps_are_refused_before_anything_is_trained(root, kind, wor
 
 def test_label_maps_where_nothing_reads_them(root):
     with pytest.raises(InputError, match="method=external"):
-        parsed(PARAMETERS | {"pseudo_dir": "maps"})
-    with pytest.raises(InputError, match="wilson labels"):
-        parsed(PARAMETERS | {"method": "external", "pseudo_epoch": None})
+        parse_config(PARAMETERS | {"pseudo_dir": "maps"})
+    with pytest.raises(InputError, match="wilson pseudo-labels"):
+        parse_config(PARAMETERS | {"method": "external", "pseudo_epoch": None})

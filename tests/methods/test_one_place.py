@@ -10,7 +10,7 @@ import pytest
 from conftest import REPO, environment
 
 from wilson.methods.builtin import METHODS
-from wilson.methods.facts import builtin_facts, facts_of
+from wilson.methods.facts import builtin_facts, facts_of_method
 
 
 def compared_names(tree: ast.AST) -> list[int]:
@@ -39,7 +39,7 @@ def test_what_is_derived_is_up_to_date():
     for file, text in ((generate.FACTS, generate.facts_text), (generate.TRAIN, generate.train_text), (generate.README, generate.readme_text),
                        (generate.INDEX, generate.index_text)):
         assert file.read_text(encoding="utf-8") == text(), f"{file.relative_to(REPO)} is out of date; run `make export`"
-    assert builtin_facts() == {name: facts_of(method) for name, method in METHODS.items()}
+    assert builtin_facts() == {name: facts_of_method(method) for name, method in METHODS.items()}
 
 
 def test_help_imports_no_torch():

@@ -10,8 +10,8 @@ from conftest import QUICK, REPO
 
 from wilson.core.errors import InputError
 from wilson.engine.checkpoint import read_carried
-from wilson.experiments.notebook_parameters import given_parameters
-from wilson.run.config import parsed
+from wilson.experiments.notebook_parameters import parse_parameters
+from wilson.run.config import parse_config
 from wilson.run.opened import open_step
 
 MINE = '''\
@@ -60,7 +60,7 @@ def mine(root, tmp_path_factory) -> str:
 
 
 def train(method: str, *more: str) -> list[str]:
-    given = dict(zip(QUICK[::2], QUICK[1::2])) | {"--task": TASK, "--method": method, "--keep-maps": "0"}
+    given = dict(zip(QUICK[::2], QUICK[1::2])) | {"--task": TASK, "--method": method, "--history-images": "0"}
     del given["--pseudo-epoch"]
     return ["train", *(part for pair in given.items() for part in pair), *more]
 
@@ -95,7 +95,7 @@ def test_its_parameters_are_those_of_the_notebook(mine):
     "papermill's cell has names that the notebook's own cell has not."
     notebook = json.loads((REPO / "nbs/train.ipynb").read_text(encoding="utf-8"))
     cell, = ["".join(c["source"]) for c in notebook["cells"] if "parameters" in c["metadata"].get("tags", ())]
-    given = given_parameters(["", cell, f"# Parameters\nmethod = {mine!r}\nstrength = 1\n"])
-    assert parsed(given).method_params == {"strength": 1.0}
+    given = parse_parameters(["", cell, f"# Parameters\nmethod = {mine!r}\nstrength = 1\n"])
+    assert parse_config(given).method_params == {"strength": 1.0}
     with pytest.raises(InputError, match="no parameter 'strenth'. Did you mean 'strength'"):
-        parsed(given | {"strenth": 1})
+        parse_config(given | {"strenth": 1})

@@ -16,7 +16,7 @@ from wilson.core.errors import InputError
 from wilson.models.backbones import BACKBONE_NAMES, BACKBONES, Backbone, Timm
 from wilson.models.pretrained import find_pretrained, load_pretrained
 from wilson.models.segmenter import make_segmenter, parameter_groups
-from wilson.run.config import parsed
+from wilson.run.config import parse_config
 from wilson.run.opened import open_step
 from wilson.run.published_checkpoints import export_published, published_name
 from wilson.run.chosen_method import load_backbone
@@ -158,7 +158,7 @@ def test_its_weights_are_found_renamed_and_missed(own, root, capsys):
     assert main(["train", *QUICK, "--backbone", own, "--step", "0", "--pretrained", "auto"]) == 2
     said = capsys.readouterr().err
     assert "tiny.pth is missing in" in said and "https://example.org/tiny.pth" in said and own in said
-    assert parsed({"backbone": own}).backbone == own  # text, as the record has it
+    assert parse_config({"backbone": own}).backbone == own  # text, as the record has it
     tiny = load_backbone(own)
     weights = {f"module.trunk.{name}": tensor + 1 for name, tensor in tiny.build("plain", 8).state_dict().items()}
     (root / "pretrained").mkdir()

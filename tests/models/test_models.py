@@ -15,7 +15,7 @@ from model_states import relative, tensor_for
 from torch.nn import functional as F
 
 from wilson.models.backbones import BACKBONES, make_backbone
-from wilson.models.localizer import Localizer, class_scores
+from wilson.models.localizer import Localizer, pool_class_scores
 from wilson.models.norms import ABN, inplace_available
 from wilson.models.pretrained import find_pretrained, load_pretrained
 from wilson.models.segmenter import DeepLabHead, freeze, grow, make_segmenter, parameter_groups
@@ -322,7 +322,7 @@ def test_half_precision():
     segmenter = make_segmenter("shapes_net", [3], 8, 96, 16, (1, 2, 3), "plain")
     with torch.autocast("cpu", torch.bfloat16):
         out = segmenter(torch.randn(2, 3, 96, 96))
-        loss = class_scores(out.logits).float().mean()
+        loss = pool_class_scores(out.logits).float().mean()
     loss.backward()
     gradients = [p.grad for p in segmenter.backbone.parameters()]
     assert torch.isfinite(loss) and all(torch.isfinite(grad).all() for grad in gradients)

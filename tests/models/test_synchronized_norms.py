@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from wilson.models.norms import inplace_available, make_abn
 from wilson.models.segmenter import freeze, make_segmenter
-from wilson.models.synchronized_norms import synchronise, unsynchronised
+from wilson.models.synchronized_norms import synchronize, local_norms
 
 SHARES = [(3, 3), (3, 2, 1)]
 TIME_LIMIT = 120
@@ -101,7 +101,7 @@ def layers(rank, shares, cases, device="cpu"):
     found = []
     for case in cases:
         x, pull = (t.split(shares)[rank].to(device) for t in batch_of(case[3], case[2]))
-        found.append({n: t.cpu() for n, t in trained(synchronise(layer_of(case, device)), x, pull).items()})
+        found.append({n: t.cpu() for n, t in trained(synchronize(layer_of(case, device)), x, pull).items()})
     return found
 
 
@@ -136,7 +136,7 @@ def test_ranks_compute_what_one_process_does(shares, tmp_path):
 def differences(rank):
     "Input gradients of this rank beside central differences of the loss that all ranks share."
     x, pull = (t.split((3, 2, 1))[rank] for t in batch_of("maps", torch.float64))
-    norms = [synchronise(layer_of((kind, "leaky_relu", torch.float64, "maps"))) for kind in KINDS]
+    norms = [synchronize(layer_of((kind, "leaky_relu", torch.float64, "maps"))) for kind in KINDS]
     leaf, found = x.clone().requires_grad_(), []
 
     def loss(changed):
@@ -164,7 +164,7 @@ def test_gradient_is_the_slope_of_the_common_loss(tmp_path):
 def in_half_precision(rank, shares):
     "As under autocast: a bfloat16 input, parameters and statistics in float32."
     x, pull = (t.split(shares)[rank] for t in batch_of("maps", torch.bfloat16))
-    return trained(synchronise(layer_of(("plain", "leaky_relu", torch.float32, "maps"))), x, pull)
+    return trained(synchronize(layer_of(("plain", "leaky_relu", torch.float32, "maps"))), x, pull)
 
 
 def test_half_precision_keeps_statistics_in_float32(tmp_path):
@@ -210,7 +210,7 @@ def taught(segmenter, images, steps=3):
 
 def networks(rank, kinds):
     images = batch_of_images().chunk(2)[rank]
-    return [taught(DistributedDataParallel(synchronise(small_segmenter(kind))), images) for kind in kinds]
+    return [taught(DistributedDataParallel(synchronize(small_segmenter(kind))), images) for kind in kinds]
 
 
 def test_networks_learn_as_on_one_process(tmp_path):
@@ -231,10 +231,10 @@ def alone(rank):
     "Rank 0 alone uses a frozen network, one in evaluation with gradients, and one out of its group."
     images = batch_of_images(2)
     for kind in KINDS if rank == 0 else []:
-        freeze(synchronise(small_segmenter(kind)))(images)
-        synchronise(small_segmenter(kind)).eval()(images).logits.sum().backward()
-        probe = synchronise(small_segmenter(kind))
-        with unsynchronised(probe):
+        freeze(synchronize(small_segmenter(kind)))(images)
+        synchronize(small_segmenter(kind)).eval()(images).logits.sum().backward()
+        probe = synchronize(small_segmenter(kind))
+        with local_norms(probe):
             probe(images).logits.sum().backward()
     return True
 
@@ -246,7 +246,7 @@ def test_one_rank_may_work_alone(tmp_path):
 def in_parts(rank):
     "Running mean after a step of ranks 0 and 2 together, and of 1 by itself."
     groups = [dist.new_group([0, 2]), dist.new_group([1])]
-    norm = synchronise(make_abn(1, "identity", "plain"), groups[rank % 2])
+    norm = synchronize(make_abn(1, "identity", "plain"), groups[rank % 2])
     norm(torch.tensor([[10.0 * rank**2]] * 2))
     return norm.running_mean.item()
 

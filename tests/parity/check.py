@@ -110,7 +110,7 @@ def loss_quantities(arrays: dict[str, np.ndarray]) -> Quantities:
         return [0.01 * factor(i, 60) for i in range(60)]
 
     # name: (value, tensor that `<name>_grad` is taken for)
-    class_scores = lambda: localizer.class_scores(f.localizer_logits)
+    class_scores = lambda: localizer.pool_class_scores(f.localizer_logits)
     valued = {
         "cls_score": (class_scores, None),
         "cls_score_no_focal": (lambda: localizer.weighted_pool(f.localizer_logits), None),

@@ -6,9 +6,9 @@ import torch
 from wilson.core.errors import InputError
 from wilson.methods.facts import method_params
 from wilson.run.chosen_method import method_class
-from wilson.run.config import parsed
+from wilson.run.config import parse_config
 from wilson.run.opened import target_rule
-from wilson.run.presets import identity, resolved
+from wilson.run.presets import step_fingerprint, resolve_config
 from wilson.widgets.answers import rule_controls
 
 MINE = '''
@@ -38,7 +38,7 @@ def mine(tmp_path) -> str:
 
 
 def test_its_parameter_is_one_of_the_run_and_has_a_control(mine):
-    config = resolved(parsed({"method": mine, "sharpness": "3", "alpha": 0.9, "dataset": "shapes"}), "shapes")
+    config = resolve_config(parse_config({"method": mine, "sharpness": "3", "alpha": 0.9, "dataset": "shapes"}), "shapes")
     rule = target_rule(config)
     assert rule["sharpness"] == 3 and rule["alpha"] == 0.9 and rule.affected_by("sharpness") == {"soft", "target", "gate"}
     soft = rule.links["soft"].compute(torch.full((1, 2, 1, 1), 0.5))
@@ -46,12 +46,12 @@ def test_its_parameter_is_one_of_the_run_and_has_a_control(mine):
     group = next(g for g in rule_controls(rule) if g["title"] == "Soft label")
     assert [(p["name"], p["min"], p["max"], p["step"]) for p in group["params"]] == [("alpha", 0, 1, 0.05), ("sharpness", 1, 8, 0.5)]
     assert "sharpness" in method_params(method_class(mine)) and "sharpness" not in method_params(method_class("wilson"))
-    other = resolved(parsed({"method": mine, "sharpness": 4, "alpha": 0.9, "dataset": "shapes"}), "shapes")
-    assert identity(config, 1, {}) != identity(other, 1, {})
+    other = resolve_config(parse_config({"method": mine, "sharpness": 4, "alpha": 0.9, "dataset": "shapes"}), "shapes")
+    assert step_fingerprint(config, 1, {}) != step_fingerprint(other, 1, {})
 
 
 def test_a_wrong_value_is_refused_as_for_any_parameter(mine):
     with pytest.raises(InputError, match="sharpness=9.0: expected at least 1, at most 8"):
-        parsed({"method": mine, "sharpness": 9})
+        parse_config({"method": mine, "sharpness": 9})
     with pytest.raises(InputError, match="sharpness"):
-        parsed({"method": "wilson", "sharpness": 3})
+        parse_config({"method": "wilson", "sharpness": 3})

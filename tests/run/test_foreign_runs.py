@@ -93,7 +93,7 @@ def test_a_base_with_other_weights_is_noticed(trained, capsys):
 
 
 def test_looking_at_a_run_writes_nothing_outside_of_it(trained, tmp_path, capsys):
-    from wilson.analysis.results import evaluate_step
+    from wilson.analysis.results import evaluate_saved_step
     from wilson.run.images import StepImages, edits_file
     evil = tmp_path / "evil"
     shutil.copytree("data/few", evil / "data")
@@ -110,14 +110,14 @@ def test_looking_at_a_run_writes_nothing_outside_of_it(trained, tmp_path, capsys
     images = StepImages(LATER, "cpu")
     images.logits("validation", 0)
     images.index("validation")
-    evaluate_step(LATER, "cpu")
+    evaluate_saved_step(LATER, "cpu")
     assert written(evil) == before
     assert Path("runs/cache/logits.sqlite").is_file()
     assert [*Path("runs/image_labels").rglob("image_labels-val.csv")]
     assert edits_file(images.opened).is_relative_to(trained / "runs/label_edits")
     # who names the folder means it
     shutil.rmtree("runs/image_labels")
-    evaluate_step(LATER, "cpu", evil / "data")
+    evaluate_saved_step(LATER, "cpu", evil / "data")
     assert written(evil).keys() - before.keys() == {str(evil / "data" / f"image_labels-{n}.csv") for n in ("train", "val")}
 
 
@@ -228,19 +228,19 @@ def broken(raw: bytes, chance: random.Random) -> bytes:
 
 def everything_that_lists() -> str:
     "What the commands that list runs say of those in runs/, other than by pictures."
-    from wilson.run.records import read_records, variants
-    from wilson.analysis.comparison import TABLES, table_of
+    from wilson.run.records import read_records, group_variants
+    from wilson.analysis.comparison import TABLES, comparison_table
     from wilson.analysis.run_list import run_list, run_text
     from wilson.analysis.tables import FORMATS
     from wilson.run.folder import rebuild_results
-    from wilson.run.images import finished_steps, newest
+    from wilson.run.images import finished_steps, newest_step
     text = run_text(run_list())
-    assert newest(finished_steps())
+    assert newest_step(finished_steps())
     rebuild_results("runs")
     records = read_records()
-    for found in variants(records).values():
+    for found in group_variants(records).values():
         for kind in TABLES:
-            table = table_of(kind, found, records, next(iter(found[0].records[0].miou)))
+            table = comparison_table(kind, found, records, next(iter(found[0].records[0].miou)))
             text += "".join(write(table) for write in FORMATS.values())
     return text
 
@@ -338,9 +338,9 @@ ENDLESS = "WITH RECURSIVE e(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM e) SELEC
 
 def filled_index(path: Path, said: list):
     from wilson.evaluation.index import Index
-    from wilson.evaluation.index_rows import ENTRY, Facts
+    from wilson.evaluation.index_rows import ENTRY, ImageFacts
     index = Index(path, {"weights": "w"}, 3, said.append)
-    index.add(0, Facts(np.array([(0, 1, 2, 9)], ENTRY), bytes([1, 0, 1])))
+    index.add(0, ImageFacts(np.array([(0, 1, 2, 9)], ENTRY), bytes([1, 0, 1])))
     return index
 
 

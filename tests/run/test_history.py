@@ -14,10 +14,10 @@ from safetensors import SafetensorError
 from wilson.core.errors import InputError
 from wilson.engine.step_folder import StepFolder
 from wilson.experiments import step as step_module
-from wilson.experiments.train import train
+from wilson.experiments.train import run_training
 from wilson.pseudo.targets import TargetRule
 from wilson.run import history
-from wilson.run.config import parsed
+from wilson.run.config import parse_config
 from wilson.run.history import KeptMaps, whole_images
 from wilson.run.images import data_of
 from wilson.run.opened import open_step
@@ -29,7 +29,7 @@ GIVEN = {name.removeprefix("--").replace("-", "_"): value for name, value in zip
 
 def trained(**more) -> list[Path]:
     "Folders of the steps that were trained in this process."
-    return [result.path for result in train(parsed(GIVEN | more))]
+    return [result.path for result in run_training(parse_config(GIVEN | more))]
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,7 @@ def leaves(value) -> list:
 def test_same_weights_and_states_without(root, monkeypatch):
     monkeypatch.setattr(step_module, "remove_states", lambda folder: None)
     with_maps = trained(epochs="2", val_interval=1)
-    without = trained(epochs="2", val_interval=1, keep_maps=0, base_name="bare", name="bare")
+    without = trained(epochs="2", val_interval=1, history_images=0, base_name="bare", name="bare")
     for ours, theirs in zip(with_maps, without, strict=True):
         assert KeptMaps(ours).epochs == [0, 1, 2] and KeptMaps(theirs).epochs == KeptMaps(theirs).images == []
         assert not (theirs / "maps").exists()
@@ -153,7 +153,7 @@ def test_broken_off_while_maps_are_written(root, monkeypatch):
     assert KeptMaps(BASE).epochs == [0, 1]
     (BASE / "maps/epoch_0003.safetensors").write_bytes(b"of a sitting that came further")
     (BASE / "maps/.epoch_0002.safetensors.x.part").touch()  # what kill -9 leaves
-    ours, = trained(**more, keep_maps=2)  # the images stay those that it began with
+    ours, = trained(**more, history_images=2)  # the images stay those that it began with
     files = [{p.name: p.read_bytes() for p in (folder / "maps").iterdir()} for folder in (ours, theirs)]
     assert files[0] == files[1] and KeptMaps(ours).epochs == [0, 1, 2, 3]
     a, b = (open_step(folder).segmenter.state_dict() for folder in (ours, theirs))
@@ -161,7 +161,7 @@ def test_broken_off_while_maps_are_written(root, monkeypatch):
 
 
 def test_trained_anew_leaves_none(copied):
-    trained(step="0", epochs="1", lr="0.001", keep_maps=0, overwrite=True)
+    trained(step="0", epochs="1", lr="0.001", history_images=0, overwrite=True)
     assert not (BASE / "maps").exists()
 
 
@@ -209,7 +209,7 @@ def test_maps_that_cannot_be_written_are_left_out(how, root, monkeypatch, capsys
             raise SafetensorError("I/O error: No space left on device (os error 28)")
         monkeypatch.setattr(history, "save_file", full)
     more = dict(step="0", epochs="2", val_interval=1, overwrite=True)
-    ours, theirs = trained(**more) + trained(**more, keep_maps=0, base_name="bare")
+    ours, theirs = trained(**more) + trained(**more, history_images=0, base_name="bare")
     a, b = (open_step(folder).segmenter.state_dict() for folder in (ours, theirs))
     assert StepFolder(BASE).state == "finished" and all(torch.equal(a[n], b[n]) for n in a)
     log = (BASE / "log.txt").read_text(encoding="utf-8")

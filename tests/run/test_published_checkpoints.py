@@ -15,7 +15,7 @@ from model_states import relative, tensor_for
 
 from wilson.cli.command import main
 from wilson.core.errors import InputError
-from wilson.engine.checkpoint import fill, read_weights
+from wilson.engine.checkpoint import load_part, read_weights
 from wilson.engine.step_folder import StepFolder
 from wilson.models.localizer import Localizer
 from wilson.models.segmenter import make_segmenter
@@ -89,7 +89,7 @@ def test_it_says_what_the_published_implementation_says(theirs, shared):
     for part, keys in (("model_state", "keys"), ("pseudolabeler", "localizer_keys")):
         assert list(content[part]) == [f"module.{key}" for key in fixture[keys]]
     localizer = Localizer(2048, 21, norm="plain").eval()
-    fill(localizer, read_weights(folder / "weights.safetensors")[0], "localizer", folder)
+    load_part(localizer, read_weights(folder / "weights.safetensors")[0], "localizer", folder)
     with torch.no_grad():
         out = network(open_step(folder, with_old=False))(torch.from_numpy(fixture["image"]))
         assert relative(out.logits, fixture["logits"]) < 1e-4
@@ -189,7 +189,7 @@ def command(*arguments, capsys):
 
 def test_commands_from_file_to_file(root, small, capsys):
     torch.save(small, "Base_0.pth")
-    given = ("import", "Base_0.pth", "--dataset", "shapes", "--task", SHAPES["task"], "--crop-size", 48, "--step", 0,
+    given = ("import-checkpoint", "Base_0.pth", "--dataset", "shapes", "--task", SHAPES["task"], "--crop-size", 48, "--step", 0,
              "--data-root", "data/few")
     base = f"{FOLDER}/Base_0/step0"
     assert command(*given, capsys=capsys) == (0, f"{base} is a finished step now: wilson evaluate {base}\n")

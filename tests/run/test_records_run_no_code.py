@@ -7,8 +7,8 @@ import shutil
 import pytest
 
 from wilson.analysis.run_list import run_list, run_text
-from wilson.analysis.tables import markdown, score_table
-from wilson.run.records import read_records, variants
+from wilson.analysis.tables import to_markdown, score_table
+from wilson.run.records import read_records, group_variants
 
 BAD = "from pathlib import Path\nPath('executed').touch()\n"
 
@@ -28,7 +28,7 @@ def test_a_class_in_a_file_of_a_run(name, is_there, tiny_run, tmp_path, monkeypa
             config["identity"][name] = "bad.py:Mine"
         file.write_text(json.dumps(config), encoding="utf-8")
     records = read_records()
-    found, = variants(records).values()
+    found, = group_variants(records).values()
     assert len(records) == 2 and run_text(run_list()).count("finished") == 2
-    assert "mean IoU in %" in markdown(score_table(found))
+    assert "mean IoU in %" in to_markdown(score_table(found))
     assert not (tmp_path / "executed").exists() and "left out" not in capsys.readouterr().out

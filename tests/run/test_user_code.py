@@ -81,7 +81,7 @@ def test_nothing_is_run_unasked(stranger, capsys):
     assert main(["predict", str(step), str(image), "--out", "out"]) == 0
     assert main(["evaluate", str(step), "--device", "cpu"]) == 0
     assert "execute helpers.py, ideas.py there" in capsys.readouterr().out
-    assert main(["labels", str(step), "--out", "maps", "--device", "cpu"]) == 2
+    assert main(["pseudo-labels", str(step), "--out", "maps", "--device", "cpu"]) == 2
     with pytest.raises(InputError, match="trust_code=True"):
         wilson.load_run(step).maps()
     assert mark.read_text(encoding="utf-8") == ""
@@ -146,9 +146,9 @@ def test_copies_are_for_the_processes_of_one_training(trained, tmp_path):
     file = tmp_path / "ideas.py"
     file.write_text("a = 1\n", encoding="utf-8")
     with user_code.code_copies([f"{file}:Mine"], tmp_path / "logs"):
-        copy = user_code.copied_file(file)
+        copy = user_code.file_to_load(file)
         assert copy != file and copy.read_text(encoding="utf-8") == "a = 1\n"
-    assert user_code.copied_file(file) == file
+    assert user_code.file_to_load(file) == file
 
 
 def test_edited_code_is_another_run(stranger, trained, capsys):

@@ -25,7 +25,7 @@ from faulty import FAULTS, RECORD, Fault, job
 
 from wilson.engine.checkpoint import read_weights
 from wilson.engine.step_folder import STATE_FILES, StepFolder
-from wilson.run.folder import claim, emptied
+from wilson.run.folder import resolve_existing, remove_step_files
 
 TASK = "striped disc,dotted square,plain cross|checkered cross"
 COMMAND = ("train", "--dataset", "shapes", "--data-root", "data/few", "--task", TASK, "--epochs", "2", "--crop-size", "48",
@@ -256,8 +256,8 @@ def test_killed_while_a_folder_is_emptied(whole, tmp_path, monkeypatch):
 
         with monkeypatch.context() as patch, pytest.raises(Killed):
             patch.setattr(os, "unlink", until_killed)
-            emptied(folder)
-        assert claim(folder, same) == ("new" if count else "reuse")
+            remove_step_files(folder)
+        assert resolve_existing(folder, same) == ("new" if count else "reuse")
 
 
 def test_never_more_than_three_states(root, whole):
@@ -365,7 +365,7 @@ def test_bad_update_is_left_out(root):
 def test_too_many_bad_updates(root, whole):
     "The run stops with a sentence; the last state is before them, and where the fault is gone the same command ends well."
     command = [*COMMAND, *OFTEN, "--step", "0"]
-    done = run(root, [*command, "--max-skips", "3"], Fault("losses", "inf", count=18, times=3))
+    done = run(root, [*command, "--max-bad-updates", "3"], Fault("losses", "inf", count=18, times=3))
     assert done.code == 2 and "3 times in a row" in done.err and "smaller lr" in done.err, done
     assert "Traceback" not in done.err
     assert [(line["epoch"], line["update"]) for line in skipped(root / BASE)] == [(2, 7), (2, 8), (2, 9)]
@@ -380,8 +380,8 @@ def test_memory_of_the_device_too_small(root):
     few = Fault("losses", "fits 2", times=10**6)
     done = run(root, [*COMMAND, "--step", "0"], few)
     assert done.code == 2 and "The memory of cpu is too small for a pass of 4 images of 48 pixels" in done.err, done
-    assert "accumulate=2" in done.err and StepFolder(root / BASE).state == "failed"
-    assert run(root, [*COMMAND, "--step", "0", "--accumulate", "2"], few).code == 0
+    assert "accumulate_grad=2" in done.err and StepFolder(root / BASE).state == "failed"
+    assert run(root, [*COMMAND, "--step", "0", "--accumulate-grad", "2"], few).code == 0
 
 
 def test_process_that_loads_data_is_killed(root):
@@ -420,7 +420,7 @@ def rewritten(folder: Path, **changes) -> None:
     (folder / "config.json").write_text(json.dumps(record), encoding="utf-8")
 
 
-NEW = ("nproc", "accumulate", "precision", "compile", "max_skips", "save_minutes", "histograms", "keep_maps")
+NEW = ("nproc", "accumulate_grad", "precision", "compile", "max_bad_updates", "save_minutes", "histograms", "history_images")
 
 
 @pytest.mark.parametrize("version", ["older", "later"])

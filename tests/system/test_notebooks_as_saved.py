@@ -14,9 +14,9 @@ from papermill.parameterize import parameterize_notebook
 from papermill_runs import PAPERMILL, outputs
 
 from wilson.core.errors import InputError
-from wilson.experiments.notebook_parameters import check_names, given_parameters
+from wilson.experiments.notebook_parameters import check_names, parse_parameters
 from wilson.experiments.papermill import with_kernel, with_text
-from wilson.run.config import parsed
+from wilson.run.config import parse_config
 
 TRAIN = REPO / "nbs/train.ipynb"
 
@@ -83,13 +83,13 @@ def test_papermill_takes_it(editor, newline, tmp_path, capsys):
     assert known and (notebook.metadata.get("language_info") or notebook.metadata.get("kernelspec", {}).get("language") or "--language" in arguments)
     assert ("-k NAME" in capsys.readouterr().err) == (editor in ("VS Code", "a conda kernel"))
     cells = parameterize_notebook(notebook, {"task": "10-2", "name": "007"}, kernel_name="python3", language="python").cells
-    config = parsed(given_parameters(["", *(c.source for c in cells if c.cell_type == "code")][:3]))
+    config = parse_config(parse_parameters(["", *(c.source for c in cells if c.cell_type == "code")][:3]))
     assert (config.task, config.name) == ("10-2", "007")
 
 
 def test_sources_with_carriage_returns():
     source = next("".join(c["source"]) for c in read()["cells"] if c["cell_type"] == "code").replace("\n", "\r\n")
-    assert given_parameters(["", source, '# Parameters\r\ntask = "10-2"\r\n'])["task"] == "10-2"
+    assert parse_parameters(["", source, '# Parameters\r\ntask = "10-2"\r\n'])["task"] == "10-2"
 
 
 def test_a_lost_tag_is_refused_by_the_command(tmp_path):
@@ -111,7 +111,7 @@ def test_a_lost_tag_is_refused_by_the_page(tmp_path):
             cell.metadata.tags = []
         parameter = "runs_dir" if page == "explore" else "task"
         cells = [c.source for c in parameterize_notebook(notebook, {parameter: "10-2"}).cells if c.cell_type == "code"]
-        check = given_parameters if page == "train" else check_names
+        check = parse_parameters if page == "train" else check_names
         with pytest.raises(InputError, match="has lost its tag `parameters`"):
             check(["", *cells[:3]])
 
@@ -119,7 +119,7 @@ def test_a_lost_tag_is_refused_by_the_page(tmp_path):
 def test_cells_reordered():
     "The cell of parameters below its use: nothing is trained with the defaults."
     with pytest.raises(InputError, match="run the cell tagged `parameters` first"):
-        given_parameters(["", "from wilson.run.config import parsed\nconfig = parsed(given_parameters(In))"])
+        parse_parameters(["", "from wilson.run.config import parsed\nconfig = parsed(given_parameters(In))"])
 
 
 @pytest.mark.parametrize("change, expected", [
@@ -131,13 +131,13 @@ def test_cells_reordered():
 def test_a_cell_of_parameters_that_people_changed(change, expected):
     "It was left out as a whole, and the defaults were trained."
     source = next("".join(c["source"]) for c in read()["cells"] if c["cell_type"] == "code")
-    assert parsed(given_parameters(["", change(source), "config = 1 + 2"])).task == expected
+    assert parse_config(parse_parameters(["", change(source), "config = 1 + 2"])).task == expected
 
 
 def test_what_is_no_constant_is_refused():
     source = next("".join(c["source"]) for c in read()["cells"] if c["cell_type"] == "code")
     with pytest.raises(InputError, match="seed: a cell assigns what is no constant"):
-        given_parameters(["", source.replace("seed = 42", "seed = 40 + 2")])
+        parse_parameters(["", source.replace("seed = 42", "seed = 40 + 2")])
 
 
 def test_an_executed_notebook_is_run_again(tmp_path):
@@ -146,7 +146,7 @@ def test_an_executed_notebook_is_run_again(tmp_path):
     path = str(tmp_path / "done.ipynb")
     nbformat.write(first, path)
     again = parameterize_notebook(load_notebook_node(path), {"task": "10-5"})
-    config = parsed(given_parameters(["", *(c.source for c in again.cells if c.cell_type == "code")]))
+    config = parse_config(parse_parameters(["", *(c.source for c in again.cells if c.cell_type == "code")]))
     assert config.task == "10-5" and with_text([path, "out.ipynb", "-p", "task", "10-5"])[-2:] == ["task", "10-5"]
 
 

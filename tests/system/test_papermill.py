@@ -23,10 +23,10 @@ from papermill_runs import PAPERMILL, outputs
 
 from wilson.core.errors import InputError
 from wilson.engine.step_folder import StepFolder
-from wilson.experiments.notebook_parameters import given_parameters
+from wilson.experiments.notebook_parameters import parse_parameters
 from wilson.experiments.papermill import with_output
 from wilson.methods.facts import builtin_facts
-from wilson.run.config import SHARED, TrainConfig, parsed
+from wilson.run.config import SHARED, TrainConfig, parse_config
 
 GIVEN = [part for name, value in zip(QUICK[::2], QUICK[1::2])
          for part in ("-p", name[2:].replace("-", "_"), value)]
@@ -78,30 +78,30 @@ def test_parameters_of_train_are_the_configuration():
     given = assigned(parameters_cell(REPO / "nbs/train.ipynb"))
     own = {n for facts in builtin_facts().values() for n in facts.params} - {*SHARED}
     assert given == {n: p.default for n, p in SHARED.items()} | dict.fromkeys(own)
-    assert parsed(given) == TrainConfig()
+    assert parse_config(given) == TrainConfig()
 
 
 def injected(**parameters) -> dict[str, object]:
     "What train.ipynb takes as given when papermill injects `parameters`."
     notebook = parameterize_notebook(load_notebook_node(str(REPO / "nbs/train.ipynb")), parameters)
-    return given_parameters([cell.source for cell in notebook.cells if cell.cell_type == "code"])
+    return parse_parameters([cell.source for cell in notebook.cells if cell.cell_type == "code"])
 
 
 def test_injected_values_win_and_every_name_is_checked():
-    config = parsed(injected(task="10-2", alpha=0.3, overlap="false", epochs=5, momentum=0, lr=1e-3))
+    config = parse_config(injected(task="10-2", alpha=0.3, overlap="false", epochs=5, momentum=0, lr=1e-3))
     assert (config.task, config.method_params["alpha"], config.overlap, config.epochs) == ("10-2", 0.3, False, "5")
     assert (config.momentum, config.lr, config.seed) == (0.0, "0.001", 42)
     with pytest.raises(InputError, match="no parameter 'alhpa'. Did you mean 'alpha'"):
-        parsed(injected(alhpa=0.3))
+        parse_config(injected(alhpa=0.3))
     with pytest.raises(InputError, match="alpha=2.0: expected at least 0, at most 1"):
-        parsed(injected(alpha=2))
+        parse_config(injected(alpha=2))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_a_value_that_is_no_literal_is_not_dropped(value):
     "papermill writes float('nan'); if that cell went unread, the task beside it would be lost in silence."
     with pytest.raises(InputError, match="alpha"):
-        parsed(injected(task="10-2", alpha=value))
+        parse_config(injected(task="10-2", alpha=value))
 
 
 # ------------------------------------------------------------------------------ as processes

@@ -16,8 +16,8 @@ from conftest import REPO, waited
 from PIL import Image
 
 from wilson import testing
-from wilson.experiments.train import train
-from wilson.run.config import parsed
+from wilson.experiments.train import run_training
+from wilson.run.config import parse_config
 
 SHORT = "shapes-15-5-overlap/wilson-s42"
 PIXELS = """canvas => {
@@ -42,7 +42,7 @@ def root(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         testing.tiny_run({"epochs": "1/2"})
-        train(parsed(testing.TINY | {"epochs": "1/2", "alpha": 1.0, "name": "hard-s42", "step": 1}))
+        run_training(parse_config(testing.TINY | {"epochs": "1/2", "alpha": 1.0, "name": "hard-s42", "step": 1}))
     return folder
 
 

@@ -14,20 +14,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .tables import groups_of
+from .tables import table_groups
 from ..core.errors import InputError
-from ..core.paths import shown
+from ..core.paths import display_path
 from ..engine.step_folder import StepFolder
 from ..evaluation.scores import BUILT_IN, ScoreFacts
-from ..run.folder import one_line
+from ..run.folder import error_line
 from ..run.records import Record, Variant
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['COLOURS', 'STROKES', 'MARKS', 'CLASS_IOU', 'styles', 'curve', 'learning_curves', 'score_plot', 'chain', 'step_curves',
-           'forgetting', 'class_scores', 'details', 'varied', 'parameter_plot']
+__all__ = ['COLOURS', 'STROKES', 'MARKS', 'CLASS_IOU', 'styles', 'read_curve', 'learning_curves', 'score_plot', 'step_chain',
+           'step_curves', 'forgetting_plot', 'class_score_plot', 'read_details', 'varying_parameters', 'parameter_plot']
 
 # %% ../../nbs/analysis/04_charts.ipynb #15c6de78
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
@@ -55,7 +55,7 @@ def _spread(values: Sequence[float]) -> float:
     return statistics.stdev(values) if len(values) > 1 else 0.0
 
 # %% ../../nbs/analysis/04_charts.ipynb #df6c3acd
-def curve(
+def read_curve(
     step: Path,  # its folder
     tag: str,    # as TensorBoard shows it: "miou/all", "loss/segmentation", "iou/dog"
 ) -> dict[int, float]:  # by epoch; empty where there is none
@@ -74,7 +74,7 @@ def learning_curves(
     figure, axes = _framed(3.6 * len(tags), 3, 1, len(tags))
     for ax, tag in zip(axes.flat, tags):
         for label, style in styles([*steps]).items():
-            if points := curve(steps[label], tag):
+            if points := read_curve(steps[label], tag):
                 ax.plot([*points], [*points.values()], label=label, **style)
         ax.set(title=tag, xlabel="epoch")
         ax.xaxis.get_major_locator().set_params(integer=True)
@@ -95,7 +95,7 @@ def score_plot(
     facts: ScoreFacts = BUILT_IN[0],   # of the score: mean IoU
 ) -> Figure:
     "A score by variant and group of classes."
-    groups = groups_of(found) if facts.by else ("all",)
+    groups = table_groups(found) if facts.by else ("all",)
     figure, axes = _framed(7, 0.9 + 0.34 * len(found))
     ax = axes[0, 0]
     for k, (group, style) in enumerate(styles(groups).items()):
@@ -111,7 +111,7 @@ def score_plot(
     return figure
 
 # %% ../../nbs/analysis/04_charts.ipynb #4efbbfdb
-def chain(record: Record, records: Sequence[Record]) -> list[Record]:
+def step_chain(record: Record, records: Sequence[Record]) -> list[Record]:
     "A step and those before it, base first."
     at = {r.path: r for r in records}
     steps = [record]
@@ -129,7 +129,7 @@ def step_curves(
     figure, axes = _framed(8, 3, 1, 2, sharey=True)
     for ax, group in zip(axes.flat, ("all", "base")):
         for (label, style), v in zip(styles([v.label for v in found]).items(), found):
-            runs = [[(r.step, r.miou.get(protocol, {}).get(group)) for r in chain(last, records)]
+            runs = [[(r.step, r.miou.get(protocol, {}).get(group)) for r in step_chain(last, records)]
                     for last in v.records]
             by_step: dict[int, list[float]] = {}
             for step, value in (pair for run in runs for pair in run):
@@ -147,7 +147,7 @@ def step_curves(
 CLASS_IOU = next(f for f in BUILT_IN if f.by == "class")
 
 
-def forgetting(
+def forgetting_plot(
     found: Sequence[Variant],
     protocol: str = "published",
 ) -> Figure:
@@ -161,7 +161,7 @@ def forgetting(
     return _by_class(lost, "forgotten, points of IoU", zero=True)
 
 
-def class_scores(
+def class_score_plot(
     found: Sequence[Variant],
     protocol: str = "published",
     facts: ScoreFacts = CLASS_IOU,
@@ -171,7 +171,7 @@ def class_scores(
     for v in found:
         runs = [r.metrics()["scores"].get(protocol, {}).get(facts.name, {}) for r in v.records]
         scores[v.label] = {name: [x for run in runs if (x := run.get(name)) is not None] for name in runs[0]}
-        n_old = n_old or (details(v.records[0].path) or {}).get("n_old")
+        n_old = n_old or (read_details(v.records[0].path) or {}).get("n_old")
     return _by_class(scores, facts.heading, n_old)
 
 
@@ -197,7 +197,7 @@ def _by_class(values: Mapping[str, Mapping[str, Sequence[float]]], label: str, n
     return figure
 
 # %% ../../nbs/analysis/04_charts.ipynb #05580307
-def details(step: Path) -> dict | None:
+def read_details(step: Path) -> dict | None:
     "What a step's details.json holds; None for a step of before there was one, or where it cannot be read."
     try:
         found = StepFolder(step).read("details.json")
@@ -205,7 +205,7 @@ def details(step: Path) -> dict | None:
             _check_details(found)
         return found
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as e:
-        print(f"{shown(step / 'details.json')} is left out: {one_line(e)}")
+        print(f"{display_path(step / 'details.json')} is left out: {error_line(e)}")
         return None
 
 
@@ -221,7 +221,7 @@ def _check_details(found: dict) -> None:
             raise InputError(f"the calibration of {kind} classes is not whole")
 
 # %% ../../nbs/analysis/04_charts.ipynb #9dd0e7b0
-def varied(
+def varying_parameters(
     found: Sequence[Variant],
 ) -> list[str]:
     "The numeric parameters in which variants of one method differ and nothing else does."
@@ -240,7 +240,7 @@ def varied(
 
 def parameter_plot(
     found: Sequence[Variant],
-    name: str,                                    # one of `varied`
+    name: str,                                    # one of `varying_parameters`
     published: Mapping[float, float] | None = None,  # value → mean IoU of all classes in percent
     protocol: str = "published",
 ) -> Figure:
@@ -250,7 +250,7 @@ def parameter_plot(
     kin = [v for v in found if v.label in (method, *_alone(found, method, name))]
     kin = sorted(kin, key=lambda v: v.records[0].recipe[name])
     figure, axes = _framed(4.5, 3.2)
-    ax, groups = axes[0, 0], groups_of(found)
+    ax, groups = axes[0, 0], table_groups(found)
     for group, style in styles(groups).items():
         cells = [[x for x in v.values(group, protocol) if x is not None] for v in kin]
         means = [statistics.fmean(c) if c else math.nan for c in cells]

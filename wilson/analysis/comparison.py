@@ -11,29 +11,29 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .charts import class_scores, forgetting, learning_curves, parameter_plot, score_plot
-from .charts import step_curves, varied
+from .charts import class_score_plot, forgetting_plot, learning_curves, parameter_plot, score_plot
+from .charts import step_curves, varying_parameters
 from .confusion import confusion_matrix, reliability
 from .published_numbers import anchor_for, anchors, caveats
 from ..core.errors import InputError, did_you_mean
-from ..core.files import made_folder
+from ..core.files import ensure_dir
 from ..core.output_files import OutputFolder
-from ..core.paths import at_root
+from ..core.paths import resolve_path
 from ..evaluation.scores import BUILT_IN, ScoreFacts
-from ..run.records import Record, Variant, chosen, read_records, variants
-from .tables import (ENDINGS, FORMATS, Column, Table, class_table, cost_table, facts_of,
-                                   label_table, protocols_of, score_table, step_table)
-from ..core.paths import shown
+from ..run.records import Record, Variant, select_records, read_records, group_variants
+from .tables import (ENDINGS, FORMATS, Column, Table, class_table, cost_table, score_columns,
+                                   label_quality_table, protocols_of, score_table, step_table)
+from ..core.paths import display_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['FIGURES', 'TABLES', 'compared', 'published_table', 'figures', 'write_figures', 'figure_files', 'table_of',
-           'write_tables', 'table_files']
+__all__ = ['FIGURES', 'TABLES', 'find_variants', 'published_table', 'comparison_figures', 'write_figures', 'figure_files',
+           'comparison_table', 'write_tables', 'table_files']
 
 # %% ../../nbs/analysis/06_comparison.ipynb #8e57ad53
-def compared(
+def find_variants(
     runs_dir: Path | str = "runs",
     task: str | None = None,     # folder of the task, or a pattern such as "voc-15-5-*"; None: see above
     methods: str | Sequence[str] | None = None,
@@ -42,13 +42,13 @@ def compared(
     "The variants of a task; InputError where there is no result."
     records = read_records(runs_dir)
     if not records:
-        raise InputError(f"There is no run in {shown(at_root(runs_dir))}. `make demo` trains two steps, "
+        raise InputError(f"There is no run in {display_path(resolve_path(runs_dir))}. `make demo` trains two steps, "
                          f"`wilson sweep` many; runs_dir=… names another folder.")
-    found = variants(chosen(records, task, methods, runs))
+    found = group_variants(select_records(records, task, methods, runs))
     if not found:
-        there = {t: sum(len(v.records) for v in vs) for t, vs in variants(records).items()}
+        there = {t: sum(len(v.records) for v in vs) for t, vs in group_variants(records).items()}
         said = ", ".join(f"{t} ({n})" for t, n in there.items()) or "none; `wilson runs` lists all runs"
-        raise InputError(f"No result in {shown(at_root(runs_dir))} fits task={task!r}, methods={methods!r}, "
+        raise InputError(f"No result in {display_path(resolve_path(runs_dir))} fits task={task!r}, methods={methods!r}, "
                          f"runs={runs!r}. Results by task: {said}.")
     most = max(found, key=lambda t: sum(len(v.records) for v in found[t]))
     if len(found) > 1:
@@ -90,7 +90,7 @@ def _firsts(found: Sequence[Variant]) -> dict[str, Path]:
 
 def _curves(found: Sequence[Variant]) -> list[str]:
     "Mean IoU by group of classes, and further scores of all classes, as TensorBoard calls them."
-    facts = facts_of(found)
+    facts = score_columns(found)
     return [*(f"{f.name}/{group}" for f in facts[:1] for group in ("old", "new", "all")),
             *(f"{f.name}/all" for f in facts[1:])]
 
@@ -101,22 +101,22 @@ def _figure_name(kind: str, facts: ScoreFacts) -> str:
 
 FIGURES: dict[str, Callable[[Sequence[Variant], Sequence[Record], str], Mapping[str, Figure | None]]] = {
     "scores": lambda found, records, protocol: {
-        _figure_name("scores", f): score_plot(found, protocol, f) for f in facts_of(found)},
+        _figure_name("scores", f): score_plot(found, protocol, f) for f in score_columns(found)},
     "curves": lambda found, records, protocol: {"curves": learning_curves(_firsts(found), _curves(found))},
     "classes": lambda found, records, protocol: {
-        _figure_name("classes", f): class_scores(found, protocol, f)
-        for f in facts_of(found, by_class=True)},
+        _figure_name("classes", f): class_score_plot(found, protocol, f)
+        for f in score_columns(found, by_class=True)},
     "steps": lambda found, records, protocol: {"steps": step_curves(found, records, protocol)},
-    "forgetting": lambda found, records, protocol: {"forgetting": forgetting(found, protocol)},
+    "forgetting": lambda found, records, protocol: {"forgetting": forgetting_plot(found, protocol)},
     "confusion": lambda found, records, protocol: {
         f"confusion {label}": confusion_matrix(path, protocol) for label, path in _firsts(found).items()},
     "calibration": lambda found, records, protocol: {"calibration": reliability(_firsts(found))},
     "parameters": lambda found, records, protocol: {
-        f"by {name}": parameter_plot(found, name, _drawn(found, name), protocol) for name in varied(found)},
+        f"by {name}": parameter_plot(found, name, _drawn(found, name), protocol) for name in varying_parameters(found)},
 }
 
 
-def figures(
+def comparison_figures(
     found: Sequence[Variant],
     records: Sequence[Record],
     protocol: str = "published",
@@ -146,7 +146,7 @@ def write_figures(
     "Write figures as PNG and PDF."
     from wilson.analysis.figures import save_figure  # imports torch and matplotlib
     OutputFolder(out, overwrite).check(figure_files(made))
-    out = made_folder(at_root(out))
+    out = ensure_dir(resolve_path(out))
     return [file for name, figure in made.items()
             for file in save_figure(figure, out / f"{_file_name(name)}.png", overwrite)]
 
@@ -166,12 +166,12 @@ TABLES: dict[str, Callable[[Sequence[Variant], Sequence[Record], str], Table]] =
     "classes": lambda found, records, protocol: class_table(found, protocol),
     "steps": lambda found, records, protocol: step_table(found, records, protocol),
     "published": lambda found, records, protocol: published_table(found),
-    "labels": lambda found, records, protocol: label_table(found),
+    "labels": lambda found, records, protocol: label_quality_table(found),
     "cost": lambda found, records, protocol: cost_table(found, records),
 }
 
 
-def table_of(
+def comparison_table(
     kind: str,                    # one of TABLES
     found: Sequence[Variant],
     records: Sequence[Record],
@@ -198,7 +198,7 @@ def write_tables(
             raise InputError(f"format={name!r} is not known.{did_you_mean(name, FORMATS)}")
     outputs, names = OutputFolder(out, overwrite), table_files(tables, formats)
     outputs.check(names)
-    made_folder(outputs.path)
+    ensure_dir(outputs.path)
     for name, (table, format) in zip(names, itertools.product(tables.values(), formats)):
         with outputs.file(name) as aside:
             aside.write_text(FORMATS[format](table).rstrip() + "\n", encoding="utf-8")

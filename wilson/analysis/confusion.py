@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .charts import _framed, details, styles
+from .charts import _framed, read_details, styles
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,7 +25,7 @@ def confusion_matrix(
     protocol: str = "published",
 ) -> Figure | None:                               # None where the step has kept no matrix
     "Which class was taken for which, as shares of the truth."
-    kept = details(step)
+    kept = read_details(step)
     if kept is None or protocol not in kept["confusion"]:
         return None
     matrix, names = np.array(kept["confusion"][protocol], float), kept["classes"]
@@ -54,7 +54,7 @@ def reliability(
     "Share of right pairs of pixel and class by the probability that the target gave."
     from wilson.evaluation.evaluate import calibration_error  # imports torch
     kept = {label: found["calibration"][kind] for label, path in steps.items()
-            if (found := details(path)) and "calibration" in found}
+            if (found := read_details(path)) and "calibration" in found}
     if not kept:
         return None
     figure, axes = _framed(4.2, 4.6, 2, 1, sharex=True, height_ratios=(3, 1))

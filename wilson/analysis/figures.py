@@ -21,9 +21,9 @@ from matplotlib.text import Text
 from matplotlib.transforms import Affine2D
 
 from ..core.errors import InputError, did_you_mean
-from ..core.files import writing
+from ..core.files import report_disk_errors
 from ..core.output_files import OutputFolder
-from ..core.paths import at_root
+from ..core.paths import resolve_path
 from ..data.tasks import Step
 from ..evaluation.logits import DIFFERENCES
 from ..evaluation.maps import MAP_KINDS, MapKind, Maps
@@ -34,13 +34,13 @@ if TYPE_CHECKING:
     from matplotlib.typing import RcKeyType
 
 # %% auto #0
-__all__ = ['SEEN', 'shown_classes', 'legend_entries', 'Page', 'qualitative', 'save_figure']
+__all__ = ['SEEN', 'visible_classes', 'legend_entries', 'Page', 'qualitative', 'save_figure']
 
 # %% ../../nbs/analysis/07_figures.ipynb #1cd36c9b
 SEEN = 0.002  # share of a panel from which a class is seen
 
 
-def shown_classes(
+def visible_classes(
     maps: Maps,
     names: Sequence[str],             # of panels
     class_index: int | None = None,   # what is drawn as the heat of one class shows no classes
@@ -217,7 +217,7 @@ def qualitative(
     "Images as lines, maps as columns, titles above and a legend of the classes below, in the sizes of print."
     lines = _checked(rows, step, names, class_index)
     drawn = [_drawn(line, step, names, class_index, opacity) for line in lines]
-    seen = {c for line in lines for maps in line.values() for c in shown_classes(maps, names, class_index)}
+    seen = {c for line in lines for maps in line.values() for c in visible_classes(maps, names, class_index)}
     kinds = next(iter(lines[0].values())).kinds
     shapes = [next(iter(line.values())).shape[:2] for line in drawn]
     runs = dict.fromkeys(["", *(run for line in lines for run in line)])
@@ -252,7 +252,7 @@ def save_figure(
     overwrite: bool = False,   # replace files that wilson has not written
 ) -> tuple[Path, Path]:        # the PNG, 300 dots per inch, and the PDF
     "Write a figure as PNG and as PDF, each whole or not at all; InputError where that cannot be."
-    path = at_root(path)
+    path = resolve_path(path)
     stem = path.stem if path.suffix.lower() in (".png", ".pdf") else path.name
     written = path.with_name(f"{stem}.png"), path.with_name(f"{stem}.pdf")
     outputs = OutputFolder(path.parent, overwrite, "another name")
@@ -260,7 +260,7 @@ def save_figure(
         outputs.check_file(file.name)
     nameless = {"Software": None}, {"CreationDate": None, "Producer": None, "Creator": None}
     for file, metadata in zip(written, nameless):
-        with writing(file), outputs.file(file.name) as aside, _LOCK:
+        with report_disk_errors(file), outputs.file(file.name) as aside, _LOCK:
             before = {name: rcParams[name] for name in _LETTERS}
             try:
                 rcParams.update(_LETTERS)

@@ -17,12 +17,12 @@ import torch
 from markupsafe import Markup
 from torch import Tensor
 
-from .figures import legend_entries, shown_classes
-from .report_parts import _percent, _scored, _swatch, as_jpeg, Counted, iou_table
+from .figures import legend_entries, visible_classes
+from .report_parts import _percent, _scored, _swatch, as_jpeg, LabelCounts, iou_table
 from ..core.errors import InputError
-from ..core.files import writing
+from ..core.files import report_disk_errors
 from ..core.output_files import output_file
-from ..core.paths import at_root
+from ..core.paths import resolve_path
 from ..core.templates import render
 from ..data.tasks import Step
 from ..evaluation.maps import MAP_KINDS, MapKind, Maps
@@ -31,7 +31,7 @@ from ..pseudo.labels import IGNORE
 from ..pseudo.targets import TargetRule
 
 # %% auto #0
-__all__ = ['REPORTED', 'ReportImage', 'rule_values', 'report']
+__all__ = ['REPORTED', 'ReportImage', 'rule_values', 'write_image_report']
 
 # %% ../../nbs/analysis/09_image_report.ipynb #95a5a1c5
 REPORTED = tuple(MAP_KINDS)
@@ -90,7 +90,7 @@ def _section(number: int, image: ReportImage, step: Step, names: Sequence[str], 
     maps = image.maps
     found = {n: scores for n in maps.names if (scores := maps.iou(n)) is not None}  # none without a truth
     row = panels(maps, step, class_index=class_index, opacity=opacity, names=names)
-    absent = {*shown_classes(maps, names, class_index)} - {c for v in found.values() for c in _scored(v)}
+    absent = {*visible_classes(maps, names, class_index)} - {c for v in found.values() for c in _scored(v)}
     return render("image_report_section.html", {
         "number": number, "id": maps.logits.id, "mark": image.flag, "note": image.note,
         "labels": _labels(maps, step),
@@ -100,7 +100,7 @@ def _section(number: int, image: ReportImage, step: Step, names: Sequence[str], 
         "others": _legend(legend_entries(absent - {IGNORE}, step)) if absent - {IGNORE} else []})
 
 # %% ../../nbs/analysis/09_image_report.ipynb #a318c168
-def report(
+def write_image_report(
     path: Path | str,                       # of the HTML file, from the root
     title: str,
     facts: Mapping[str, str],               # for the header: run, step and whatever else; "date" is added
@@ -114,14 +114,14 @@ def report(
     overwrite: bool = False,                # replace a file that wilson has not written
 ) -> Path:                                  # the file
     "Write one HTML file that needs no other: what was looked at, its numbers, every image with its panels."
-    counted, seen, sections, index = Counted(step.n_classes), set(), [], []
+    counted, seen, sections, index = LabelCounts(step.n_classes), set(), [], []
     rule, weak = None, False
     kinds: Mapping[str, MapKind] = MAP_KINDS
     for number, image in enumerate(images, 1):
         rule, weak = rule or image.maps.rule, weak or image.maps.logits.weak
         counted.add(image.maps)
         kinds = image.maps.kinds
-        seen |= {*shown_classes(image.maps, names, class_index)}
+        seen |= {*visible_classes(image.maps, names, class_index)}
         sections.append(_section(number, image, step, names, class_index, opacity, rule))
         index.append((image.maps.logits.id, image.flag))
     if rule is None:
@@ -135,8 +135,8 @@ def report(
         "colours": _legend(legend_entries(seen, step, names, class_index, kinds)),
         "index": index, "sections": sections,
         "footer": f"One file of {size / 1000:.1f} MB, {size / len(sections):.0f} kB an image."})
-    path = at_root(path)
-    with writing(path), output_file(path, overwrite) as aside:
+    path = resolve_path(path)
+    with report_disk_errors(path), output_file(path, overwrite) as aside:
         # a file's name need not be UTF-8, and is told as it can be
         aside.write_text(page, encoding="utf-8", errors="backslashreplace")
     return path
@@ -147,7 +147,7 @@ _HINT = ("Pixels are counted over all images, then divided. The hard mask is sco
          "they do not name, nor the old model for new ones.")
 
 
-def _summary(counted: Counted, step: Step, images: int,
+def _summary(counted: LabelCounts, step: Step, images: int,
              split: Mapping[str, Mapping] | None) -> dict[str, Any]:
     "The IoU over all images or over the split, what it is of, and how to read it."
     scores, of = counted.iou(), f"these {images} images" if images > 1 else "this image"

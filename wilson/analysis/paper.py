@@ -14,11 +14,11 @@ from .published_numbers import Anchor, anchors
 from .published_tables import PAPER
 from ..datasets.built_in import DATASETS
 from ..core.errors import InputError, did_you_mean
-from ..core.paths import at_root, shown
-from ..experiments.grid import distinct, member_config, step_folders, steps_of
-from ..experiments.plan import Planned, duration, planned
+from ..core.paths import resolve_path, display_path
+from ..experiments.grid import unique_members, member_config, step_folders, member_steps
+from ..experiments.plan import PlannedMember, format_duration, plan_members
 from ..run.chosen_method import method_facts
-from ..run.presets import ResolvedConfig, of_step
+from ..run.presets import ResolvedConfig, value_for_step
 from ..run.records import read_records
 
 # %% auto #0
@@ -61,7 +61,7 @@ def _experiment(a: Anchor, seed: int, label_maps: Path | str | None, common: Map
         folder = None if label_maps is None else Path(label_maps, a.method.lower())
         if a.table == "Table 5":
             return Experiment(a, None, "label maps of old classes too, which no folder holds yet")
-        if folder is None or not at_root(folder).is_dir():
+        if folder is None or not resolve_path(folder).is_dir():
             return Experiment(a, None, f"its label maps: label_maps=…, with a folder {a.method.lower()}/")
         own = dict(method="external", pseudo_dir=str(folder), name=f"external-{a.method.lower()}-s{seed}")
     if own is None:
@@ -69,7 +69,7 @@ def _experiment(a: Anchor, seed: int, label_maps: Path | str | None, common: Map
     anywhere = "method" in own and method_facts(own["method"]).all_classes
     overlap = True if a.overlap is None or anywhere else a.overlap
     member = {**common, "dataset": a.dataset, "task": a.task, "overlap": overlap, "seed": seed, **own}
-    named, = distinct([member], [n for n in own if n != "pseudo_dir"])
+    named, = unique_members([member], [n for n in own if n != "pseudo_dir"])
     return Experiment(a, named)
 
 
@@ -77,7 +77,7 @@ def paper_members(
     found: Sequence[Experiment],
 ) -> list[dict[str, Any]]:
     "What a sweep has to run for them: joint training once, though it stands under both settings."
-    return distinct([e.member for e in found if e.member is not None], [])
+    return unique_members([e.member for e in found if e.member is not None], [])
 
 # %% ../../nbs/analysis/11_paper.ipynb #4f4b2bc2
 FORWARD = 2 * 70e9  # operations for an image of 512×512: ResNet-101, output stride 16, DeepLabv3 head
@@ -106,7 +106,7 @@ def operations(
     if images is None:
         return None
     scale = (4 if with_old else 3) * (config.crop_size / 512) ** 2
-    return images * int(of_step(config, "epochs", step)) * FORWARD * scale
+    return images * int(value_for_step(config, "epochs", step)) * FORWARD * scale
 
 # %% ../../nbs/analysis/11_paper.ipynb #02fd0217
 def paper_text(
@@ -116,7 +116,7 @@ def paper_text(
 ) -> str:                                # Markdown
     "Row by row: printed, ours, the difference, how the run stands."
     members = paper_members(found)
-    states = {p.name: p for p in planned(members, runs_dir)}
+    states = {p.name: p for p in plan_members(members, runs_dir)}
     results = {f"{r.task}/{r.run}": r for r in read_records(runs_dir) if r.is_result}
     further = dict.fromkeys(n for e in found for n in e.anchor.scores if n not in ("old", "new", "all"))
     names = ["old", "new", "all", *further]
@@ -150,17 +150,17 @@ def _number(value: float | None) -> str:
 
 
 def _sums(
-    members: Sequence[Mapping[str, Any]], states: Mapping[str, Planned], runs_dir: Path | str, tflops: float,
+    members: Sequence[Mapping[str, Any]], states: Mapping[str, PlannedMember], runs_dir: Path | str, tflops: float,
 ) -> str:
     "How many runs, how many are there, and the floor of what is left."
     left: dict[Path, float] = {}
     for member in members:
         config = member_config(member, runs_dir)
-        for step, folder in zip(steps_of(config), step_folders(config)):
+        for step, folder in zip(member_steps(config), step_folders(config)):
             if states[f"{folder.parents[1].name}/{folder.parent.name}"].state != "finished":
                 left[folder] = operations(config, step) or 0.0
     done, total = sum(p.state == "finished" for p in states.values()), sum(left.values())
     return (f"{len(members)} runs and {len(states) - len(members)} bases, {done} of them finished in "
-            f"{shown(at_root(runs_dir))}. The networks' arithmetic of what is left is "
-            f"{total / 1e18:.1f}·10¹⁸ operations, {duration(total / tflops / 1e12)} at "
+            f"{display_path(resolve_path(runs_dir))}. The networks' arithmetic of what is left is "
+            f"{total / 1e18:.1f}·10¹⁸ operations, {format_duration(total / tflops / 1e12)} at "
             f"{tflops:g} TFLOP/s: a floor.")

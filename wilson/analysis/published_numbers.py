@@ -15,8 +15,8 @@ from .published_tables import MASKS_SEVERAL_STEPS, NOTES, PAPER, RASP, RASP_ABLA
 from .published_tables import SEVERAL_STEPS, TABLE_1, TABLE_2, TABLE_3, TABLE_4, TABLE_5
 from .published_tables import VIT_COCO_VOC, VIT_SEVERAL_STEPS
 from ..run.chosen_method import method_facts
-from ..run.config import all_parameters, parsed
-from ..run.presets import ResolvedConfig, resolved
+from ..run.config import all_parameters, parse_config
+from ..run.presets import ResolvedConfig, resolve_config
 
 # %% auto #0
 __all__ = ['ANCHORS', 'VARIED', 'MINDED', 'Anchor', 'anchors', 'anchor_for', 'caveats']
@@ -132,17 +132,17 @@ def anchors(
 # %% ../../nbs/analysis/02_published_numbers.ipynb #bc9797eb
 VARIED = ("alpha", "affinity", "pooling", "prior", "background", "label_old_classes")  # by paper or code
 MINDED = ("backbone", "pretrained", "crop_size", "crop_size_val", "batch_size", "epochs", "optimizer",
-          "lr", "lr_head", "lr_localizer", "lr_policy", "pseudo_epoch", "loss_de", "loss_kd", "loss_pod",
-          "loss_seg", "void", "decay", "gate_labels", "later", "threshold_background", "threshold_classes",
+          "lr", "lr_head_factor", "lr_localizer", "lr_policy", "pseudo_epoch", "loss_de", "loss_kd", "loss_pod",
+          "loss_seg", "void_label", "lr_decay", "gate_labels", "future_classes", "threshold_background", "threshold_classes",
           "threshold_floor", "affinity_iterations", "affinity_dilations", "affinity_scale", "train_list",
-          "val_list", "label_edits", "image_side")
+          "val_list", "label_edits", "max_image_size")
 
 
 @cache
 def _published_config(index: int) -> ResolvedConfig:
     a = ANCHORS[index]
     given = {"dataset": a.dataset, "task": a.task, **(a.parameters or {})}
-    return resolved(parsed(given if a.overlap is None else given | {"overlap": a.overlap}), a.dataset)
+    return resolve_config(parse_config(given if a.overlap is None else given | {"overlap": a.overlap}), a.dataset)
 
 
 def anchor_for(

@@ -21,7 +21,7 @@ from ..evaluation.metrics import iou_of_counts
 from ..evaluation.pictures import class_colours
 
 # %% auto #0
-__all__ = ['as_jpeg', 'Counted', 'iou_table']
+__all__ = ['as_jpeg', 'LabelCounts', 'iou_table']
 
 # %% ../../nbs/analysis/08_report_parts.ipynb #f0d5e129
 def as_jpeg(
@@ -40,7 +40,7 @@ def as_jpeg(
     return made.getvalue()
 
 # %% ../../nbs/analysis/08_report_parts.ipynb #f2ec1933
-class Counted:
+class LabelCounts:
     "IoU by class and map over the images that were added."
 
     def __init__(self, n_classes: int):

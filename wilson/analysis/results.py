@@ -17,20 +17,20 @@ from torchvision.io import write_png
 from tqdm.auto import tqdm
 
 from ..core.errors import InputError
-from ..core.files import made_folder
+from ..core.files import ensure_dir
 from ..core.output_files import OutputFolder
-from ..core.paths import at_root
+from ..core.paths import resolve_path
 from ..data.image_io import read_image, write_mask
 from ..data.samples import evaluation_samples, Sample, training_samples
 from ..data.transforms import CentreCrop
-from ..engine.devices import chosen_device
+from ..engine.devices import choose_device
 from ..evaluation.logits import Logits, class_map
 from ..evaluation.maps import Maps
 from ..evaluation.metrics import Metric
 from ..evaluation.pictures import class_colours, classes_over
 from ..evaluation.scores import GROUPS, column_facts, read_facts
-from ..experiments.measure import fixed_images, measured, metric_classes
-from ..pseudo.step_targets import taught_labels
+from ..experiments.measure import fixed_images, evaluate_step, metric_classes
+from ..pseudo.step_targets import step_target_functions
 from ..pseudo.targets import TargetRule
 from ..run.folder import StepResult
 from ..run.images import recorded_data
@@ -38,8 +38,8 @@ from ..run.opened import open_step
 from ..run.presets import ResolvedConfig
 
 # %% auto #0
-__all__ = ['LABEL_MAPS', 'result_table', 'result_figure', 'evaluate_step', 'Prediction', 'predict', 'data_roots', 'moved',
-           'label_map', 'write_label_maps']
+__all__ = ['LABEL_MAPS', 'result_table', 'result_figure', 'evaluate_saved_step', 'PredictedImage', 'predict', 'data_roots',
+           'with_data_root', 'label_map', 'write_label_maps']
 
 # %% ../../nbs/analysis/00_results.ipynb #16b51551
 def result_table(
@@ -86,7 +86,7 @@ def result_figure(
                         for i in fixed_images(samples, opened.step, count)], opened.step)
 
 # %% ../../nbs/analysis/00_results.ipynb #dd9c5ede
-def evaluate_step(
+def evaluate_saved_step(
     path: Path | str,      # a finished step's folder
     device: str = "auto",
     data_root: Path | str | None = None,  # where its data lies now; None: where it was
@@ -94,23 +94,23 @@ def evaluate_step(
     metrics: str | Sequence[type[Metric]] | None = None,  # further ones: "my.py:BoundaryIoU", or classes
 ) -> StepResult:
     "Score a finished step on its own validation images; nothing is written, no metric of the run is loaded."
-    opened = open_step(path, chosen_device(device), weights=weights)
+    opened = open_step(path, choose_device(device), weights=weights)
     seconds = (opened.folder.read("metrics.json") or {}).get("seconds")
     taught = {}
     if opened.localizer is not None and opened.old is not None:
         try:
-            taught = taught_labels(opened.segmenter, opened.localizer, opened.old, opened.rule)
+            taught = step_target_functions(opened.segmenter, opened.localizer, opened.old, opened.rule)
         except InputError as e:  # the rule is code that came with the run; scores need weights alone
             print(f"What the step learned from is not scored: {e}")
-    scored = measured(opened.views, moved(opened.config, data_root), recorded_data(opened, data_root),
-                      chosen_device(device), taught, metric_classes(metrics))
+    scored = evaluate_step(opened.views, with_data_root(opened.config, data_root), recorded_data(opened, data_root),
+                      choose_device(device), taught, metric_classes(metrics))
     del scored["details"]
     return StepResult(opened.folder.path, opened.step.index, True,
                       {"step": opened.step.index, "seconds": seconds, **scored})
 
 
 @dataclass(frozen=True)
-class Prediction:
+class PredictedImage:
     "One image segmented."
     image: Path
     mask: Path                # PNG of dataset ids with VOC's palette
@@ -125,9 +125,9 @@ def predict(
     out: Path | str = "runs/predictions",
     device: str = "auto",
     overwrite: bool = False,         # replace files that wilson has not written, also in a data set
-) -> list[Prediction]:
+) -> list[PredictedImage]:
     "Segment images of one's own: masks in dataset ids and overlays go to `out`."
-    opened, out = open_step(path, chosen_device(device), with_old=False), at_root(out)
+    opened, out = open_step(path, choose_device(device), with_old=False), resolve_path(out)
     for image in map(Path, images):
         if not image.is_file():
             raise InputError(f"{image}: there is no such file; give JPEG or PNG files.")
@@ -140,7 +140,7 @@ def predict(
     outputs = OutputFolder(out, overwrite)
     outputs.check([p.name for p in written], data_roots(opened.config))
     pictures = [read_image(image) for image in images]  # all are readable before anything is written
-    made_folder(out)
+    ensure_dir(out)
     ids, predictions = np.array([0, *opened.step.ids], np.uint8), []
     for image, picture in zip(map(Path, images), pictures):
         logits = opened.views(Sample(picture, None, torch.zeros(opened.step.n_classes - 1), image.stem))
@@ -154,7 +154,7 @@ def predict(
         share = torch.bincount(classes.flatten().long(), minlength=opened.step.n_classes) / classes.numel()
         shares = {opened.step.names[c]: share[c].item()
                   for c in share.argsort(descending=True).tolist() if c and share[c]}
-        predictions.append(Prediction(image, mask, overlay, shares))
+        predictions.append(PredictedImage(image, mask, overlay, shares))
     return predictions
 
 
@@ -163,7 +163,7 @@ def data_roots(config: ResolvedConfig) -> list[str]:
     return [root for root in (config.data_root, config.voc_root) if root]
 
 
-def moved(config: ResolvedConfig, data_root: Path | str | None) -> ResolvedConfig:
+def with_data_root(config: ResolvedConfig, data_root: Path | str | None) -> ResolvedConfig:
     "The configuration of a run whose data lies elsewhere now."
     return config if data_root is None else replace(config, data_root=str(data_root))
 
@@ -195,7 +195,7 @@ def write_label_maps(
     "Write the label maps of a step's training images as `<image>.png`."
     if kind not in LABEL_MAPS:
         raise InputError(f"kind={kind!r}: expected one of {', '.join(LABEL_MAPS)}.")
-    opened = open_step(path, chosen_device(device))
+    opened = open_step(path, choose_device(device))
     if opened.localizer is None or opened.old is None:
         raise InputError(f"{path} has no localizer to make label maps with; name a later step of "
                          f"method=wilson.")
@@ -210,7 +210,7 @@ def write_label_maps(
     samples = training_samples(split, opened.step, None, reads_masks=False,
                                old_labels=opened.rule.label_old_classes)
     outputs.check(f"{i}.png" for i in samples.split.ids)
-    out = made_folder(at_root(out))
+    out = ensure_dir(resolve_path(out))
     for index in tqdm(range(len(samples)), desc=f"label maps ({kind})", leave=False):
         logits = opened.views(samples[0, index])
         with outputs.file(f"{logits.id}.png") as aside:

@@ -14,18 +14,18 @@ from pathlib import Path
 
 from ..core.errors import InputError, did_you_mean
 from ..core.locks import try_lock
-from ..core.paths import at_root, markdown_text, shown
+from ..core.paths import resolve_path, markdown_text, display_path
 from ..engine.step_folder import STATES, StepFolder
 from ..evaluation.scores import ScoreFacts, column_facts
-from ..run.folder import emptied, held, is_held, rebuild_results
-from ..run.records import Record, chosen, read_records
+from ..run.folder import remove_step_files, lock_step, is_step_locked, rebuild_results
+from ..run.records import Record, select_records, read_records
 
 # %% auto #0
-__all__ = ['Listed', 'run_list', 'run_text', 'remove_runs']
+__all__ = ['ListedRun', 'run_list', 'run_text', 'remove_runs']
 
 # %% ../../nbs/analysis/10_run_list.ipynb #97788010
 @dataclass(frozen=True)
-class Listed:
+class ListedRun:
     "A step in the list of runs."
     record: Record
     state: str                     # one of STATES, "killed", "unknown" or "none"
@@ -43,7 +43,7 @@ def run_list(
     task: str | None = None,   # its folder, or a pattern
     runs: str | None = None,   # pattern of the runs' names
     state: str | None = None,  # one of STATES, "killed" or "unknown"
-) -> list[Listed]:             # by task, run and step
+) -> list[ListedRun]:             # by task, run and step
     "The steps that fit all that is given; InputError for a state that is none."
     if state is not None and state not in (known := (*STATES, "killed", "unknown")):
         raise InputError(f"state={state!r} is not known.{did_you_mean(state, known)}")
@@ -51,13 +51,13 @@ def run_list(
     users: dict[Path | None, list[str]] = {}
     for r in records:
         users.setdefault(r.parent, []).append("/".join(r.path.parts[-3:]))
-    found = [Listed(r, _state(r), _size(r.path), tuple(users.get(r.path, ())))
-             for r in chosen(records, task, runs=runs)]
+    found = [ListedRun(r, _state(r), _size(r.path), tuple(users.get(r.path, ())))
+             for r in select_records(records, task, runs=runs)]
     return [one for one in found if state in (None, one.state)]
 
 
 def _state(record: Record) -> str:
-    if record.state != "running" or is_held(record.path):
+    if record.state != "running" or is_step_locked(record.path):
         return record.state
     host = (StepFolder(record.path).read("status.json") or {}).get("host")
     return "killed" if host in (None, socket.gethostname()) else "running"  # locks may not reach other hosts
@@ -72,7 +72,7 @@ def _size(folder: Path) -> int:
 
 
 def run_text(
-    listed: Sequence[Listed],
+    listed: Sequence[ListedRun],
 ) -> str:  # Markdown
     "The list as a table, with the sum of sizes."
     facts = column_facts(one.record.facts for one in listed)
@@ -100,7 +100,7 @@ def remove_runs(
     force: bool = False,      # also what another host is said to train, where its lock is free
 ) -> list[str]:               # what was done, line by line
     "Remove steps; InputError, before any is removed, where one may not go."
-    root = at_root(runs_dir)
+    root = resolve_path(runs_dir)
     listed = {one.name: one for one in run_list(root)}
     going = {n: listed[n] for name in names for n in _named(name, listed, root)}
     for name, one in going.items():
@@ -116,36 +116,36 @@ def remove_runs(
     return said
 
 
-def _check_running(name: str, one: Listed, force: bool) -> None:
+def _check_running(name: str, one: ListedRun, force: bool) -> None:
     who = StepFolder(one.record.path).read("status.json") or {}
     process = f"process {who.get('pid', '?')} on {who.get('host', '?')}"
-    if is_held(one.record.path):
+    if is_step_locked(one.record.path):
         raise InputError(f"{name} is being trained by {process}; end that first.")
     if not force:
         raise InputError(f"{name} is recorded as being trained by {process}, which this machine cannot see, "
                          f"and nobody holds its lock here. If that process has ended, use --force.")
 
 
-def _named(name: str, listed: dict[str, Listed], root: Path) -> list[str]:
-    short = name.rstrip("/").removeprefix(f"{shown(root)}/").removeprefix(f"{root}/")
+def _named(name: str, listed: dict[str, ListedRun], root: Path) -> list[str]:
+    short = name.rstrip("/").removeprefix(f"{display_path(root)}/").removeprefix(f"{root}/")
     if found := [n for n in listed if n == short or n.rpartition("/")[0] == short]:
         return found
     known = [*dict.fromkeys(p for n in listed for p in (n, n.rpartition("/")[0]))]
-    raise InputError(f"There is no run {name!r} in {shown(root)}.{did_you_mean(short, known)} Expected "
+    raise InputError(f"There is no run {name!r} in {display_path(root)}.{did_you_mean(short, known)} Expected "
                      f"<task>/<run>, or <task>/<run>/step<k> for one step, as `wilson runs` lists them.")
 
 
-def _remove(name: str, one: Listed) -> str:
+def _remove(name: str, one: ListedRun) -> str:
     folder = StepFolder(one.record.path)
     run = folder.path.parent
-    with held(folder):
+    with lock_step(folder):
         # a step that has begun since the list was made is written down by now: it held this step's lock
         if users := [r for r in read_records(run.parents[1]) if r.parent == folder.path]:
             began = "/".join(users[0].path.parts[-3:])
             raise InputError(f"{name} stays: {began} has begun from it meanwhile.")
-        emptied(folder)
+        remove_step_files(folder)
     if folder.path.exists():
-        return f"{name}: removed but for folders that the step did not make; see {shown(folder.path)}"
+        return f"{name}: removed but for folders that the step did not make; see {display_path(folder.path)}"
     if not any(run.glob("step*")):
         shutil.rmtree(run / "logs", ignore_errors=True)
         for file in run.glob(".step*.lock"):

@@ -16,13 +16,13 @@ from markupsafe import Markup
 
 from ..core.paths import markdown_text, one_line
 from ..core.templates import html_table
-from ..evaluation.scores import ScoreFacts, across_steps, column_facts
+from ..evaluation.scores import ScoreFacts, incremental_scores, column_facts
 from ..run.records import Record, Variant
 
 # %% auto #0
-__all__ = ['FORMATS', 'ENDINGS', 'PROTOCOLS', 'mean_and_spread', 'Column', 'Table', 'markdown', 'latex', 'comma_separated',
-           'html', 'groups_of', 'protocols_of', 'facts_of', 'score_table', 'class_table', 'step_table', 'label_table',
-           'cost_table']
+__all__ = ['FORMATS', 'ENDINGS', 'PROTOCOLS', 'mean_and_spread', 'Column', 'Table', 'to_markdown', 'to_latex', 'to_csv',
+           'to_html', 'table_groups', 'protocols_of', 'score_columns', 'score_table', 'class_table', 'step_table',
+           'label_quality_table', 'cost_table']
 
 # %% ../../nbs/analysis/03_tables.ipynb #f7cb4f41
 def mean_and_spread(
@@ -86,7 +86,7 @@ _SPECIAL = str.maketrans({c: rf"\{c}" for c in "&%$#_{}"} | {
     "–": "--", "→": r"$\to$", "±": r"$\pm$"})
 
 
-def markdown(table: Table) -> str:
+def to_markdown(table: Table) -> str:
     "The table with its title and notes."
     def line(cells: Sequence[str]) -> str:
         return "| " + " | ".join(cells) + " |"
@@ -98,7 +98,7 @@ def markdown(table: Table) -> str:
         f"\n\n{notes}" if notes else "")
 
 
-def latex(table: Table) -> str:
+def to_latex(table: Table) -> str:
     r"A `table` environment that needs `\usepackage{booktabs}`."
     def line(cells: Sequence[str]) -> str:
         return " & ".join(cells) + r" \\"
@@ -119,7 +119,7 @@ def _field(text: str) -> str:
     return f"'{text}" if text.lstrip().startswith(("=", "+", "-", "@")) else text
 
 
-def comma_separated(table: Table) -> str:
+def to_csv(table: Table) -> str:
     "A header and one line per row; an empty field where there is no value."
     names = [_field(f"{c.name}{part}") for c in table.columns for part in ("", " std", " n")]
     text = io.StringIO()
@@ -131,21 +131,21 @@ def comma_separated(table: Table) -> str:
     return text.getvalue()
 
 
-def html(table: Table) -> str:
+def to_html(table: Table) -> str:
     "A `<table>` with its title and notes; names are escaped."
     rows = [[label, *map(Markup, cells)] for label, *cells in table.texts("<b>{}</b>")]
     head = ["", *(column.name for column in table.columns)]
     return str(html_table(head, rows, caption=table.title, notes=table.notes))
 
 
-FORMATS = {"markdown": markdown, "latex": latex, "csv": comma_separated, "html": html}
+FORMATS = {"markdown": to_markdown, "latex": to_latex, "csv": to_csv, "html": to_html}
 ENDINGS = {"markdown": "md", "latex": "tex", "csv": "csv", "html": "html"}
 
 # %% ../../nbs/analysis/03_tables.ipynb #42ed682b
 PROTOCOLS = ("published", "whole")  # centre crops, whole images; COCO→VOC adds "voc published" and so on
 
 
-def groups_of(found: Sequence[Variant]) -> tuple[str, ...]:
+def table_groups(found: Sequence[Variant]) -> tuple[str, ...]:
     "The groups of classes that a table of these variants shows."
     steps = max((v.records[0].steps for v in found), default=1)
     return ("base", "added", "all") if steps > 2 else ("old", "new", "all") if steps > 1 else ("all",)
@@ -156,7 +156,7 @@ def protocols_of(found: Sequence[Variant]) -> list[str]:
     return list(dict.fromkeys(p for v in found for r in v.records for p in r.miou))
 
 
-def facts_of(found: Sequence[Variant], by_class: bool = False) -> list[ScoreFacts]:
+def score_columns(found: Sequence[Variant], by_class: bool = False) -> list[ScoreFacts]:
     "The scores that are columns of a table of these variants: those by class, or all others."
     return column_facts((r.facts for v in found for r in v.records), by_class)
 
@@ -167,9 +167,9 @@ def score_table(
 ) -> Table:
     "Mean IoU in percent by group of classes, and the scores of further metrics."
     protocols = protocols_of(found) if protocols is None else protocols
-    facts = facts_of(found)
+    facts = score_columns(found)
     cells = [(f, p, g) for f in facts for p in protocols
-             for g in (groups_of(found) if f.by == "group" else ("all",))]
+             for g in (table_groups(found) if f.by == "group" else ("all",))]
     headings = [_heading(f, p, g, f is facts[0], len(protocols) == 1) for f, p, g in cells]
     columns = [Column(heading, f.direction or "neither", f.digits)
                for heading, (f, _, _) in zip(headings, cells)]
@@ -191,7 +191,7 @@ def class_table(
     protocol: str = "published",
 ) -> Table:                                      # a row per class
     "IoU in percent by class, and the scores by class of further metrics."
-    facts = facts_of(found, by_class=True)
+    facts = score_columns(found, by_class=True)
     read = {v.label: [r.metrics()["scores"].get(protocol, {}) for r in v.records] for v in found}
     scores = {(label, f): [score.get(f.name, {}) for score in by_run]
               for f in facts for label, by_run in read.items()}
@@ -227,7 +227,7 @@ def _over_steps(record: Record, at: Mapping, protocol: str) -> list[float | None
     if None in scores or len(scores) < len(chain) or chain[0].step:
         return [record.miou.get(protocol, {}).get("all"), None, None]
     try:
-        across = across_steps(scores)
+        across = incremental_scores(scores)
     except (ValueError, LookupError):  # the steps before are of other classes: a run put together by hand
         return [record.miou.get(protocol, {}).get("all"), None, None]
     return [*across["all_by_step"], across["average"], across["mean_forgetting"]]
@@ -241,7 +241,7 @@ def _task(found: Sequence[Variant]) -> str:
     return found[0].records[0].task if found else "no task"
 
 # %% ../../nbs/analysis/03_tables.ipynb #70340ace
-def label_table(found: Sequence[Variant]) -> Table:
+def label_quality_table(found: Sequence[Variant]) -> Table:
     "Mean IoU in percent over the new classes: of the localizer's maps and of each label that was taught."
     kinds = list(dict.fromkeys(kind for v in found for r in v.records for kind in r.labels))
     kinds = [kind for kind in kinds if kind != "old_model"]  # PLOP's, which knows no new class

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from .run import GROUPS, Run, find_step
 from ..core.errors import InputError
-from ..core.paths import shown
+from ..core.paths import display_path
 from ..engine.step_folder import StepFolder
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from wilson.checks.report import Report
-    from wilson.datasets.prepare import Prepared
+    from wilson.datasets.prepare import PreparedDataset
 
 # %% auto #0
 __all__ = ['train', 'load_run', 'runs', 'sweep', 'prepare', 'verify']
@@ -40,11 +40,11 @@ def train(
     >>> run
     Run('shapes-15-5-overlap/wilson-s42/step1', finished)
     """
-    from wilson.experiments.train import train as train_steps
-    from wilson.run.config import parsed
+    from wilson.experiments.train import run_training as train_steps
+    from wilson.run.config import parse_config
     from wilson.run.user_code import reference_to
     given = {n: reference_to(v) if isinstance(v, type) else v for n, v in parameters.items()}
-    config = parsed(given)
+    config = parse_config(given)
     return Run(train_steps(config)[-1].path, config.device)
 
 
@@ -69,7 +69,7 @@ def load_run(
         given = reference_to(method) if isinstance(method, type) else method
         recorded = (StepFolder(step).read("config.json") or {}).get("code") or {}
         if code_hash(given) not in recorded.values():
-            raise InputError(f"method={given}: {shown(step)} was trained with other code; give the class or "
+            raise InputError(f"method={given}: {display_path(step)} was trained with other code; give the class or "
                              f"file as it was then.")
         trust(code_hash(given))
     return Run(step, device)
@@ -120,15 +120,15 @@ def sweep(
     import pandas as pd
 
     from wilson.experiments.grid import grid_members
-    from wilson.experiments.plan import planned
+    from wilson.experiments.plan import plan_members
     from wilson.experiments.sweep import run_sweep
     members = grid_members({n: v if isinstance(v, list | tuple) else [v] for n, v in axes.items()})
     if dry_run:
         plan = {p.name: {"state": p.state, "seconds": p.seconds, "reason": p.reason}
-                for p in planned(members, runs_dir)}
+                for p in plan_members(members, runs_dir)}
         return pd.DataFrame.from_dict(plan, orient="index").rename_axis("run")
     run_sweep(members, name, jobs, runs_dir)
-    trained = {f"{p.name}/" for p in planned(members, runs_dir)}
+    trained = {f"{p.name}/" for p in plan_members(members, runs_dir)}
     table = runs(runs_dir=runs_dir)
     return table[[row.rpartition("/")[0] + "/" in trained for row in table.index]]
 
@@ -139,13 +139,13 @@ def prepare(
     data_root: Path | str | None = None,  # where the data set goes; data/<dataset>
     masks: str | None = None,             # voc: aug | sbd; coco: instances | stuffthingmaps
     val_share: float = 0.2,               # of your images with masks, where there are no lists
-) -> Prepared:
+) -> PreparedDataset:
     """Make a data set ready to train on: link, draw or download what is missing; what is there stays.
 
     >>> len(wilson.prepare("shapes").data.train)
     160
     """
-    from wilson.datasets.prepare import prepare as prepare_dataset
+    from wilson.datasets.prepare import prepare_dataset as prepare_dataset
     return prepare_dataset(dataset, source, data_root, masks, val_share)
 
 
@@ -160,8 +160,8 @@ def verify(
     >>> wilson.verify("shapes", progress=False).ok
     True
     """
-    from wilson.checks.verify import verified
+    from wilson.checks.verify import verify_dataset
     from wilson.data.tasks import Task
     from wilson.run.dataset import load_dataset
     chosen = load_dataset(dataset, data_root)
-    return verified(chosen, data_root, tuple(Task(chosen.classes, name) for name in tasks), progress=progress)
+    return verify_dataset(chosen, data_root, tuple(Task(chosen.classes, name) for name in tasks), progress=progress)

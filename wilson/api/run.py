@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import InputError, did_you_mean, require
-from ..core.paths import at_root, shown
+from ..core.paths import resolve_path, display_path
 from ..core.templates import html_table
 from ..engine.step_folder import StepFolder
 
@@ -36,15 +36,15 @@ def find_step(
     runs_dir: Path | str = "runs",
 ) -> Path:
     "The folder of a step; of a run, that of its last step. InputError where there is none."
-    for place in dict.fromkeys((at_root(name), at_root(runs_dir) / name)):
+    for place in dict.fromkeys((resolve_path(name), resolve_path(runs_dir) / name)):
         if (place / "config.json").is_file():
             return place
         steps = [p.parent for p in place.glob("step*/config.json") if p.parent.name[4:].isdecimal()]
         if steps:
             return max(steps, key=lambda path: int(path.name[4:]))
-    there = sorted({"/".join(p.parts[-4:-2]) for p in at_root(runs_dir).glob("*/*/step*/config.json")})
+    there = sorted({"/".join(p.parts[-4:-2]) for p in resolve_path(runs_dir).glob("*/*/step*/config.json")})
     hint = did_you_mean(str(name), there) if there else " `make demo` trains one."
-    raise InputError(f"There is no run {str(name)!r} in {shown(at_root(runs_dir))}.{hint}")
+    raise InputError(f"There is no run {str(name)!r} in {display_path(resolve_path(runs_dir))}.{hint}")
 
 # %% ../../nbs/api/01_run.ipynb #7d3f0108
 SPLITS = {"train": "training", "val": "validation"}
@@ -58,7 +58,7 @@ def compare_rules(
     "Score the labels that each rule would teach; the networks run once."
     import pandas as pd
 
-    from wilson.evaluation.what_if import teaching, what_if
+    from wilson.evaluation.what_if import teaching_kinds, what_if
     if split not in SPLITS:
         raise InputError(f"split={split!r} is not known.{did_you_mean(split, SPLITS)}")
     which, rows = SPLITS[split], {}
@@ -67,7 +67,7 @@ def compare_rules(
         found = what_if(((n, images.logits(which, n)) for n in numbers), rule, images.step)
         if not found["images"]:
             raise InputError(f"No image of the {which} list has a mask, so nothing can be scored.")
-        for kind in teaching():
+        for kind in teaching_kinds():
             scores, more = found[kind]["scores"]["miou"], found[kind]
             rows[name, kind] = scores | {"coverage": more["coverage"], "images": more["images_used"]}
     table = pd.DataFrame.from_dict(rows, orient="index")
@@ -110,10 +110,10 @@ class Run:
         path: Path | str,      # a step's folder
         device: str = "auto",  # auto | cpu | cuda | cuda:1
     ):
-        self.path, self.device = at_root(path), device
+        self.path, self.device = resolve_path(path), device
         self._folder = StepFolder(self.path)
         if self._folder.read("config.json") is None:
-            raise InputError(f"{shown(self.path)} holds no config.json, so it is not a step of a run.")
+            raise InputError(f"{display_path(self.path)} holds no config.json, so it is not a step of a run.")
 
     @property
     def name(self) -> str:
@@ -163,8 +163,8 @@ class Run:
         return StepImages(self.path, self.device)
 
     def _device(self) -> str:
-        from wilson.engine.devices import chosen_device
-        return str(chosen_device(self.device))
+        from wilson.engine.devices import choose_device
+        return str(choose_device(self.device))
 
     @cached_property
     def _recorded(self) -> tuple[ResolvedConfig, Task, Step]:
@@ -209,7 +209,7 @@ class Run:
         from wilson.api.image_maps import ImageMaps
         from wilson.evaluation.maps import Maps
         if image is None or isinstance(image, str | int) and self.images.has(str(image)):
-            which, position = self.images.first() if image is None else self.images.find(image)
+            which, position = self.images.first_image() if image is None else self.images.find(image)
             logits = self.images.logits(which, position)
             told = None if labels is None else self._labels(labels)
             return ImageMaps(Maps(logits, self._rule(rule), told), self.step)
@@ -250,8 +250,8 @@ class Run:
         >>> wilson.load_run("shapes-15-5-overlap/wilson-s42").evaluate()["scores"].keys()
         dict_keys(['published', 'whole'])
         """
-        from wilson.analysis.results import evaluate_step
-        found = evaluate_step(self.path, self.device, data_root, weights)
+        from wilson.analysis.results import evaluate_saved_step
+        found = evaluate_saved_step(self.path, self.device, data_root, weights)
         return require(found.metrics, "nothing was scored")
 
     def what_if(

@@ -17,7 +17,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ..core.limits import available_cpus
-from ..core.paths import shown
+from ..core.paths import display_path
 from ..data.image_files import FileInputError, MaskInputError, MissingFileInputError, open_image
 from ..data.image_files import read_file
 from ..data.image_io import decode_image, orientation, read_mask
@@ -47,7 +47,7 @@ def _unreadable(path: Path, what: str, error: FileInputError) -> Finding:
         kind = f"{what} that is missing"
     elif isinstance(error, MaskInputError):
         kind = "mask that is no 8-bit PNG of ids"
-    return Finding(shown(path), error.problem, error.remedy, kind=kind)
+    return Finding(display_path(path), error.problem, error.remedy, kind=kind)
 
 # %% ../../nbs/checks/00_files.ipynb #165426f4
 _UNUSUAL = {  # Pillow's mode → what it is, what becomes of it
@@ -62,14 +62,14 @@ _UNUSUAL = {  # Pillow's mode → what it is, what becomes of it
 
 def _image_findings(path: Path, content: bytes, image: Image.Image, turned: int) -> Iterator[Finding]:
     if image.format == "PNG" and content[24] == 16:  # its header's bit depth
-        yield Finding(shown(path), "has 16 bits a channel", "it is read by the upper 8 of them",
+        yield Finding(display_path(path), "has 16 bits a channel", "it is read by the upper 8 of them",
                       error=False, kind="unusual image")
     elif image.mode in _UNUSUAL:
         problem, remedy = _UNUSUAL[image.mode]
-        yield Finding(shown(path), problem, remedy, error=False, kind="unusual image")
+        yield Finding(display_path(path), problem, remedy, error=False, kind="unusual image")
     if turned != 1:
         problem = f"is stored {image.width}×{image.height} and turned upright by EXIF orientation {turned}"
-        yield Finding(shown(path), problem, "it is read upright, as viewers show it, and so must its mask be",
+        yield Finding(display_path(path), problem, "it is read upright, as viewers show it, and so must its mask be",
                       error=False, kind="image turned by EXIF")
 
 # %% ../../nbs/checks/00_files.ipynb #607e193e
@@ -144,7 +144,7 @@ def _other_size(image: ImageLook, size: tuple[int, int], mask_size: tuple[int, i
                    f"{image.orientation} turns to {w}×{h}")
         remedy = ("turn the mask as viewers turn the image, or remove the orientation if the image is "
                   "upright as stored")
-    return Finding(shown(mask_path), problem, remedy, kind="mask of another size")
+    return Finding(display_path(mask_path), problem, remedy, kind="mask of another size")
 
 # %% ../../nbs/checks/00_files.ipynb #c2e81d11
 Pair = tuple[Path, Path | None]  # an image, and its mask if it has one

@@ -13,13 +13,13 @@ from typing import NamedTuple
 import numpy as np
 
 from .files import Finding, Look, Pair, pairs_of
-from ..core.paths import shown
+from ..core.paths import display_path
 from ..data.classes import Classes
-from ..data.image_labels import spans
+from ..data.image_labels import format_ids
 from ..data.splits import Split
 
 # %% auto #0
-__all__ = ['TRAINING', 'names_of', 'counted', 'number_findings', 'label_findings', 'list_findings', 'Entry', 'entries',
+__all__ = ['TRAINING', 'names_of', 'count_text', 'number_findings', 'label_findings', 'list_findings', 'Entry', 'entries',
            'leaked_findings', 'twin_findings']
 
 # %% ../../nbs/checks/01_lists.ipynb #2e5c3458
@@ -29,7 +29,7 @@ def names_of(classes: Classes, ids: Iterable[int]) -> str:
     return ", ".join(of.get(int(i), str(i)) for i in ids)
 
 
-def counted(number: int, word: str) -> str:
+def count_text(number: int, word: str) -> str:
     "A number and what it counts, one or many."
     return f"{number:,} {word}{'' if number == 1 else 's'}"
 
@@ -42,13 +42,13 @@ def number_findings(
     "Masks with numbers that mean nothing."
     ids = np.array(split.values or range(256))
     legal = np.isin(ids, [0, 255, *classes.ids])
-    expected = f"expected {spans(np.flatnonzero(legal))}"
+    expected = f"expected {format_ids(np.flatnonzero(legal))}"
     for pair in pairs_of(split):
         mask, path = looks[pair].mask, pair[1]
         if mask and path and mask.pixels and (foreign := [n for n in mask.pixels if not legal[n]]):
             count = sum(mask.pixels[n] for n in foreign)
-            some = spans(foreign[:8]) + (" and others" if len(foreign) > 8 else "")
-            yield Finding(shown(path), f"holds {some} ({counted(count, 'pixel')}), {expected}",
+            some = format_ids(foreign[:8]) + (" and others" if len(foreign) > 8 else "")
+            yield Finding(display_path(path), f"holds {some} ({count_text(count, 'pixel')}), {expected}",
                           "give these pixels the id of a class, 0 (background) or 255 (void)",
                           kind="mask with numbers of no class")
 
@@ -65,7 +65,7 @@ def label_findings(
     for (image, mask_path), row in zip(pairs_of(split), labels):
         told = set(np.flatnonzero(row).tolist())
         if not told:
-            yield Finding(shown(image), "has no class among its image-level labels",
+            yield Finding(display_path(image), "has no class among its image-level labels",
                           "no step trains on it; label it if it shows a class", error=False,
                           kind="image without a label")
         mask = looks[image, mask_path].mask
@@ -75,10 +75,10 @@ def label_findings(
         if unseen := sorted(told - masked):
             problem = f"is labelled {names_of(classes, unseen)}, which its mask does not show"
             left_out = f"{remedy}; steps that learn these classes from masks leave the image out"
-            yield Finding(shown(image), problem, left_out, exact, "label that the mask does not show")
+            yield Finding(display_path(image), problem, left_out, exact, "label that the mask does not show")
         if untold := sorted(masked - told):
             problem = f"is not labelled {names_of(classes, untold)}, which its mask shows"
-            yield Finding(shown(image), problem, remedy, kind="class that the labels do not tell")
+            yield Finding(display_path(image), problem, remedy, kind="class that the labels do not tell")
 
 # %% ../../nbs/checks/01_lists.ipynb #7e576ad3
 def list_findings(splits: Iterable[Split]) -> Iterator[Finding]:
@@ -131,10 +131,10 @@ def leaked_findings(lines: Sequence[Entry]) -> Iterator[Finding]:
     for e in (e for e in lines if not e.trained and e.id in trained):
         other = trained[e.id]
         if e.image == other.image or (e.digest and e.digest == other.digest):
-            yield Finding(shown(e.image), f"is in list {other.listed}, to train on, and in list {e.listed}",
+            yield Finding(display_path(e.image), f"is in list {other.listed}, to train on, and in list {e.listed}",
                           f"take {e.id} out of one of the two", kind="image in training and validation")
         else:
-            yield Finding(shown(e.image), f"has the id {e.id} of another image, {shown(other.image)}",
+            yield Finding(display_path(e.image), f"has the id {e.id} of another image, {display_path(other.image)}",
                           "rename one of the two: an image is looked up by its id", False, "id of two images")
 
 
@@ -146,7 +146,7 @@ def twin_findings(lines: Sequence[Entry]) -> Iterator[Finding]:
         leak = next((t for t in twins if t.trained != e.trained), None)
         if twins:
             twin = leak or twins[0]
-            yield Finding(shown(e.image), f"is the same file as {twin.image.name} of list {twin.listed}",
+            yield Finding(display_path(e.image), f"is the same file as {twin.image.name} of list {twin.listed}",
                           f"take {e.id} or {twin.id} out of its list", leak is not None,
                           "twins in training and validation" if leak else "twins on one side")
         known[e.digest].append(e)

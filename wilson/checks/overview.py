@@ -25,7 +25,8 @@ from ..data.tasks import Task
 
 # %% auto #0
 __all__ = ['STEP_COLOURS', 'WIDTH', 'COLUMNS', 'labels_by_split', 'class_counts', 'step_colour', 'task_title', 'class_histogram',
-           'met', 'cooccurrence', 'outlines', 'over', 'sample_grid', 'counts_html', 'report_html']
+           'cooccurrence_matrix', 'cooccurrence_plot', 'outlines', 'overlay_mask', 'sample_grid', 'counts_html',
+           'report_html']
 
 # %% ../../nbs/checks/05_overview.ipynb #c6532c3f
 def labels_by_split(
@@ -125,7 +126,7 @@ def _name_steps(ax: Axes, bounds: np.ndarray) -> None:
                 va="bottom", transform=ax.get_xaxis_transform(), fontsize=8, color=step_colour(k))
 
 # %% ../../nbs/checks/05_overview.ipynb #e5d792f9
-def met(
+def cooccurrence_matrix(
     labels: np.ndarray,   # N, 256 bool
     ids: Sequence[int],   # dataset ids of the classes
 ) -> np.ndarray:          # K, K: share of the row's images that show the column's class; NaN: no images
@@ -135,14 +136,14 @@ def met(
         return chosen.T @ chosen / chosen.sum(0)[:, None]
 
 # %% ../../nbs/checks/05_overview.ipynb #e0b1fd53
-def cooccurrence(
+def cooccurrence_plot(
     source: Report | Mapping[str, np.ndarray],  # or N, 256 bool by name of split
     task: Task,
     split: str = "train",
 ) -> Figure:
     "Of the images of a class (row), the share that also shows another (column)."
     names, bounds = _named(task), _bounds(task)
-    shares = met(labels_by_split(source)[split], [i for group in task.groups for i in group])
+    shares = cooccurrence_matrix(labels_by_split(source)[split], [i for group in task.groups for i in group])
     np.fill_diagonal(shares, np.nan)
     few, size = len(names) <= 30, 8 if len(names) <= 30 else 6
     height = min(0.82 * WIDTH, 1.7 + 0.36 * len(names)) if few else 0.93 * WIDTH
@@ -187,7 +188,7 @@ def outlines(
     return edge
 
 
-def over(
+def overlay_mask(
     image: np.ndarray,    # H, W, 3 uint8
     ids: np.ndarray,      # H, W uint8: dataset ids
     palette: np.ndarray,  # 256, 3 uint8
@@ -243,7 +244,7 @@ def _sample(ax: Axes, split: Split, k: int, classes: Classes) -> set[int]:  # id
         ax.text(0.5, 0.5, wrong, ha="center", va="center", fontsize=8, transform=ax.transAxes,
                 bbox={"facecolor": "white", "edgecolor": "none"})
     if picture is not None:
-        ax.imshow(picture if ids is None else over(picture, ids, classes.palette()))
+        ax.imshow(picture if ids is None else overlay_mask(picture, ids, classes.palette()))
     return set() if ids is None else set(np.unique(ids).tolist())
 
 

@@ -16,7 +16,7 @@ from ..data.tasks import Task
 from ..datasets.base import Dataset, PublishedList
 
 # %% auto #0
-__all__ = ['ids_digest', 'is_published', 'compared', 'step_sizes', 'trained_on', 'sizes_text', 'published_sizes',
+__all__ = ['ids_digest', 'is_published', 'compare_lists', 'step_sizes', 'trained_on', 'sizes_text', 'published_sizes',
            'published_findings']
 
 # %% ../../nbs/checks/02_published_lists.ipynb #60240b0d
@@ -34,7 +34,7 @@ def is_published(split: Split, published: PublishedList) -> bool:
     return ids_digest(split.ids) == published.digest
 
 
-def compared(
+def compare_lists(
     split: Split,
     lists: Sequence[PublishedList],  # it may be one of these
 ) -> tuple[bool, str]:               # is it one of them, and the words to say so
@@ -87,7 +87,7 @@ def published_sizes(
 def published_findings(splits: Mapping[str, Split], dataset: Dataset) -> Iterator[Finding | str]:
     "Facts, as text, and findings on the published lists and sizes."
     for name, split in splits.items() if any(dataset.published_lists) else ():
-        same, words = compared(split, dataset.published_lists[name not in TRAINING])
+        same, words = compare_lists(split, dataset.published_lists[name not in TRAINING])
         # a validation split of one's own choice is everybody's right
         yield f"list {split.name} {words}" if same else Finding(
             f"list {split.name}", words, "scores do not stand beside published ones without saying so",

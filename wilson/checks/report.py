@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .files import Finding, Look, Pair, look_at_all, pairs_of
-from .lists import TRAINING, counted, entries, label_findings, leaked_findings, list_findings
+from .lists import TRAINING, count_text, entries, label_findings, leaked_findings, list_findings
 from .lists import names_of, number_findings, twin_findings
 from .published_lists import published_findings, sizes_text, step_sizes, trained_on
 from ..core.templates import html_table
@@ -23,7 +23,7 @@ from ..datasets.base import Dataset
 from ..datasets.built_in import DATASETS
 
 # %% auto #0
-__all__ = ['FEW', 'task_findings', 'unseen_findings', 'SplitFacts', 'facts_of', 'Report', 'verify']
+__all__ = ['FEW', 'task_findings', 'unseen_findings', 'SplitFacts', 'split_facts', 'Report', 'check_dataset']
 
 # %% ../../nbs/checks/03_report.ipynb #2cebf948
 FEW = 10  # fewer training images of a class than this are worth a note
@@ -77,7 +77,7 @@ class SplitFacts:
         return said
 
 
-def facts_of(name: str, split: Split, looks: Mapping[Pair, Look]) -> SplitFacts:
+def split_facts(name: str, split: Split, looks: Mapping[Pair, Look]) -> SplitFacts:
     "Count what a split holds."
     of_split, pixels = [looks[pair] for pair in pairs_of(split)], np.zeros(256, np.int64)
     ids = split.values or range(256)
@@ -129,11 +129,11 @@ class Report:
         "The last line."
         wrong = [f for f in self.findings if f.error]
         if wrong:
-            said = f"{counted(len(wrong), 'problem')} in {counted(len({f.where for f in wrong}), 'file')}"
+            said = f"{count_text(len(wrong), 'problem')} in {count_text(len({f.where for f in wrong}), 'file')}"
         else:
-            said = f"no problem in {counted(self.images, 'image')}"
+            said = f"no problem in {count_text(self.images, 'image')}"
         if notes := len(self.findings) - len(wrong):
-            said += f", {counted(notes, 'note')}"
+            said += f", {count_text(notes, 'note')}"
         return f"{said} ({self.seconds:.1f} s)"
 
     def __str__(self) -> str:
@@ -154,7 +154,7 @@ def _dataset_of(classes: Classes | Dataset) -> Dataset:
     return dataset
 
 
-def verify(
+def check_dataset(
     splits: Mapping[str, Split],  # `train`, perhaps `later`; all others are validated on
     classes: Classes | Dataset,   # of a built-in data set: checked against its published lists too
     tasks: Mapping[str, Task] | Sequence[Task] = (),
@@ -179,7 +179,7 @@ def verify(
     findings += unseen_findings(splits, named.values())
     return Report(
         findings=tuple(dict.fromkeys(findings)),  # a file of two lists is named once
-        splits=tuple(facts_of(name, split, looks) for name, split in splits.items()), classes=classes,
+        splits=tuple(split_facts(name, split, looks) for name, split in splits.items()), classes=classes,
         sizes={name: step_sizes(splits, task) for name, task in named.items()} if "train" in splits else {},
         facts=tuple(f for f in known if isinstance(f, str)), images=len({image for image, _ in looks}),
         seconds=time.perf_counter() - start)

@@ -9,18 +9,18 @@ from dataclasses import replace
 from pathlib import Path
 
 from .files import Finding
-from .report import Report, verify
+from .report import Report, check_dataset
 from ..core.errors import InputError
-from ..core.paths import at_root, shown
+from ..core.paths import resolve_path, display_path
 from ..data.tasks import Task
 from ..datasets.base import Dataset, Location
-from ..datasets.custom import dataset_of
+from ..datasets.custom import find_dataset
 
 # %% auto #0
-__all__ = ['verified']
+__all__ = ['verify_dataset']
 
 # %% ../../nbs/checks/04_verify.ipynb #7e1acc6a
-def verified(
+def verify_dataset(
     dataset: str | Dataset,             # voc | coco | coco-voc | shapes, one's own, or an object
     data_root: Path | str | None = None,  # data/<dataset>
     tasks: tuple[Task, ...] = (),       # whose steps must have images; one's own: all of its
@@ -31,8 +31,8 @@ def verified(
     progress: bool = True,
 ) -> Report:
     "All that is wrong with a data set."
-    chosen = dataset_of(dataset, data_root)
-    root = at_root(data_root or chosen.default_root)
+    chosen = find_dataset(dataset, data_root)
+    root = resolve_path(data_root or chosen.default_root)
     tasks = tasks or tuple(Task(chosen.classes, name) for name in chosen.tasks_to_verify)
     at = Location(root, train_list, val_list, image_labels, voc_root)
     stopped = None
@@ -43,9 +43,9 @@ def verified(
         if not chosen.has_images(root):
             raise
         stopped = e
-        splits = chosen.unchecked(at)
-    report = verify(splits, chosen, tasks, progress=progress)
+        splits = chosen.open_unchecked(at)
+    report = check_dataset(splits, chosen, tasks, progress=progress)
     if stopped:
-        first = Finding(shown(root), f"does not open: {stopped}", "mend that first")
+        first = Finding(display_path(root), f"does not open: {stopped}", "mend that first")
         report = replace(report, findings=(first, *report.findings))
     return report

@@ -15,13 +15,13 @@ from typing import Any, get_args, get_origin
 
 from .. import __version__
 from .data_commands import run_prepare, run_verify
-from .run_commands import run_compare, run_evaluate, run_export, run_import, run_labels
+from .run_commands import run_compare, run_evaluate, run_export, run_import_checkpoint, run_pseudo_labels
 from .run_commands import run_predict, run_runs, run_train
 from .sweep_commands import run_slurm, run_sweep_command
 from ..core.errors import InputError, did_you_mean
 from ..core.params import Param, params_of
 from ..core.paths import check_temp_folder
-from ..core.terminals import printable, safe_output, set_bars, use_utf8_names
+from ..core.terminals import escape_control_characters, safe_output, set_bars, use_utf8_names
 from ..methods.facts import builtin_facts
 from ..run.chosen_method import method_facts
 from ..run.config import SHARED, TrainConfig, describe
@@ -33,7 +33,7 @@ __all__ = ['COMMANDS', 'Parser', 'add_params', 'named_methods', 'add_training_pa
 COMMANDS: dict[str, Callable[..., int | None]] = {
     "prepare": run_prepare, "verify": run_verify, "train": run_train, "sweep": run_sweep_command,
     "runs": run_runs, "slurm": run_slurm, "evaluate": run_evaluate, "predict": run_predict,
-    "compare": run_compare, "labels": run_labels, "import": run_import, "export": run_export,
+    "compare": run_compare, "pseudo-labels": run_pseudo_labels, "import-checkpoint": run_import_checkpoint, "export": run_export,
 }
 
 
@@ -180,7 +180,7 @@ def _answer(arguments: list[str]) -> int:
         add_options(parser, command, rest)
         return command(**arguments_of(command, vars(parser.parse_args(rest)))) or 0
     except InputError as e:
-        print(f"wilson: {printable(str(e))}", file=sys.stderr)
+        print(f"wilson: {escape_control_characters(str(e))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as e:
         return getattr(e, "exit_code", 130)

@@ -30,14 +30,14 @@ def run_prepare(
     no_verify: Annotated[bool, "do not look at every file afterwards"] = False,
 ) -> int:
     "make a data set ready to train on"
-    from wilson.datasets.prepare import prepare
-    from wilson.checks.verify import verified
+    from wilson.datasets.prepare import prepare_dataset
+    from wilson.checks.verify import verify_dataset
     from wilson.run.dataset import load_dataset
     chosen = load_dataset(dataset, data_root)
-    prepare(chosen, from_, data_root, masks, val_share, voc_root)
+    prepare_dataset(chosen, from_, data_root, masks, val_share, voc_root)
     if no_verify:
         return 0
-    report = verified(chosen, data_root, voc_root=voc_root)
+    report = verify_dataset(chosen, data_root, voc_root=voc_root)
     print(report)
     return 0 if report.ok else 1
 
@@ -56,13 +56,13 @@ def run_verify(
 ) -> int:
     "find what is wrong with a data set"
     from wilson.data.tasks import Task
-    from wilson.checks.verify import verified
+    from wilson.checks.verify import verify_dataset
     from wilson.core.output_files import output_file
     from wilson.run.config import as_bool
     from wilson.run.dataset import load_dataset
     chosen = load_dataset(dataset, data_root)
     tasks = (Task(chosen.classes, task, as_bool("overlap", overlap)),) if task else ()
-    found = verified(chosen, data_root, tasks, train_list, val_list, image_labels, voc_root)
+    found = verify_dataset(chosen, data_root, tasks, train_list, val_list, image_labels, voc_root)
     print(found)
     if report:
         with output_file(report, overwrite) as aside:

@@ -10,11 +10,11 @@ from typing import Annotated, Any
 
 from .data_commands import Overwrite
 from ..core.errors import did_you_mean, InputError
-from ..run.config import TrainConfig, as_bool, parsed
+from ..run.config import TrainConfig, as_bool, parse_config
 
 # %% auto #0
 __all__ = ['StepPath', 'DataRoot', 'Device', 'TrustCode', 'RunsDir', 'run_train', 'run_evaluate', 'run_predict', 'run_runs',
-           'run_compare', 'run_labels', 'run_import', 'run_export']
+           'run_compare', 'run_pseudo_labels', 'run_import_checkpoint', 'run_export']
 
 # %% ../../nbs/cli/01_run_commands.ipynb #1fdeb8a5
 StepPath = Annotated[str, "runs/<task>/<run>/step<k>"]
@@ -26,16 +26,16 @@ RunsDir = Annotated[str, "where run folders are"]
 
 def _trust(step_folder: str, trust_code: bool) -> None:
     if trust_code:
-        from wilson.core.paths import at_root
+        from wilson.core.paths import resolve_path
         from wilson.run.user_code import trust_run
-        trust_run(at_root(step_folder))
+        trust_run(resolve_path(step_folder))
 
 
 def run_train(parameters: Annotated[Mapping[str, Any], TrainConfig]) -> None:
     "train the steps of a task"
-    from wilson.experiments.train import train
+    from wilson.experiments.train import run_training
     from wilson.analysis.results import result_table
-    print(result_table(train(parsed(parameters))), flush=True)
+    print(result_table(run_training(parse_config(parameters))), flush=True)
 
 # %% ../../nbs/cli/01_run_commands.ipynb #f2718e99
 def run_evaluate(
@@ -48,9 +48,9 @@ def run_evaluate(
     trust_code: TrustCode = False,
 ) -> None:
     "score a finished step"
-    from wilson.analysis.results import evaluate_step, result_table
+    from wilson.analysis.results import evaluate_saved_step, result_table
     _trust(step_folder, trust_code)
-    print(result_table([evaluate_step(step_folder, device, data_root, weights, metrics)]))
+    print(result_table([evaluate_saved_step(step_folder, device, data_root, weights, metrics)]))
 
 
 def run_predict(
@@ -103,24 +103,24 @@ def run_compare(
 ) -> None:
     "put runs beside each other"
     from wilson.core.output_files import OutputFolder
-    from wilson.analysis.comparison import (TABLES, compared, figure_files, figures, table_files, table_of,
+    from wilson.analysis.comparison import (TABLES, find_variants, figure_files, comparison_figures, table_files, comparison_table,
                                        write_figures, write_tables)
     from wilson.analysis.tables import FORMATS
-    from wilson.core.paths import shown
+    from wilson.core.paths import display_path
     if format not in FORMATS:
         raise InputError(f"format={format!r} is not known.{did_you_mean(format, FORMATS)}")
-    found, records = compared(runs_dir, task, methods, runs)
+    found, records = find_variants(runs_dir, task, methods, runs)
     if not out:
-        print(FORMATS[format](table_of(table, found, records, protocol)).rstrip())
+        print(FORMATS[format](comparison_table(table, found, records, protocol)).rstrip())
         return
-    tables = {kind: table_of(kind, found, records, protocol) for kind in TABLES}
-    drawn = figures(found, records, protocol)
+    tables = {kind: comparison_table(kind, found, records, protocol) for kind in TABLES}
+    drawn = comparison_figures(found, records, protocol)
     OutputFolder(out, overwrite).check([*table_files(tables), *figure_files(drawn)])
     written = write_tables(tables, out, overwrite=overwrite) + write_figures(drawn, out, overwrite)
-    print("\n".join(shown(f) for f in written))
+    print("\n".join(display_path(f) for f in written))
 
 # %% ../../nbs/cli/01_run_commands.ipynb #52785701
-def run_labels(
+def run_pseudo_labels(
     step_folder: Annotated[str, "runs/<task>/<run>/step<k>, of method=wilson"],
     out: Annotated[str, "folder of the PNGs"] = "runs/label_maps",
     overwrite: Overwrite = False,
@@ -131,13 +131,13 @@ def run_labels(
 ) -> None:
     "write a weak step's pseudo-labels as PNGs"
     from wilson.analysis.results import write_label_maps
-    from wilson.core.paths import shown
+    from wilson.core.paths import display_path
     _trust(step_folder, trust_code)
-    folder = shown(write_label_maps(step_folder, out, kind, device, data_root, overwrite))
+    folder = display_path(write_label_maps(step_folder, out, kind, device, data_root, overwrite))
     print(f"{folder}: train on them with --method external --pseudo-dir {folder}")
 
 # %% ../../nbs/cli/01_run_commands.ipynb #c27f4a96
-def run_import(
+def run_import_checkpoint(
     file: Annotated[str, "checkpoint of the published trainer, or a bare state_dict"],
     *,
     dataset: Annotated[str, "of the task it was trained on: voc | …"],
@@ -154,8 +154,8 @@ def run_import(
 ) -> None:
     "take in a checkpoint of the published trainer"
     from wilson.run.published_checkpoints import import_published
-    from wilson.core.paths import shown
-    path = shown(import_published(file, dataset, task, step, as_bool("overlap", overlap), output_stride,
+    from wilson.core.paths import display_path
+    path = display_path(import_published(file, dataset, task, step, as_bool("overlap", overlap), output_stride,
                                   crop_size, name, runs_dir, data_root, parent, overwrite))
     print(f"{path} is a finished step now: wilson evaluate {path}")
 
@@ -167,5 +167,5 @@ def run_export(
 ) -> None:
     "write a step as a checkpoint of the published trainer"
     from wilson.run.published_checkpoints import export_published
-    from wilson.core.paths import shown
-    print(shown(export_published(step_folder, file, overwrite)))
+    from wilson.core.paths import display_path
+    print(display_path(export_published(step_folder, file, overwrite)))

@@ -35,10 +35,10 @@ def run_sweep_command(
 ) -> int:
     "train many runs, each shared base once"
     from wilson.experiments.plan import plan_text
-    from wilson.experiments.grid import asked_members
+    from wilson.experiments.grid import find_members
     from wilson.experiments.sweep import run_sweep
     runs_dir = parameters.pop("runs_dir", "runs")
-    runs = asked_members(grid, members, parameters)
+    runs = find_members(grid, members, parameters)
     if dry_run:
         print(plan_text(runs, runs_dir, jobs))
         return 0
@@ -56,17 +56,17 @@ def run_slurm(
     parameters: Annotated[dict[str, Any], TrainConfig],
 ) -> None:
     "write a batch script that trains on a cluster"
-    from wilson.core.paths import shown
-    from wilson.experiments.grid import asked_members
+    from wilson.core.paths import display_path
+    from wilson.experiments.grid import find_members
     from wilson.experiments.slurm import write_script, write_sweep
     if grid or members:
         runs_dir = parameters.pop("runs_dir", "runs")
-        runs = asked_members(grid, members, parameters)
+        runs = find_members(grid, members, parameters)
         submit, *_ = write_sweep(runs, out, Resources(**resources), runs_dir, jobs)
-        print(f"{shown(submit.parent)}: submit the sweep with: {shlex.quote(str(submit))}")
+        print(f"{display_path(submit.parent)}: submit the sweep with: {shlex.quote(str(submit))}")
     elif jobs is not None:
         raise InputError(f"jobs={jobs}: only a sweep has several jobs; give --grid or --members, or leave "
                          "--jobs out.")
     else:
         path = write_script(parameters, out, Resources(**resources))
-        print(f"{shown(path)}: submit it with: sbatch {shlex.quote(str(path))}")
+        print(f"{display_path(path)}: submit it with: sbatch {shlex.quote(str(path))}")

@@ -21,7 +21,7 @@ from urllib.error import HTTPError
 
 # %% auto #0
 __all__ = ['TORN', 'MOST_MEMBERS', 'LONGEST_HEADER', 'LARGEST_LIST', 'LARGEST_CONTENT', 'Member', 'Readable', 'chunks', 'TooMuch',
-           'members_of', 'read_through', 'reason_of']
+           'archive_members', 'read_through', 'error_reason']
 
 # %% ../../nbs/core/09_archives.ipynb #1ed6d8d0
 class Member(NamedTuple):
@@ -123,7 +123,7 @@ def _opened_zip(path: Path) -> Iterator[zipfile.ZipFile]:
 
 
 @contextmanager
-def members_of(path: Path) -> Iterator[list[Member]]:
+def archive_members(path: Path) -> Iterator[list[Member]]:
     "What the tar, tar.gz or zip at `path` holds, open to be read; one of `TORN` where it is damaged."
     with open(path, "rb") as f:
         is_zip = f.read(4) in (b"PK\3\4", b"PK\5\6")
@@ -142,7 +142,7 @@ def members_of(path: Path) -> Iterator[list[Member]]:
 
 def read_through(path: Path, inside: str = "") -> None:
     "Read every file of an archive to its end; one of `TORN` where that fails, or no file lies in `inside`."
-    with members_of(path) as members:
+    with archive_members(path) as members:
         size = sum(m.size for m in members)
         free = shutil.disk_usage(path.parent).free
         if size > free:
@@ -156,7 +156,7 @@ def read_through(path: Path, inside: str = "") -> None:
                         pass
 
 # %% ../../nbs/core/09_archives.ipynb #ebefe687
-def reason_of(error: BaseException) -> str:
+def error_reason(error: BaseException) -> str:
     "The first line of what an error says of itself."
     said = error if isinstance(error, HTTPError) else getattr(error, "reason", error)
     return (str(said) or type(error).__name__).splitlines()[0].rstrip(":.")

@@ -22,14 +22,15 @@ from .errors import InputError
 T = TypeVar("T")
 
 # %% auto #0
-__all__ = ['T', 'n_ranks', 'rank', 'alone', 'first', 'summed', 'gathered', 'agreed', 'in_turn', 'find_loopback', 'check_loopback',
-           'placed', 'joined']
+__all__ = ['T', 'world_size', 'rank', 'local_only', 'is_main_process', 'all_reduce_sum', 'all_gather_object',
+           'broadcast_from_main', 'main_process_first', 'find_loopback', 'check_loopback', 'is_torchelastic_launched',
+           'process_group']
 
 # %% ../../nbs/core/10_distributed.ipynb #5d894953
 _alone = False  # whether this process does something that the others know nothing of
 
 
-def n_ranks() -> int:
+def world_size() -> int:
     "How many processes train together; 1 where nobody else does."
     return dist.get_world_size() if dist.is_initialized() and not _alone else 1
 
@@ -40,7 +41,7 @@ def rank() -> int:
 
 
 @contextmanager
-def alone() -> Iterator[None]:
+def local_only() -> Iterator[None]:
     "Within it, this process adds up with nobody: the others are elsewhere."
     global _alone
     before, _alone = _alone, True
@@ -50,39 +51,39 @@ def alone() -> Iterator[None]:
         _alone = before
 
 
-def first() -> bool:
+def is_main_process() -> bool:
     "Whether this process writes and speaks for all."
     return rank() == 0
 
 # %% ../../nbs/core/10_distributed.ipynb #40dc3a35
-def summed(
+def all_reduce_sum(
     values: Tensor,  # of one shape on all ranks
 ) -> Tensor:         # the same shape
     "Sum over the ranks, without gradient; `values` themselves stay as they are."
-    if n_ranks() == 1:
+    if world_size() == 1:
         return values.detach()
     total = values.detach().clone()
     dist.all_reduce(total)
     return total
 
 
-def gathered(value: Any) -> list[Any]:
+def all_gather_object(value: Any) -> list[Any]:
     "The value of every rank, in their order; anything that pickles."
-    if n_ranks() == 1:
+    if world_size() == 1:
         return [value]
-    values: list[Any] = [None] * n_ranks()
+    values: list[Any] = [None] * world_size()
     dist.all_gather_object(values, value)
     return values
 
 # %% ../../nbs/core/10_distributed.ipynb #fe59ae8e
-def agreed(
+def broadcast_from_main(
     decide: Callable[[], T],  # called on the first rank only
 ) -> T:
     "What the first rank makes of it, or its error, on every rank."
-    if n_ranks() == 1:
+    if world_size() == 1:
         return decide()
     answer: list[Any] = [None, None]
-    if first():
+    if is_main_process():
         try:
             answer[0] = decide()
         except Exception as e:
@@ -93,11 +94,11 @@ def agreed(
     return answer[0]
 
 
-def in_turn(make: Callable[[], T]) -> T:
+def main_process_first(make: Callable[[], T]) -> T:
     "Every rank makes it, the first one before the others: what it leaves on the disk they find."
-    if n_ranks() == 1:
+    if world_size() == 1:
         return make()
-    if first():
+    if is_main_process():
         made = make()
         dist.barrier()
         return made
@@ -152,14 +153,14 @@ def _check_store() -> None:
                          f"TORCHELASTIC_RUN_ID`; otherwise start the processes again by torchrun.") from None
 
 # %% ../../nbs/core/10_distributed.ipynb #ea49561e
-def placed() -> bool:
+def is_torchelastic_launched() -> bool:
     "Whether torch elastic or torchrun started this process as one of several ranks."
     return all(name in os.environ for name in ("TORCHELASTIC_RUN_ID", "RANK", "LOCAL_RANK", "WORLD_SIZE",
                                                "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
 
 
 @contextmanager
-def joined(
+def process_group(
     device: torch.device,
     meeting: Path | None = None,  # a file that all ranks of one machine see; None: as torchrun says
 ) -> Iterator[None]:

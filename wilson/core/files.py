@@ -25,11 +25,12 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 # %% auto #0
-__all__ = ['written_aside', 'made_folder', 'check_space', 'writing', 'bytes_bar', 'held', 'file_hash', 'UserFiles', 'read_files']
+__all__ = ['atomic_write', 'ensure_dir', 'check_space', 'report_disk_errors', 'bytes_bar', 'open_exclusive', 'file_hash',
+           'UserFiles', 'read_files']
 
 # %% ../../nbs/core/02_files.ipynb #9ff34bd3
 @contextmanager
-def written_aside(
+def atomic_write(
     path: Path | str,  # the file to write or replace; its folder is made
 ) -> Iterator[Path]:   # a temporary path beside it, renamed to `path` when the block ends well
     "Write a file aside, flush it, rename it: `path` is the old file or the whole new one, never a part."
@@ -65,7 +66,7 @@ def _flush(folder: Path) -> None:
         os.close(handle)
 
 # %% ../../nbs/core/02_files.ipynb #2f7f22d8
-def made_folder(
+def ensure_dir(
     path: Path | str,
 ) -> Path:            # the same
     "A folder, made with what is above it; raises InputError where a file stands in its place."
@@ -86,7 +87,7 @@ def check_space(needed: int, folder: Path, what: str) -> None:
 
 
 @contextmanager
-def writing(path: Path, kept: str = "") -> Iterator[None]:
+def report_disk_errors(path: Path, kept: str = "") -> Iterator[None]:
     "What goes wrong with a disk, as an InputError."
     try:
         yield
@@ -108,7 +109,7 @@ def bytes_bar(
 
 # %% ../../nbs/core/02_files.ipynb #1640cc4d
 @contextmanager
-def held(path: Path, quiet: bool = False) -> Iterator[BinaryIO]:
+def open_exclusive(path: Path, quiet: bool = False) -> Iterator[BinaryIO]:
     "The file at `path` to append to, for one process at a time; if nothing is in it afterwards, it goes."
     with file_lock(path, quiet=quiet) as lock:
         try:

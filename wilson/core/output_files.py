@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import InputError
-from .files import file_hash, held, written_aside
-from .paths import at_root, project_root
+from .files import file_hash, open_exclusive, atomic_write
+from .paths import resolve_path, project_root
 
 # %% auto #0
 __all__ = ['RECORD', 'data_set_around', 'OutputFolder', 'output_file']
@@ -38,7 +38,7 @@ def data_set_around(
     own: Sequence[Path | str] = (), # roots of data sets whose parts may be links to elsewhere
 ) -> Path | None:                   # the data set's folder
     "The data set in which a folder lies, links followed; None where it lies in none."
-    path = Path(os.path.abspath(at_root(folder)))
+    path = Path(os.path.abspath(resolve_path(folder)))
     for start in dict.fromkeys((path, path.resolve())):
         for place, child in zip((start, *start.parents), (None, start, *start.parents)):
             # a project, or a home, may hold a data set beside other folders
@@ -46,7 +46,7 @@ def data_set_around(
                 os.path.exists(place / n) for n in _MARKS)
             if _is_data_set(place) and (child is None or _is_part(child.name) or not shared):
                 return place
-    for root in map(at_root, own):
+    for root in map(resolve_path, own):
         parts = [p for p in root.iterdir() if _is_part(p.name)] if root.is_dir() else []
         if any(path.resolve().is_relative_to(p.resolve()) for p in parts):
             return root
@@ -60,7 +60,7 @@ class OutputFolder:
     "A folder for files that a user asked for; with `overwrite`, whatever is there is replaced."
 
     def __init__(self, path: Path | str, overwrite: bool = False, option: str = "--out"):
-        self.path, self.overwrite, self.option = at_root(path), overwrite, option
+        self.path, self.overwrite, self.option = resolve_path(path), overwrite, option
         self._known: set[str] = set()  # lines of the record
 
     def check(self, names: Iterable[str], own: Sequence[Path | str] = ()) -> None:
@@ -99,13 +99,13 @@ class OutputFolder:
     def file(self, name: str) -> Iterator[Path]:
         "A path to write to, renamed to `name` when the block ends well."
         self.check_file(name)
-        with written_aside(self.path / name) as aside:
+        with atomic_write(self.path / name) as aside:
             yield aside
             self.check_file(name)  # it may have come meanwhile
             line = f"{file_hash(aside, 64)} {json.dumps(name)}"
             if line not in self._known and not self._knows(line):
                 # before the file has its name: after a kill it is known all the same
-                with held(self.path / RECORD) as record:
+                with open_exclusive(self.path / RECORD) as record:
                     record.write(f"{line}\n".encode())
                 self._known.add(line)
 
@@ -116,6 +116,6 @@ def output_file(
     overwrite: bool = False,
 ) -> Iterator[Path]:  # a path to write to, renamed to `path` when the block ends well
     "One file that a user asked for."
-    path = at_root(path)
+    path = resolve_path(path)
     with OutputFolder(path.parent, overwrite, "another name").file(path.name) as aside:
         yield aside

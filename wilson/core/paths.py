@@ -15,10 +15,10 @@ from pathlib import Path
 from .errors import InputError
 
 # %% auto #0
-__all__ = ['shown', 'project_root', 'at_root', 'flush', 'check_temp_folder', 'one_line', 'markdown_text']
+__all__ = ['display_path', 'project_root', 'resolve_path', 'flush', 'check_temp_folder', 'one_line', 'markdown_text']
 
 # %% ../../nbs/core/01_paths.ipynb #956a9373
-def shown(path: Path) -> str:
+def display_path(path: Path) -> str:
     "A path as a person would type it: from the root, where it lies under it."
     path = Path(path)
     return str(path.relative_to(project_root())) if path.is_relative_to(project_root()) else str(path)
@@ -53,7 +53,7 @@ def _is_trusted(file: Path, start: Path) -> bool:
     return {file.lstat().st_uid, file.stat().st_uid} <= {os.getuid(), 0, start.stat().st_uid}
 
 
-def at_root(
+def resolve_path(
     path: Path | str,  # absolute (or `~`), or relative to the root
 ) -> Path:             # absolute path
     "`path` seen from `project_root()`; InputError for `~` where there is no home folder."

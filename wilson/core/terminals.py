@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any, TextIO
 
 # %% auto #0
-__all__ = ['ESCAPES', 'printable', 'Output', 'safe_output', 'use_utf8_names', 'set_bars']
+__all__ = ['ESCAPES', 'escape_control_characters', 'Output', 'safe_output', 'use_utf8_names', 'set_bars']
 
 # %% ../../nbs/core/07_terminals.ipynb #9f2b5b27
 ESCAPES = "wilson.escapes"  # name of the error handler, as `open(…, errors=ESCAPES)` takes it
@@ -35,7 +35,7 @@ codecs.register_error(ESCAPES, _escape)
 _CONTROLS = {n: f"\\x{n:02x}" for n in (*range(32), *range(127, 160)) if chr(n) not in "\n\t"}
 
 
-def printable(text: str) -> str:
+def escape_control_characters(text: str) -> str:
     "The text with control characters escaped, except line breaks and tabs."
     return str(text).translate(_CONTROLS)
 
@@ -55,7 +55,7 @@ class Output:
 
     def write(self, text: str) -> int:
         "Write what can be written; returns the number of characters given."
-        shown = text if self._controls else printable(text)
+        shown = text if self._controls else escape_control_characters(text)
         try:
             if encoding := getattr(self._stream, "encoding", None):
                 shown = shown.encode(encoding, ESCAPES).decode(encoding)

@@ -18,7 +18,7 @@ from ..core.errors import InputError, require
 from .samples import Sample, StepSamples
 
 # %% auto #0
-__all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'normalised', 'denormalised', 'Batch', 'collated', 'smaller_batch', 'EpochBatches',
+__all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'normalize', 'denormalize', 'Batch', 'collate', 'smaller_batch', 'EpochBatches',
            'BatchesOf']
 
 # %% ../../nbs/data/10_batches.ipynb #4d553b35
@@ -33,7 +33,7 @@ def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
     return mean, std
 
 
-def normalised(
+def normalize(
     images: Tensor,  # B, 3, H, W uint8
 ) -> Tensor:         # B, 3, H, W float32, zero mean and unit variance over ImageNet
     "Images as the networks take them."
@@ -41,8 +41,8 @@ def normalised(
     return images.float().div_(255).sub_(mean).div_(std)
 
 
-def denormalised(
-    images: Tensor,  # B, 3, H, W as `normalised` gives
+def denormalize(
+    images: Tensor,  # B, 3, H, W as `normalize` gives
 ) -> Tensor:         # B, 3, H, W float32 in [0, 1]
     "Images as eyes and the affinity take them."
     mean, std = _statistics(images.device)
@@ -74,11 +74,11 @@ class Batch:
         def move(t: Tensor) -> Tensor:
             return t.to(device, non_blocking=True)
         masks = None if self.masks is None else move(self.masks).long()
-        images = normalised(move(self.images)).contiguous(memory_format=torch.channels_last)
+        images = normalize(move(self.images)).contiguous(memory_format=torch.channels_last)
         return Batch(images, masks, move(self.image_labels).float(), self.ids)
 
 # %% ../../nbs/data/10_batches.ipynb #d8374d9a
-def collated(
+def collate(
     samples: Iterable[Sample],  # of one size; each is let go before the next is drawn
     count: int,
 ) -> Batch:
@@ -112,7 +112,7 @@ def smaller_batch(
         return ("batch norm needs at least 2. Add images of the step's classes to the training list, or "
                 "choose a task whose steps have more.")
     if n < 2 * passes:
-        return f"choose batch_size={n} and accumulate=1."
+        return f"choose batch_size={n} and accumulate_grad=1."
     return f"choose at most {n // passes * passes}."
 
 # %% ../../nbs/data/10_batches.ipynb #757a6533
@@ -172,7 +172,7 @@ class BatchesOf(Dataset):
             for n, key in enumerate(keys):
                 reached(n)
                 yield self.samples[key]
-        return collated(drawn(), len(keys))
+        return collate(drawn(), len(keys))
 
     def name(self, key: tuple[int, ...]) -> str:
         "The file of an image, as a message names it."

@@ -28,7 +28,7 @@ class Classes:
             raise ValueError(f"{self.dataset}: {len(self.names)} names for "
                              f"{len(self.ids)} ids, or an id twice")
 
-    def called(self, dataset: str) -> Classes:
+    def with_dataset_name(self, dataset: str) -> Classes:
         "The same classes under another data set's name."
         return replace(self, dataset=dataset)
 

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # %% auto #0
-__all__ = ['orientation', 'upright', 'small_copy', 'decode_image', 'read_image', 'image_size', 'decode_mask', 'read_mask',
-           'write_mask', 'check_size']
+__all__ = ['orientation', 'apply_orientation', 'read_thumbnail', 'decode_image', 'read_image', 'image_size', 'decode_mask',
+           'read_mask', 'write_mask', 'check_size']
 
 # %% ../../nbs/data/03_image_io.ipynb #5a1c0e24
 def orientation(image: Image.Image) -> int:
@@ -39,7 +39,7 @@ def orientation(image: Image.Image) -> int:
         return 1
 
 
-def upright(pixels: np.ndarray, turned: int) -> np.ndarray:
+def apply_orientation(pixels: np.ndarray, turned: int) -> np.ndarray:
     "Pixels H, W, … of EXIF orientation `turned`, as viewers show them."
     if turned > 4:
         pixels = pixels.swapaxes(0, 1)
@@ -50,7 +50,7 @@ def upright(pixels: np.ndarray, turned: int) -> np.ndarray:
     return np.ascontiguousarray(pixels)
 
 
-def small_copy(
+def read_thumbnail(
     path: Path | str,
     side: int,         # the longer one, pixels
 ) -> Image.Image:      # RGB, upright
@@ -61,7 +61,7 @@ def small_copy(
         image.info.pop("transparency", None)  # as `decode_image` does
         small = image.convert("RGB")
         small.thumbnail((side, side))
-        return Image.fromarray(upright(np.asarray(small), orientation(image)))
+        return Image.fromarray(apply_orientation(np.asarray(small), orientation(image)))
 
 # %% ../../nbs/data/03_image_io.ipynb #5a1c0e27
 def decode_image(
@@ -78,7 +78,7 @@ def decode_image(
     if pixels.shape != (*image.size[::-1], 3):
         raise ValueError(f"its data is {pixels.shape[1]}×{pixels.shape[0]} pixels, its header says "
                          f"{image.width}×{image.height}")
-    return upright(pixels, orientation(image))
+    return apply_orientation(pixels, orientation(image))
 
 
 def _rgb(image: Image.Image) -> np.ndarray:

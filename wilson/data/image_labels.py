@@ -14,15 +14,15 @@ from pathlib import Path
 import numpy as np
 
 from ..core.errors import InputError, did_you_mean
-from ..core.files import written_aside
-from ..core.paths import at_root
+from ..core.files import atomic_write
+from ..core.paths import resolve_path
 from .classes import Classes
 from .image_io import check_size, read_mask
 from .splits import id_of, read_text, Split
 
 # %% auto #0
-__all__ = ['write_labels', 'label_table', 'read_labels', 'spans', 'labels_from_masks', 'mask_fingerprint', 'made_for',
-           'kept_labels', 'labelled']
+__all__ = ['write_labels', 'read_label_table', 'read_labels', 'format_ids', 'labels_from_masks', 'mask_fingerprint',
+           'derived_data_dir', 'cached_mask_labels', 'with_image_labels']
 
 # %% ../../nbs/data/07_image_labels.ipynb #87a5dceb
 def write_labels(
@@ -34,13 +34,13 @@ def write_labels(
 ) -> None:
     "Write image-level labels as `image,class,class…` lines."
     of = dict(zip(classes.ids, classes.names))
-    with written_aside(path) as aside, open(aside, "w", newline="", encoding="utf-8") as f:
+    with atomic_write(path) as aside, open(aside, "w", newline="", encoding="utf-8") as f:
         f.write(f"# image-level labels of {classes.dataset}; {origin}\n")
         csv.writer(f).writerows([i, *(of[c] for c in np.flatnonzero(row).tolist())]
                                  for i, row in zip(ids, labels))
 
 # %% ../../nbs/data/07_image_labels.ipynb #6c981d57
-def label_table(
+def read_label_table(
     path: Path,
     classes: Classes,
     by_hand: bool = True,         # may hold comments and titles; else as `write_labels` writes it
@@ -74,7 +74,7 @@ def read_labels(
     by_hand: bool = True, # see `label_table`
 ) -> np.ndarray:          # N, 256 bool
     "Image-level labels of a table, in the order of `ids`; every wanted image must be there."
-    table = label_table(path, classes, by_hand)
+    table = read_label_table(path, classes, by_hand)
     _check_lines(path, [i for i in ids if i not in table])
     return _rows(table.get(i, ()) for i in ids)
 
@@ -93,7 +93,7 @@ def _check_lines(path: Path | str | None, missing: Sequence[str]) -> None:
                          f"{missing[0]}; add `{missing[0]},class,…` for each.")
 
 # %% ../../nbs/data/07_image_labels.ipynb #69bba098
-def spans(
+def format_ids(
     ids: Sequence[int] | np.ndarray,  # ascending
 ) -> str:
     "Ids as a person writes them: `1 to 11, 13`."
@@ -123,9 +123,9 @@ def labels_from_masks(
         digest.update(mask.tobytes())
         there = np.bincount(mask.ravel(), minlength=256) > 0
         if (there & ~legal).any():
-            written = "" if values is None else f" In the files that is {spans(np.flatnonzero(legal))}."
+            written = "" if values is None else f" In the files that is {format_ids(np.flatnonzero(legal))}."
             raise InputError(f"{mask_path} holds the ids {np.flatnonzero(there & ~legal).tolist()}; "
-                             f"{classes.dataset} has 0 (background), {spans(classes.ids)}, and 255 "
+                             f"{classes.dataset} has 0 (background), {format_ids(classes.ids)}, and 255 "
                              f"(void).{written}")
         row[ids[there]] = True
         check_size(mask, mask_path, image_path)
@@ -152,7 +152,7 @@ def mask_fingerprint(
     return digest.hexdigest()[:16]
 
 # %% ../../nbs/data/07_image_labels.ipynb #5e84089e
-def made_for(
+def derived_data_dir(
     root: Path,      # of data that cannot be written to
     folder: Path,    # where things made for such data go
 ) -> Path:
@@ -161,14 +161,14 @@ def made_for(
     return folder / f"{root.name}-{hashlib.sha256(str(root).encode()).hexdigest()[:8]}"
 
 
-def kept_labels(
+def cached_mask_labels(
     split: Split, root: Path, labels_dir: Path, classes: Classes,
     beside: bool = True,      # False: they are kept in `labels_dir`, and nothing is written under `root`
 ) -> tuple[np.ndarray, str]:  # N, 256 bool; hash of the masks' pixels
     "Image-level labels of the masks: those kept from the last time, if the masks are still the same."
     fingerprint = mask_fingerprint(split.mask_paths, split.values)
     near = root / f"image_labels-{split.name}.csv"
-    aside = made_for(root, labels_dir) / near.name
+    aside = derived_data_dir(root, labels_dir) / near.name
     for path in (near, aside):
         if path.is_file():
             origin, _, content = _first_line(path).partition(", content ")
@@ -188,7 +188,7 @@ def _first_line(path: Path) -> str:
         return f.readline().strip()
 
 # %% ../../nbs/data/07_image_labels.ipynb #ba57e972
-def labelled(
+def with_image_labels(
     split: Split,                      # its labels still empty
     root: Path,
     classes: Classes,
@@ -198,11 +198,11 @@ def labelled(
     beside: bool = True,               # whether labels read off masks may be kept under `root`
 ) -> Split:
     "The split with its image-level labels, from the table or from its masks."
-    table = {} if image_labels is None else label_table(at_root(image_labels), classes)
+    table = {} if image_labels is None else read_label_table(resolve_path(image_labels), classes)
     masked = [n for n, mask in enumerate(split.masks or ()) if mask]
     labels, content = _rows(table.get(i, ()) for i in split.ids), ""
     if masked:
-        seen, content = kept_labels(split.at(masked), root, at_root(labels_dir), classes, beside)
+        seen, content = cached_mask_labels(split.at(masked), root, resolve_path(labels_dir), classes, beside)
         for n, row in zip(masked, seen):
             if prefer_masks or split.ids[n] not in table:
                 labels[n] = row
@@ -210,4 +210,4 @@ def labelled(
     shown = labels.copy() if table and masked else None
     if shown is not None:
         shown[masked] = seen
-    return replace(split, labels=labels, content=content, shown=shown, masks=split.masks if masked else None)
+    return replace(split, labels=labels, content=content, mask_labels=shown, masks=split.masks if masked else None)

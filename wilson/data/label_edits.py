@@ -17,14 +17,14 @@ from pathlib import Path
 import numpy as np
 
 from ..core.errors import InputError, did_you_mean
-from ..core.files import held, writing, written_aside
-from ..core.paths import at_root
+from ..core.files import open_exclusive, report_disk_errors, atomic_write
+from ..core.paths import resolve_path
 from .classes import Classes
 from .splits import files_by_id, Split, AppliedEdits, SegmentationFolder
 
 # %% auto #0
-__all__ = ['EDITS_FILE', 'COLUMNS', 'LabelEdit', 'edits_path', 'edits_text', 'read_edits', 'edits_content', 'parsed_edits',
-           'change_edit', 'changes', 'edited', 'edited_data', 'check_edited_ids']
+__all__ = ['EDITS_FILE', 'COLUMNS', 'LabelEdit', 'edits_path', 'edits_text', 'read_edits', 'edits_content', 'parse_edits',
+           'change_edit', 'label_changes', 'apply_edits', 'apply_edits_to_data', 'check_edited_ids']
 
 # %% ../../nbs/data/09_label_edits.ipynb #eae0959c
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ COLUMNS = ("id", "add", "remove", "exclude", "flag", "note")
 
 def edits_path(data_root: Path | str) -> Path:
     "Where the label edits of a data set lie by default. Nothing reads them from there unless it is told to."
-    return at_root(data_root) / EDITS_FILE
+    return resolve_path(data_root) / EDITS_FILE
 
 
 def _line(cells: Iterable[str], delimiter: str = ",") -> str:
@@ -137,8 +137,8 @@ def read_edits(
     classes: Classes,            # of the data set
 ) -> dict[str, LabelEdit]:       # by id
     "Read a file of label edits; an unknown class and an image that is there twice are errors."
-    path = at_root(path)
-    return parsed_edits(edits_content(path), path, classes)
+    path = resolve_path(path)
+    return parse_edits(edits_content(path), path, classes)
 
 
 def edits_content(path: Path) -> bytes:
@@ -150,7 +150,7 @@ def edits_content(path: Path) -> bytes:
                          f"{','.join(COLUMNS)}, or none.") from None
 
 
-def parsed_edits(
+def parse_edits(
     content: bytes,              # of the file
     path: Path,                  # for errors
     classes: Classes,
@@ -178,8 +178,8 @@ def change_edit(
     classes: Classes,
 ) -> dict[str, LabelEdit]:                      # all that the file holds now, by id
     "Change one image's edit; nobody else writes the file between reading and writing it."
-    path = at_root(path).resolve()  # what a link points to is written, and the link stays
-    with writing(path), held(path.with_name(f".{path.name}.lock"), quiet=True):
+    path = resolve_path(path).resolve()  # what a link points to is written, and the link stays
+    with report_disk_errors(path), open_exclusive(path.with_name(f".{path.name}.lock"), quiet=True):
         for aside in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
             aside.unlink(missing_ok=True)
         edits = read_edits(path, classes) if path.is_file() else {}
@@ -190,12 +190,12 @@ def change_edit(
         if {e for _, e in _edits(content, path)} != {*edits.values()}:
             raise InputError(f"{path} would not be read back as it is written; take what is no text out of "
                              f"the notes.")
-        with written_aside(path) as aside:
+        with atomic_write(path) as aside:
             aside.write_bytes(content)
     return edits
 
 # %% ../../nbs/data/09_label_edits.ipynb #996d1715
-def changes(
+def label_changes(
     split: Split,
     edits: Mapping[str, LabelEdit],    # of `read_edits`
     classes: Classes,
@@ -212,27 +212,27 @@ def changes(
     return found
 
 
-def edited(split: Split, edits: Mapping[str, LabelEdit], classes: Classes) -> Split:
+def apply_edits(split: Split, edits: Mapping[str, LabelEdit], classes: Classes) -> Split:
     "The split with its labels corrected, without the images that are excluded."
-    found, labels = changes(split, edits, classes), split.labels.copy()
+    found, labels = label_changes(split, edits, classes), split.labels.copy()
     for n, row in found.items():
         labels[n] = labels[n] if row is None else row
-    shown = split.labels if split.shown is None and split.masks else split.shown
+    shown = split.labels if split.mask_labels is None and split.masks else split.mask_labels
     kept = [n for n in range(len(split)) if n not in found or found[n] is not None]
-    return replace(split, labels=labels, shown=shown).at(kept) if found else split
+    return replace(split, labels=labels, mask_labels=shown).at(kept) if found else split
 
 # %% ../../nbs/data/09_label_edits.ipynb #5583c0de
-def edited_data(
+def apply_edits_to_data(
     data: SegmentationFolder,
     path: Path | str,         # of a file of label edits
 ) -> SegmentationFolder:
     "A data set with the labels of its training lists corrected; validation is what it was."
-    path = at_root(path)
+    path = resolve_path(path)
     content = edits_content(path)
-    edits = parsed_edits(content, path, data.classes)
+    edits = parse_edits(content, path, data.classes)
     splits = {"train": data.train} | ({} if data.later is None else {"later": data.later})
     rows = [(split.ids[n], row) for split in splits.values()
-            for n, row in changes(split, edits, data.classes).items()]
+            for n, row in label_changes(split, edits, data.classes).items()]
     digest = hashlib.sha256()
     for i, row in rows:
         digest.update(f"{i}\n".encode() + (b"left out" if row is None else np.packbits(row).tobytes()))
@@ -241,12 +241,12 @@ def edited_data(
     applied = AppliedEdits(path, content, len(rows) - excluded, excluded,
                            tuple(i for i in edits if i not in listed),
                            digest.hexdigest()[:16] if rows else None)
-    corrected = {name: edited(split, edits, data.classes) for name, split in splits.items()}
+    corrected = {name: apply_edits(split, edits, data.classes) for name, split in splits.items()}
     return replace(data, train=corrected["train"], later=corrected.get("later"), edits=applied)
 
 # %% ../../nbs/data/09_label_edits.ipynb #89368e8f
 def check_edited_ids(
-    data: SegmentationFolder,  # of `edited_data`, or without edits
+    data: SegmentationFolder,  # of `apply_edits_to_data`, or without edits
 ) -> None:
     "InputError where label edits are of an image that neither a list nor the folders of the images hold."
     if data.edits is None:

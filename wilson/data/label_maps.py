@@ -14,10 +14,10 @@ from typing import NamedTuple
 import numpy as np
 
 from ..core.errors import InputError
-from ..core.paths import at_root
+from ..core.paths import resolve_path
 from .classes import Classes
 from .image_io import read_mask, check_size
-from .image_labels import spans
+from .image_labels import format_ids
 from .splits import Split
 
 # %% auto #0
@@ -39,7 +39,7 @@ def pseudo_label_split(
 ) -> tuple[Split, PseudoCoverage]:
     "The split with pseudo-labels for masks; a missing PNG, a foreign id or another size is an error."
     from tqdm.auto import tqdm  # slow to import
-    masks = _pseudo_files(at_root(folder), split)
+    masks = _pseudo_files(resolve_path(folder), split)
     ids, allowed = np.array(split.values or range(256)), np.array(allowed_ids)
     legal = np.isin(ids, [0, 255, *allowed])  # by number in the file
     digest, labelled, pixels, unfound = hashlib.sha256(), 0, 0, 0
@@ -75,5 +75,5 @@ def _foreign(path: Path, foreign: np.ndarray, ids: np.ndarray, legal: np.ndarray
     of = dict(zip(classes.ids, classes.names))
     known = [f"{n} ({of[ids[n]]})" for n in foreign if ids[n] in of]
     return (f"{path} holds the ids {foreign.tolist()}; a pseudo-label of this step has only "
-            f"{spans(np.flatnonzero(legal))}: background, the step's new classes and void."
+            f"{format_ids(np.flatnonzero(legal))}: background, the step's new classes and void."
             + (f" Classes of other steps: {', '.join(known)}; set them to 0." if known else ""))

@@ -20,7 +20,7 @@ from ..core.errors import InputError
 from .image_io import check_size, read_image, read_mask
 from .splits import Split
 from .tasks import Step
-from .transforms import Crop, resized, nearest
+from .transforms import Crop, resize, nearest_indices
 
 # %% auto #0
 __all__ = ['Sample', 'image_of', 'mask_of', 'scaled_size', 'StepSamples', 'training_samples', 'evaluation_samples']
@@ -42,7 +42,7 @@ def image_of(
     image = read_image(path)
     height, width = image.shape[1:]
     size = scaled_size(height, width, side)
-    return image if size == (height, width) else resized(image, *size)
+    return image if size == (height, width) else resize(image, *size)
 
 
 def mask_of(
@@ -55,7 +55,7 @@ def mask_of(
     height, width = scaled_size(h, w, side)
     if (height, width) == (h, w):
         return mask
-    return mask[nearest(0, h, height)][:, nearest(0, w, width)]
+    return mask[nearest_indices(0, h, height)][:, nearest_indices(0, w, width)]
 
 
 def scaled_size(height: int, width: int, side: int | None) -> tuple[int, int]:
@@ -126,7 +126,7 @@ def training_samples(
     "The training samples of a step."
     part = split.at(step.images(split.labels, seen))
     if reads_masks:
-        masked = part.painted(step.ids if seen else step.groups[step.index])
+        masked = part.fully_annotated(step.ids if seen else step.groups[step.index])
         if len(part) and not len(masked):
             raise InputError(f"the split {split.name!r} has no masks that show {', '.join(step.new)}, but "
                              f"step {step.index} trains on pixel labels; add such masks, or choose a weakly "

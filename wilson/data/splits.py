@@ -154,7 +154,7 @@ class Split:
     masks: tuple[Path | None, ...] | None = None  # None: no image has one
     content: str = ""              # hash of the masks' pixels
     values: tuple[int, ...] | None = None  # 256: number in a mask file → dataset id; None: the same
-    shown: np.ndarray | None = None  # N, 256 bool: classes in the masks, where labels are not all from them
+    mask_labels: np.ndarray | None = None  # N, 256 bool: classes in the masks, where labels are not all from them
 
     @property
     def fingerprint(self) -> str:
@@ -174,7 +174,7 @@ class Split:
         return replace(self, ids=pick(self.ids), images=pick(self.images),
                        labels=self.labels[list(positions)],
                        masks=pick(self.masks) if self.masks else None,
-                       shown=None if self.shown is None else self.shown[list(positions)])
+                       mask_labels=None if self.mask_labels is None else self.mask_labels[list(positions)])
 
     @property
     def with_masks(self) -> Split:
@@ -182,12 +182,12 @@ class Split:
         masks = self.masks or (None,) * len(self)
         return self if all(masks) else self.at([n for n, mask in enumerate(masks) if mask])
 
-    def painted(self, ids: Sequence[int]) -> Split:
+    def fully_annotated(self, ids: Sequence[int]) -> Split:
         "The part whose masks show all that the labels say of the classes `ids`: who painted cows, no horses."
         part = self.with_masks
-        if part.shown is None:
+        if part.mask_labels is None:
             return part
-        told, shown = part.labels[:, list(ids)], part.shown[:, list(ids)]
+        told, shown = part.labels[:, list(ids)], part.mask_labels[:, list(ids)]
         return part.at(np.flatnonzero((shown >= told).all(1)))
 
     def mask_path(self, index: int) -> Path:

@@ -18,10 +18,10 @@ from ..core.templates import html_table
 from .classes import CLASSES, Classes
 
 # %% auto #0
-__all__ = ['TWENTY_CLASS_PROTOCOLS', 'steps_of', 'groups_of', 'Step', 'Task']
+__all__ = ['TWENTY_CLASS_PROTOCOLS', 'protocol_steps', 'task_groups', 'Step', 'Task']
 
 # %% ../../nbs/data/01_tasks.ipynb #4a254438
-def steps_of(
+def protocol_steps(
     first: int,  # classes of step 0
     then: int,   # classes of every later step
     total: int = 20,
@@ -33,18 +33,18 @@ def steps_of(
 
 TWENTY_CLASS_PROTOCOLS = {
     "offline": (tuple(range(1, 21)),),
-    "19-1": steps_of(19, 1),
+    "19-1": protocol_steps(19, 1),
     "19-1b": (tuple(n for n in range(1, 21) if n != 5), (5,)),
-    "15-5": steps_of(15, 5),
-    "15-1": steps_of(15, 1),
-    "10-10": steps_of(10, 10),
-    "10-5": steps_of(10, 5),
-    "10-2": steps_of(10, 2),
-    "10-1": steps_of(10, 1),
+    "15-5": protocol_steps(15, 5),
+    "15-1": protocol_steps(15, 1),
+    "10-10": protocol_steps(10, 10),
+    "10-5": protocol_steps(10, 5),
+    "10-2": protocol_steps(10, 2),
+    "10-1": protocol_steps(10, 1),
 }
 
 # %% ../../nbs/data/01_tasks.ipynb #1a00c930
-def groups_of(
+def task_groups(
     classes: Classes,  # the data set's classes
     task: str,         # protocol, or class names: `"cat,dog|cow,sheep"`
 ) -> tuple[tuple[int, ...], ...]:  # dataset ids by step
@@ -195,7 +195,7 @@ class Task:
                              f"known.{did_you_mean(str(self.dataset), CLASSES)}")
         # frozen: derived once, here
         object.__setattr__(self, "classes", classes)
-        object.__setattr__(self, "groups", groups_of(classes, self.name))
+        object.__setattr__(self, "groups", task_groups(classes, self.name))
 
     def __len__(self) -> int:
         return len(self.groups)

@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 # %% auto #0
-__all__ = ['Crop', 'resized', 'nearest', 'TrainingCrop', 'CentreCrop']
+__all__ = ['Crop', 'resize', 'nearest_indices', 'TrainingCrop', 'CentreCrop']
 
 # %% ../../nbs/data/04_transforms.ipynb #3f5ee63f
-def resized(
+def resize(
     image: Tensor,  # 3, H, W uint8
     height: int,
     width: int,
@@ -28,7 +28,7 @@ def resized(
     return F.interpolate(together, (height, width), mode="bilinear", antialias=True)[0]
 
 
-def nearest(
+def nearest_indices(
     start: int,   # first row or column of the part
     length: int,  # of the part
     size: int,    # wanted
@@ -72,9 +72,9 @@ class TrainingCrop:
         top, left, h, w = self.box(height, width, rng)
         flip = rng.random() < 0.5
         part = image[:, top:top + h, left:left + w]
-        image = resized(part.flip(-1) if flip else part, self.size, self.size)
+        image = resize(part.flip(-1) if flip else part, self.size, self.size)
         if mask is not None:
-            rows, columns = nearest(0, h, self.size), nearest(left, w, self.size)
+            rows, columns = nearest_indices(0, h, self.size), nearest_indices(left, w, self.size)
             # columns first: then whole rows are copied, and the result lies in memory row by row
             mask = mask[top:top + h].take(columns[::-1] if flip else columns, 1).take(rows, 0)
         return image, mask
@@ -91,8 +91,8 @@ class CentreCrop:
         short = min(height, width)
         h, w = int(self.size * height / short), int(self.size * width / short)
         top, left = round((h - self.size) / 2), round((w - self.size) / 2)
-        image = resized(image, h, w)[:, top:top + self.size, left:left + self.size]
+        image = resize(image, h, w)[:, top:top + self.size, left:left + self.size]
         if mask is not None:
-            rows, columns = nearest(0, height, h), nearest(0, width, w)
+            rows, columns = nearest_indices(0, height, h), nearest_indices(0, width, w)
             mask = mask.take(columns[left:left + self.size], 1).take(rows[top:top + self.size], 0)
         return image, mask

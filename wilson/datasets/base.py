@@ -13,18 +13,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..core.errors import InputError, did_you_mean
-from ..core.paths import at_root
+from ..core.paths import resolve_path
 from ..data.classes import VOC, Classes
 from ..data.image_io import read_mask
-from ..data.image_labels import label_table, labelled
+from ..data.image_labels import read_label_table, with_image_labels
 from ..data.splits import files_by_id, find_list, id_of, image_files, list_lines, mask_files, read_list
 from ..data.splits import SegmentationFolder, Split
 from .parts import link
 
 # %% auto #0
 __all__ = ['IMAGE_FOLDER', 'MASK_FOLDERS', 'LIST_FOLDERS', 'TRAIN_LISTS', 'PublishedLists', 'PAPER_PRESET', 'LABELS_TABLE',
-           'open_folder', 'mask_folder', 'listed', 'unchecked_folder', 'Location', 'PublishedList', 'StepSizes',
-           'Dataset', 'check_images', 'link_parts']
+           'open_folder', 'mask_folder', 'open_splits', 'open_folder_unchecked', 'Location', 'PublishedList',
+           'StepSizes', 'Dataset', 'check_images', 'link_parts']
 
 # %% ../../nbs/datasets/00_base.ipynb #a159e2dd
 IMAGE_FOLDER = "JPEGImages"
@@ -43,7 +43,7 @@ def open_folder(
     beside: bool = True,                           # False: nothing is written into `root`
 ) -> SegmentationFolder:
     "Open a data set in VOC's layout, with its image-level labels."
-    root = at_root(root)
+    root = resolve_path(root)
     if not (root / IMAGE_FOLDER).is_dir():
         state = "there is no such folder" if not root.exists() else f"it has no {IMAGE_FOLDER}/"
         raise InputError(f"data_root={root}: {state}; expected {IMAGE_FOLDER}/, {MASK_FOLDERS[0]}/ or "
@@ -52,10 +52,10 @@ def open_folder(
     if mask_folder(root) is None and image_labels is None:
         raise InputError(f"data_root={root} has no masks: expected {MASK_FOLDERS[0]}/ or {MASK_FOLDERS[1]}/. "
                          f"For a weak step alone give image-level labels as a file (image_labels=…).")
-    train, val = listed(root, train_list, val_list, image_labels is not None)
-    train = labelled(train, root, classes, image_labels, labels_dir, beside=beside)
+    train, val = open_splits(root, train_list, val_list, image_labels is not None)
+    train = with_image_labels(train, root, classes, image_labels, labels_dir, beside=beside)
     # masks of validation images say their labels; a table need only hold those of the training images
-    val = labelled(val, root, classes, image_labels, labels_dir, True, beside)
+    val = with_image_labels(val, root, classes, image_labels, labels_dir, True, beside)
     return SegmentationFolder(root, classes, train, val)
 
 # %% ../../nbs/datasets/00_base.ipynb #7630eb19
@@ -64,7 +64,7 @@ def mask_folder(root: Path) -> Path | None:
     return next((root / f for f in MASK_FOLDERS if (root / f).is_dir()), None)
 
 
-def listed(
+def open_splits(
     root: Path,
     train_list: str | None = None,
     val_list: str | None = None,
@@ -86,7 +86,7 @@ def listed(
     return splits[0], splits[1]
 
 # %% ../../nbs/datasets/00_base.ipynb #78e7cfe0
-def unchecked_folder(
+def open_folder_unchecked(
     root: Path,
     classes: Classes,
     train_list: str | None = None,
@@ -94,7 +94,7 @@ def unchecked_folder(
     table_file: Path | None = None,  # of image-level labels
 ) -> dict[str, Split]:               # "train" and "val"; files may be missing or broken
     "The splits of a folder, nothing refused; labels are the table's, else those of masks that can be read."
-    table = label_table(table_file, classes) if table_file and table_file.is_file() else {}
+    table = read_label_table(table_file, classes) if table_file and table_file.is_file() else {}
     images, found = files_by_id(root / IMAGE_FOLDER), {}
     wanted_lists = {"train": [train_list] if train_list else TRAIN_LISTS, "val": [val_list or "val"]}
     for name, wanted in wanted_lists.items():
@@ -162,9 +162,9 @@ class StepSizes(NamedTuple):
 # %% ../../nbs/datasets/00_base.ipynb #25b742de
 PAPER_PRESET: dict[str, Any] = dict(
     alpha=0.5, lr_policy="poly/warmup", pseudo_epoch=5,
-    lr="0.01/0.001", lr_head="1/10", lr_localizer=0.01,
+    lr="0.01/0.001", lr_head_factor="1/10", lr_localizer=0.01,
     optimizer="sgd", momentum=0.9, weight_decay=1e-4, epochs="30/40", batch_size=24, crop_size=512,
-    backbone="resnet101", output_stride=16, pretrained="auto", initial_probability=0.5,
+    backbone="resnet101", output_stride=16, pretrained="auto", class_prior=0.5,
     val_interval=1, num_workers=4,
 )
 LABELS_TABLE = "labels.csv"  # image-level labels of images without masks
@@ -219,19 +219,19 @@ class Dataset:
 
     def _table(self, at: Location) -> Path | None:
         # the table of image-level labels: the one that is named, else its own
-        own = at_root(at.root) / self.labels_table if self.labels_table else None
-        return at_root(at.image_labels) if at.image_labels else own if own and own.is_file() else None
+        own = resolve_path(at.root) / self.labels_table if self.labels_table else None
+        return resolve_path(at.image_labels) if at.image_labels else own if own and own.is_file() else None
 
     def open(self, at: Location) -> SegmentationFolder:
         "Its splits with their image-level labels; InputError for what is wrong."
-        root, table = at_root(at.root), self._table(at)
+        root, table = resolve_path(at.root), self._table(at)
         if table and not at.image_labels:
             check_images(table, self.classes, root / IMAGE_FOLDER)
         return open_folder(root, self.classes, at.train_list, at.val_list, table, at.labels_dir, at.beside)
 
-    def unchecked(self, at: Location) -> dict[str, Split]:
+    def open_unchecked(self, at: Location) -> dict[str, Split]:
         "Its splits for `wilson verify`, nothing refused: files may be missing or broken."
-        return unchecked_folder(at_root(at.root), self.classes, at.train_list, at.val_list, self._table(at))
+        return open_folder_unchecked(resolve_path(at.root), self.classes, at.train_list, at.val_list, self._table(at))
 
     def prepare(self, root: Path, source: Path | None, masks: str, val_share: float) -> Iterator[str]:
         "Bring what is missing into `root`; yields what was done. Here: the parts of a source linked."
@@ -245,7 +245,7 @@ def check_images(
 ) -> None:
     "A table that names an image which is not there is an error."
     there = files_by_id(folder) if folder.is_dir() else {}
-    missing = [i for i in label_table(table, classes) if i not in there]
+    missing = [i for i in read_label_table(table, classes) if i not in there]
     if there and missing:
         near = did_you_mean(missing[0], there)
         raise InputError(f"{table} names {len(missing)} images that {folder} does not hold, the first "

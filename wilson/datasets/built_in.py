@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..core.paths import at_root
+from ..core.paths import resolve_path
 from ..data.classes import SHAPES
 from ..data.splits import SegmentationFolder
 from .base import Dataset, Location, PAPER_PRESET
@@ -25,16 +25,16 @@ class ShapesDataset(Dataset):
     "The demo data: 20 made-up classes, drawn where they are missing."
     name, classes = "shapes", SHAPES
     preset = PAPER_PRESET | dict(
-        lr_policy="onecycle/warmup", pseudo_epoch=4, lr="0.006/0.0003", lr_head="1/3", lr_localizer=0.003,
+        lr_policy="onecycle/warmup", pseudo_epoch=4, lr="0.006/0.0003", lr_head_factor="1/3", lr_localizer=0.003,
         optimizer="adamw", weight_decay=0.01, epochs="16/16", batch_size=16, crop_size=96,
-        backbone="shapes_net", output_stride=8, pretrained="none", initial_probability=0.02,
+        backbone="shapes_net", output_stride=8, pretrained="none", class_prior=0.02,
         val_interval=4, num_workers=0)
     usual_task, made, exact_labels, labels_table = "15-5", True, True, None
 
     def open(self, at: Location) -> SegmentationFolder:
         "Its splits; drawn first, if its usual folder is meant and is not there."
-        if at_root(at.root) == at_root(self.default_root):
-            make_shapes(at_root(at.root), progress=True)
+        if resolve_path(at.root) == resolve_path(self.default_root):
+            make_shapes(resolve_path(at.root), progress=True)
         return super().open(at)
 
     def prepare(self, root: Path, source: Path | None, masks: str, val_share: float) -> Iterator[str]:

@@ -14,23 +14,23 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from ..core.errors import InputError
-from ..core.paths import at_root
+from ..core.paths import resolve_path
 from ..data.classes import COCO, COCO_VOC, VOC
 from ..data.image_io import read_mask
-from ..data.image_labels import labelled, made_for, read_labels
+from ..data.image_labels import with_image_labels, derived_data_dir, read_labels
 from ..data.splits import files_by_id, find_list, image_files, read_list, Split, SegmentationFolder
-from .coco_annotations import LABELS_FILE, annotated_labels, draw_masks, drawn_ids, is_drawn
+from .coco_annotations import LABELS_FILE, annotated_labels, draw_masks, ids_with_masks, is_drawn
 from .coco_annotations import read_annotations
 from .base import Dataset, Location, PAPER_PRESET, PublishedList, PublishedLists, StepSizes
 from .download import Archive
-from .parts import first_folder, link
-from .unpack import fetched
+from .parts import find_folder, link
+from .unpack import unpack_archive
 from .voc import VOC_TRAIN_AUG, VOC_VAL, VOCDataset, open_folder
 
 # %% auto #0
 __all__ = ['STUFFTHINGMAPS', 'VOC_AS_COCO', 'COCO_LIST_FOLDERS', 'COCO_TRAIN', 'COCO_VAL', 'COCO_ANNOTATIONS',
-           'COCO_STUFFTHINGMAPS', 'COCO_TRAIN2017', 'COCO_VAL2017', 'as_coco', 'png_masks', 'image_folder', 'open_coco',
-           'open_coco_voc', 'prepare_coco', 'COCODataset', 'COCOVOCDataset']
+           'COCO_STUFFTHINGMAPS', 'COCO_TRAIN2017', 'COCO_VAL2017', 'to_coco_ids', 'png_masks', 'image_folder',
+           'open_coco', 'open_coco_voc', 'prepare_coco', 'COCODataset', 'COCOVOCDataset']
 
 # %% ../../nbs/datasets/02_coco.ipynb #ea7b0035
 STUFFTHINGMAPS = tuple(n + 1 if n < 91 else 0 if n < 255 else 255 for n in range(256))
@@ -38,7 +38,7 @@ _VOC_TO_COCO = {0: 0, 255: 255, **dict(zip(VOC.ids, VOC.ids_in(COCO)))}
 VOC_AS_COCO = tuple(_VOC_TO_COCO.get(n, 254) for n in range(256))
 
 
-def as_coco(
+def to_coco_ids(
     split: Split,  # of VOC
 ) -> Split:
     "A split of VOC under COCO's ids; its files stay as they are."
@@ -107,21 +107,21 @@ def _open_part(root: Path, part: str, list_name: str | None, image_labels: Path 
     if png := png_masks(root, part):
         _check_entries(ids, source, [p.stem for p in png[0].glob("*.png")], png[0])
         split = replace(split, masks=tuple(png[0] / f"{i}.png" for i in ids), values=png[1])
-        return labelled(split, root, COCO, image_labels, labels_dir, prefer_masks, beside)
+        return with_image_labels(split, root, COCO, image_labels, labels_dir, prefer_masks, beside)
     path = root / "annotations" / f"instances_{part}.json"
     if path.is_file():
         if image_labels == "annotations" and not prefer_masks:
             annotations = read_annotations(path)
             _check_entries(ids, source, annotations.sizes, path)
             return replace(split, labels=annotated_labels(annotations, ids))
-        folders = root / "masks" / part, made_for(root, masks_dir) / part
+        folders = root / "masks" / part, derived_data_dir(root, masks_dir) / part
         split = _drawn(split, source, path, folders, folders if beside else folders[1:])
         if image_labels is None or prefer_masks:
             return split
     elif image_labels in (None, "annotations"):
         raise InputError(f"COCO's root {root} has no masks of {part}: expected annotations/{path.name}, or "
                          f"PNGs under stuffthingmaps/{part}/ or masks/{part}/.")
-    return replace(split, labels=read_labels(at_root(image_labels), ids, COCO))
+    return replace(split, labels=read_labels(resolve_path(image_labels), ids, COCO))
 
 # %% ../../nbs/datasets/02_coco.ipynb #d341fd23
 def _drawn(
@@ -129,7 +129,7 @@ def _drawn(
 ) -> Split:
     content = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     origin = f"drawn from {path.name}, content {content}"
-    drawn = {f: drawn_ids(f, origin) for f in folders}
+    drawn = {f: ids_with_masks(f, origin) for f in folders}
     folder = next((f for f in folders if drawn[f] >= {*split.ids}), None)
     if folder is None:
         annotations = read_annotations(path)
@@ -164,7 +164,7 @@ def open_coco(
     beside: bool = True,                           # False: nothing is written into `root`
 ) -> SegmentationFolder:
     "Open COCO 2017, with its image-level labels; masks are drawn once where there are none."
-    root, masks_dir = at_root(root), at_root(masks_dir)
+    root, masks_dir = resolve_path(root), resolve_path(masks_dir)
     train = _open_part(root, "train2017", train_list, image_labels, labels_dir, masks_dir, False, beside)
     val = _open_part(root, "val2017", val_list, image_labels, labels_dir, masks_dir, True, beside)
     return SegmentationFolder(root, COCO, train, val)
@@ -185,8 +185,8 @@ def open_coco_voc(
     "COCO for step 0, VOC for the next, validation on both; ids are COCO's."
     coco = open_coco(coco_root, train_list, val_list, None, labels_dir, masks_dir, beside)
     voc = open_folder(voc_root, VOC, voc_train_list, voc_val_list, image_labels, labels_dir, beside)
-    return replace(coco, classes=COCO_VOC, later=as_coco(voc.train),
-                   more_val={"voc": as_coco(voc.val)})
+    return replace(coco, classes=COCO_VOC, later=to_coco_ids(voc.train),
+                   more_val={"voc": to_coco_ids(voc.val)})
 
 # %% ../../nbs/datasets/02_coco.ipynb #b5405ab1
 def _coco(path: str, size: int, md5: str) -> Archive:
@@ -211,18 +211,18 @@ def prepare_coco(
 ) -> Iterator[str]:              # what was done, part by part
     "COCO 2017."
     for part, archive in (("train2017", COCO_TRAIN), ("val2017", COCO_VAL)):
-        there = source and first_folder([source / "images" / part, source / part])
+        there = source and find_folder([source / "images" / part, source / part])
         if there:
             yield link(root / "images" / part, there)
         elif not (root / "images" / part).exists():
-            yield fetched(archive, root, source, lambda m: PurePosixPath("images") / m)
+            yield unpack_archive(archive, root, source, lambda m: PurePosixPath("images") / m)
     for name in ("annotations", "stuffthingmaps", "split"):
         if source and (source / name).is_dir():
             yield link(root / name, source / name)
     if masks == "stuffthingmaps" and not (root / "stuffthingmaps").exists():
-        yield fetched(COCO_STUFFTHINGMAPS, root, source, lambda m: PurePosixPath("stuffthingmaps") / m)
+        yield unpack_archive(COCO_STUFFTHINGMAPS, root, source, lambda m: PurePosixPath("stuffthingmaps") / m)
     if masks == "instances" and not (root / "annotations").exists():
-        yield fetched(COCO_ANNOTATIONS, root, source, lambda m: m if "instances" in m.name else None)
+        yield unpack_archive(COCO_ANNOTATIONS, root, source, lambda m: m if "instances" in m.name else None)
 
 # %% ../../nbs/datasets/02_coco.ipynb #87dda972
 def _unchecked_coco(root: Path, part: str) -> Split:
@@ -260,9 +260,9 @@ class COCODataset(Dataset):
         return open_coco(at.root, at.train_list, at.val_list, at.image_labels, at.labels_dir, at.masks_dir,
                          at.beside)
 
-    def unchecked(self, at: Location) -> dict[str, Split]:
+    def open_unchecked(self, at: Location) -> dict[str, Split]:
         "All images of the two parts, nothing refused."
-        return {name: _unchecked_coco(at_root(at.root), f"{name}2017") for name in ("train", "val")}
+        return {name: _unchecked_coco(resolve_path(at.root), f"{name}2017") for name in ("train", "val")}
 
     def prepare(self, root: Path, source: Path | None, masks: str, val_share: float) -> Iterator[str]:
         "From the archives, or from a folder."

@@ -23,14 +23,15 @@ from ..data.image_labels import read_labels, write_labels
 from ..data.splits import read_text
 
 # %% auto #0
-__all__ = ['LABELS_FILE', 'Annotations', 'read_annotations', 'annotated_labels', 'painted', 'is_drawn', 'drawn_ids', 'draw_masks']
+__all__ = ['LABELS_FILE', 'COCOAnnotations', 'read_annotations', 'annotated_labels', 'draw_mask', 'is_drawn', 'ids_with_masks',
+           'draw_masks']
 
 # %% ../../nbs/datasets/01_coco_annotations.ipynb #10ec89fe
 _USED = ("id", "category_id", "iscrowd", "segmentation")  # of an annotation
 
 
 @dataclass(frozen=True)
-class Annotations:
+class COCOAnnotations:
     "What an `instances_*.json` says of each image, by image id (file name without suffix)."
     path: Path
     sizes: dict[str, tuple[int, int]]  # H, W
@@ -39,7 +40,7 @@ class Annotations:
 
 def read_annotations(
     path: Path,
-) -> Annotations:
+) -> COCOAnnotations:
     "Read an instances file; one that is torn, of other categories or at odds with itself is an error."
     text = read_text(path)
     try:
@@ -68,7 +69,7 @@ def read_annotations(
         if height < 1 or width < 1 or height * width > max_pixels():
             raise InputError(f"{path}: image {name} has {width}×{height} pixels; expected 1 to "
                              f"{max_pixels():,}.")
-    return Annotations(path, sizes, regions)
+    return COCOAnnotations(path, sizes, regions)
 
 # %% ../../nbs/datasets/01_coco_annotations.ipynb #be5e130f
 def _check_categories(path: Path, categories: dict[int, str]) -> None:
@@ -81,7 +82,7 @@ def _check_categories(path: Path, categories: dict[int, str]) -> None:
 
 
 def annotated_labels(
-    annotations: Annotations,
+    annotations: COCOAnnotations,
     ids: Sequence[str],
 ) -> np.ndarray:  # N, 256 bool by category id
     "Image-level labels as annotated, crowds included, drawn or not."
@@ -106,8 +107,8 @@ def _checked(runs: Any, height: int, width: int) -> Any:
     return runs
 
 
-def painted(
-    annotations: Annotations,
+def draw_mask(
+    annotations: COCOAnnotations,
     id: str,         # of the image
 ) -> np.ndarray:     # H, W uint8: category ids, 255 in crowds
     "An image's mask: crowds first, then every object in the file's order, later ones on top."
@@ -149,7 +150,7 @@ def is_drawn(
         return False
 
 
-def drawn_ids(
+def ids_with_masks(
     folder: Path,
     origin: str,
 ) -> set[str]:  # empty if nothing is drawn there, or from other annotations
@@ -162,7 +163,7 @@ def drawn_ids(
 
 # %% ../../nbs/datasets/01_coco_annotations.ipynb #6054ce6f
 def draw_masks(
-    annotations: Annotations,
+    annotations: COCOAnnotations,
     ids: Sequence[str],
     images: Sequence[Path],  # checked against the masks: same size
     folder: Path,            # <id>.png and the table go here
@@ -170,7 +171,7 @@ def draw_masks(
 ) -> None:
     "Draw the masks of `ids` that `folder` has not yet; the table of labels is written at the end."
     table = folder / LABELS_FILE
-    before = sorted(drawn_ids(folder, origin) - {*ids})  # of another list
+    before = sorted(ids_with_masks(folder, origin) - {*ids})  # of another list
     if table.is_file() and not is_drawn(folder):
         raise InputError(f"{table} was not written with the masks that were to be drawn there; move it, or "
                          f"put the masks it belongs to beside it.")
@@ -183,7 +184,7 @@ def draw_masks(
     bar = tqdm(zip(ids, images), f"masks of {folder.name}", len(ids), leave=False, delay=1)
     for (i, image), row in zip(bar, labels):  # the bar first: it has to see its end
         path = folder / f"{i}.png"
-        mask = read_mask(path) if path.is_file() else painted(annotations, i)
+        mask = read_mask(path) if path.is_file() else draw_mask(annotations, i)
         check_size(mask, path, image)
         if not path.is_file():
             # of this process alone: two may draw at once

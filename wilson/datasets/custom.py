@@ -13,20 +13,20 @@ from functools import cached_property
 from pathlib import Path
 
 from ..core.errors import InputError, did_you_mean
-from ..core.files import written_aside
+from ..core.files import atomic_write
 from ..core.limits import available_cpus
-from ..core.paths import at_root
+from ..core.paths import resolve_path
 from ..data.classes import Classes
 from ..data.image_io import write_mask
-from ..data.image_labels import label_table
+from ..data.image_labels import read_label_table
 from ..data.splits import files_by_id, id_of, read_list, read_text
 from .base import IMAGE_FOLDER, LABELS_TABLE, LIST_FOLDERS, MASK_FOLDERS, Dataset, check_images
 from .built_in import DATASETS
 from .dataset_file import DATASET_FILE, DatasetFile, mask_ids, read_dataset_file
-from .parts import first_folder, link, list_text, made_files, newer, replace_text
+from .parts import find_folder, link, list_text, make_files, is_up_to_date, replace_text
 
 # %% auto #0
-__all__ = ['prepare_own', 'own_masks', 'own_lists', 'known_images', 'CustomDataset', 'dataset_of']
+__all__ = ['prepare_own', 'prepare_masks', 'prepare_lists', 'annotated_ids', 'CustomDataset', 'find_dataset']
 
 # %% ../../nbs/datasets/10_custom.ipynb #7b07bc47
 def prepare_own(
@@ -42,19 +42,19 @@ def prepare_own(
     if source.resolve() != root.resolve():
         yield link(root / DATASET_FILE, source / DATASET_FILE)
     file = read_dataset_file(root / DATASET_FILE)
-    images = first_folder([source / "images", source / IMAGE_FOLDER])
+    images = find_folder([source / "images", source / IMAGE_FOLDER])
     if images is None:
         raise InputError(f"{source} holds no folder images/; expected the images there.")
     yield link(root / IMAGE_FOLDER, images)
     if (source / LABELS_TABLE).is_file():
         yield link(root / LABELS_TABLE, source / LABELS_TABLE)
         check_images(root / LABELS_TABLE, file.classes, root / IMAGE_FOLDER)
-    if masks := first_folder([source / "masks", source / MASK_FOLDERS[1]]):
-        yield own_masks(root / MASK_FOLDERS[1], masks, root / DATASET_FILE)
+    if masks := find_folder([source / "masks", source / MASK_FOLDERS[1]]):
+        yield prepare_masks(root / MASK_FOLDERS[1], masks, root / DATASET_FILE)
     elif not (root / LABELS_TABLE).is_file():
         raise InputError(f"{source} holds neither masks/ nor {LABELS_TABLE}; expected one mask an image, or "
                          f"lines of `image,class,…`.")
-    yield own_lists(root, source, val_share)
+    yield prepare_lists(root, source, val_share)
 
 
 def _suggested(source: Path) -> str:
@@ -63,7 +63,7 @@ def _suggested(source: Path) -> str:
     return f"Write into it: classes = {json.dumps(names or ['cow', 'horse'], ensure_ascii=False)}"
 
 # %% ../../nbs/datasets/10_custom.ipynb #b39cab19
-def own_masks(
+def prepare_masks(
     folder: Path,   # SegmentationClass of the data set
     source: Path,   # the masks as they were made
     file: Path,     # dataset.toml
@@ -81,12 +81,12 @@ def own_masks(
     if not folder.exists():
         if _are_ids(masks, said):
             return link(folder, source)
-        made_files(folder, [f"{id_of(p.name)}.png" for p in masks],
+        make_files(folder, [f"{id_of(p.name)}.png" for p in masks],
                    lambda n, path: write_mask(path, mask_ids(masks[n], said)[0]), [(p, file) for p in masks])
         return f"{folder.name}: {len(masks):,} masks turned from colours into class numbers"
-    stale = [p for p in masks if not newer(folder / f"{id_of(p.name)}.png", p, file)]
+    stale = [p for p in masks if not is_up_to_date(folder / f"{id_of(p.name)}.png", p, file)]
     for path in stale:
-        with written_aside(folder / f"{id_of(path.name)}.png") as aside:
+        with atomic_write(folder / f"{id_of(path.name)}.png") as aside:
             write_mask(aside, mask_ids(path, said)[0])
     return f"{folder.name}: {len(stale):,} masks made anew" if stale else f"{folder.name}: there"
 
@@ -108,10 +108,10 @@ def _are_ids(masks: Sequence[Path], said: DatasetFile) -> bool:
     return all(looks)
 
 # %% ../../nbs/datasets/10_custom.ipynb #4b60ec41
-def own_lists(root: Path, source: Path, val_share: float) -> str:
+def prepare_lists(root: Path, source: Path, val_share: float) -> str:
     "The lists of the data set or of its source; those that are not given are made of the other known images."
     folder, said = root / LIST_FOLDERS[0], []
-    known, masked = known_images(root)
+    known, masked = annotated_ids(root)
     lists: dict[str, tuple[str, ...]] = {}
     for name in ("train", "val"):
         path, given = folder / f"{name}.txt", _given(source, name)
@@ -138,11 +138,11 @@ def own_lists(root: Path, source: Path, val_share: float) -> str:
     return f"lists: {', '.join(said)}" + (f"; {left_out:,} {kind} are in neither" if left_out else "")
 
 
-def known_images(root: Path) -> tuple[set[str], set[str]]:
+def annotated_ids(root: Path) -> tuple[set[str], set[str]]:
     "Ids of images that have a mask or a line of labels, and of those that have a mask."
     there, table, folder = {*files_by_id(root / IMAGE_FOLDER)}, {}, root / MASK_FOLDERS[1]
     if (root / LABELS_TABLE).is_file():
-        table = label_table(root / LABELS_TABLE, read_dataset_file(root / DATASET_FILE).classes)
+        table = read_label_table(root / LABELS_TABLE, read_dataset_file(root / DATASET_FILE).classes)
     masked = there & {*files_by_id(folder, (".png",))} if folder.is_dir() else set()
     return there & {*table} | masked, masked
 
@@ -184,7 +184,7 @@ class CustomDataset(Dataset):
 
     def __init__(self, name: str, root: Path | str | None = None):  # root: None for data/<name>
         self.name = name
-        self._file = at_root(root or self.default_root) / DATASET_FILE
+        self._file = resolve_path(root or self.default_root) / DATASET_FILE
 
     @cached_property
     def classes(self) -> Classes:  # type: ignore[override]  # a file's, read when they are asked for
@@ -193,7 +193,7 @@ class CustomDataset(Dataset):
             raise InputError(f"dataset={self.name!r} is not known, and there is no {self._file}."
                              f"{did_you_mean(self.name, DATASETS)} A data set of your own is described by "
                              f"that file; nbs/guide/your_data.ipynb shows how.")
-        return read_dataset_file(self._file).classes.called(self.name)
+        return read_dataset_file(self._file).classes.with_dataset_name(self.name)
 
     def prepare(self, root: Path, source: Path | None, masks: str, val_share: float) -> Iterator[str]:
         "From a raw folder: its images, masks, labels and lists."
@@ -203,7 +203,7 @@ class CustomDataset(Dataset):
         return prepare_own(root, source, val_share)
 
 
-def dataset_of(
+def find_dataset(
     dataset: str | Dataset,           # voc | coco | coco-voc | shapes, one with a dataset file, or an object
     root: Path | str | None = None,   # its folder; read only where the name is not a built-in one
 ) -> Dataset:

@@ -20,10 +20,10 @@ from urllib.parse import urlsplit
 from urllib.request import Request, build_opener
 
 from .. import __version__
-from ..core.archives import TORN, chunks, read_through, reason_of
+from ..core.archives import TORN, chunks, read_through, error_reason
 from ..core.errors import InputError
-from ..core.files import bytes_bar, check_space, held, writing, written_aside
-from ..core.paths import at_root
+from ..core.files import bytes_bar, check_space, open_exclusive, report_disk_errors, atomic_write
+from ..core.paths import resolve_path
 
 # %% auto #0
 __all__ = ['LARGEST', 'Archive', 'download']
@@ -58,7 +58,7 @@ def _note_digest(archive: Archive, part: Path, path: Path) -> None:
     if archive.digest or note.exists():
         return
     digest = _digest(part, "sha256")
-    with written_aside(note) as aside:
+    with atomic_write(note) as aside:
         aside.write_text(f"{digest}  {path.name}\n", encoding="utf-8")
     print(f"{path.name}: nobody publishes its digest; that of this first download is noted in {note}, and a "
           f"file that differs from it is refused", file=sys.stderr)
@@ -81,7 +81,7 @@ def _flaw(archive: Archive, path: Path, note: Path | None = None) -> str:
                 return f"its sha256 is {found}, and that of the first download was {expected} ({note})"
         return ""
     except (*TORN, OSError) as e:
-        return f"it cannot be read ({reason_of(e)})"
+        return f"it cannot be read ({error_reason(e)})"
 
 # %% ../../nbs/datasets/06_download.ipynb #1cc81ae9
 _TIMEOUT = 30  # seconds without a byte
@@ -117,7 +117,7 @@ def _announced(archive: Archive, response: HTTPResponse, offset: int) -> int | N
 # %% ../../nbs/datasets/06_download.ipynb #77aaec8f
 def _append(part: BinaryIO, chunk: bytes) -> None:
     rest = memoryview(chunk)
-    with writing(Path(part.name), "; it goes on from what is there"):
+    with report_disk_errors(Path(part.name), "; it goes on from what is there"):
         while rest:  # unbuffered, and a nearly full disk takes less than it is given
             rest = rest[part.write(rest):]
 
@@ -184,7 +184,7 @@ def _problem(archive: Archive, url: str, part: BinaryIO) -> str:
     try:
         _fetch(archive, url, part)
     except (OSError, HTTPException) as e:
-        return reason_of(e)
+        return error_reason(e)
     path = Path(part.name)
     if flaw := _flaw(archive, path, _noted(path.with_name(archive.name))):
         _emptied(part)
@@ -217,12 +217,12 @@ def download(
     Until it is whole and right it is `.NAME.part`, which the next call goes on with. A file that is there
     under the name already is used if it is right, and an InputError if not; it is never touched.
     """
-    path = at_root(folder) / archive.name
+    path = resolve_path(folder) / archive.name
     part = path.with_name(f".{path.name}.part")
     if not path.exists():
-        with writing(path, "; what has come is kept"):
+        with report_disk_errors(path, "; what has come is kept"):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with held(part) as f:
+            with open_exclusive(part) as f:
                 if not path.exists():  # it is, where another process was waited for
                     _complete(archive, f, path)
                     os.fsync(f.fileno())

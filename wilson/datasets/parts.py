@@ -12,14 +12,14 @@ from io import BytesIO
 from pathlib import Path
 
 from ..core.errors import InputError
-from ..core.files import held, written_aside
+from ..core.files import open_exclusive, atomic_write
 from ..core.limits import available_cpus
 from ..data.image_files import FileInputError
-from ..data.image_io import small_copy
+from ..data.image_io import read_thumbnail
 from ..data.splits import id_of
 
 # %% auto #0
-__all__ = ['THUMBNAIL_SIDE', 'link', 'first_folder', 'list_text', 'replace_text', 'made_files', 'newer', 'thumbnail_bytes',
+__all__ = ['THUMBNAIL_SIDE', 'link', 'find_folder', 'list_text', 'replace_text', 'make_files', 'is_up_to_date', 'thumbnail_bytes',
            'thumbnails']
 
 # %% ../../nbs/datasets/08_parts.ipynb #0be4d03b
@@ -46,7 +46,7 @@ def link(
     return f"{path.name}: linked to {target}"
 
 
-def first_folder(candidates: Sequence[Path]) -> Path | None:
+def find_folder(candidates: Sequence[Path]) -> Path | None:
     "The first of the folders that is there."
     return next((path for path in candidates if path.is_dir()), None)
 
@@ -59,11 +59,11 @@ def list_text(ids: Iterable[str]) -> str:
 def replace_text(path: Path, text: str) -> None:
     "Write a text file whole or not at all, and not where it says that already."
     if not path.is_file() or path.read_bytes() != text.encode():
-        with written_aside(path) as aside:
+        with atomic_write(path) as aside:
             aside.write_bytes(text.encode())
 
 # %% ../../nbs/datasets/08_parts.ipynb #441cea83
-def made_files(
+def make_files(
     folder: Path,
     names: Sequence[str],
     make: Callable[[int, Path], None],        # place in `names`, path to write
@@ -74,12 +74,12 @@ def made_files(
     aside = folder.with_name(f".{folder.name}.part")
 
     def one(n: int) -> None:
-        if not newer(aside / names[n], *(sources[n] if sources else ())):
+        if not is_up_to_date(aside / names[n], *(sources[n] if sources else ())):
             half = aside / f".{os.getpid()}.{names[n]}"
             make(n, half)
             half.replace(aside / names[n])
 
-    with held(folder.with_name(f".{folder.name}.lock")):
+    with open_exclusive(folder.with_name(f".{folder.name}.lock")):
         if folder.exists():  # made by who held it before
             return
         try:
@@ -94,7 +94,7 @@ def made_files(
         aside.rename(folder)
 
 
-def newer(made: Path, *than: Path) -> bool:
+def is_up_to_date(made: Path, *than: Path) -> bool:
     "Is a made file there, and has nothing that it was made of been written to or replaced since?"
     # ctime tells of an older file that was put in its place with its times kept
     changed = [max(s.st_mtime_ns, s.st_ctime_ns) for s in (p.stat() for p in than)]
@@ -111,9 +111,9 @@ def thumbnail_bytes(
     "A small copy of an image; the one that was made before, unless the image has changed since."
     buffer = BytesIO()
     try:
-        if made is not None and newer(made, image):
+        if made is not None and is_up_to_date(made, image):
             return made.read_bytes()
-        small_copy(image, THUMBNAIL_SIDE).save(buffer, "JPEG", quality=85)
+        read_thumbnail(image, THUMBNAIL_SIDE).save(buffer, "JPEG", quality=85)
     except (FileInputError, FileNotFoundError):
         return b""
     return buffer.getvalue()
@@ -128,7 +128,7 @@ def thumbnails(
     from tqdm.contrib.concurrent import thread_map  # slow to import
     folder.mkdir(parents=True, exist_ok=True)
     missing = [(path, folder / f"{i}.jpg") for i, path in zip(ids, images)
-               if not newer(folder / f"{i}.jpg", path)]
+               if not is_up_to_date(folder / f"{i}.jpg", path)]
 
     def make(pair: tuple[Path, Path]) -> None:
         content = thumbnail_bytes(pair[0])

@@ -13,26 +13,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..core.errors import InputError
-from ..core.paths import at_root
-from ..data.image_labels import made_for
+from ..core.paths import resolve_path
+from ..data.image_labels import derived_data_dir
 from ..data.splits import SegmentationFolder
 from .base import Dataset, Location
-from .custom import dataset_of
+from .custom import find_dataset
 from .parts import replace_text, thumbnails
 
 # %% auto #0
-__all__ = ['Prepared', 'prepare']
+__all__ = ['PreparedDataset', 'prepare_dataset']
 
 # %% ../../nbs/datasets/11_prepare.ipynb #ef1c4f5c
 @dataclass(frozen=True)
-class Prepared:
+class PreparedDataset:
     "A data set that is ready."
     root: Path
     data: SegmentationFolder
     done: tuple[str, ...]  # what was done, part by part
 
 
-def prepare(
+def prepare_dataset(
     dataset: str | Dataset,             # voc | coco | coco-voc | shapes, a name of one's own, or an object
     source: Path | str | None = None,   # where the data or its archives lie; None: under root, or fetched
     data_root: Path | str | None = None,  # where the data set goes; data/<dataset>
@@ -40,11 +40,11 @@ def prepare(
     val_share: float = 0.2,             # of one's own images with masks, where there are no lists
     voc_root: Path | str = "data/voc",  # of coco-voc
     say: Callable[[str], None] = print,
-) -> Prepared:
+) -> PreparedDataset:
     "Make a data set ready to train on; what is there stays."
-    chosen = dataset_of(dataset, data_root)
-    root = at_root(data_root or chosen.default_root)
-    source = None if source is None else at_root(source)
+    chosen = find_dataset(dataset, data_root)
+    root = resolve_path(data_root or chosen.default_root)
+    source = None if source is None else resolve_path(source)
     if source is not None and not source.is_dir():
         raise InputError(f"source (--from): there is no folder {source}.")
     if source is not None and root.resolve().is_relative_to(source.resolve()):
@@ -71,7 +71,7 @@ def prepare(
         remedy = "Make room there" if e.errno in (errno.ENOSPC, errno.EDQUOT) else "Make it writable"
         raise InputError(f"{root}: {e.strerror} ({e.filename or 'while preparing'}). {remedy}, or name "
                          f"another folder (data_root); the same command then goes on.") from None
-    return Prepared(root, data, tuple(done))
+    return PreparedDataset(root, data, tuple(done))
 
 # %% ../../nbs/datasets/11_prepare.ipynb #08798bbf
 def _mask_source(dataset: Dataset, masks: str | None) -> str:
@@ -85,7 +85,7 @@ def _opened(dataset: Dataset, root: Path, voc_root: Path | str) -> SegmentationF
     try:
         return dataset.open(Location(root, voc_root=voc_root))
     except InputError as e:
-        where = "" if root == at_root(dataset.default_root) else f" --data-root {root}"
+        where = "" if root == resolve_path(dataset.default_root) else f" --data-root {root}"
         raise InputError(f"{e} (`wilson verify {dataset.typed}{where}` lists all that is wrong.)") from None
 
 
@@ -95,7 +95,7 @@ def _finish(dataset: Dataset, root: Path, data: SegmentationFolder, tell: Callab
     images = {i: path for s in splits for i, path in zip(s.ids, s.images)}
     ours, folder = os.access(root, os.W_OK), root / "thumbnails"
     if not ours and not folder.is_dir():
-        folder = made_for(root, at_root("runs/thumbnails"))
+        folder = derived_data_dir(root, resolve_path("runs/thumbnails"))
     tell(f"thumbnails: {thumbnails(list(images.values()), list(images), folder):,} made")
     if ours:
         record = {"dataset": dataset.name, **data.fingerprint, "images": {s.name: len(s) for s in splits}}

@@ -20,9 +20,9 @@ from ..data.classes import FORMS, SHAPES, TEXTURES
 from ..data.image_io import write_mask
 
 # %% auto #0
-__all__ = ['SHAPES_CLASSES', 'PERIODS', 'VERSION', 'SPLITS', 'form_distance', 'texture_mix', 'two_colours', 'textured',
-           'draw_object', 'draw_background', 'choose_classes', 'place_objects', 'draw_scene', 'scene_rng',
-           'shapes_problem', 'make_shapes', 'write_scenes']
+__all__ = ['SHAPES_CLASSES', 'PERIODS', 'VERSION', 'SPLITS', 'form_distance', 'texture_mix', 'choose_two_colours',
+           'apply_texture', 'draw_object', 'draw_background', 'choose_classes', 'place_objects', 'draw_scene',
+           'scene_rng', 'shapes_problem', 'make_shapes', 'write_scenes']
 
 # %% ../../nbs/datasets/03_shapes.ipynb #3bd289d1
 SHAPES_CLASSES = SHAPES.names
@@ -66,7 +66,7 @@ def texture_mix(
     raise ValueError(f"texture={texture!r} is unknown, expected one of {', '.join(TEXTURES)}")
 
 # %% ../../nbs/datasets/03_shapes.ipynb #8d6d1872
-def two_colours(
+def choose_two_colours(
     rng: np.random.Generator,  # where chance comes from
     contrast: float = 0.4,     # least difference in brightness, 0 to 0.6
 ) -> np.ndarray:               # 2, 3: RGB in [0, 1]
@@ -81,7 +81,7 @@ def two_colours(
 PERIODS = {"striped": 7.0, "dotted": 9.0, "checkered": 12.0, "plain": 8.0}  # pixels at 96
 
 
-def textured(
+def apply_texture(
     rng: np.random.Generator,  # where chance comes from
     texture: str,              # one of `TEXTURES`
     x: np.ndarray,             # position across, pixels of a 96-pixel image
@@ -97,7 +97,7 @@ def textured(
     v = (y * np.cos(turn) - x * np.sin(turn)) / period + 2 * phase
     kept = (x * np.cos(side) + y * np.sin(side)) / radius + 1 - wear
     mix = where * texture_mix(texture, u, v) * np.clip(4 * kept, 0, 1)
-    first, second = two_colours(rng)
+    first, second = choose_two_colours(rng)
     return first + mix[..., None] * (second - first)
 
 
@@ -122,7 +122,7 @@ def draw_object(
     distance *= radius / max(stretch, 1 / stretch)     # still a lower bound, so the outline closes
     cover = np.clip(0.5 - distance, 0, 1)[..., None]
     inner = np.clip(-distance / unit - 1, 0, 1)        # a plain rim, two pixels wide
-    fill = textured(rng, texture, x / unit, y / unit, radius / unit, wear, inner)
+    fill = apply_texture(rng, texture, x / unit, y / unit, radius / unit, wear, inner)
     image[box] += cover * (fill - image[box])
     mask[box] = np.where(distance < -0.5, class_id, np.where(distance <= 0.5, 255, mask[box]))
 
@@ -135,7 +135,7 @@ def draw_background(
     y, x = np.mgrid[0:96:size * 1j, 0:96:size * 1j]
     waves = rng.normal(0, 0.05, (3, 2))
     flow = sum(np.sin(a * x + b * y + rng.uniform(0, 6)) for a, b in waves)
-    first, second = two_colours(rng, contrast=0.1)
+    first, second = choose_two_colours(rng, contrast=0.1)
     image = first + np.clip(0.5 + flow / 4, 0, 1)[..., None] * (second - first)
     for texture in rng.choice(TEXTURES, rng.integers(1, 4)):
         a, b = x - rng.uniform(0, 96), y - rng.uniform(0, 96)
@@ -143,7 +143,7 @@ def draw_background(
         lobes = sum(rng.uniform(0.1, 0.25) * np.sin(k * angle + rng.uniform(0, 6))
                     for k in (2, 3, 5))
         cover = np.clip(0.5 + radius * (1 + lobes) - np.hypot(a, b), 0, 1)[..., None]
-        image += cover * (textured(rng, texture, a, b, radius, 0.3) - image)
+        image += cover * (apply_texture(rng, texture, a, b, radius, 0.3) - image)
     return image
 
 # %% ../../nbs/datasets/03_shapes.ipynb #309a96a8

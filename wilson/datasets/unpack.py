@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from ..core.archives import TORN, Member, chunks, members_of, reason_of
+from ..core.archives import TORN, Member, chunks, archive_members, error_reason
 from ..core.errors import InputError
-from ..core.files import bytes_bar, check_space, held, writing
-from ..core.paths import at_root
+from ..core.files import bytes_bar, check_space, open_exclusive, report_disk_errors
+from ..core.paths import resolve_path
 from .download import Archive, download
 
 # %% auto #0
-__all__ = ['MemberPath', 'unpack', 'fetched']
+__all__ = ['MemberPath', 'unpack', 'unpack_archive']
 
 # %% ../../nbs/datasets/07_unpack.ipynb #50376662
 def _trouble(member: Member) -> str:
@@ -69,7 +69,7 @@ def _staging(folder: Path) -> Iterator[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     staging = folder / ".unpacking"
     try:
-        with held(folder / ".unpacking.lock"):
+        with open_exclusive(folder / ".unpacking.lock"):
             shutil.rmtree(staging, ignore_errors=True)
             staging.mkdir()
             try:
@@ -130,7 +130,7 @@ def _whole(path: Path) -> Iterator[None]:
     try:
         yield
     except TORN as e:
-        raise InputError(f"{path} is torn: {reason_of(e)}. Delete it, and run the same command again to "
+        raise InputError(f"{path} is torn: {error_reason(e)}. Delete it, and run the same command again to "
                          "download it anew.") from e
 
 
@@ -144,10 +144,10 @@ def unpack(
     InputError, with nothing unpacked, where the archive is torn or has a member that is no plain file or
     leads out of the folder, and where the disk is too small. No file is overwritten.
     """
-    path, folder = at_root(path), at_root(folder)
+    path, folder = resolve_path(path), resolve_path(folder)
     if not path.is_file():
         raise InputError(f"There is no archive {path} to unpack; download it first.")
-    with writing(folder), _whole(path), members_of(path) as members:
+    with report_disk_errors(folder), _whole(path), archive_members(path) as members:
         _check_names(path, members)
         if not (places := _places(members, member_path)):
             raise InputError(f"{path} holds none of the files that are expected of it; it is torn, or "
@@ -161,7 +161,7 @@ def unpack(
             return _placed(staging, folder)
 
 # %% ../../nbs/datasets/07_unpack.ipynb #f2f362d1
-def fetched(
+def unpack_archive(
     archive: Archive,
     root: Path,
     source: Path | None,

@@ -19,8 +19,8 @@ from ..data.splits import files_by_id, find_list, read_list
 from .base import IMAGE_FOLDER, LIST_FOLDERS, MASK_FOLDERS
 from .base import Dataset, PublishedList, StepSizes, link_parts, open_folder
 from .download import Archive
-from .parts import first_folder, list_text, made_files, replace_text
-from .unpack import fetched
+from .parts import find_folder, list_text, make_files, replace_text
+from .unpack import unpack_archive
 
 _all_ = ["open_folder"]  # of any data set in VOC's layout
 
@@ -52,20 +52,20 @@ def prepare_voc(
     masks: str = "aug",          # "aug" | "sbd": where SegmentationClassAug comes from
 ) -> Iterator[str]:              # what was done, part by part
     "VOC 2012 with the training masks of SBD."
-    inside = source and first_folder([source / d for d in ("VOCdevkit/VOC2012", "VOC2012", ".")
+    inside = source and find_folder([source / d for d in ("VOCdevkit/VOC2012", "VOC2012", ".")
                                       if (source / d / IMAGE_FOLDER).is_dir()])
     yield from link_parts(root, inside) if inside else ()
     wanted = [IMAGE_FOLDER, "ImageSets"]
     if not (root / MASK_FOLDERS[0]).exists() and (masks == "sbd" or not (root / IMAGE_FOLDER).is_symlink()):
         wanted.append(MASK_FOLDERS[1])
     if not all((root / name).exists() for name in wanted):
-        yield fetched(VOC_TRAINVAL, root, source, _below(
+        yield unpack_archive(VOC_TRAINVAL, root, source, _below(
             "VOCdevkit/VOC2012", IMAGE_FOLDER, "SegmentationClass", "ImageSets/Segmentation"))
     if not (root / MASK_FOLDERS[0]).exists():
         if masks == "sbd":
             yield from _masks_of_sbd(root, source)
         else:
-            yield fetched(VOC_AUG_MASKS, root, source, _below(".", MASK_FOLDERS[0]))
+            yield unpack_archive(VOC_AUG_MASKS, root, source, _below(".", MASK_FOLDERS[0]))
     yield train_aug_list(root)
 
 
@@ -92,7 +92,7 @@ def train_aug_list(root: Path) -> str:
 
 # %% ../../nbs/datasets/09_voc.ipynb #53a9855a
 def _masks_of_sbd(root: Path, source: Path | None) -> Iterator[str]:
-    yield fetched(SBD, root / "sbd", source, _below("benchmark_RELEASE/dataset", "cls"))
+    yield unpack_archive(SBD, root / "sbd", source, _below("benchmark_RELEASE/dataset", "cls"))
     drawn = files_by_id(root / MASK_FOLDERS[1], (".png",))
     cls = {p.stem: p for p in (root / "sbd/cls").glob("*.mat")}
 
@@ -103,7 +103,7 @@ def _masks_of_sbd(root: Path, source: Path | None) -> Iterator[str]:
             write_mask(path, sbd_mask(cls[i]))
 
     ids = sorted({*drawn, *cls} & {*files_by_id(root / IMAGE_FOLDER)})
-    made_files(root / MASK_FOLDERS[0], [f"{i}.png" for i in ids], lambda n, path: make(ids[n], path))
+    make_files(root / MASK_FOLDERS[0], [f"{i}.png" for i in ids], lambda n, path: make(ids[n], path))
     yield f"{MASK_FOLDERS[0]}: {len(ids):,} masks, {len(drawn):,} of VOC, the others of SBD"
 
 

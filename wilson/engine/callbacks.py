@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from ..core.distributed import first, gathered
+from ..core.distributed import is_main_process, all_gather_object
 from ..core.errors import InputError
-from ..core.paths import shown
+from ..core.paths import display_path
 from .checkpoint import WEIGHTS_FILES, save_weights
 from .cost import Cost
 from .tensorboard import EpochStats, TensorBoardLogger
@@ -36,7 +36,7 @@ class ProgressBar(Callback):
 
     def before_epoch(self) -> None:
         trainer = self.trainer
-        silent = {} if first() else {"disable": True}  # on the main process the environment decides
+        silent = {} if is_main_process() else {"disable": True}  # on the main process the environment decides
         every = float(os.environ.get("TQDM_MININTERVAL", 0.5))  # seconds
         self.bar = tqdm(desc=f"{trainer.title}, epoch {trainer.epoch + 1}/{trainer.epochs}",
                         total=trainer.per_epoch, initial=trainer.done, leave=False, mininterval=every,
@@ -72,18 +72,18 @@ class FiniteGuard(Callback):
             return
         trainer = self.trainer
         epoch, number = trainer.epoch + 1, trainer.reported - trainer.epoch * trainer.per_epoch
-        images = [i for ids in gathered(stats.ids) for i in ids]
+        images = [i for ids in all_gather_object(stats.ids) for i in ids]
         file = trainer.folder.path / "skipped.jsonl"
-        if first():
+        if is_main_process():
             line = {"epoch": epoch, "update": number, "not_finite": stats.bad, "images": images,
                     "losses": {n: str(v) for n, v in stats.terms.items()}}
             with open(file, "a", encoding="utf-8") as f:
                 f.write(json.dumps(line, ensure_ascii=False) + "\n")
         trainer.folder.log(f"    {trainer.title}, epoch {epoch}, update {number}: {stats.bad} is not "
-                           f"finite; left out, its images are in {shown(file)}")
+                           f"finite; left out, its images are in {display_path(file)}")
         if self.bad >= self.max_bad:
             raise NotFinite(f"epoch {epoch}: {stats.bad} was not finite {self.bad} times in a row; try a "
-                            f"smaller lr. {shown(file)} names the images.")
+                            f"smaller lr. {display_path(file)} names the images.")
 
     def state_dict(self) -> dict[str, Any]:
         return {"bad": self.bad}
@@ -111,7 +111,7 @@ class BestWeights(Callback):
             return
         trainer = self.trainer
         self.best = trainer.epoch, score
-        if first():
+        if is_main_process():
             file = trainer.folder.path / WEIGHTS_FILES["best"]
             save_weights(file, trainer.method.segmenter, trainer.method.localizer, trainer.step)
         trainer.folder.write("best.json", {"epoch": trainer.epoch, "miou": score})

@@ -22,8 +22,8 @@ from safetensors.torch import save_file
 from torch import nn, Tensor
 
 from ..core.errors import InputError
-from ..core.files import written_aside
-from ..core.paths import shown
+from ..core.files import atomic_write
+from ..core.paths import display_path
 from ..data.tasks import Step
 from .step_folder import STATE_FILES
 from ..models.localizer import Localizer
@@ -31,7 +31,7 @@ from ..models.segmenter import Segmenter
 from ..models.weights import check_finite
 
 # %% auto #0
-__all__ = ['WEIGHTS_FILES', 'STATE_KEYS', 'save_weights', 'read_weights', 'fill', 'read_carried', 'random_states',
+__all__ = ['WEIGHTS_FILES', 'STATE_KEYS', 'save_weights', 'read_weights', 'load_part', 'read_carried', 'random_states',
            'set_random_states', 'save_state', 'remove_states', 'newest_state', 'check_loadable', 'weights_hash']
 
 # %% ../../nbs/engine/05_checkpoint.ipynb #476d87b8
@@ -51,7 +51,7 @@ def save_weights(
                for part, module in parts.items() if module is not None
                for name, t in module.state_dict().items()}
     tensors |= {f"carried.{name}": t.detach().cpu().contiguous().clone() for name, t in carried.items()}
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         # one entry alone: safetensors writes several in any order, and the same weights are the same file
         save_file(tensors, aside, {"classes": "|".join(step.names)})
 
@@ -64,14 +64,14 @@ def read_weights(
         with safe_open(path, "pt") as f:
             tensors, classes = {n: f.get_tensor(n) for n in f.keys()}, f.metadata()["classes"]
     except FileNotFoundError:
-        raise InputError(f"{shown(path)} is missing: the step has not been trained to its end.") from None
+        raise InputError(f"{display_path(path)} is missing: the step has not been trained to its end.") from None
     except (SafetensorError, KeyError, TypeError, OSError) as e:
-        raise InputError(f"{shown(path)} is no weights file of wilson ({e}); train the step again.") from None
-    check_finite(tensors, shown(path))
+        raise InputError(f"{display_path(path)} is no weights file of wilson ({e}); train the step again.") from None
+    check_finite(tensors, display_path(path))
     return tensors, tuple(classes.split("|"))
 
 # %% ../../nbs/engine/05_checkpoint.ipynb #ada37d7e
-def fill(
+def load_part(
     module: nn.Module,
     tensors: Mapping[str, Tensor],  # of `read_weights`
     part: str,                      # "segmenter" or "localizer"
@@ -83,7 +83,7 @@ def fill(
         module.load_state_dict(own)
     except RuntimeError as e:
         first = "; ".join(line.strip() for line in str(e).splitlines()[1:3])
-        raise InputError(f"{shown(path)} does not fit the {part} of this configuration: {first}") from None
+        raise InputError(f"{display_path(path)} does not fit the {part} of this configuration: {first}") from None
 
 
 def read_carried(path: Path) -> dict[str, Tensor]:
@@ -120,7 +120,7 @@ STATE_KEYS = {"run", "epoch", "done", "validated", "callbacks", "method", "optim
 def save_state(folder: Path, state: Mapping[str, Any]) -> None:
     "Write a state of tensors and plain types; the one before it stays as previous.pt."
     newest, last, previous = (folder / name for name in STATE_FILES)
-    with written_aside(newest) as aside:
+    with atomic_write(newest) as aside:
         torch.save(dict(state), aside)
     if last.is_file():
         os.replace(last, previous)
@@ -145,12 +145,12 @@ def newest_state(
         try:
             state = _read(file, run)
         except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as e:
-            problems.append(f"{shown(file)} cannot be read ({(str(e) or type(e).__name__).splitlines()[0]})")
+            problems.append(f"{display_path(file)} cannot be read ({(str(e) or type(e).__name__).splitlines()[0]})")
             continue
         if problems:
             print(f"{'; '.join(problems)}: {file.name} is used, after epoch {state['epoch']}.", flush=True)
         return state
-    problem = "; ".join(problems) or f"{shown(folder)} holds no state"
+    problem = "; ".join(problems) or f"{display_path(folder)} holds no state"
     raise InputError(f"{problem}. Remove the file to train the step from its start, or use resume=never.")
 
 
@@ -209,9 +209,9 @@ def weights_hash(
         with safe_open(path, "pt"):  # checks that the header fits the file
             pass
     except FileNotFoundError:
-        raise InputError(f"{shown(path)} is missing: the step has not been trained to its end.") from None
+        raise InputError(f"{display_path(path)} is missing: the step has not been trained to its end.") from None
     except (SafetensorError, OSError) as e:
-        raise InputError(f"{shown(path)} is no weights file of wilson ({e}); train the step again.") from None
+        raise InputError(f"{display_path(path)} is no weights file of wilson ({e}); train the step again.") from None
     digest = hashlib.sha256()
     with open(path, "rb") as f:
         start = 8 + (length := int.from_bytes(f.read(8), "little"))

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ..core.distributed import first, gathered
+from ..core.distributed import is_main_process, all_gather_object
 from .trainer import Callback
 
 # %% auto #0
@@ -103,7 +103,7 @@ class Cost(Callback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.seconds, self.memory = state["seconds"], state["memory"]
-        self.energy = state["energy"] if first() else 0.0  # the main process has the energy of all
+        self.energy = state["energy"] if is_main_process() else 0.0  # the main process has the energy of all
 
     @property
     def images_per_second(self) -> float | None:
@@ -113,7 +113,7 @@ class Cost(Callback):
 
     def of_all_ranks(self) -> Cost:
         "The cost with the energy of all GPUs; processes without GPUs share one processor's counter."
-        parts = gathered(self.energy) if self.device.type == "cuda" else [self.energy]
+        parts = all_gather_object(self.energy) if self.device.type == "cuda" else [self.energy]
         return replace(self, energy=None if None in parts else sum(parts))
 
     def record(self) -> dict[str, float | None]:

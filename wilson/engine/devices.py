@@ -10,20 +10,20 @@ from typing import Any
 
 import torch
 
-from ..core.distributed import agreed, gathered, placed, rank
+from ..core.distributed import broadcast_from_main, all_gather_object, is_torchelastic_launched, rank
 from ..core.errors import InputError
 from .gpus import describe_gpus, start_gpu
 from .step_folder import StepFolder
 from ..models.norms import norm_for
 
 # %% auto #0
-__all__ = ['PRECISIONS', 'precision_on', 'norm_on', 'numerics', 'restore_numerics', 'place_of_rank', 'chosen_device']
+__all__ = ['PRECISIONS', 'compute_dtype', 'norm_for_device', 'numerics', 'restore_numerics', 'rank_device', 'choose_device']
 
 # %% ../../nbs/engine/02_devices.ipynb #1e8fde8e
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def precision_on(
+def compute_dtype(
     device: torch.device,
     name: str = "auto",  # auto | float32 | bf16 | fp16
     norm: str = "auto",  # auto | plain | inplace
@@ -37,7 +37,7 @@ def precision_on(
     return torch.bfloat16 if known else torch.float16
 
 
-def norm_on(
+def norm_for_device(
     device: torch.device,
     precision: str = "auto",
     norm: str = "auto",
@@ -45,13 +45,13 @@ def norm_on(
     "The kind of ABN that trains there: the kernels of the in-place one know no bfloat16."
     if norm != "auto":
         return norm
-    return "plain" if precision_on(device, precision) == torch.bfloat16 else norm_for(str(device))
+    return "plain" if compute_dtype(device, precision) == torch.bfloat16 else norm_for(str(device))
 
 # %% ../../nbs/engine/02_devices.ipynb #c0117f02
 def numerics(dtype: torch.dtype) -> dict[str, Any]:
     "What a run records of how it computes: the threads of each process and the precision of the networks."
     precision = next(name for name, kind in PRECISIONS.items() if kind == dtype)
-    return {"threads": gathered(torch.get_num_threads()), "precision": precision}
+    return {"threads": all_gather_object(torch.get_num_threads()), "precision": precision}
 
 
 def restore_numerics(
@@ -61,32 +61,32 @@ def restore_numerics(
     norm: str = "auto",
 ) -> str:                  # the precision to use
     "Set the recorded number of threads and return the recorded precision; logs where they differ from now."
-    recorded = agreed(lambda: (folder.read("config.json") or {}).get("machine", {}))
+    recorded = broadcast_from_main(lambda: (folder.read("config.json") or {}).get("machine", {}))
     threads, now = recorded.get("threads"), torch.get_num_threads()
-    everywhere = gathered(now)
+    everywhere = all_gather_object(now)
     if isinstance(threads, list) and len(threads) == len(everywhere) and threads != everywhere:
         folder.log(f"    threads: {threads[rank()]} as before, not {now}: the result depends on their number")
         torch.set_num_threads(threads[rank()])
-    before, found = recorded.get("precision"), precision_on(device, precision, norm)
+    before, found = recorded.get("precision"), compute_dtype(device, precision, norm)
     if before not in PRECISIONS or PRECISIONS[before] == found:
         return precision
     folder.log(f"    precision: {before} as before, not {numerics(found)['precision']}")
     return before
 
 # %% ../../nbs/engine/02_devices.ipynb #c32a242f
-def place_of_rank(device: str) -> torch.device:
+def rank_device(device: str) -> torch.device:
     "The device of this rank: the GPU of its number on this machine, or the CPU."
     gpu = device.startswith("cuda") or device == "auto" and torch.cuda.is_available()
     return torch.device("cuda", int(os.environ["LOCAL_RANK"])) if gpu else torch.device("cpu")
 
 # %% ../../nbs/engine/02_devices.ipynb #9f8209ac
-def chosen_device(
+def choose_device(
     device: str,
     start: bool = True,  # whether this process is the one that uses it
 ) -> torch.device:
     "auto: a GPU where there is one; among several ranks each its own."
-    if placed() and device in ("auto", "cuda", "cpu"):
-        place = place_of_rank(device)
+    if is_torchelastic_launched() and device in ("auto", "cuda", "cpu"):
+        place = rank_device(device)
     elif device == "auto":
         place = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     else:
@@ -95,7 +95,7 @@ def chosen_device(
         n = torch.cuda.device_count()
         if (place.index or 0) >= n:
             use = "GPUs are counted from 0: use cuda:0, auto or cpu." if n else "use auto or cpu."
-            if placed():
+            if is_torchelastic_launched():
                 use = f"start at most {n} processes (--nproc-per-node {n}), or use cpu." if n else "use cpu."
             raise InputError(f"device={str(place)!r} is not on this machine ({describe_gpus()}); {use}")
         if start:

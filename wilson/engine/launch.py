@@ -26,13 +26,13 @@ from typing import Any, TypeVar
 
 import torch
 
-from ..core.distributed import check_loopback, joined
+from ..core.distributed import check_loopback, process_group
 from ..core.errors import InputError
 from ..core.limits import available_cpus
-from ..core.paths import shown
+from ..core.paths import display_path
 from ..core.processes import is_running
 from ..core.terminals import Output
-from .devices import place_of_rank
+from .devices import rank_device
 from .gpus import start_gpu
 from .signals import KILL, KILL_AFTER, NOTICE, Interrupted, Stop
 from .signals import end_with_parent, exit_watchdog, graceful_shutdown
@@ -122,8 +122,8 @@ def _as_rank(
     if "OMP_NUM_THREADS" not in os.environ and not torch.cuda.is_available():
         torch.set_num_threads(max(1, available_cpus() // int(os.environ["WORLD_SIZE"])))
     try:
-        start_gpu(place_of_rank(device))
-        with graceful_shutdown(grace=None) as stop, joined(place_of_rank(device), meeting):
+        start_gpu(rank_device(device))
+        with graceful_shutdown(grace=None) as stop, process_group(rank_device(device), meeting):
             result = work(*arguments, stop)
     except Interrupted as e:  # all ranks have agreed on it
         status.write("interrupted")
@@ -276,14 +276,14 @@ def failure(statuses: list[RankStatus], outcome: BaseException) -> Exception:
         one = killed[0]
         if codes.get(one, -KILL) != -KILL:
             return RankFailed(f"rank {one} of {len(ends)} was ended by {_named(codes[one])}; its last words: "
-                              f"{shown(statuses[one].log)}")
+                              f"{display_path(statuses[one].log)}")
         return InputError(
             f"Rank {one} of {len(ends)} (process {ends[one]['pid']}) was killed from outside: most often by "
             f"the kernel, when memory runs out. Fewer num_workers, a smaller batch_size or fewer processes "
             f"(nproc) need less. The same command goes on from the last state. Its last words: "
-            f"{shown(statuses[one].log)}")
+            f"{display_path(statuses[one].log)}")
     if not failed:
-        return RankFailed(f"{type(outcome).__name__}: {outcome}\n(logs: {shown(statuses[0].log.parent)})")
+        return RankFailed(f"{type(outcome).__name__}: {outcome}\n(logs: {display_path(statuses[0].log.parent)})")
     rank = own[0] if own else failed[0][1]
-    return RankFailed(f"rank {rank} of {len(ends)} failed (its log: {shown(statuses[rank].log)}):\n\n"
+    return RankFailed(f"rank {rank} of {len(ends)} failed (its log: {display_path(statuses[rank].log)}):\n\n"
                       f"{ends[rank]['traceback']}")

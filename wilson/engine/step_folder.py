@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import InputError
-from ..core.files import written_aside
-from ..core.paths import shown
+from ..core.files import atomic_write
+from ..core.paths import display_path
 from ..core.terminals import ESCAPES
 
 # %% auto #0
@@ -77,15 +77,15 @@ class StepFolder:
             reason = getattr(e, "strerror", None) or e
             if isinstance(e, RecursionError):
                 reason = "it is nested too deeply"
-            raise InputError(f"{shown(file)} cannot be read: {reason}. The other files of the folder may be "
+            raise InputError(f"{display_path(file)} cannot be read: {reason}. The other files of the folder may be "
                              f"whole: restore this one from a copy, or choose another name.") from None
 
     def write(self, name: str, content: Mapping[str, Any], indent: int | None = 1) -> None:
         "Write a JSON file of the folder, whole or not at all; of several ranks the first does."
-        from wilson.core.distributed import first  # imports torch, which reading does not need
-        if not first():
+        from wilson.core.distributed import is_main_process  # imports torch, which reading does not need
+        if not is_main_process():
             return
-        with written_aside(self.path / name) as aside:
+        with atomic_write(self.path / name) as aside:
             # a folder whose name is not UTF-8: such an escape is JSON's own
             aside.write_text(json.dumps(content, indent=indent, ensure_ascii=False) + "\n", encoding="utf-8",
                              errors="backslashreplace")
@@ -95,7 +95,7 @@ class StepFolder:
         "One of STATES, or None for a folder without a status; InputError where the status cannot be read."
         status = self.read("status.json")
         if status is not None and status.get("state") not in STATES:
-            raise InputError(f"{shown(self.path / 'status.json')} has the state {status.get('state')!r:.60}; "
+            raise InputError(f"{display_path(self.path / 'status.json')} has the state {status.get('state')!r:.60}; "
                              f"expected one of {', '.join(STATES)}. Restore the file from a copy.")
         return None if status is None else status["state"]
 
@@ -107,8 +107,8 @@ class StepFolder:
 
     def log(self, message: str) -> None:
         "Say a line and keep it in log.txt; of several ranks the first does."
-        from wilson.core.distributed import first
-        if not first():
+        from wilson.core.distributed import is_main_process
+        if not is_main_process():
             return
         print(message, flush=True)
         with open(self.path / "log.txt", "a", encoding="utf-8", errors=ESCAPES) as f:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
-from ..core.distributed import first
+from ..core.distributed import is_main_process
 from .cost import Cost
 from .trainer import Callback, Trainer
 from .updates import StepStats
@@ -89,7 +89,7 @@ class TensorBoardLogger(Callback):
         self.writer: SummaryWriter | None = None
 
     def before_fit(self, trainer: Trainer) -> None:
-        if first():
+        if is_main_process():
             purge = trainer.epoch + 1 if trainer.started else None
             self.writer = SummaryWriter(trainer.folder.path, purge_step=purge)
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 from torch import Tensor
 
-from ..core.distributed import first, gathered, n_ranks, rank
+from ..core.distributed import is_main_process, all_gather_object, world_size, rank
 from ..core.errors import InputError
 from ..data.batches import Batch
 from ..data.tasks import Step
@@ -112,7 +112,7 @@ class TrainerState:
     loaded: dict[str, Any] = field(default_factory=dict)  # saved states of callbacks, for `fit`
 
     def __post_init__(self) -> None:
-        self.per_epoch = len(self.loader) // self.updates.accumulate
+        self.per_epoch = len(self.loader) // self.updates.accumulate_grad
         self.method, self.title = self.updates.method, f"step {self.step.index}"
         self.checked = False  # whether the callbacks' states are known to load again
         names = [callback.name for callback in self.callbacks]
@@ -132,7 +132,7 @@ class TrainerState:
     @property
     def batch_size(self) -> int:
         "Images of an update, of all ranks."
-        return self.updates.images * self.updates.accumulate
+        return self.updates.images * self.updates.accumulate_grad
 
     def find(self, kind: type[C]) -> C:
         "The callback of a class."
@@ -179,8 +179,8 @@ class TrainerState:
             for name, state in states.items():
                 check_loadable(state, f"callback {name}")
             self.checked = True
-        u, random = self.updates, gathered(random_states())
-        if first():
+        u, random = self.updates, all_gather_object(random_states())
+        if is_main_process():
             save_state(self.folder.path, {
                 "run": self.run, "epoch": self.epoch, "done": self.done, "validated": self.validated,
                 "random": random, "callbacks": {n: s for n, s in states.items() if s},
@@ -233,12 +233,12 @@ class Trainer(TrainerState):
 
     def _run_epoch(self) -> None:
         self.method.train()
-        batches = self.loader.epoch(self.epoch, self.done * self.updates.accumulate)
+        batches = self.loader.epoch(self.epoch, self.done * self.updates.accumulate_grad)
         for callback in self.callbacks:
             callback.before_epoch()
         saved = time.monotonic()
         while self.done < self.per_epoch:
-            due = bool(first() and self.save_minutes and time.monotonic() - saved > 60 * self.save_minutes)
+            due = bool(is_main_process() and self.save_minutes and time.monotonic() - saved > 60 * self.save_minutes)
             stop, save = self._update(batches, due)
             if stop or save:
                 self.save()
@@ -260,7 +260,7 @@ class Trainer(TrainerState):
         for callback in self.callbacks:
             callback.after_update()
         stop, save = self._notify(stats)
-        at_once = n_ranks() == 1 and self.stop.signal is not None  # no other rank has to agree
+        at_once = world_size() == 1 and self.stop.signal is not None  # no other rank has to agree
         if stop or save or at_once or self.done == self.per_epoch:
             last_stop, last_save = self._notify(self.updates.last())
             stop, save = stop or last_stop, save or last_save
@@ -273,7 +273,7 @@ class Trainer(TrainerState):
         self.reported += 1
         for callback in self.callbacks:
             callback.on_stats(stats)
-        return bool(stats.asked[0]), bool(stats.asked[1])
+        return bool(stats.flags[0]), bool(stats.flags[1])
 
     def _validate(self) -> None:
         due = self.epoch and (self.epoch % self.val_interval == 0 or self.epoch == self.epochs)
@@ -288,7 +288,7 @@ class Trainer(TrainerState):
     @property
     def whole_while_waiting(self) -> bool:
         "Whether a state can be saved while an update waits for data: it has no other pass or rank."
-        return n_ranks() == 1 and self.updates.accumulate == 1
+        return world_size() == 1 and self.updates.accumulate_grad == 1
 
     def obey(self, waited: float) -> None:
         "Called while the run waits for data, for so many seconds without a sample: leave if asked to stop."

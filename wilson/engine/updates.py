@@ -21,11 +21,11 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from ..core.distributed import alone, n_ranks, summed
+from ..core.distributed import local_only, world_size, all_reduce_sum
 from ..core.errors import InputError
 from ..data.batches import Batch
 from ..methods.base import Method
-from ..models.synchronized_norms import synchronise, unsynchronised
+from ..models.synchronized_norms import synchronize, local_norms
 
 # %% auto #0
 __all__ = ['StepStats', 'PendingStats', 'gradient_norms', 'pixel_kinds', 'Pass', 'launch_stats_copy', 'BufferSnapshot',
@@ -39,7 +39,7 @@ class StepStats(NamedTuple):
     bad: str                   # what was not finite, so that the update was left out; "" if nothing was
     pixels: tuple[float, ...]  # that were taught background, old classes, new classes
     waited: float              # seconds for data, mean over the ranks
-    asked: tuple[float, ...]   # sums over the ranks
+    flags: tuple[float, ...]   # sums over the ranks
     ids: list[str]             # images of this rank
 
 
@@ -105,18 +105,18 @@ def _total(values: Iterable[Tensor]) -> Tensor:
 def launch_stats_copy(
     passes: Sequence[Pass],     # of this rank
     norms: dict[str, Tensor],   # of the gradient of all ranks
-    asked: Sequence[float],
+    flags: Sequence[float],
     factor: Tensor,             # scalar: of the scaler
 ) -> PendingStats:
     "Reduce the statistics of an update over the ranks and start their copy to the host, without waiting."
     names, device = list(passes[0].terms), factor.device
     terms = torch.stack([_total(p.terms[name] for p in passes) for name in names])
-    others = torch.tensor([sum(p.waited for p in passes), *asked], dtype=torch.float64)
+    others = torch.tensor([sum(p.waited for p in passes), *flags], dtype=torch.float64)
     if device.type == "cuda":  # else the copy would wait for the device
         others = others.pin_memory()
     others = others.to(device, non_blocking=True)
     pixels = _total(p.pixels for p in passes)
-    ours = summed(torch.cat([torch.ones_like(others[:1]), terms.double(), pixels.double(), others]))
+    ours = all_reduce_sum(torch.cat([torch.ones_like(others[:1]), terms.double(), pixels.double(), others]))
     terms, rest = ours[1:].split([len(names), len(ours) - 1 - len(names)])
     values = torch.cat([torch.stack([ours[0], factor.double()]), terms,
                         torch.stack(list(norms.values())).double(), rest])
@@ -165,7 +165,7 @@ def compute_losses(module: nn.Module, batch: Batch, epoch: int, dtype: torch.dty
 
 def wrap_ddp(method: Method, device: torch.device) -> nn.Module:
     "Wrap the method in DistributedDataParallel with synchronized norms; the method itself on a single rank."
-    if n_ranks() == 1:
+    if world_size() == 1:
         return method
     # A weak step's classifier is unused before `pseudo_epoch`. And without the search for unused weights
     # torch regroups the gradients after the first update: with three ranks a resumed run would add up in
@@ -173,7 +173,7 @@ def wrap_ddp(method: Method, device: torch.device) -> nn.Module:
     names = inspect.signature(DistributedDataParallel).parameters
     name = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
     buffers: dict[str, Any] = {name: False}
-    return DistributedDataParallel(synchronise(method), [device] if device.type == "cuda" else None,
+    return DistributedDataParallel(synchronize(method), [device] if device.type == "cuda" else None,
                                    find_unused_parameters=True, **buffers)
 
 # %% ../../nbs/engine/08_updates.ipynb #f599cde4
@@ -183,15 +183,15 @@ def find_fitting_batch(
     epoch: int,
     dtype: torch.dtype,
     images: int,        # of one pass, of all ranks
-    accumulate: int,
+    accumulate_grad: int,
 ) -> str:               # a sentence
     "Try passes of a half, a third … of the images on this rank alone until one fits into memory."
-    total = images * accumulate
+    total = images * accumulate_grad
     problem = (f"The memory of {batch.images.device} is too small for a pass of {len(batch)} images of "
                f"{batch.images.shape[-1]} pixels in {str(dtype).removeprefix('torch.')}")
-    with alone(), unsynchronised(method):
-        for passes in (n for n in range(accumulate + 1, total // 2 + 1) if total % n == 0):
-            part = first_images(batch, max(2, math.ceil(len(batch) * accumulate / passes)))
+    with local_only(), local_norms(method):
+        for passes in (n for n in range(accumulate_grad + 1, total // 2 + 1) if total % n == 0):
+            part = first_images(batch, max(2, math.ceil(len(batch) * accumulate_grad / passes)))
             try:
                 if part.images.is_cuda:
                     torch.cuda.empty_cache()
@@ -201,7 +201,7 @@ def find_fitting_batch(
                 torch.autograd.grad(loss, learns, allow_unused=True)
             except torch.OutOfMemoryError:
                 continue
-            return (f"{problem}. A pass of {len(part)} fits: accumulate={passes} (batch_size={total} stays, "
+            return (f"{problem}. A pass of {len(part)} fits: accumulate_grad={passes} (batch_size={total} stays, "
                     f"and with it the update; batch norm sees {len(part)} images). A smaller crop_size "
                     f"helps.")
     return f"{problem}, and for one of 2 as well: give a smaller crop_size or another backbone."
@@ -221,7 +221,7 @@ class Updates:
     schedule: LRScheduler
     images: int                              # of one pass, of all ranks together
     device: torch.device = torch.device("cpu")
-    accumulate: int = 1                      # passes of one update
+    accumulate_grad: int = 1                      # passes of one update
     dtype: torch.dtype = torch.float32       # of the networks
 
     def __post_init__(self) -> None:
@@ -237,13 +237,13 @@ class Updates:
         self,
         batches: Iterator[Batch],
         epoch: int,
-        asked: Callable[[], Sequence[float]] = tuple,  # called late in the update; summed over the ranks
+        flags: Callable[[], Sequence[float]] = tuple,  # called late in the update; summed over the ranks
     ) -> StepStats | None:  # None: there was none
         "One update; the report is of the one before, which the device has done meanwhile."
         kept = BufferSnapshot(self.method)
         self.optimizer.zero_grad(set_to_none=True)
-        passes = [self._passed(batches, epoch, exchanged=n == self.accumulate - 1)
-                  for n in range(self.accumulate)]
+        passes = [self._passed(batches, epoch, exchanged=n == self.accumulate_grad - 1)
+                  for n in range(self.accumulate_grad)]
         self.scaler.unscale_(self.optimizer)
         norms = gradient_norms(self.optimizer)
         fine = torch.stack(list(norms.values())).isfinite().all()
@@ -251,7 +251,7 @@ class Updates:
         setattr(self.optimizer, "found_inf", (~fine).float())  # as a scaler does; fused optimizers read it
         self.scaler.step(self.optimizer)
         factor = self.scaler.scale(torch.ones_like(fine, dtype=torch.float32))
-        now, self.pending = self.pending, launch_stats_copy(passes, norms, asked(), factor)
+        now, self.pending = self.pending, launch_stats_copy(passes, norms, flags(), factor)
         self.scaler.update()
         with warnings.catch_warnings():  # of a rate that moves though the optimizer stood still
             warnings.simplefilter("ignore", UserWarning)
@@ -270,7 +270,7 @@ class Updates:
         began = time.perf_counter()
         batch = next(batches)
         waited = time.perf_counter() - began
-        share = len(batch) * n_ranks() / self.images / self.accumulate
+        share = len(batch) * world_size() / self.images / self.accumulate_grad
         wrapped = self.wrapped
         quiet = (wrapped.no_sync() if isinstance(wrapped, DistributedDataParallel) and not exchanged
                  else nullcontext())
@@ -287,7 +287,7 @@ class Updates:
         if short:  # the error, and with it what the pass has kept, is let go before others are tried
             terms = {}
             self.optimizer.zero_grad(set_to_none=True)
-            fits = find_fitting_batch(self.method, batch, epoch, self.dtype, self.images, self.accumulate)
+            fits = find_fitting_batch(self.method, batch, epoch, self.dtype, self.images, self.accumulate_grad)
             raise InputError(fits)
-        pixels = pixel_kinds(self.method.taught(batch), self.n_old, batch.images.device)
+        pixels = pixel_kinds(self.method.last_targets(batch), self.n_old, batch.images.device)
         return Pass({name: term.detach() * share for name, term in terms.items()}, pixels, waited, batch.ids)

@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ..core.files import held
+from ..core.files import open_exclusive
 
 # %% auto #0
-__all__ = ['connected', 'transaction', 'opened', 'stands', 'opened_to_read']
+__all__ = ['connect', 'transaction', 'open_database', 'is_same_file', 'open_read_only']
 
 # %% ../../nbs/evaluation/04_database.ipynb #f2d4500a
-def connected(
+def connect(
     path: Path | str,
     read_only: bool = False,  # the file, which must exist, is not written to
 ) -> sqlite3.Connection:
@@ -91,7 +91,7 @@ def _cleared(path: Path, kind: int, why: str, say: Callable[[str], None]) -> Non
     say(f"{path} {why}; it is put aside as {aside.name}, and a new one is begun.")
 
 # %% ../../nbs/evaluation/04_database.ipynb #24c1b1e1
-def opened(
+def open_database(
     path: Path,                          # in a folder that is there, or can be made in one that is
     kind: int,                           # 32 bits that mark such files
     version: int,                        # of their tables
@@ -102,7 +102,7 @@ def opened(
 ) -> sqlite3.Connection:
     "A database to read and write; sqlite3.Error or OSError where it can be neither read nor written."
     path.parent.mkdir(exist_ok=True)
-    with held(path.with_name(f".{path.name}.lock")):
+    with open_exclusive(path.with_name(f".{path.name}.lock")):
         # only the size is looked at: reading the file would undo the locks that SQLite has on it
         size = path.stat().st_size if path.is_file() else 0
         if most is not None and size > most:
@@ -110,7 +110,7 @@ def opened(
         elif 0 < size < 512:  # SQLite would take it for an empty database
             _cleared(path, kind, "is no database", say)
         while True:
-            db = connected(path)
+            db = connect(path)
             try:
                 why = _wrong(db, kind, version, whole, schema)
                 if why is None:
@@ -134,21 +134,21 @@ def _prepare(db: sqlite3.Connection, kind: int, version: int, schema: str) -> No
             db.execute(f"PRAGMA user_version = {version}")
 
 # %% ../../nbs/evaluation/04_database.ipynb #fc2a7646
-def stands(path: Path, as_opened: os.stat_result) -> bool:
+def is_same_file(path: Path, as_opened: os.stat_result) -> bool:
     "Is the file at `path` still the one that was opened?"
     with suppress(OSError):
         return os.path.samestat(path.stat(), as_opened)
     return False
 
 # %% ../../nbs/evaluation/04_database.ipynb #01e950ca
-def opened_to_read(
+def open_read_only(
     path: Path, kind: int, version: int, schema: str,  # see `opened`
     whole: bool = True,
 ) -> sqlite3.Connection | None:                        # None: there is no such file that is ours and whole
     "A database in a folder that cannot be written to."
     db = None
     with suppress(sqlite3.Error):
-        db = connected(path, read_only=True)
+        db = connect(path, read_only=True)
         if path.stat().st_size and _wrong(db, kind, version, whole, schema) is None:
             return db
     if db is not None:

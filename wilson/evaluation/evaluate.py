@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..core.distributed import summed
+from ..core.distributed import all_reduce_sum
 from ..data.batches import Batch
 from ..data.tasks import Step
 from .metrics import ConfusionMatrix, Metric, move_states, sum_states
@@ -23,7 +23,7 @@ from ..pseudo.step_targets import _localized
 from ..pseudo.targets import Targets
 
 # %% auto #0
-__all__ = ['LATER', 'BINS', 'SplitMetrics', 'run_metrics', 'evaluate', 'decided', 'segmenter_maps', 'localizer_maps',
+__all__ = ['LATER', 'BINS', 'SplitMetrics', 'run_metrics', 'evaluate', 'argmax_labels', 'segmenter_maps', 'localizer_maps',
            'evaluate_labels', 'calibration', 'calibration_error', 'masks_of']
 
 # %% ../../nbs/evaluation/01_evaluate.ipynb #4de05684
@@ -84,10 +84,10 @@ def evaluate(
     further: Sequence[type[Metric]] = (),  # beside the confusion matrix
 ) -> dict:                            # see `wilson.evaluation.metrics.scores`; the same under `later_ignored`
     "Scores of arg-max maps over a split, pixels of later classes as background and ignored."
-    return run_metrics(decided(maps), batches, step, later, further).scores()
+    return run_metrics(argmax_labels(maps), batches, step, later, further).scores()
 
 
-def decided(
+def argmax_labels(
     maps: Callable[[Batch], Tensor],  # batch → B, C, h, w
 ) -> Callable[[Batch], Tensor]:       # batch → B, H, W int64
     "The arg-max of maps, enlarged to the masks before it is taken."
@@ -130,7 +130,7 @@ def evaluate_labels(
         return F.interpolate(found[:, None].float(), size, mode="nearest-exact")[:, 0].long()
 
     metrics = run_metrics(full, batches, step, later, further)
-    images, images_used = summed(torch.tensor([len(used), sum(used)])).tolist()
+    images, images_used = all_reduce_sum(torch.tensor([len(used), sum(used)])).tolist()
     pixels, covered = metrics.matrix.sum().item(), metrics.matrix[:, :-1].sum().item()
     return metrics.scores() | {"coverage": 100 * covered / pixels if pixels else None,
                                     "images": images, "images_used": images_used}
@@ -165,7 +165,7 @@ def calibration(
             for k, weights in enumerate((torch.ones_like(p), p, hit)):
                 sums[row, k] += torch.bincount(place, weights, minlength=BINS)
     kinds = ("pairs", "probability", "right")
-    rows = zip(("background", "old", "new"), summed(sums))
+    rows = zip(("background", "old", "new"), all_reduce_sum(sums))
     return {name: dict(zip(kinds, row.tolist())) for name, row in rows}
 
 

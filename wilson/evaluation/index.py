@@ -17,8 +17,8 @@ import torch
 
 from ..core.errors import InputError, did_you_mean
 from ..core.locks import LockTimeout, file_lock
-from .database import opened, opened_to_read, stands, transaction
-from .index_rows import _Known, _Rows, ENTRY, Facts, FORMAT, indexed, NUMBERS
+from .database import open_database, open_read_only, is_same_file, transaction
+from .index_rows import _Known, _Rows, ENTRY, ImageFacts, FORMAT, indexed_kinds, NUMBERS
 from .maps import MAP_KINDS, MapKind
 from .metrics import count_pairs, iou_of_counts
 
@@ -72,7 +72,7 @@ class Index:
         kinds: Mapping[str, MapKind] = MAP_KINDS,
     ):
         self.path = None if path is None else Path(path)
-        self.n_classes, self.say, self.kinds, self.maps = n_classes, say, kinds, indexed(kinds)
+        self.n_classes, self.say, self.kinds, self.maps = n_classes, say, kinds, indexed_kinds(kinds)
         self._identity = json.dumps({**identity, "classes": str(n_classes), "maps": ", ".join(self.maps)},
                                     sort_keys=True)
         self._rows: dict[int, _Rows] = {}
@@ -80,7 +80,7 @@ class Index:
         self._db: sqlite3.Connection | None = None
         if self.path is not None:
             try:
-                self._db = opened(self.path, _KIND, FORMAT, _SCHEMA, say=say)
+                self._db = open_database(self.path, _KIND, FORMAT, _SCHEMA, say=say)
                 self._file = self.path.stat()
                 self._belong(self._db)
                 self.refresh()
@@ -105,7 +105,7 @@ class Index:
 
     def _read_only(self, path: Path, e: Exception) -> None:
         self.close()
-        db = opened_to_read(path, _KIND, FORMAT, _SCHEMA)
+        db = open_read_only(path, _KIND, FORMAT, _SCHEMA)
         if db is not None:
             with closing(db), suppress(sqlite3.Error):
                 self._take(db)
@@ -158,17 +158,17 @@ class Index:
             except sqlite3.Error as e:
                 self._memory_only(e)
 
-    def add(self, position: int, facts: Facts, epoch: int = FINAL) -> None:
+    def add(self, position: int, facts: ImageFacts, epoch: int = FINAL) -> None:
         "Add one image."
         self.add_all({position: facts}, epoch)
 
     def add_all(
         self,
-        found: Mapping[int, Facts],  # by position
+        found: Mapping[int, ImageFacts],  # by position
         epoch: int = FINAL,          # or 0…, for maps that were kept of single epochs
     ) -> None:
         "Add images, all or none of them in the file; what is there already stays."
-        rows = [(int(p), *(getattr(f, name) for name in NUMBERS), f.told, f.entries.tobytes())
+        rows = [(int(p), *(getattr(f, name) for name in NUMBERS), f.labels, f.entries.tobytes())
                 for p, f in found.items()]
         if any(len(row[-2]) != self.n_classes for row in rows):
             raise ValueError(f"facts of another number of classes than the index's {self.n_classes}")
@@ -183,7 +183,7 @@ class Index:
                 self._put(epoch, row)
 
     def _insert(self, path: Path, db: sqlite3.Connection, rows: Sequence[tuple]) -> None:
-        if not stands(path, self._file):
+        if not is_same_file(path, self._file):
             raise sqlite3.OperationalError("it has been removed")
         with transaction(db):
             if db.execute("SELECT identity FROM belongs").fetchone() != (self._identity,):
@@ -268,7 +268,7 @@ class Index:
 def _iou(known: _Known, k: int, told: bool, class_index: int | None) -> np.ndarray:  # N, percent
     "`Maps.iou` of all images at once."
     row, truth, found, pixels = known.pairs[k]
-    n, c = known.told.shape
+    n, c = known.labels.shape
     labelled = found < c
     row, truth, found, pixels = (a[labelled] for a in (row, truth, found, pixels))
 
@@ -279,7 +279,7 @@ def _iou(known: _Known, k: int, told: bool, class_index: int | None) -> np.ndarr
     iou = iou_of_counts(hit, true, summed(found))
     counts = true > 0
     if told:
-        counts &= known.told
+        counts &= known.labels
     if class_index is not None:
         return np.where(counts[:, class_index], 100 * iou[:, class_index], np.nan)
     shown = counts.sum(1)

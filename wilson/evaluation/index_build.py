@@ -11,32 +11,32 @@ from typing import NamedTuple
 
 from ..core.errors import InputError
 from .index import FINAL, Index
-from .index_rows import Facts, facts
+from .index_rows import ImageFacts, image_facts
 from .logits import Logits
 from .maps import Maps
 from ..pseudo.targets import TargetRule
 
 # %% auto #0
-__all__ = ['Built', 'build']
+__all__ = ['BuildResult', 'build_index']
 
 # %% ../../nbs/evaluation/07_index_build.ipynb #78c68fdc
-class Built(NamedTuple):
+class BuildResult(NamedTuple):
     "How a build has ended."
     whole: bool               # is every image there that can be read?
     unread: dict[int, str]    # by position: why an image could not be read
 
 
-def build(
+def build_index(
     index: Index,
     logits_of: Callable[[int], Logits],                # by position; may raise InputError
     rule: TargetRule,
     n: int,                                            # images of the list
     stop: Callable[[], bool] = lambda: False,          # asked between images
-    told: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
     first: Sequence[int] | Callable[[], Sequence[int]] = (),  # positions to put first; may change
     epoch: int = FINAL,
     every: float = 1.0,                                # seconds between commits
-) -> Built:
+) -> BuildResult:
     "Fill what is missing of an index; of several at once one works, and the others see its rows come."
     before = None
 
@@ -44,30 +44,30 @@ def build(
         nonlocal before
         done = n - len(index.missing(n, epoch))
         if done != before:
-            told(done, n)
+            on_progress(done, n)
         before = done
         return done == n or stop()
 
     with index.filling(idle) as mine:
-        unread = _filled(index, logits_of, rule, n, stop, told, first, epoch, every) if mine else {}
-    return Built(len(index.missing(n, epoch)) == len(unread), unread)
+        unread = _filled(index, logits_of, rule, n, stop, on_progress, first, epoch, every) if mine else {}
+    return BuildResult(len(index.missing(n, epoch)) == len(unread), unread)
 
 
 def _filled(
     index: Index, logits_of: Callable[[int], Logits], rule: TargetRule, n: int, stop: Callable[[], bool],
-    told: Callable[[int, int], None], first: Sequence[int] | Callable[[], Sequence[int]], epoch: int,
+    on_progress: Callable[[int, int], None], first: Sequence[int] | Callable[[], Sequence[int]], epoch: int,
     every: float,
 ) -> dict[int, str]:
     order = index.missing(n, epoch)
     left, since = set(order), time.monotonic()
-    made: dict[int, Facts] = {}
+    made: dict[int, ImageFacts] = {}
     unread: dict[int, str] = {}
     order.reverse()
 
     def commit() -> None:
         index.add_all(made, epoch)
         made.clear()
-        told(n - len(left) - len(unread), n)
+        on_progress(n - len(left) - len(unread), n)
     try:
         while left and not stop():
             wanted = first() if callable(first) else first
@@ -75,7 +75,7 @@ def _filled(
             while position is None:
                 position = p if (p := order.pop()) in left else None
             try:
-                made[position] = facts(Maps(logits_of(position), rule, kinds=index.kinds))
+                made[position] = image_facts(Maps(logits_of(position), rule, kinds=index.kinds))
             except InputError as e:
                 unread[position] = str(e)
             left.remove(position)

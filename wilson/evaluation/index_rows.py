@@ -19,7 +19,7 @@ from ..pseudo.labels import IGNORE
 from ..pseudo.targets import TargetRule
 
 # %% auto #0
-__all__ = ['ENTRY', 'COUNTED', 'NUMBERS', 'FORMAT', 'indexed', 'Facts', 'facts', 'identity']
+__all__ = ['ENTRY', 'COUNTED', 'NUMBERS', 'FORMAT', 'indexed_kinds', 'ImageFacts', 'image_facts', 'index_identity']
 
 # %% ../../nbs/evaluation/05_index_rows.ipynb #48df0846
 ENTRY = np.dtype([("map", "u1"), ("truth", "u1"), ("found", "u1"), ("pixels", "<u4")])  # found = C: no label
@@ -27,21 +27,21 @@ COUNTED = ("truth", "found", "pixels")  # its fields beside the map
 NUMBERS = ("disagreement", "confidence", "coverage", "gate")
 
 
-def indexed(kinds: Mapping[str, MapKind] = MAP_KINDS) -> tuple[str, ...]:
+def indexed_kinds(kinds: Mapping[str, MapKind] = MAP_KINDS) -> tuple[str, ...]:
     "Names of the maps that an index counts; their numbers in its entries are their places."
     return tuple(name for name, kind in kinds.items() if kind.indexed)
 
 
 @dataclass(frozen=True)
-class Facts:
+class ImageFacts:
     "What an index keeps of one image. NaN: there is no such number in this step."
     entries: np.ndarray               # ENTRY: pixels by map (in `maps`), true class and class of the map
-    told: bytes                       # C, 1 for the classes of the image-level labels; background always is
+    labels: bytes                       # C, 1 for the classes of the image-level labels; background always is
     disagreement: float = np.nan      # share of pixels where CAM, target and prediction are not all the same
     confidence: float = np.nan        # least sigmoid of the localizer's score over the labelled new classes
     coverage: float = np.nan          # share of pixels that the hard mask labels
     gate: float = np.nan              # 1: the image takes part in L_seg, 0: it does not
-    maps: tuple[str, ...] = indexed()
+    maps: tuple[str, ...] = indexed_kinds()
 
     def counts(self, name: str) -> np.ndarray:  # K, 3 int64: true class, class of the map or C, pixels
         "The pairs of one map; none without a truth, or where the step has no such map."
@@ -49,9 +49,9 @@ class Facts:
         return np.stack([of[field].astype(np.int64) for field in COUNTED], 1)
 
 
-def facts(maps: Maps) -> Facts:
+def image_facts(maps: Maps) -> ImageFacts:
     "What an index keeps of the maps of one image."
-    entries, names = [], indexed(maps.kinds)
+    entries, names = [], indexed_kinds(maps.kinds)
     for k, name in enumerate(names):
         counts = maps.counts(name) if name in maps.names else None
         if counts is not None:
@@ -62,7 +62,7 @@ def facts(maps: Maps) -> Facts:
             entries.append(made)
     numbers = dict(zip(NUMBERS, _taught(maps))) if maps.logits.weak else {}
     told = bytes([1, *maps.image_labels.int().tolist()])
-    return Facts(np.concatenate([np.empty(0, ENTRY), *entries]), told, **numbers, maps=names)
+    return ImageFacts(np.concatenate([np.empty(0, ENTRY), *entries]), told, **numbers, maps=names)
 
 
 def _taught(maps: Maps) -> tuple[float, ...]:
@@ -79,7 +79,7 @@ def _taught(maps: Maps) -> tuple[float, ...]:
 FORMAT = 1  # of facts; another one, another index
 
 
-def identity(
+def index_identity(
     weights: str,              # hash of the weights file
     images: str,               # `Split.fingerprint`
     rule: TargetRule | None,   # how targets are made; None: of what no rule shapes
@@ -94,7 +94,7 @@ class _Known(NamedTuple):
     "All that is known of one epoch; N images."
     positions: np.ndarray          # N int64
     numbers: np.ndarray            # N, 4 float32, as NUMBERS
-    told: np.ndarray               # N, C bool
+    labels: np.ndarray               # N, C bool
     pairs: list[tuple[np.ndarray, ...]]  # by map: row, true class, class of the map, pixels
 
 
@@ -129,5 +129,5 @@ class _Rows:
             known = self.known
             self.known = _Known(np.concatenate([known.positions, np.array(positions)]),
                                 np.concatenate([known.numbers, np.array(numbers, np.float32).T]),
-                                np.concatenate([known.told, there]), pairs)
+                                np.concatenate([known.labels, there]), pairs)
         return self.known

@@ -21,15 +21,15 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ..data.samples import Sample, StepSamples
-from .database import opened, opened_to_read, stands, transaction
+from .database import open_database, open_read_only, is_same_file, transaction
 from .logits import Logits
 from ..loading.cache import SPARED
 
 # %% auto #0
-__all__ = ['Parts', 'rounded', 'LogitsStore', 'kept_logits']
+__all__ = ['Parts', 'round_to_half', 'LogitsStore', 'cached_logits']
 
 # %% ../../nbs/evaluation/08_logit_cache.ipynb #f8ef33ca
-def rounded(logits: Logits) -> Logits:
+def round_to_half(logits: Logits) -> Logits:
     "The same logits to half precision, as float32."
     def half(maps: Tensor) -> Tensor:
         # beyond the largest half lies infinity, of which a softmax makes NaN
@@ -68,7 +68,7 @@ class LogitsStore:
     def __init__(
         self,
         path: Path | str,                    # one file for all steps; its folder is made
-        identity: Mapping[str, str],         # of `wilson.evaluation.index_rows.identity`, without a rule
+        identity: Mapping[str, str],         # of `wilson.evaluation.index_rows.index_identity`, without a rule
         most_bytes: int = 2_000_000_000,     # on disk, all of it; a few MB at least, else nothing is kept
         spared: int = SPARED,                # bytes that are left free on the disk
         say: Callable[[str], None] = print,  # hears a sentence when something is wrong with the file
@@ -84,7 +84,7 @@ class LogitsStore:
             return
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = opened(self.path, _KIND, _VERSION, _SCHEMA, False, self._pages * _PAGE, say)
+            self._db = open_database(self.path, _KIND, _VERSION, _SCHEMA, False, self._pages * _PAGE, say)
             self._file = self.path.stat()
             self._db.execute(f"PRAGMA max_page_count = {self._pages}")
             self._db.execute("PRAGMA busy_timeout = 100")  # longer than that, and the networks are faster
@@ -92,7 +92,7 @@ class LogitsStore:
         except (OSError, sqlite3.Error) as e:
             self.close()
             self._only_read(e)
-            self._db = opened_to_read(self.path, _KIND, _VERSION, _SCHEMA, whole=False)
+            self._db = open_read_only(self.path, _KIND, _VERSION, _SCHEMA, whole=False)
 
     def _only_read(self, why: object) -> None:
         "Go on with what is there."
@@ -146,7 +146,7 @@ class LogitsStore:
         "May so many bytes be written now?"
         if size > self._journal // 2:
             return False
-        if not stands(self.path, self._file):
+        if not is_same_file(self.path, self._file):
             self._only_read("it has been removed")
             self.close()  # else its bytes would stay on the disk
             return False
@@ -193,7 +193,7 @@ def _of_image(found: Parts, sample: Sample) -> Logits | None:
     return Logits(sample.image, sample.mask, sample.image_labels, segmenter, localizer, old, sample.id)
 
 
-def kept_logits(
+def cached_logits(
     views: Callable[[Sample], Logits],  # `StepModels` of the step
     samples: StepSamples,               # whole images of a list
     store: LogitsStore | None = None,   # None: nothing is kept
@@ -205,7 +205,7 @@ def kept_logits(
         found = None if parts is None else _of_image(parts, sample)
         if found is not None:
             return found
-        made = rounded(views(sample))
+        made = round_to_half(views(sample))
         if store is not None:
             store.put(position, made)
         return made

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core.errors import require
-from ..data.batches import normalised
+from ..data.batches import normalize
 from ..data.samples import Sample
 from ..data.tasks import Step
 from ..models.localizer import focal_penalty, weighted_pool
@@ -22,7 +22,7 @@ from ..pseudo.labels import IGNORE
 from ..pseudo.targets import TargetRule, Targets
 
 # %% auto #0
-__all__ = ['DIFFERENCES', 'Logits', 'class_map', 'StepModels', 'localizer_scores', 'difference']
+__all__ = ['DIFFERENCES', 'Logits', 'class_map', 'StepModels', 'localizer_scores', 'difference_map']
 
 # %% ../../nbs/evaluation/11_logits.ipynb #9aec9215
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class StepModels:
         try:
             for m in models:
                 m.eval()
-            images = normalised(sample.image[None].to(next(self.segmenter.parameters()).device))
+            images = normalize(sample.image[None].to(next(self.segmenter.parameters()).device))
             out = self.segmenter(images)
             old = self.old(images).logits if self.old else None
             localizer = self.localizer(out.features, old) if self.localizer else None
@@ -116,7 +116,7 @@ def localizer_scores(
 DIFFERENCES = ("right", "missed", "invented", "confused")  # codes 0 to 3
 
 
-def difference(
+def difference_map(
     labels: Tensor,  # H, W integer classes in training order; 255: no label
     truth: Tensor,   # H, W, or another map to compare with
 ) -> Tensor:         # H, W uint8: 0 right, 1 missed, 2 invented, 3 confused; 255 where either has no label

@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..core.errors import InputError, did_you_mean, require
-from .logits import Logits, class_map, difference
+from .logits import Logits, class_map, difference_map
 from .metrics import count_pairs, iou
 from ..pseudo.links import Rule
-from ..pseudo.step_targets import used_hard_mask, used_labels
+from ..pseudo.step_targets import localizer_targets, segmenter_targets
 from ..pseudo.targets import TargetRule, Targets
 
 # %% auto #0
@@ -33,7 +33,7 @@ class MapKind:
     draws: str = "classes"         # "image" | "classes" | "difference": codes of `difference`
     scored: bool = True            # is compared with the truth
     knows: str = "all"             # classes it can show: "all" | "labels": of the image-level labels | "old"
-    teaches: str = ""              # "segmenter" | "localizer": what learns from it, by `taught`
+    teaches: str = ""              # "segmenter" | "localizer": what learns from it, by `target_labels`
     heat: bool = False             # figures draw it as heat where one class is asked for
     mixed: bool = False            # figures draw the shares of the classes in mixed colours
     tracked: bool = False          # its IoU is in the studio's table, also where it is not shown
@@ -52,7 +52,7 @@ class MapKind:
         some = [0, *(1 + soft[1:].flatten(1).any(1).nonzero().flatten()).tolist()]
         return torch.tensor(some, dtype=torch.uint8)[class_map(soft[None, some], maps.size)[0].int()]
 
-    def taught(self, targets: Targets) -> Tensor | None:  # B, h, w int64; 255 where nothing is taught
+    def target_labels(self, targets: Targets) -> Tensor | None:  # B, h, w int64; 255 where nothing is taught
         "The labels that teach, at the size at which they do."
         return None
 
@@ -87,8 +87,8 @@ class HardMask(MapKind):
         hard = maps.targets["hard"][:, None].float()
         return F.interpolate(hard, maps.size, mode="nearest-exact")[0, 0].byte()
 
-    def taught(self, targets: Targets) -> Tensor:
-        return used_hard_mask(targets)
+    def target_labels(self, targets: Targets) -> Tensor:
+        return localizer_targets(targets)
 
 
 class SoftLabel(SoftMap):
@@ -100,8 +100,8 @@ class Target(SoftMap):
     name, reads, help = "target", ("target",), "what teaches the segmenter: old and new classes"
     heat, mixed, teaches, tracked, indexed, at_first = True, True, "segmenter", True, True, True
 
-    def taught(self, targets: Targets) -> Tensor:
-        return used_labels(targets)
+    def target_labels(self, targets: Targets) -> Tensor:
+        return segmenter_targets(targets)
 
 # %% ../../nbs/evaluation/02_maps.ipynb #91052b1c
 class Picture(MapKind):
@@ -144,7 +144,7 @@ class Difference(MapKind):
     draws, scored = "difference", False
 
     def labels(self, maps: Maps) -> Tensor:
-        return difference(maps.labels(maps.compared), require(maps.logits.truth, "this image has no mask"))
+        return difference_map(maps.labels(maps.compared), require(maps.logits.truth, "this image has no mask"))
 
 
 MAP_KINDS: dict[str, MapKind] = {kind.name: kind for kind in (

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.distributed import summed
+from ..core.distributed import all_reduce_sum
 from ..core.errors import InputError
 from ..data.batches import Batch
 from ..data.tasks import Step
@@ -247,7 +247,7 @@ def move_states(metric: Metric, device: torch.device) -> None:
 def sum_states(metric: Metric) -> None:
     "Add up the states of all processes, on the CPU."
     for name in metric.states:
-        setattr(metric, name, summed(getattr(metric, name).cpu()))
+        setattr(metric, name, all_reduce_sum(getattr(metric, name).cpu()))
 
 # %% ../../nbs/evaluation/00_metrics.ipynb #5b1d0a04
 class ConfusionMatrix(Metric):

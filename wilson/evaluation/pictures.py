@@ -19,7 +19,7 @@ from ..pseudo.labels import IGNORE
 from ..pseudo.targets import TargetRule
 
 # %% auto #0
-__all__ = ['DIFFERENCE_COLOURS', 'ROW', 'class_colours', 'coloured', 'heated', 'overlaid', 'classes_over', 'soft_over', 'panels',
+__all__ = ['DIFFERENCE_COLOURS', 'ROW', 'class_colours', 'colorize', 'heat_map', 'overlay', 'classes_over', 'soft_over', 'panels',
            'strip']
 
 # %% ../../nbs/evaluation/03_pictures.ipynb #6623ac71
@@ -34,7 +34,7 @@ def class_colours(step: Step) -> np.ndarray:  # 256, 3 uint8
     return colours
 
 
-def coloured(
+def colorize(
     labels: Tensor,        # H, W integer classes in training order
     colours: np.ndarray,   # from `class_colours`
 ) -> np.ndarray:           # H, W, 3 uint8
@@ -42,7 +42,7 @@ def coloured(
     return colours[np.asarray(labels, dtype=np.int64)]
 
 # %% ../../nbs/evaluation/03_pictures.ipynb #03ac8808
-def heated(
+def heat_map(
     heat: Tensor,         # h, w in [0, 1]
     size: Sequence[int],  # H, W
 ) -> np.ndarray:          # H, W, 3 uint8
@@ -52,7 +52,7 @@ def heated(
     return (colormaps["magma"](full.clamp(0, 1).numpy())[..., :3] * 255).astype(np.uint8)
 
 
-def overlaid(
+def overlay(
     picture: Tensor,                     # 3, H, W uint8
     colours: np.ndarray,                 # H, W, 3 uint8
     opacity: float | np.ndarray = 0.6,   # of the colours: one number, or H, W
@@ -69,7 +69,7 @@ def classes_over(
     opacity: float = 0.6,   # of foreground classes; background shows the picture
 ) -> np.ndarray:            # H, W, 3 uint8
     "A class map laid over its picture."
-    return overlaid(picture, coloured(labels, colours), opacity * (np.asarray(labels) > 0))
+    return overlay(picture, colorize(labels, colours), opacity * (np.asarray(labels) > 0))
 
 
 def soft_over(
@@ -84,7 +84,7 @@ def soft_over(
     sure = shares.sum(0)
     mixed = np.einsum("chw,cd->hwd", shares, colours[1: len(shares) + 1].astype(np.float32))
     mixed = mixed / sure.clip(1e-6)[..., None]
-    return overlaid(picture, mixed.clip(0, 255), opacity * sure.clip(0, 1))
+    return overlay(picture, mixed.clip(0, 255), opacity * sure.clip(0, 1))
 
 # %% ../../nbs/evaluation/03_pictures.ipynb #ec4feaec
 ROW = ("image", "CAM", "soft label", "prediction", "truth")
@@ -112,10 +112,10 @@ def _drawn(maps: Maps, kind: MapKind, colours: np.ndarray, class_index: int | No
         return np.asarray(picture).transpose(1, 2, 0)
     if kind.draws == "difference":
         codes = maps.labels(kind.name)
-        return overlaid(picture, _codes_in_colour(codes), opacity * (codes % IGNORE > 0).numpy())
+        return overlay(picture, _codes_in_colour(codes), opacity * (codes % IGNORE > 0).numpy())
     soft = maps.soft(kind.name) if kind.heat else None
     if soft is not None and class_index is not None:
-        return overlaid(picture, heated(soft[class_index], picture.shape[1:]), opacity)
+        return overlay(picture, heat_map(soft[class_index], picture.shape[1:]), opacity)
     if soft is not None and kind.mixed:
         return soft_over(picture, soft, colours, opacity)
     return classes_over(picture, maps.labels(kind.name), colours, opacity)

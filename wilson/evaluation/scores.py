@@ -13,7 +13,7 @@ from ..core.errors import InputError
 
 # %% auto #0
 __all__ = ['GROUPS', 'BUILT_IN', 'ScoreFacts', 'recorded_facts', 'read_facts', 'column_facts', 'column_scores', 'require_field',
-           'is_number', 'are_numbers', 'check_metrics', 'across_steps']
+           'is_number', 'are_numbers', 'check_metrics', 'incremental_scores']
 
 # %% ../../nbs/evaluation/10_scores.ipynb #6c2e1b06
 GROUPS = ("old", "new", "base", "added", "all")  # of classes
@@ -157,7 +157,7 @@ def _check_scores(metrics: Mapping[str, Any]) -> None:
             require_field(fits, "metrics.json", f"{name}.{f.name}", "a number, or numbers by name")
 
 # %% ../../nbs/evaluation/10_scores.ipynb #644a8d9d
-def across_steps(
+def incremental_scores(
     by_step: Sequence[dict],  # `scores` after steps 0…t, all of one evaluation protocol
 ) -> dict:                    # average, all_by_step, forgetting by class, mean_forgetting; or None
     "Average incremental IoU in percent and forgetting in points."

@@ -20,10 +20,10 @@ from ..pseudo.labels import IGNORE
 from ..pseudo.targets import TargetRule
 
 # %% auto #0
-__all__ = ['teaching', 'what_if', 'taught']
+__all__ = ['teaching_kinds', 'what_if', 'target_labels']
 
 # %% ../../nbs/evaluation/09_what_if.ipynb #8b16e9b7
-def teaching(kinds: Mapping[str, MapKind] = MAP_KINDS) -> tuple[str, ...]:
+def teaching_kinds(kinds: Mapping[str, MapKind] = MAP_KINDS) -> tuple[str, ...]:
     "Names of the maps that teach."
     return tuple(name for name, kind in kinds.items() if kind.teaches)
 
@@ -33,8 +33,8 @@ def what_if(
     rule: TargetRule,
     step: Step,
     stop: Callable[[], bool] = lambda: False,          # asked between images
-    told: Callable[[int], None] = lambda done: None,   # after each: how many
-    names: Sequence[str] = teaching(),                 # without the hard mask nothing is refined
+    on_progress: Callable[[int], None] = lambda done: None,   # after each: how many
+    names: Sequence[str] = teaching_kinds(),                 # without the hard mask nothing is refined
     kinds: Mapping[str, MapKind] = MAP_KINDS,
 ) -> dict:                                             # "images", "whole", and what each of `names` scores
     "Scores of the labels that `rule` would teach; `whole` is False where it was stopped."
@@ -46,12 +46,12 @@ def what_if(
             whole = False
             break
         if one.truth is not None:
-            for name, labels in taught(one, rule, names, kinds).items():
+            for name, labels in target_labels(one, rule, names, kinds).items():
                 full = F.interpolate(labels[None, None].byte(), one.truth.shape, mode="nearest-exact")[0, 0]
                 matrices[name] += count_pairs(one.truth, full, n)
                 used[name] += int((labels != IGNORE).any())
             done += 1
-            told(done)
+            on_progress(done)
     return {"images": done, "whole": whole} | {
         name: {"matrix": m,  # C, C+1 int64; last column: no label
                "scores": scores(m[:, :-1], step.names, step.classes_per_step),
@@ -60,10 +60,10 @@ def what_if(
         for name, m in matrices.items()}
 
 
-def taught(
+def target_labels(
     logits: Logits,
     rule: TargetRule,
-    names: Sequence[str] = teaching(),
+    names: Sequence[str] = teaching_kinds(),
     kinds: Mapping[str, MapKind] = MAP_KINDS,
 ) -> dict[str, Tensor]:  # h, w int64; 255 where nothing is taught
     "The labels that teach, at the size at which they do."
@@ -71,5 +71,5 @@ def taught(
         raise InputError("This step makes no pseudo-labels, so no rule can change them; choose a step that "
                          "was trained with method=wilson.")
     made = logits.targets(rule)
-    found = {name: kinds[name].taught(made) for name in names}
+    found = {name: kinds[name].target_labels(made) for name in names}
     return {name: labels[0] for name, labels in found.items() if labels is not None}

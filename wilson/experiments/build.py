@@ -17,36 +17,36 @@ import torch
 from torch.optim import AdamW, Optimizer, SGD
 from torch.optim.lr_scheduler import LambdaLR
 
-from ..core.distributed import n_ranks, rank
-from ..core.paths import at_root, project_root, shown
+from ..core.distributed import world_size, rank
+from ..core.paths import resolve_path, project_root, display_path
 from ..data.samples import training_samples
 from ..data.splits import SegmentationFolder, Split
 from ..data.tasks import Step
 from ..data.transforms import TrainingCrop
 from ..engine.callbacks import BestWeights, Validation, standard_callbacks
 from ..engine.checkpoint import read_carried, WEIGHTS_FILES
-from ..engine.devices import chosen_device, numerics, precision_on
+from ..engine.devices import choose_device, numerics, compute_dtype
 from ..engine.schedules import onecycle_factor, poly_factor, warmup_factor
 from ..engine.step_folder import StepFolder
 from ..engine.trainer import Trainer
 from ..engine.updates import Updates
-from .measure import validator, views_of
-from .start import fresh_segmenter, norm_of, parent_segmenter
-from ..loading.cache import cached
+from .measure import make_validator, step_models
+from .start import fresh_segmenter, norm_name, parent_segmenter
+from ..loading.cache import cache_samples
 from ..loading.loader import Loader
 from ..methods.base import Method
 from ..methods.builtin import BASE
 from ..methods.facts import method_params
-from ..models.segmenter import grow, Segmenter, start_rare
+from ..models.segmenter import grow, Segmenter, init_class_prior
 from ..run.history import MapKeeper, whole_images
 from ..run.chosen_method import method_class
 from ..run.config import all_parameters
 from ..run.opened import parent_link
-from ..run.presets import ResolvedConfig, is_base, method_of, of_step
+from ..run.presets import ResolvedConfig, is_base, method_of_step, value_for_step
 from ..run.chosen_method import load_callbacks
 
 # %% auto #0
-__all__ = ['make_optimizer', 'build_method', 'prepared']
+__all__ = ['make_optimizer', 'build_method', 'build_trainer']
 
 # %% ../../nbs/experiments/02_build.ipynb #59944e54
 def make_optimizer(
@@ -57,7 +57,7 @@ def make_optimizer(
     epochs: int,
 ) -> tuple[Optimizer, LambdaLR]:
     "Optimizer and schedule of a step."
-    lr, head = float(of_step(config, "lr", step)), float(of_step(config, "lr_head", step))
+    lr, head = float(value_for_step(config, "lr", step)), float(value_for_step(config, "lr_head_factor", step))
     groups = method.parameter_groups(lr, head)
     if config.optimizer == "adamw":
         optimizer: Optimizer = AdamW(groups, weight_decay=config.weight_decay, fused=True)
@@ -67,10 +67,10 @@ def make_optimizer(
         # a fused SGD that leaves out its first update, or a weight in it, would start from chance
         for weight in (p for group in groups for p in group["params"] if config.momentum):
             optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
-    policy, total = of_step(config, "lr_policy", step), updates * epochs
+    policy, total = value_for_step(config, "lr_policy", step), updates * epochs
     curves = {"poly": lambda i: poly_factor(i, total),
               "warmup": lambda i: warmup_factor(i, total, method.constant_epochs * updates,
-                                                  smooth=config.decay == "smooth"),
+                                                  smooth=config.lr_decay == "smooth"),
               "onecycle": lambda i: onecycle_factor(i, total)}
     return optimizer, LambdaLR(optimizer, curves[policy])
 
@@ -88,15 +88,15 @@ def build_method(
     return kind(segmenter, old if kind.uses_old else None, norm=norm, **values)
 
 # %% ../../nbs/experiments/02_build.ipynb #7b2ff9be
-def prepared(
+def build_trainer(
     config: ResolvedConfig, data: SegmentationFolder, step: Step, folder: StepFolder,
     parent: Path | None, labelled: Split | None = None, precision: str = "auto",  # of a run that is resumed
 ) -> tuple[Trainer, dict]:
     "Trainer of a step and the record for config.json; writes nothing."
-    asked, device = config, chosen_device(config.device)
+    asked, device = config, choose_device(config.device)
     if config.precision == "auto":
         config = replace(config, precision=precision)
-    epochs = int(of_step(config, "epochs", step.index))
+    epochs = int(value_for_step(config, "epochs", step.index))
     kind = BASE if is_base(config, step.index) else method_class(config.method)
     balanced = kind.new_rows == "background"
     # seeded by step, so that a step's weights do not depend on what the process did before
@@ -108,10 +108,10 @@ def prepared(
         segmenter = grow(old, step.classes_per_step[-1], balanced=balanced)
         # the evaluation window follows this step's crops, as it will when the step is opened again
         segmenter.head.pool_size = max(1, config.crop_size // config.output_stride)
-    if config.initial_probability < 0.5 and not balanced:
-        start_rare(segmenter.cls, config.initial_probability, fresh=parent is None)
+    if config.class_prior < 0.5 and not balanced:
+        init_class_prior(segmenter.cls, config.class_prior, fresh=parent is None)
     # channels last: the layout that torch's convolution libraries prefer
-    method = build_method(kind, config, segmenter, old, norm_of(config))
+    method = build_method(kind, config, segmenter, old, norm_name(config))
     method = method.to(device).to(memory_format=torch.channels_last)
     if old is not None:
         old.to(device).to(memory_format=torch.channels_last)
@@ -122,27 +122,27 @@ def prepared(
     samples = training_samples(
         split, step, TrainingCrop(config.crop_size), config.seed, method.reads_masks, seen=kind.all_classes,
         old_labels=config.method_params.get("label_old_classes", False),
-        void=255 if config.void == "ignore" else 0, side=config.image_side)
+        void=255 if config.void_label == "ignore" else 0, side=config.max_image_size)
     record = _record(asked, data, step, len(samples))
     left_out = len(step.images(split.labels, kind.all_classes)) - len(samples)
     record["data"]["without_masks"] = left_out
     if (edits := data.edits) is not None:
-        record["data"]["label_edits"] = {"file": shown(edits.file), "hash": edits.hash,
+        record["data"]["label_edits"] = {"file": display_path(edits.file), "hash": edits.hash,
                                          "corrected": edits.corrected, "excluded": edits.excluded}
-    samples = cached(samples, at_root(config.runs_dir) / "cache", config.cache_gb)
-    images = config.batch_size // config.accumulate
-    loader = Loader(samples, images, device, config.seed, config.num_workers, n_ranks(), config.crops,
+    samples = cache_samples(samples, resolve_path(config.runs_dir) / "cache", config.cache_gb)
+    images = config.batch_size // config.accumulate_grad
+    loader = Loader(samples, images, device, config.seed, config.num_workers, world_size(), config.crop_rng_key,
                     rank=rank(), timeout=config.loader_timeout)
-    optimizer, schedule = make_optimizer(method, config, step.index, len(loader) // config.accumulate, epochs)
+    optimizer, schedule = make_optimizer(method, config, step.index, len(loader) // config.accumulate_grad, epochs)
     for network in (method.segmenter, method.localizer, old):
         if config.compile and network is not None:
             network.compile()
-    updates = Updates(method, optimizer, schedule, images, device, config.accumulate,
-                      precision_on(device, config.precision, config.norm))
+    updates = Updates(method, optimizer, schedule, images, device, config.accumulate_grad,
+                      compute_dtype(device, config.precision, config.norm))
     record["machine"] |= numerics(updates.dtype)
-    keeper = MapKeeper(views_of(method, step), whole_images(config, step, data), folder, config.keep_maps)
-    callbacks = [*standard_callbacks(device, config.max_skips, config.histograms), keeper,
-                 Validation(validator(method, config, data, step, device)), BestWeights(),
+    keeper = MapKeeper(step_models(method, step), whole_images(config, step, data), folder, config.history_images)
+    callbacks = [*standard_callbacks(device, config.max_bad_updates, config.histograms), keeper,
+                 Validation(make_validator(method, config, data, step, device)), BestWeights(),
                  *(kind() for kind in load_callbacks(config.callbacks).values())]
     trainer = Trainer(loader, updates, epochs, folder, step, callbacks, config.val_interval,
                       config.save_minutes, left_out=left_out)
@@ -152,20 +152,20 @@ def prepared(
 def _record(config: ResolvedConfig, data: SegmentationFolder, step: Step, images: int) -> dict:
     packages = ("wilson", "torch", "torchvision", "numpy")
     return {
-        "step": step.index, "method": method_of(config, step.index), "parameters": all_parameters(config),
+        "step": step.index, "method": method_of_step(config, step.index), "parameters": all_parameters(config),
         "classes": [{"name": n, "id": i} for n, i in zip(step.names, (0, *step.ids))],
         "classes_per_step": step.classes_per_step,
         "dataset": asdict(data.classes),
-        "data": {"root": shown(data.root), **data.fingerprint, "images": images, "val_images": len(data.val)},
+        "data": {"root": display_path(data.root), **data.fingerprint, "images": images, "val_images": len(data.val)},
         "versions": {p: _version(p) for p in packages} | {"python": platform.python_version()},
         "commit": _commit(),
-        "machine": {"host": socket.gethostname(), "processes": n_ranks(), "device": _device(config),
+        "machine": {"host": socket.gethostname(), "processes": world_size(), "device": _device(config),
                     "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")},
     }
 
 
 def _device(config: ResolvedConfig) -> str:
-    device = chosen_device(config.device)
+    device = choose_device(config.device)
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
 

@@ -15,16 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import InputError
-from ..core.paths import at_root
+from ..core.paths import resolve_path
 from ..run.chosen_method import method_facts
-from ..run.config import SHARED, TrainConfig, all_parameters, parsed
+from ..run.config import SHARED, TrainConfig, all_parameters, parse_config
 from ..run.dataset import chosen_dataset
 from ..run.folder import step_path
-from ..run.presets import ResolvedConfig, identity, resolved, task_of
+from ..run.presets import ResolvedConfig, step_fingerprint, resolve_config, task_of
 
 # %% auto #0
-__all__ = ['Member', 'Axes', 'member_config', 'steps_of', 'step_folders', 'read_grid', 'fitted', 'grid_members', 'distinct',
-           'read_members', 'asked_members', 'read_common']
+__all__ = ['Member', 'Axes', 'member_config', 'member_steps', 'step_folders', 'read_grid', 'drop_unused', 'grid_members',
+           'unique_members', 'read_members', 'find_members', 'parse_common']
 
 # %% ../../nbs/experiments/07_grid.ipynb #23b0e5f6
 Member = Mapping[str, Any]  # parameters of `wilson train`
@@ -39,12 +39,12 @@ def member_config(
         if name in member:
             raise InputError(f"{name}={member[name]!r} in a member of a sweep: a member trains all steps "
                              f"of its task in the runs_dir of the sweep; leave {name} out.")
-    config = parsed({**member, "runs_dir": str(runs_dir)})
+    config = parse_config({**member, "runs_dir": str(runs_dir)})
     with redirect_stdout(None):  # what dataset=auto became is said in the member's own log
-        return resolved(config, chosen_dataset(config))
+        return resolve_config(config, chosen_dataset(config))
 
 
-def steps_of(
+def member_steps(
     config: ResolvedConfig,
 ) -> list[int]:  # joint training has its last step alone
     "The steps that a member trains, in order."
@@ -57,7 +57,7 @@ def step_folders(
 ) -> list[Path]:  # in order
     "The folders of the steps that a member trains."
     task = task_of(config)
-    return [step_path(config, task, index) for index in steps_of(config)]
+    return [step_path(config, task, index) for index in member_steps(config)]
 
 # %% ../../nbs/experiments/07_grid.ipynb #404ae9c1
 Axes = Mapping[str, Sequence[Any]]  # parameter → its values
@@ -87,7 +87,7 @@ def read_grid(
     return [part for part in parts if part]
 
 # %% ../../nbs/experiments/07_grid.ipynb #7d3f0241
-def fitted(
+def drop_unused(
     members: Sequence[Member],
     names: Collection[str] | None = None,  # parameters that may be left out; None: any
 ) -> list[dict[str, Any]]:
@@ -117,14 +117,14 @@ def grid_members(
     parts = [grid] if isinstance(grid, Mapping) else grid
     parts = [{n: [v] if isinstance(v, str) or not isinstance(v, Sequence) else [*v] for n, v in part.items()}
              for part in parts]
-    members = fitted([{**common, **dict(zip(part, values))} for part in parts
+    members = drop_unused([{**common, **dict(zip(part, values))} for part in parts
                       for values in itertools.product(*part.values())])
     names = dict.fromkeys(n for part in parts for n in part)
     varied = [n for n in names if any(len(p.get(n, ())) > 1 or p.get(n) != parts[0].get(n) for p in parts)]
-    return distinct(members, varied, common)
+    return unique_members(members, varied, common)
 
 
-def distinct(
+def unique_members(
     members: Sequence[Member],
     varied: Sequence[str],  # parameters that names are to tell
     common: Member = {},    # what they are where nobody varies them
@@ -144,7 +144,7 @@ def distinct(
 def _trains(member: Member) -> list:
     "What tells the steps of a member from those of others."
     config = member_config(member)
-    return [str(step_folders(config)[-1].parents[1]), *(identity(config, k, {}) for k in steps_of(config))]
+    return [str(step_folders(config)[-1].parents[1]), *(step_fingerprint(config, k, {}) for k in member_steps(config))]
 
 
 def _names(member: Member, varied: Sequence[str], common: Member) -> dict[str, str]:
@@ -178,7 +178,7 @@ def read_members(
     common: Member = {},  # parameters of all that name no other value
 ) -> list[dict[str, Any]]:
     "The members of a sweep from a JSON file: a list of parameters of `wilson train`."
-    file = at_root(path)
+    file = resolve_path(path)
     try:
         members = json.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as e:
@@ -186,10 +186,10 @@ def read_members(
     if not isinstance(members, list) or not all(isinstance(m, dict) for m in members):
         raise InputError(f"members={str(path)!r}: expected a list of objects, each the parameters of one "
                          f'`wilson train`: [{{"seed": 1}}, {{"seed": 2}}].')
-    return fitted([{**common, **member} for member in members], common)
+    return drop_unused([{**common, **member} for member in members], common)
 
 
-def asked_members(
+def find_members(
     grid: str | Axes | None = None,   # as text, or the axes of one
     file: Path | str | None = None,   # of `read_members`
     common: Member = {},
@@ -203,7 +203,7 @@ def asked_members(
     return members
 
 
-def read_common(text: str) -> dict[str, str]:
+def parse_common(text: str) -> dict[str, str]:
     "Parameters of all members, written as text."
     axes = {n: values for part in read_grid(text) for n, values in part.items()}
     for name, values in axes.items():

@@ -11,22 +11,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.distributed import first, n_ranks, rank
+from ..core.distributed import is_main_process, world_size, rank
 from ..core.errors import InputError
-from ..core.paths import at_root
+from ..core.paths import resolve_path
 from ..data.batches import Batch
 from ..data.samples import evaluation_samples, StepSamples
 from ..data.splits import Split, SegmentationFolder
 from ..data.tasks import Step
 from ..data.transforms import CentreCrop
 from ..engine.trainer import Trainer
-from ..evaluation.evaluate import LATER, calibration, decided, evaluate, evaluate_labels
+from ..evaluation.evaluate import LATER, calibration, argmax_labels, evaluate, evaluate_labels
 from ..evaluation.evaluate import localizer_maps, run_metrics, segmenter_maps
 from ..evaluation.logits import StepModels
 from ..evaluation.metrics import METRICS, ConfusionMatrix, Metric
 from ..evaluation.pictures import panels, strip
 from ..evaluation.scores import ScoreFacts, recorded_facts
-from ..loading.cache import cached
+from ..loading.cache import cache_samples
 from ..loading.loader import Loader
 from ..methods.base import Method
 from ..pseudo.step_targets import batch_targets
@@ -35,11 +35,12 @@ from ..run.presets import ResolvedConfig
 from ..run.user_code import load_class
 
 # %% auto #0
-__all__ = ['CALIBRATED', 'WATCHED', 'measured', 'metric_classes', 'score_facts', 'ordered', 'in_order', 'headline',
-           'label_quality', 'with_masks', 'training_images', 'validator', 'views_of', 'fixed_images']
+__all__ = ['CALIBRATED', 'WATCHED', 'evaluate_step', 'metric_classes', 'score_facts', 'evaluation_loader', 'evaluation_batches',
+           'primary_scores', 'label_quality', 'images_with_masks', 'training_images', 'make_validator', 'step_models',
+           'fixed_images']
 
 # %% ../../nbs/experiments/01_measure.ipynb #69222ed5
-def measured(
+def evaluate_step(
     views: StepModels,  # the models of the step, in evaluation mode
     config: ResolvedConfig,
     data: SegmentationFolder,
@@ -64,18 +65,18 @@ def measured(
         samples = {"published": evaluation_samples(split, step, crop, LATER),
                    "whole": evaluation_samples(split, step, None, LATER)}
         for protocol, images in samples.items():
-            batches = in_order(images, config, device, protocol == "whole")
-            found = run_metrics(decided(segmenter), batches, step, LATER, further)
-            scores[prefix + protocol] = headline(found.scores(), config.later)
+            batches = evaluation_batches(images, config, device, protocol == "whole")
+            found = run_metrics(argmax_labels(segmenter), batches, step, LATER, further)
+            scores[prefix + protocol] = primary_scores(found.scores(), config.future_classes)
             confusion[prefix + protocol] = found.matrix[:, :-1].tolist()
         if views.localizer is not None and name == "val":
             maps = localizer_maps(views.segmenter, views.localizer, views.old)
-            batches = in_order(samples["published"], config, device)
+            batches = evaluation_batches(samples["published"], config, device)
             result["localizer"] = evaluate(maps, batches, step, LATER, further)
     taught = label_quality(labels, config, data, step, device, further=further) if labels else {}
     if taught and views.localizer is not None and views.old is not None:
         targets = batch_targets(views.segmenter, views.localizer, views.old, target_rule(config))
-        batches = training_images(with_masks(data, step, CALIBRATED), config, step, device, LATER)
+        batches = training_images(images_with_masks(data, step, CALIBRATED), config, step, device, LATER)
         details["calibration"] = calibration(targets, batches, step)
     return result | ({"pseudo_labels": taught} if taught else {})
 
@@ -113,23 +114,23 @@ def score_facts(further: Sequence[type[Metric]]) -> tuple[ScoreFacts, ...]:
     return tuple(facts for kind in _with_confusion(further) for facts in kind.facts())
 
 # %% ../../nbs/experiments/01_measure.ipynb #3ff76de6
-def ordered(
+def evaluation_loader(
     samples: StepSamples, config: ResolvedConfig, device: torch.device,
     one_by_one: bool = False,  # whole images differ in size
 ) -> Loader:
     "Batches for evaluation: every image once, in order; of several ranks each has its share."
     return Loader(samples, 1 if one_by_one else config.batch_size, device, num_workers=config.num_workers,
-                  ranks=n_ranks(), padding=config.padding, rank=rank(), timeout=config.loader_timeout)
+                  ranks=world_size(), padding=config.eval_padding, rank=rank(), timeout=config.loader_timeout)
 
 
-def in_order(
+def evaluation_batches(
     samples: StepSamples, config: ResolvedConfig, device: torch.device, one_by_one: bool = False,
 ) -> Iterator[Batch]:
-    "The batches of `ordered`, once."
-    return ordered(samples, config, device, one_by_one).epoch()
+    "The batches of `evaluation_loader`, once."
+    return evaluation_loader(samples, config, device, one_by_one).epoch()
 
 # %% ../../nbs/experiments/01_measure.ipynb #f82dda2c
-def headline(
+def primary_scores(
     score: dict,   # of `evaluate`, or of this function
     later: str,    # "background" | "ignore": how later classes are read
 ) -> dict:
@@ -152,7 +153,7 @@ def label_quality(
     further: Sequence[type[Metric]] = (),  # metrics beside the confusion matrix
 ) -> dict[str, dict]:     # by name; empty where the training images have no masks
     "The labels a step was taught, against the masks of its training images."
-    split = with_masks(data, step, most)
+    split = images_with_masks(data, step, most)
     if not len(step.images(split.labels)):
         return {}
     return {name: evaluate_labels(made, training_images(split, config, step, device, LATER), step, LATER,
@@ -163,13 +164,13 @@ def label_quality(
 CALIBRATED = 500  # training images of which the soft labels' calibration is measured
 
 
-def with_masks(
+def images_with_masks(
     data: SegmentationFolder,
     step: Step,
     most: int | None = None,  # of the step's images, spread over all; None: all
 ) -> Split:
     "The training images that have masks of the step's classes."
-    split = data.train_of(step.index).painted(step.groups[step.index])
+    split = data.train_of(step.index).fully_annotated(step.groups[step.index])
     places = step.images(split.labels)
     if most is None or len(places) <= most:
         return split
@@ -182,29 +183,29 @@ def training_images(
     "A step's training images in their order, cropped as in the published evaluation."
     part = split.at(step.images(split.labels))
     samples = evaluation_samples(part, step, CentreCrop(config.crop_size_val), later)
-    return in_order(samples, config, device)
+    return evaluation_batches(samples, config, device)
 
 # %% ../../nbs/experiments/01_measure.ipynb #515198cc
 WATCHED = 100  # training images whose pseudo-labels are scored between epochs
 
 
-def validator(
+def make_validator(
     method: Method, config: ResolvedConfig, data: SegmentationFolder, step: Step, device: torch.device,
 ) -> Callable[[Trainer], float | None]:
     "A function that validates between epochs and returns the mean IoU of all classes, in percent."
     samples = evaluation_samples(data.val, step, CentreCrop(config.crop_size_val))
     scored = data.val.with_masks
     marked = evaluation_samples(scored, step, CentreCrop(config.crop_size_val), LATER)
-    marked = cached(marked, at_root(config.runs_dir) / "cache", config.cache_gb)
-    loader = ordered(marked, config, device)  # its workers start once
+    marked = cache_samples(marked, resolve_path(config.runs_dir) / "cache", config.cache_gb)
+    loader = evaluation_loader(marked, config, device)  # its workers start once
     shown_images = fixed_images(samples, step)
-    views = views_of(method, step)
+    views = step_models(method, step)
     further = metric_classes(config.metrics)  # before the training: what is misspelt is an error at once
     columns = [facts for facts in score_facts(further) if facts.column]
 
     def validate(trainer: Trainer) -> float | None:
         method.eval()
-        for n, index in enumerate(shown_images if first() else ()):
+        for n, index in enumerate(shown_images if is_main_process() else ()):
             picture = strip(panels(views(samples[0, index]), step, target_rule(config)))
             trainer.log_image(f"image/{n}", picture)
         qualities = label_quality(method.pseudo_labels(), config, data, step, device, WATCHED)
@@ -213,7 +214,7 @@ def validator(
         if not len(scored):
             return None
         score = evaluate(segmenter_maps(method.segmenter), loader.epoch(), step, LATER, further)
-        result = headline(score, config.later)
+        result = primary_scores(score, config.future_classes)
         names = ("old", "new", "all") if step.index else ("base", "all")
         trainer.folder.log("    mIoU " + "  ".join(f"{n} {result['miou'][n]:.1f}" for n in names
                                                    if result["miou"][n] is not None))
@@ -224,7 +225,7 @@ def validator(
     return validate
 
 # %% ../../nbs/experiments/01_measure.ipynb #7dee70e9
-def views_of(method: Method, step: Step) -> StepModels:
+def step_models(method: Method, step: Step) -> StepModels:
     "The models of a method."
     return StepModels(step, method.segmenter, method.localizer, method.old)
 

@@ -16,7 +16,7 @@ from ..methods.facts import builtin_facts
 from ..run.config import SHARED
 
 # %% auto #0
-__all__ = ['INJECTED', 'Cell', 'read_cell', 'given_parameters', 'check_names']
+__all__ = ['INJECTED', 'Cell', 'read_cell', 'parse_parameters', 'check_names']
 
 # %% ../../nbs/experiments/05_notebook_parameters.ipynb #1db552b1
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def _parameter_cells(cells: Sequence[str]) -> list[tuple[Cell, bool]]:
     return found
 
 
-def given_parameters(
+def parse_parameters(
     cells: Sequence[str],  # a notebook's cells so far: IPython's `In`
 ) -> dict[str, Any]:       # by name; the last assignment wins
     "What the `parameters` cell and papermill's own assign, and what other cells assign to parameters."

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import InputError
-from ..core.paths import at_root, project_root
-from ..core.terminals import printable, safe_output, set_bars, use_utf8_names
+from ..core.paths import resolve_path, project_root
+from ..core.terminals import escape_control_characters, safe_output, set_bars, use_utf8_names
 from .notebook_parameters import read_cell
 from ..run.config import SHARED
 
 # %% auto #0
-__all__ = ['with_output', 'text_parameters', 'with_text', 'with_kernel', 'is_bar', 'main']
+__all__ = ['with_output', 'text_parameters', 'with_text', 'with_kernel', 'is_bar', 'run_papermill']
 
 # %% ../../nbs/experiments/06_papermill.ipynb #a6c090d9
 def with_output(
@@ -37,7 +37,7 @@ def with_output(
     if len(paths) != 1 or not Path(paths[0]).is_file():
         return list(arguments)
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    folder = at_root("runs/notebooks")
+    folder = resolve_path("runs/notebooks")
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"{Path(paths[0]).stem}-{now}.ipynb"
     number = 1
@@ -139,7 +139,7 @@ def _supplied(typed: Sequence[str], arguments: Sequence[str]) -> Path | None:
     return next((Path(a) for a in arguments if a not in typed and a.endswith(".ipynb")), None)
 
 # %% ../../nbs/experiments/06_papermill.ipynb #52ab7631
-def main() -> int:
+def run_papermill() -> int:
     "`papermill`, with an output path supplied where there is none."
     use_utf8_names()
     set_bars()
@@ -154,7 +154,7 @@ def _run(typed: list[str]) -> int:
     try:
         arguments = with_kernel(with_text(with_output(typed)))
     except InputError as e:
-        print(f"papermill: {printable(str(e))}", file=sys.stderr)
+        print(f"papermill: {escape_control_characters(str(e))}", file=sys.stderr)
         return 2
     if (place := _supplied(typed, arguments)) is not None:
         print(f"executed notebook: {place.relative_to(project_root())}", file=sys.stderr)

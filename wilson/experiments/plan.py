@@ -15,20 +15,20 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import InputError
-from ..core.paths import at_root, markdown_text, shown
+from ..core.paths import resolve_path, markdown_text, display_path
 from ..engine.step_folder import StepFolder
 from .sweep import Job, plan
-from ..run.config import parsed
+from ..run.config import parse_config
 from ..run.dataset import chosen_dataset
-from ..run.folder import as_now, is_held
-from ..run.presets import ResolvedConfig, identity, of_step, resolved
-from ..run.records import Record, Variant, read_records, variants
+from ..run.folder import current_parameters, is_step_locked
+from ..run.presets import ResolvedConfig, step_fingerprint, value_for_step, resolve_config
+from ..run.records import Record, Variant, read_records, group_variants
 
 # %% auto #0
-__all__ = ['estimate', 'Planned', 'planned', 'plan_text', 'duration', 'results_of']
+__all__ = ['estimate', 'PlannedMember', 'plan_members', 'plan_text', 'format_duration', 'sweep_results']
 
 # %% ../../nbs/experiments/09_plan.ipynb #d4b88437
-_ALIKE = ("backbone", "output_stride", "crop_size", "batch_size", "image_side", "precision")
+_ALIKE = ("backbone", "output_stride", "crop_size", "batch_size", "max_image_size", "precision")
 
 
 def estimate(
@@ -45,12 +45,12 @@ def estimate(
              and r.cost.get("seconds") and r.recipe.get("epochs")
              and all(r.parameters.get(n) == getattr(config, n) for n in _ALIKE)]
     best = [r for r in alike if r.parameters["method"] == config.method or not step] or alike
-    epochs = int(of_step(config, "epochs", step))
+    epochs = int(value_for_step(config, "epochs", step))
     return statistics.median(map(seconds, best)) * epochs if best else None
 
 # %% ../../nbs/experiments/09_plan.ipynb #ccfa13ba
 @dataclass(frozen=True)
-class Planned:
+class PlannedMember:
     "A job of a sweep before it starts."
     name: str
     state: str             # one of STATES, "wrong", "taken" or "to train"
@@ -58,21 +58,21 @@ class Planned:
     seconds: float | None = 0.0  # estimated, for what is left; None: nothing like it has finished
 
 
-def planned(
+def plan_members(
     members: Sequence[Mapping[str, Any]],  # parameters of `wilson train`
     runs_dir: Path | str = "runs",
-) -> list[Planned]:                        # in the order of the plan
+) -> list[PlannedMember]:                        # in the order of the plan
     "What a sweep would do, from what stands in the folders of its steps."
     records = [r for r in read_records(runs_dir) if r.state == "finished"]
     return [_planned(job, records) for job in plan(members, runs_dir)]
 
 
-def _planned(job: Job, records: Sequence[Record]) -> Planned:
+def _planned(job: Job, records: Sequence[Record]) -> PlannedMember:
     if job.problem:
-        return Planned(job.name, "wrong", job.problem)
+        return PlannedMember(job.name, "wrong", job.problem)
     with redirect_stdout(None):
-        config = parsed({n: v for n, v in job.parameters.items() if n != "step"})
-        config = resolved(config, chosen_dataset(config))
+        config = parse_config({n: v for n, v in job.parameters.items() if n != "step"})
+        config = resolve_config(config, chosen_dataset(config))
     own = job.folders[1:] if job.base else job.folders  # the base is another job
     left: list[Path] = []
     seconds: list[float] | None = []
@@ -87,7 +87,7 @@ def _planned(job: Job, records: Sequence[Record]) -> Planned:
         seconds = None if seconds is None or expected is None else [*seconds, expected]
         if state == "finished":  # the first that is left says how the job stands
             state, reason = there, said
-    return Planned(job.name, state, reason, None if seconds is None else sum(seconds))
+    return PlannedMember(job.name, state, reason, None if seconds is None else sum(seconds))
 
 
 def _state(path: Path, config: ResolvedConfig, step: int) -> tuple[str, str]:
@@ -98,16 +98,16 @@ def _state(path: Path, config: ResolvedConfig, step: int) -> tuple[str, str]:
         return "taken", str(e)
     if found is None:
         return "to train", ""
-    wanted = json.loads(json.dumps(identity(config, step, {})))
+    wanted = json.loads(json.dumps(step_fingerprint(config, step, {})))
     if not isinstance(found.get("identity"), dict):
-        return "taken", f"{shown(path / 'config.json')} does not say what the step was trained with"
-    there, state = as_now(found["identity"], wanted), status.get("state", "interrupted")
+        return "taken", f"{display_path(path / 'config.json')} does not say what the step was trained with"
+    there, state = current_parameters(found["identity"], wanted), status.get("state", "interrupted")
     differing = [f"{n} is {there.get(n)!r}, wanted {v!r}" for n, v in wanted.items() if there.get(n) != v]
     if differing and not config.overwrite and state != "failed":
-        return "taken", f"{shown(path)} is of another configuration: {'; '.join(differing)}"
+        return "taken", f"{display_path(path)} is of another configuration: {'; '.join(differing)}"
     if differing:
         return "to train", ""
-    if state == "running" and not is_held(path):
+    if state == "running" and not is_step_locked(path):
         return "interrupted", ""
     return state, status.get("reason", "") if state == "failed" else ""
 
@@ -118,16 +118,16 @@ def plan_text(
     jobs: int = 1,  # at a time
 ) -> str:           # Markdown
     "The plan of a sweep: job by job, then how many of which kind and how long what is left may take."
-    found = planned(members, runs_dir)
+    found = plan_members(members, runs_dir)
     rows = [f"| {_cell(p.name)} | {p.state} | {_time(p)} | {_cell(p.reason)} |" for p in found]
     counts = Counter(p.state for p in found)
     known = [p.seconds for p in found if p.seconds and p.state != "taken"]
     unknown = sum(p.seconds is None and p.state != "taken" for p in found)
     said = ", ".join(f"{n} {state}" for state, n in counts.items())
     if known:
-        said += f". About {duration(sum(known))} one after another"
-        said += f", at best {duration(sum(known) / jobs)} with {jobs} at a time" if jobs > 1 else ""
-        said += f"; estimated from the finished steps in {shown(at_root(runs_dir))}"
+        said += f". About {format_duration(sum(known))} one after another"
+        said += f", at best {format_duration(sum(known) / jobs)} with {jobs} at a time" if jobs > 1 else ""
+        said += f"; estimated from the finished steps in {display_path(resolve_path(runs_dir))}"
     if counts["taken"]:
         said += ". What is taken needs another runs_dir, name or base_name"
     if unknown:
@@ -136,15 +136,15 @@ def plan_text(
     return "\n".join(["| run | state | about | |", "| --- | --- | --- | --- |", *rows, "", said + "."])
 
 
-def _time(p: Planned) -> str:
-    return "?" if p.seconds is None else duration(p.seconds) if p.seconds else ""
+def _time(p: PlannedMember) -> str:
+    return "?" if p.seconds is None else format_duration(p.seconds) if p.seconds else ""
 
 
 def _cell(text: str) -> str:
     return markdown_text(" ".join(text.split()))
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     "`45 s`, `12 min`, `3.5 h`, `2.1 days`."
     for size, unit, digits in ((60, "s", 0), (3600, "min", 0), (86400, "h", 1)):
         if seconds < size * (1 if unit == "s" else 1.5):
@@ -152,10 +152,10 @@ def duration(seconds: float) -> str:
     return f"{seconds / 86400:.1f} days"
 
 # %% ../../nbs/experiments/09_plan.ipynb #52dd3ff9
-def results_of(
+def sweep_results(
     members: Sequence[Mapping[str, Any]],
     runs_dir: Path | str = "runs",
 ) -> dict[str, list[Variant]]:  # task → variants
     "The finished runs of a sweep."
-    there = {p.name for p in planned(members, runs_dir) if p.state == "finished"}
-    return variants(r for r in read_records(runs_dir) if f"{r.task}/{r.run}" in there)
+    there = {p.name for p in plan_members(members, runs_dir) if p.state == "finished"}
+    return group_variants(r for r in read_records(runs_dir) if f"{r.task}/{r.run}" in there)

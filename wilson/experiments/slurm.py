@@ -13,23 +13,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..core.errors import InputError
-from ..core.files import written_aside
-from ..core.paths import at_root, project_root, shown
+from ..core.files import atomic_write
+from ..core.paths import resolve_path, project_root, display_path
 from ..engine.launch import module_command
-from .grid import steps_of
+from .grid import member_steps
 from .slurm_resources import Resources, WARNING
 from .sweep import Job, plan
-from ..run.config import is_folder_name, parsed
+from ..run.config import is_folder_name, parse_config
 from ..run.dataset import chosen_dataset
 from ..run.folder import step_path
-from ..run.presets import resolved, task_of
+from ..run.presets import resolve_config, task_of
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 # %% auto #0
-__all__ = ['PROGRAM', 'MARK', 'render_script', 'directives', 'cores', 'Command', 'script', 'processes_of', 'write_script',
-           'logs_of', 'written', 'write_sweep', 'commands_of']
+__all__ = ['PROGRAM', 'MARK', 'render_script', 'directives', 'cores', 'Command', 'batch_script', 'slurm_processes',
+           'write_script', 'log_folder', 'write_scripts', 'write_sweep', 'array_commands']
 
 # %% ../../nbs/experiments/11_slurm.ipynb #5a0c1e71
 @functools.cache
@@ -91,7 +91,7 @@ class Command(NamedTuple):
 MARK = "# Written by `wilson slurm`"
 
 
-def script(
+def batch_script(
     resources: Resources,
     name: str,                         # of the job
     processes: int,                    # on each machine
@@ -110,13 +110,13 @@ def script(
         "python": sys.executable, "agent": module_command("torch.distributed.run")})
 
 # %% ../../nbs/experiments/11_slurm.ipynb #e404be17
-def processes_of(
+def slurm_processes(
     parameters: Mapping[str, Any],  # of `wilson train`
     resources: Resources,
 ) -> tuple[dict[str, Any], int]:    # parameters of one machine's command, processes on it
     "Processes of a machine; with several machines torchrun starts them, and the command asks for none."
     given = dict(parameters)
-    processes = parsed({"nproc": given.get("nproc")}).nproc or max(1, resources.gpus_per_node)
+    processes = parse_config({"nproc": given.get("nproc")}).nproc or max(1, resources.gpus_per_node)
     if resources.nodes > 1:
         given.pop("nproc", None)
     elif processes > 1:
@@ -131,42 +131,42 @@ def write_script(
     program: Sequence[str] = PROGRAM,
 ) -> Path:
     "Write the batch script of one training; InputError before that where something is wrong."
-    given, processes = processes_of(parameters, resources)
-    config = parsed(given)
-    config = resolved(config, chosen_dataset(config))
+    given, processes = slurm_processes(parameters, resources)
+    config = parse_config(given)
+    config = resolve_config(config, chosen_dataset(config))
     task, out = task_of(config), _named(out)
-    steps = steps_of(config) if config.step == "all" else [task.step(int(config.step)).index]
+    steps = member_steps(config) if config.step == "all" else [task.step(int(config.step)).index]
     folders = [step_path(config, task, k) for k in steps] if program == PROGRAM else []
     commands = [Command(Job(out.stem, given).command, folders)]
-    text = script(resources, out.stem, processes, logs_of(config.runs_dir), commands, program=program)
-    return written({out: text}, config.runs_dir)[0]
+    text = batch_script(resources, out.stem, processes, log_folder(config.runs_dir), commands, program=program)
+    return write_scripts({out: text}, config.runs_dir)[0]
 
 
 def _named(out: Path | str) -> Path:
-    out = at_root(out)
+    out = resolve_path(out)
     if not is_folder_name(out.name):
         raise InputError(f"out={str(out)!r}: its last part becomes the name of the job; expected letters, "
                          f"digits and any of . + = - _, with a letter or a digit first.")
     return out
 
 
-def logs_of(runs_dir: Path | str) -> Path:
+def log_folder(runs_dir: Path | str) -> Path:
     "Where the output of jobs goes."
-    return at_root(runs_dir) / "slurm"
+    return resolve_path(runs_dir) / "slurm"
 
 # %% ../../nbs/experiments/11_slurm.ipynb #2ec7a11d
-def written(
+def write_scripts(
     texts: Mapping[Path, str],  # by file
     runs_dir: Path | str,
 ) -> list[Path]:
     "Write scripts, and make the folder of their output, without which a job would fail silently."
     for path in texts:
         if path.is_dir() or path.exists() and MARK not in path.read_text(errors="replace", encoding="utf-8"):
-            raise InputError(f"{shown(path)} is there and was not written by wilson slurm; "
+            raise InputError(f"{display_path(path)} is there and was not written by wilson slurm; "
                              f"name another file.")
-    logs_of(runs_dir).mkdir(parents=True, exist_ok=True)
+    log_folder(runs_dir).mkdir(parents=True, exist_ok=True)
     for path, text in texts.items():
-        with written_aside(path) as aside:
+        with atomic_write(path) as aside:
             # the bytes of a path stay what they are, UTF-8 or not
             aside.write_text(text, encoding="utf-8", errors="surrogateescape")
         mode = path.stat().st_mode
@@ -187,7 +187,7 @@ def write_sweep(
         raise InputError(f"jobs={jobs}: expected at least one job at a time.")
     if not members:
         raise InputError("A sweep of no members: expected a list of parameters of `wilson train`.")
-    given, counts = zip(*(processes_of(m, resources) for m in members))
+    given, counts = zip(*(slurm_processes(m, resources) for m in members))
     planned = plan(given, runs_dir)
     if wrong := [f"{job.name}: {job.problem}" for job in planned if job.problem]:
         raise InputError(" ".join(wrong))
@@ -195,16 +195,16 @@ def write_sweep(
     bases = {job.name: job for job in planned if job.name in shared}
     arrays = {"bases": list(bases.values()), "members": [j for j in planned if j.name not in shared]}
     arrays = {name: part for name, part in arrays.items() if part}
-    out, logs = _named(out), logs_of(runs_dir)
+    out, logs = _named(out), log_folder(runs_dir)
     texts = {out / "submit.sh": render_script("submit.sh", {"mark": MARK, "arrays": list(arrays)})}
     for name, part in arrays.items():
         indices = f"0-{len(part) - 1}" + (f"%{jobs}" if jobs else "")
-        texts[out / f"{name}.sh"] = script(resources, f"{out.name}-{name}", max(counts), logs,
-                                           commands_of(part, bases, program), indices, program)
-    return written(texts, runs_dir)
+        texts[out / f"{name}.sh"] = batch_script(resources, f"{out.name}-{name}", max(counts), logs,
+                                           array_commands(part, bases, program), indices, program)
+    return write_scripts(texts, runs_dir)
 
 # %% ../../nbs/experiments/11_slurm.ipynb #ba5abc9d
-def commands_of(
+def array_commands(
     jobs: Sequence[Job],           # of one array
     bases: Mapping[str, Job],      # by name
     program: Sequence[str] = PROGRAM,

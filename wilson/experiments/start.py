@@ -10,11 +10,11 @@ from pathlib import Path
 from torch import nn
 
 from ..core.errors import InputError, require
-from ..core.paths import at_root, shown
+from ..core.paths import resolve_path, display_path
 from ..data.label_maps import pseudo_label_split
 from ..data.splits import Split, SegmentationFolder
 from ..data.tasks import Step, Task
-from ..engine.devices import norm_on, chosen_device
+from ..engine.devices import norm_for_device, choose_device
 from ..engine.gpus import count_gpus, describe_gpus, describe_ignored
 from ..engine.step_folder import StepFolder
 from ..models.backbones import Backbone
@@ -26,19 +26,20 @@ from ..run.presets import ResolvedConfig
 from ..run.chosen_method import load_backbone
 
 # %% auto #0
-__all__ = ['n_processes', 'norm_of', 'fresh_segmenter', 'load_published', 'parent_folder', 'parent_segmenter', 'label_maps']
+__all__ = ['local_world_size', 'norm_name', 'fresh_segmenter', 'load_published', 'parent_folder', 'parent_segmenter',
+           'label_maps']
 
 # %% ../../nbs/experiments/00_start.ipynb #dcece46b
-def n_processes(
+def local_world_size(
     config: ResolvedConfig,
 ) -> int:
     "How many processes of this machine train together."
     gpus = count_gpus() if config.device in ("auto", "cuda") else 0
-    images = config.batch_size // config.accumulate
+    images = config.batch_size // config.accumulate_grad
     n = config.nproc or max(1, min(gpus, images))
     if n > images:
-        raise InputError(f"nproc={n}: a pass has {images} images (batch_size={config.batch_size}, accumulate="
-                         f"{config.accumulate}), and each process needs one; give at most "
+        raise InputError(f"nproc={n}: a pass has {images} images (batch_size={config.batch_size}, accumulate_grad="
+                         f"{config.accumulate_grad}), and each process needs one; give at most "
                          f"nproc={min(images, gpus or images)}.")
     if n > 1 and gpus and n > gpus:
         raise InputError(f"nproc={n}: each process needs a GPU of its own, and this one can use "
@@ -51,9 +52,9 @@ def n_processes(
     return n
 
 # %% ../../nbs/experiments/00_start.ipynb #9fe4b15b
-def norm_of(config: ResolvedConfig) -> str:
+def norm_name(config: ResolvedConfig) -> str:
     "The kind of ABN that a run trains with."
-    return norm_on(chosen_device(config.device), config.precision, config.norm)
+    return norm_for_device(choose_device(config.device), config.precision, config.norm)
 
 
 def fresh_segmenter(
@@ -63,13 +64,13 @@ def fresh_segmenter(
     "A segmenter of all classes up to `step`, its backbone pretrained as the configuration says."
     backbone = load_backbone(config.backbone)
     segmenter = make_segmenter(backbone, step.classes_per_step, config.output_stride, config.crop_size,
-                               norm=norm_of(config))
+                               norm=norm_name(config))
     if config.pretrained == "none":
         return segmenter
     if config.pretrained == "auto":
-        load_published(segmenter.backbone, backbone, at_root("pretrained"))
+        load_published(segmenter.backbone, backbone, resolve_path("pretrained"))
     else:
-        load_pretrained(segmenter.backbone, backbone, at_root(config.pretrained))
+        load_pretrained(segmenter.backbone, backbone, resolve_path(config.pretrained))
     return segmenter
 
 
@@ -92,28 +93,28 @@ def parent_folder(
 ) -> Path:
     "The finished step that `step` starts from; InputError where there is none."
     auto = config.parent == "auto"
-    path = step_path(config, task, step - 1) if auto else at_root(config.parent)
+    path = step_path(config, task, step - 1) if auto else resolve_path(config.parent)
     if not (path / "weights.safetensors").is_file() and StepFolder(path).state == "finished":
-        raise InputError(f"{shown(path)} is finished but its weights.safetensors is missing; restore the "
+        raise InputError(f"{display_path(path)} is finished but its weights.safetensors is missing; restore the "
                          f"file, or remove the folder and train step {step - 1} again.")
     if StepFolder(path).state != "finished":
         state = StepFolder(path).state or "not there"
-        raise InputError(f"Step {step} starts from {shown(path)}, which is {state}. Train it first "
+        raise InputError(f"Step {step} starts from {display_path(path)}, which is {state}. Train it first "
                          f"(step={step - 1}), or name another folder with parent=….")
     return path
 
 
 def parent_segmenter(path: Path, step: Step, config: ResolvedConfig) -> Segmenter:
     "The parent's segmenter, of exactly the classes that `step` calls old."
-    parent = open_step(path, chosen_device(config.device), with_old=False, norm=norm_of(config))
+    parent = open_step(path, choose_device(config.device), with_old=False, norm=norm_name(config))
     recorded = (StepFolder(path).read("config.json") or {})["parameters"]
     for name in ("backbone", "output_stride"):
         ours, theirs = getattr(config, name), recorded[name]
         if ours != theirs:
-            raise InputError(f"{name}={ours!r}, but {shown(path)} has {theirs!r}; a step keeps its parent's "
+            raise InputError(f"{name}={ours!r}, but {display_path(path)} has {theirs!r}; a step keeps its parent's "
                              f"network, so give {name}={theirs}.")
     if parent.step.names != step.names[: step.n_old]:
-        raise InputError(f"{shown(path)} is of the classes {', '.join(parent.step.names)}; step "
+        raise InputError(f"{display_path(path)} is of the classes {', '.join(parent.step.names)}; step "
                          f"{step.index} of this task builds on {', '.join(step.names[: step.n_old])}.")
     return parent.segmenter
 
@@ -128,6 +129,6 @@ def label_maps(
     split = data.train_of(step.index)
     part = split.at(step.images(split.labels))
     named = require(config.pseudo_dir, "the configuration names no pseudo_dir")
-    folder = at_root(named.replace("{step}", str(step.index)))
+    folder = resolve_path(named.replace("{step}", str(step.index)))
     checked, coverage = pseudo_label_split(part, folder, task.classes, step.groups[step.index])
-    return checked, {"folder": shown(folder), **coverage._asdict()}
+    return checked, {"folder": display_path(folder), **coverage._asdict()}

@@ -13,34 +13,34 @@ from contextlib import contextmanager, ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from ..core.distributed import agreed, first
+from ..core.distributed import broadcast_from_main, is_main_process
 from ..core.errors import InputError, require
-from ..core.files import written_aside
-from ..core.paths import shown
+from ..core.files import atomic_write
+from ..core.paths import display_path
 from ..data.label_edits import EDITS_FILE
 from ..data.splits import AppliedEdits, SegmentationFolder, Split
 from ..data.tasks import Step, Task
 from ..engine.checkpoint import remove_states, save_weights, WEIGHTS_FILES, weights_hash
 from ..engine.cost import Cost
-from ..engine.devices import chosen_device, restore_numerics
+from ..engine.devices import choose_device, restore_numerics
 from ..engine.signals import Interrupted, Stop
 from ..engine.step_folder import StepFolder
 from ..engine.trainer import Trainer
 from ..engine.updates import compile_disabled
 from ..evaluation.evaluate import masks_of
-from ..evaluation.scores import across_steps, read_facts
-from .build import prepared
-from .measure import headline, measured, metric_classes, training_images, views_of
+from ..evaluation.scores import incremental_scores, read_facts
+from .build import build_trainer
+from .measure import primary_scores, evaluate_step, metric_classes, training_images, step_models
 from .start import label_maps, parent_folder
-from ..loading.workers import checked_while_waiting
-from ..run.folder import claim, emptied, held, parent_lock, recorded_parent, step_path, StepResult
+from ..loading.workers import check_while_waiting
+from ..run.folder import resolve_existing, remove_step_files, lock_step, parent_lock, recorded_parent, step_path, StepResult
 from ..methods.facts import facts_as_json
 from ..run.chosen_method import method_facts, references_of
-from ..run.presets import base_like, identity, ResolvedConfig
+from ..run.presets import uses_base_schedule, step_fingerprint, ResolvedConfig
 from ..run.user_code import code_hash, keep_code
 
 # %% auto #0
-__all__ = ['train_step', 'run_of', 'reported', 'roomy', 'edits_said', 'earlier_scores']
+__all__ = ['train_step', 'run_token', 'record_failures', 'report_full_disk', 'describe_edits', 'earlier_scores']
 
 # %% ../../nbs/experiments/03_step.ipynb #5a28d977
 def train_step(
@@ -52,10 +52,10 @@ def train_step(
 ) -> StepResult:
     "Train one step, or take the finished one that is there. Of several ranks, all call it."
     step, folder = task.step(index), StepFolder(step_path(config, task, index))
-    parent = None if base_like(config, index) else parent_folder(config, task, index)
+    parent = None if uses_base_schedule(config, index) else parent_folder(config, task, index)
     given = bool(index and config.pseudo_dir)
     labelled, coverage = label_maps(config, task, data, step) if given else (None, None)
-    same = identity(config, index, data.fingerprint) | {"groups": task.groups[: index + 1]}
+    same = step_fingerprint(config, index, data.fingerprint) | {"groups": task.groups[: index + 1]}
     if labelled is not None:
         same["pseudo_labels"] = labelled.fingerprint
     if data.edits and data.edits.effect:  # the data's fingerprint tells too, but names no reason
@@ -64,31 +64,31 @@ def train_step(
         same["parent"] = weights_hash(parent / "weights.safetensors")
 
     def claimed() -> str:
-        return claim(folder, same, config.resume == "auto", config.overwrite)
+        return resolve_existing(folder, same, config.resume == "auto", config.overwrite)
     # a finished step needs no lock
-    if agreed(claimed) == "reuse":
+    if broadcast_from_main(claimed) == "reuse":
         return _reused(folder, index, config)
     with ExitStack() as stack:
-        agreed(lambda: stack.enter_context(held(folder)))
-        action = agreed(claimed)
+        broadcast_from_main(lambda: stack.enter_context(lock_step(folder)))
+        action = broadcast_from_main(claimed)
         if action == "reuse":
             return _reused(folder, index, config)
         precision = config.precision
         if action == "resume":
-            with roomy(folder):
-                device = chosen_device(config.device)
+            with report_full_disk(folder):
+                device = choose_device(config.device)
                 precision = restore_numerics(folder, device, config.precision, config.norm)
-        trainer, record = prepared(config, data, step, folder, parent, labelled, precision)
+        trainer, record = build_trainer(config, data, step, folder, parent, labelled, precision)
         record |= {"identity": same, "pseudo_labels": coverage, **_code_record(config),
-                   "run": agreed(lambda: run_of(folder, anew=action == "new"))}
+                   "run": broadcast_from_main(lambda: run_token(folder, anew=action == "new"))}
         trainer.run, trainer.stop = record["run"], stop or trainer.stop
-        with roomy(folder):
-            agreed(lambda: _begun(folder, record, config, data.edits, parent, anew=action == "new"))
-            with reported(trainer), checked_while_waiting(trainer.obey):
+        with report_full_disk(folder):
+            broadcast_from_main(lambda: _begun(folder, record, config, data.edits, parent, anew=action == "new"))
+            with record_failures(trainer), check_while_waiting(trainer.obey):
                 return _trained(trainer, config, data, step, action, labelled)
 
 
-def run_of(folder: StepFolder, anew: bool) -> str:
+def run_token(folder: StepFolder, anew: bool) -> str:
     "What marks the states of a run as its own: random, made when it began."
     made = None if anew else (folder.read("config.json") or {}).get("run")
     return made or uuid.uuid4().hex
@@ -106,20 +106,20 @@ def _begun(folder: StepFolder, record: dict, config: ResolvedConfig, edits: Appl
            parent: Path | None, anew: bool) -> None:
     with parent_lock(parent):
         if anew:
-            emptied(folder)
-        if first():
+            remove_step_files(folder)
+        if is_main_process():
             for reference in references_of(vars(config)):
                 keep_code(reference, folder.path)
         folder.write("config.json", record)
-    if edits and first():
-        with written_aside(folder.path / EDITS_FILE) as aside:
+    if edits and is_main_process():
+        with atomic_write(folder.path / EDITS_FILE) as aside:
             aside.write_bytes(edits.content)
     folder.set_state("running")
 
 
 # %% ../../nbs/experiments/03_step.ipynb #40208493
 @contextmanager
-def reported(trainer: Trainer) -> Iterator[None]:
+def record_failures(trainer: Trainer) -> Iterator[None]:
     "Within it, an end that is none of success is recorded in the step's folder."
     folder = trainer.folder
     try:
@@ -127,8 +127,8 @@ def reported(trainer: Trainer) -> Iterator[None]:
     except KeyboardInterrupt as e:
         how = f"by {signal.Signals(e.signal).name}" if isinstance(e, Interrupted) else "at once"
         folder.set_state("interrupted", f"{how} in epoch {trainer.epoch + 1}, after update {trainer.done}")
-        if first():
-            print(f"Interrupted in epoch {trainer.epoch + 1}; the same command goes on: {shown(folder.path)}",
+        if is_main_process():
+            print(f"Interrupted in epoch {trainer.epoch + 1}; the same command goes on: {display_path(folder.path)}",
                   flush=True)
         raise
     except BaseException as e:
@@ -138,18 +138,18 @@ def reported(trainer: Trainer) -> Iterator[None]:
 
 
 @contextmanager
-def roomy(folder: StepFolder) -> Iterator[None]:
+def report_full_disk(folder: StepFolder) -> Iterator[None]:
     "Within it, a full disk is a sentence, from the first file on."
     try:
         yield
     except OSError as e:
         if e.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise InputError(f"{shown(folder.path)}: the disk is full. Make room there or choose another "
+        raise InputError(f"{display_path(folder.path)}: the disk is full. Make room there or choose another "
                          f"runs_dir; the same command then goes on.") from e
 
 # %% ../../nbs/experiments/03_step.ipynb #a89ff50d
-def edits_said(
+def describe_edits(
     edits: AppliedEdits | None,
     folder: StepFolder,          # its config.json names the parent
 ) -> list[str]:                  # lines for the log
@@ -158,25 +158,25 @@ def edits_said(
     if edits:
         images = "image" if edits.corrected == 1 else "images"
         said.append(f"    label edits: {edits.corrected} {images} corrected, {edits.excluded} excluded "
-                    f"({shown(edits.file)})" + (f"; {len(edits.others)} of other lists" * bool(edits.others)))
+                    f"({display_path(edits.file)})" + (f"; {len(edits.others)} of other lists" * bool(edits.others)))
     if parent := recorded_parent(folder.path, record):
-        before = require(StepFolder(parent).read("config.json"), f"{shown(parent)} has no config.json")
+        before = require(StepFolder(parent).read("config.json"), f"{display_path(parent)} has no config.json")
         if before["identity"].get("label_edits") != record["identity"].get("label_edits"):
             said.append("    label edits: those of the step it starts from were others")
     return said
 
 # %% ../../nbs/experiments/03_step.ipynb #020c1b1f
 def _reused(folder: StepFolder, index: int, config: ResolvedConfig) -> StepResult:
-    if first():
-        print(f"{shown(folder.path)} is finished with this configuration: used as it is.", flush=True)
+    if is_main_process():
+        print(f"{display_path(folder.path)} is finished with this configuration: used as it is.", flush=True)
         with suppress(OSError):
             remove_states(folder.path)  # where a kill came between the last lines of `_trained`
     metrics = folder.read("metrics.json")
     if metrics:  # the reading of later classes is this run's, whatever it was then
-        metrics["scores"] = {name: headline(score, config.later) for name, score in metrics["scores"].items()}
+        metrics["scores"] = {name: primary_scores(score, config.future_classes) for name, score in metrics["scores"].items()}
         further = {facts.name for kind in metric_classes(config.metrics) for facts in kind.facts()}
-        if (missing := sorted(further - read_facts(metrics).keys())) and first():
-            print(f"    it was not scored by {', '.join(missing)}: wilson evaluate {shown(folder.path)} "
+        if (missing := sorted(further - read_facts(metrics).keys())) and is_main_process():
+            print(f"    it was not scored by {', '.join(missing)}: wilson evaluate {display_path(folder.path)} "
                   f"--metrics {config.metrics}", flush=True)
     return StepResult(folder.path, index, True, metrics)
 
@@ -187,27 +187,27 @@ def _trained(trainer: Trainer, config: ResolvedConfig, data: SegmentationFolder,
     if action == "resume":
         trainer.resume()
         within = f", update {trainer.done + 1}" if trainer.done else ""
-        folder.log(f"{shown(folder.path)}: going on from epoch {trainer.epoch + 1}{within}")
+        folder.log(f"{display_path(folder.path)}: going on from epoch {trainer.epoch + 1}{within}")
     else:
         left_out = trainer.left_out
-        folder.log(f"{shown(folder.path)}: {len(trainer.loader.samples)} images, "
+        folder.log(f"{display_path(folder.path)}: {len(trainer.loader.samples)} images, "
                    f"{', '.join(step.new)}" + (f"; {left_out} without a mask left out" if left_out else ""))
-        for line in edits_said(data.edits, folder):
+        for line in describe_edits(data.edits, folder):
             folder.log(line)
     trainer.fit()
     cost = trainer.find(Cost).of_all_ranks()
     folder.log(f"    {cost}")
     file = folder.path / WEIGHTS_FILES["last"]
     carried = method.carry()
-    agreed(lambda: save_weights(file, method.segmenter, method.localizer, step, carried))
+    broadcast_from_main(lambda: save_weights(file, method.segmenter, method.localizer, step, carried))
     device = trainer.loader.device
     labels = method.eval().pseudo_labels()
     if labelled is not None:  # held against masks where there are some
-        masked = {*data.train_of(step.index).painted(step.groups[step.index]).ids}
+        masked = {*data.train_of(step.index).fully_annotated(step.groups[step.index]).ids}
         given = labelled.at([n for n, i in enumerate(labelled.ids) if i in masked])
         labels = {"given": masks_of(training_images(given, config, step, device))}
     with compile_disabled():
-        scores = measured(views_of(method, step), config, data, device, labels,
+        scores = evaluate_step(step_models(method, step), config, data, device, labels,
                           metric_classes(config.metrics))
     folder.write("details.json", scores.pop("details"), indent=None)
     speed = trainer.find(Cost).images_per_second
@@ -215,11 +215,11 @@ def _trained(trainer: Trainer, config: ResolvedConfig, data: SegmentationFolder,
                "images_per_second": None if speed is None else round(speed, 1), "cost": cost.record(),
                **scores}
     if (before := earlier_scores(folder)) is not None:
-        metrics["across_steps"] = {p: across_steps([*(headline(s[p], config.later) for s in before), score])
+        metrics["across_steps"] = {p: incremental_scores([*(primary_scores(s[p], config.future_classes) for s in before), score])
                                    for p, score in metrics["scores"].items() if all(p in s for s in before)}
     folder.write("metrics.json", metrics)
     folder.set_state("finished")
-    if first():
+    if is_main_process():
         remove_states(folder.path)
     return StepResult(folder.path, step.index, False, metrics)
 

@@ -22,23 +22,23 @@ from tqdm.auto import tqdm
 
 from ..core.errors import InputError
 from ..core.limits import available_cpus
-from ..core.paths import at_root, project_root, shown
+from ..core.paths import resolve_path, project_root, display_path
 from ..core.terminals import ESCAPES
 from ..engine.gpus import are_mig, gpu_variable, visible_gpus
 from ..engine.launch import child_environment, module_command
 from ..engine.signals import KILL
 from ..engine.step_folder import StepFolder
 from .grid import member_config, step_folders
-from .train import train
-from ..run.config import is_folder_name, parsed
-from ..run.folder import as_now, is_held
+from .train import run_training
+from ..run.config import is_folder_name, parse_config
+from ..run.folder import current_parameters, is_step_locked
 from ..run.chosen_method import references_of
-from ..run.presets import identity
+from ..run.presets import step_fingerprint
 from ..run.user_code import code_copies
 
 # %% auto #0
-__all__ = ['Job', 'plan', 'Outcome', 'already_there', 'without_process', 'Running', 'unfinished', 'started', 'shares', 'end',
-           'summary', 'is_ready', 'run_sweep']
+__all__ = ['Job', 'plan', 'Outcome', 'outcome_without_training', 'outcome_without_process', 'RunningJob', 'missing_results',
+           'start_job', 'divide_gpus', 'end_processes', 'summarize_outcomes', 'is_ready', 'run_sweep']
 
 # %% ../../nbs/experiments/08_sweep.ipynb #dc1a2256
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def plan(
         if len(folders) > 1:
             base = _run_name(folders[0])
             bases.setdefault(base, Job(base, parameters | {"step": 0}, folders[:1]))
-            same = identity(config, 0, {})
+            same = step_fingerprint(config, 0, {})
             first = kinds.setdefault(base, same)
             differing = [f"{n} {first.get(n)!r} and {v!r}" for n, v in same.items() if first.get(n) != v]
             if differing:
@@ -104,7 +104,7 @@ class Outcome:
     log: Path | None = None # where there was a process
 
 
-def already_there(
+def outcome_without_training(
     job: Job,
     retry_failed: bool = True,
 ) -> Outcome | None:  # None: it must be trained
@@ -115,18 +115,18 @@ def already_there(
             if status.get("state") == "failed" and not retry_failed:
                 reason = " ".join(status.get("reason", "").split()) or "it failed"
                 return Outcome(job.name, "failed", f"{reason}; retry_failed tries again")
-        config = parsed(job.parameters)
+        config = parse_config(job.parameters)
         if config.overwrite or not all(StepFolder(folder).state == "finished" and
                                        (folder / "metrics.json").is_file() for folder in job.folders):
             return None
         with redirect_stdout(None):
-            train(config)
+            run_training(config)
     except InputError as e:
         return Outcome(job.name, "failed", str(e))
     return Outcome(job.name, "reused")
 
 # %% ../../nbs/experiments/08_sweep.ipynb #6b0b86d1
-def without_process(
+def outcome_without_process(
     job: Job,
     outcomes: Mapping[str, Outcome],  # by name: what has ended so far
     fail_fast: bool,
@@ -140,11 +140,11 @@ def without_process(
         return Outcome(job.name, "not started", f"{failed[0]} failed")
     if job.problem:
         return Outcome(job.name, "failed", job.problem)
-    return already_there(job, retry_failed)
+    return outcome_without_training(job, retry_failed)
 
 # %% ../../nbs/experiments/08_sweep.ipynb #979d0f68
 @dataclass(frozen=True)
-class Running:
+class RunningJob:
     "A job's process."
     job: Job
     process: subprocess.Popen
@@ -155,7 +155,7 @@ class Running:
         "How it ended; of a failed one, the last line of its log."
         code = self.process.returncode
         if code == 0:
-            reason = unfinished(self.job)
+            reason = missing_results(self.job)
             state = "failed" if reason else "finished"
             return Outcome(self.job.name, state, reason and f"exit code 0, but {reason}", self.log)
         last = self.log.read_text(errors="replace", encoding="utf-8").rstrip().splitlines()[-1]
@@ -164,30 +164,30 @@ class Running:
         return Outcome(self.job.name, "failed", reason, self.log)
 
 
-def unfinished(job: Job) -> str:
+def missing_results(job: Job) -> str:
     "What the folders of a job's steps lack to be finished; empty where all are."
     member = {n: v for n, v in job.parameters.items() if n not in ("step", "runs_dir")}
     try:
         config = member_config(member, job.parameters.get("runs_dir", "runs"))
         for path in job.folders:
             folder = StepFolder(path)
-            wanted = json.loads(json.dumps(identity(config, int(path.name.removeprefix("step")), {})))
-            there = as_now((folder.read("config.json") or {}).get("identity", {}), wanted)
+            wanted = json.loads(json.dumps(step_fingerprint(config, int(path.name.removeprefix("step")), {})))
+            there = current_parameters((folder.read("config.json") or {}).get("identity", {}), wanted)
             if folder.state != "finished" or not (path / "metrics.json").is_file():
-                return f"{shown(path)} is not finished: its state is {folder.state or 'not recorded'}"
+                return f"{display_path(path)} is not finished: its state is {folder.state or 'not recorded'}"
             if any(there.get(n) != v for n, v in wanted.items()):
-                return f"{shown(path)} holds a step of another configuration"
+                return f"{display_path(path)} holds a step of another configuration"
     except InputError as e:
         return str(e)
     return ""
 
 
-def started(
+def start_job(
     job: Job,
     log: Path,     # written on, not over
     threads: int,
     gpus: str | None = None,  # of the machine's, those that it may use; None: all
-) -> Running:
+) -> RunningJob:
     "Start a job's process."
     log.parent.mkdir(parents=True, exist_ok=True)
     # no bars in a log
@@ -201,10 +201,10 @@ def started(
         command = [sys.executable, *module_command("wilson"), *job.command]
         process = subprocess.Popen(command, cwd=project_root(), env=environment, stdin=subprocess.DEVNULL,
                                    stdout=out, stderr=out)
-    return Running(job, process, log, gpus)
+    return RunningJob(job, process, log, gpus)
 
 # %% ../../nbs/experiments/08_sweep.ipynb #ca6b39b6
-def shares(
+def divide_gpus(
     gpus: Sequence[str],
     jobs: int,
 ) -> list[str | None]:  # one per job at a time, as CUDA_VISIBLE_DEVICES names them; None: all there are
@@ -216,7 +216,7 @@ def shares(
     return [",".join(gpus[k::jobs]) or gpus[k % len(gpus)] for k in range(jobs)]
 
 # %% ../../nbs/experiments/08_sweep.ipynb #f4623197
-def end(
+def end_processes(
     processes: Sequence[subprocess.Popen],
 ) -> None:
     "End processes: wait, then SIGINT, then SIGTERM, then SIGKILL."
@@ -232,13 +232,13 @@ def end(
                 process.wait(max(0, until - time.monotonic()))
 
 # %% ../../nbs/experiments/08_sweep.ipynb #d855b141
-def summary(outcomes: Sequence[Outcome]) -> str:
+def summarize_outcomes(outcomes: Sequence[Outcome]) -> str:
     "How many ended how; by name what is not there, why, and where to read on."
     counts = Counter(o.state for o in outcomes)
     lines = [", ".join(f"{count} {state}" for state, count in counts.items()) or "nothing to do"]
     for o in outcomes:
         if o.reason:
-            lines.append(f"{o.name} {o.state}: {o.reason}" + (f"  [{shown(o.log)}]" if o.log else ""))
+            lines.append(f"{o.name} {o.state}: {o.reason}" + (f"  [{display_path(o.log)}]" if o.log else ""))
     return "\n".join(lines)
 
 # %% ../../nbs/experiments/08_sweep.ipynb #22a8b9cd
@@ -247,7 +247,7 @@ def is_ready(
     outcomes: Mapping[str, Outcome],  # by name: what has ended so far
 ) -> bool:
     "Whether its base has ended and nobody is training a step of its."
-    return (job.base is None or job.base in outcomes) and not any(is_held(f) for f in job.folders)
+    return (job.base is None or job.base in outcomes) and not any(is_step_locked(f) for f in job.folders)
 
 
 def run_sweep(
@@ -267,13 +267,13 @@ def run_sweep(
                          f"a letter or a digit first: its logs go to a folder of that name.")
     waiting = plan(members, runs_dir)
     references = [reference for member in members for reference in references_of(member)]
-    running: list[Running] = []
+    running: list[RunningJob] = []
     outcomes: dict[str, Outcome] = {}
-    logs, threads = at_root(runs_dir) / "sweeps" / name, max(1, available_cpus() // jobs)
+    logs, threads = resolve_path(runs_dir) / "sweeps" / name, max(1, available_cpus() // jobs)
     if gpus is None:
         on_gpus = jobs > 1 and any(member.get("device") != "cpu" for member in members)
         gpus = visible_gpus() if on_gpus else []
-    free, said = shares(gpus, jobs), ""
+    free, said = divide_gpus(gpus, jobs), ""
     try:
         with code_copies(references, logs), tqdm(total=len(waiting), desc=name) as bar:
             while waiting or running:
@@ -283,10 +283,10 @@ def run_sweep(
                 ready = next((j for j in waiting if is_ready(j, outcomes)), None) if free else None
                 if ready:
                     waiting.remove(ready)
-                    if known := without_process(ready, outcomes, fail_fast, retry_failed):
+                    if known := outcome_without_process(ready, outcomes, fail_fast, retry_failed):
                         ended.append(known)
                     else:
-                        running.append(started(ready, logs / f"{ready.name}.log", threads, free.pop(0)))
+                        running.append(start_job(ready, logs / f"{ready.name}.log", threads, free.pop(0)))
                 elif not ended:
                     elsewhere = "another process trains what is next" * bool(waiting and not running)
                     if elsewhere != said:
@@ -295,6 +295,6 @@ def run_sweep(
                 outcomes |= {o.name: o for o in ended}
                 bar.update(len(ended))
     finally:
-        end([r.process for r in running])
-    print(summary(list(outcomes.values())))
+        end_processes([r.process for r in running])
+    print(summarize_outcomes(list(outcomes.values())))
     return list(outcomes.values())

@@ -16,40 +16,40 @@ from dataclasses import replace
 
 import torch
 
-from ..core.distributed import agreed, in_turn, joined, n_ranks, placed
+from ..core.distributed import broadcast_from_main, main_process_first, process_group, world_size, is_torchelastic_launched
 from ..core.errors import InputError
 from ..core.limits import available_cpus
-from ..core.paths import at_root, shown
+from ..core.paths import resolve_path, display_path
 from ..data.batches import EpochBatches
 from ..data.label_edits import check_edited_ids
 from ..data.samples import training_samples
 from ..data.splits import SegmentationFolder
 from ..data.tasks import Task
-from ..engine.devices import chosen_device
+from ..engine.devices import choose_device
 from ..engine.launch import RankFailed, launch
 from ..engine.signals import Interrupted, Stop, graceful_shutdown, end_with_parent, exit_watchdog
 from ..engine.step_folder import StepFolder
-from .start import label_maps, n_processes
+from .start import label_maps, local_world_size
 from .step import train_step
 from ..run.chosen_method import load_callbacks, method_class, method_facts, references_of
 from ..run.config import TrainConfig
 from ..run.dataset import chosen_dataset, load_dataset, open_data
-from ..run.folder import held, rebuild_results, step_path, StepResult
-from ..run.presets import base_like, is_base, of_step, resolved, ResolvedConfig, task_of
+from ..run.folder import lock_step, rebuild_results, step_path, StepResult
+from ..run.presets import uses_base_schedule, is_base, value_for_step, resolve_config, ResolvedConfig, task_of
 from ..run.user_code import code_copies, code_hash, trust
 
 # %% auto #0
-__all__ = ['ready', 'train', 'train_steps']
+__all__ = ['validate_config', 'run_training', 'train_steps']
 
 # %% ../../nbs/experiments/04_train.ipynb #cd94bd0f
-def ready(
+def validate_config(
     config: TrainConfig,
 ) -> tuple[ResolvedConfig, list[int]]:
     "The configuration resolved, and the steps to train; InputError where one of them cannot be."
-    config = resolved(config, chosen_dataset(config))
+    config = resolve_config(config, chosen_dataset(config))
     load_callbacks(config.callbacks)  # what is misspelt is an error at once
     task = task_of(config)
-    chosen_device(config.device, start=False)  # the processes that train are known later
+    choose_device(config.device, start=False)  # the processes that train are known later
     if config.parent != "auto" and config.step in ("all", "0"):
         raise InputError(f"parent={config.parent!r} with step={config.step}: a parent is where one later "
                          f"step starts from; name that step (step=1 …).")
@@ -65,7 +65,7 @@ def ready(
     check_edited_ids(data)
     sizes = [size for index in steps if (size := _checked(config, task, data, index)) is not None]
     if sizes:  # refuses a batch larger than the smallest step
-        EpochBatches(min(sizes), config.batch_size, config.seed, passes=config.accumulate)
+        EpochBatches(min(sizes), config.batch_size, config.seed, passes=config.accumulate_grad)
     for reference in references_of(vars(config)):  # the caller names them
         trust(code_hash(reference))
     return config, steps
@@ -84,9 +84,9 @@ def _checked(config: ResolvedConfig, task: Task, data: SegmentationFolder, index
                              f"training list shows {', '.join(step.new)}.")
         size = len(samples)
     if not is_base(config, index):
-        epochs = int(of_step(config, "epochs", index))
+        epochs = int(value_for_step(config, "epochs", index))
         method_class(config.method).check(config.method_params, epochs)
-    if base_like(config, index):
+    if uses_base_schedule(config, index):
         return size
     if config.pseudo_dir and config.step == "all" and len(task) > 2 and "{step}" not in config.pseudo_dir:
         raise InputError(f"pseudo_dir={config.pseudo_dir!r}: task {task.name!r} has {len(task) - 1} later "
@@ -96,20 +96,20 @@ def _checked(config: ResolvedConfig, task: Task, data: SegmentationFolder, index
     return size
 
 # %% ../../nbs/experiments/04_train.ipynb #90aa699a
-def train(
+def run_training(
     config: TrainConfig,
 ) -> list[StepResult]:
     "Train the steps that the configuration asks for; returns them in order."
-    if placed():  # by torchrun
+    if is_torchelastic_launched():  # by torchrun
         return _among_others(config)
-    config, steps = ready(config)
-    n = n_processes(config)
+    config, steps = validate_config(config)
+    n = local_world_size(config)
     if n == 1:
         with graceful_shutdown() as stop:
             return train_steps(config, steps, stop)
     task, began = task_of(config), time.time()
-    logs = at_root(config.runs_dir) / task.folder / config.name / "logs"
-    print(f"{n} processes; what each says is in {shown(logs)}", flush=True)
+    logs = resolve_path(config.runs_dir) / task.folder / config.name / "logs"
+    print(f"{n} processes; what each says is in {display_path(logs)}", flush=True)
     try:
         with code_copies(references_of(vars(config)), logs):
             return launch(train_steps, (config, steps), n, logs, config.device)
@@ -124,14 +124,14 @@ def train_steps(
     stop: Stop,
 ) -> list[StepResult]:
     "Train steps in this process, one of several or alone."
-    task, data, results = task_of(config), in_turn(lambda: open_data(config)), []
-    if (device := chosen_device(config.device)).type == "cuda":
+    task, data, results = task_of(config), main_process_first(lambda: open_data(config)), []
+    if (device := choose_device(config.device)).type == "cuda":
         torch.cuda.set_device(device)  # what names no device means this one
-    if "OMP_NUM_THREADS" not in os.environ and n_ranks() == 1:  # torch does not know a container's quota
+    if "OMP_NUM_THREADS" not in os.environ and world_size() == 1:  # torch does not know a container's quota
         torch.set_num_threads(min(torch.get_num_threads(), available_cpus()))
     for index in steps:
         results.append(train_step(config, task, data, index, stop))
-        agreed(lambda: rebuild_results(config.runs_dir))
+        broadcast_from_main(lambda: rebuild_results(config.runs_dir))
     return results
 
 
@@ -143,15 +143,15 @@ def _among_others(config: TrainConfig) -> list[StepResult]:
     folders: list[StepFolder] = []  # known later
     exit_watchdog(lambda number: _recorded_by_rank(number, folders))
     end_with_parent()
-    with graceful_shutdown(grace=None) as stop, joined(chosen_device(config.device)):
-        config, steps = in_turn(lambda: ready(config))
+    with graceful_shutdown(grace=None) as stop, process_group(choose_device(config.device)):
+        config, steps = main_process_first(lambda: validate_config(config))
         folders += [StepFolder(step_path(config, task_of(config), index)) for index in steps]
         # are there GPUs enough on this machine, and none named?
-        n_processes(replace(config, nproc=int(os.environ["LOCAL_WORLD_SIZE"])))
-        images = config.batch_size // config.accumulate
-        if n_ranks() > images:
-            raise InputError(f"{n_ranks()} processes: a pass has {images} images (batch_size="
-                             f"{config.batch_size}, accumulate={config.accumulate}), and each needs one; "
+        local_world_size(replace(config, nproc=int(os.environ["LOCAL_WORLD_SIZE"])))
+        images = config.batch_size // config.accumulate_grad
+        if world_size() > images:
+            raise InputError(f"{world_size()} processes: a pass has {images} images (batch_size="
+                             f"{config.batch_size}, accumulate_grad={config.accumulate_grad}), and each needs one; "
                              f"start at most {images}.")
         return train_steps(config, steps, stop)
 
@@ -168,7 +168,7 @@ def _recorded_by_rank(number: int, folders: Sequence[StepFolder]) -> None:
 def _recorded_for_ranks(error: BaseException, folders: Sequence[StepFolder], since: float) -> None:
     "The end of ranks that could not record it."
     for folder in folders:
-        with suppress(OSError, InputError), held(folder):  # else it is another process's
+        with suppress(OSError, InputError), lock_step(folder):  # else it is another process's
             status = folder.read("status.json") or {}
             if not status or datetime.datetime.fromisoformat(status["time"]).timestamp() < int(since):
                 continue

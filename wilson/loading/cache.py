@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from tqdm.contrib.concurrent import thread_map
 
-from ..core.files import held
+from ..core.files import open_exclusive
 from ..core.limits import available_cpus
 from ..core.locks import file_lock, try_lock
 from ..core.paths import flush
@@ -29,7 +29,7 @@ from ..data.image_io import image_size
 from ..data.samples import image_of, mask_of, scaled_size, StepSamples
 
 # %% auto #0
-__all__ = ['SPARED', 'Pack', 'pack_name', 'bytes_under', 'make_room', 'packed', 'cached']
+__all__ = ['SPARED', 'Pack', 'pack_name', 'bytes_under', 'make_room', 'make_pack', 'cache_samples']
 
 # %% ../../nbs/loading/00_cache.ipynb #a267d778
 class Pack(Mapping[Path, np.ndarray]):
@@ -115,7 +115,7 @@ def _in_use(pack: Path) -> bool:
     return lock is None
 
 # %% ../../nbs/loading/00_cache.ipynb #540489c7
-def packed(
+def make_pack(
     files: Sequence[Path],
     kind: str,                                # "images" or "masks"
     read: Callable[[Path], np.ndarray],       # H, W, 3 or H, W uint8
@@ -125,7 +125,7 @@ def packed(
 ) -> Pack:
     "The pack of `files`, made if it is not there; of the first of them where not all fit."
     folder.mkdir(parents=True, exist_ok=True)
-    with held(folder / ".lock"):
+    with open_exclusive(folder / ".lock"):
         place = folder / pack_name(kind, files)
         there = Pack(place) if place.is_dir() else None
         if there is not None:
@@ -191,7 +191,7 @@ def _reserve(handle: int, size: int) -> None:
                 raise
 
 # %% ../../nbs/loading/00_cache.ipynb #44ce729e
-def cached(
+def cache_samples(
     samples: StepSamples,
     folder: Path,        # of packs
     gigabytes: float,    # that all packs together may have; 0: no cache
@@ -205,12 +205,12 @@ def cached(
         height, width = image_size(path)
         return scaled_size(height, width, side)
 
-    images = packed(samples.split.images, f"images-{side}",
+    images = make_pack(samples.split.images, f"images-{side}",
                     lambda p: image_of(p, side).permute(1, 2, 0).numpy(),
                     lambda p: (*size(p), 3), folder, allowed)
     packs = [images]
     if samples.reads_masks and samples.split.masks:
-        packs.append(packed(samples.split.mask_paths, f"masks-{side}", lambda p: mask_of(p, side), size,
+        packs.append(make_pack(samples.split.mask_paths, f"masks-{side}", lambda p: mask_of(p, side), size,
                             folder, allowed))
     # its types want mappings that can be written to, for what writes into a ChainMap: nothing does here
     return replace(samples, decoded=ChainMap(*packs))  # type: ignore[arg-type]

@@ -27,7 +27,7 @@ from .worker_process import _begin, _failure, _hanging, _lost, _not_received, _p
 from .worker_process import Failure, ROW, TICK, signals_blocked
 
 # %% auto #0
-__all__ = ['checked_while_waiting', 'Workers']
+__all__ = ['check_while_waiting', 'Workers']
 
 # %% ../../nbs/loading/02_workers.ipynb #68bb40cb
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ _checks: list[Callable[[float], None]] = []
 
 
 @contextmanager
-def checked_while_waiting(
+def check_while_waiting(
     check: Callable[[float], None],  # gets the seconds without a sample; what it raises ends the wait
 ) -> Iterator[None]:
     "Within it, `check` is called every half second while this process waits for data."

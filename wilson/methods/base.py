@@ -135,7 +135,7 @@ class Method(MethodNetworks):
         "By name, functions from a batch to the labels (B,h,w; 255: none) that it teaches without masks."
         return {}
 
-    def taught(self, batch: Batch) -> Tensor | None:
+    def last_targets(self, batch: Batch) -> Tensor | None:
         "The labels (B,h,w; 255: none) that the last losses of `batch` taught; None where none were."
         return batch.masks
 

@@ -15,7 +15,7 @@ from typing import Any
 from ..core.params import KINDS, Param, params_of
 
 # %% auto #0
-__all__ = ['SUPERVISION', 'NEW_ROWS', 'FACTS_FILE', 'MethodFacts', 'method_params', 'facts_of', 'facts_as_json',
+__all__ = ['SUPERVISION', 'NEW_ROWS', 'FACTS_FILE', 'MethodFacts', 'method_params', 'facts_of_method', 'facts_as_json',
            'facts_from_json', 'builtin_facts']
 
 # %% ../../nbs/methods/06_facts.ipynb #7d3f0005
@@ -49,7 +49,7 @@ def method_params(method: type) -> dict[str, Param]:
     return (rule.params if rule else {}) | params_of(method)
 
 
-def facts_of(method: Any) -> MethodFacts:
+def facts_of_method(method: Any) -> MethodFacts:
     "The facts of a class that derives from `Method`."
     about = (method.__doc__ or "").strip().split("\n")[0]
     return MethodFacts(method.name or method.__name__.lower(), about, method.supervision, method.paper,

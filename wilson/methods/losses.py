@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..core.distributed import summed
+from ..core.distributed import all_reduce_sum
 from ..pseudo.labels import IGNORE, one_hot
 
 # %% auto #0
-__all__ = ['PART', 'bce_loss', 'ce_loss', 'upsampled', 'at_once', 'at_size', 'base_loss', 'unbiased_ce_loss', 'kd_loss',
-           'unbiased_kd_loss', 'lwf_mc_loss', 'classification_loss', 'prior_loss', 'feature_loss', 'segmentation_loss',
-           'open_share', 'self_loss']
+__all__ = ['PART', 'bce_loss', 'ce_loss', 'upsample', 'images_per_chunk', 'upsampled_loss', 'base_loss', 'unbiased_ce_loss',
+           'kd_loss', 'unbiased_kd_loss', 'lwf_mc_loss', 'classification_loss', 'prior_loss', 'feature_loss',
+           'segmentation_loss', 'open_gate_share', 'self_loss']
 
 # %% ../../nbs/methods/00_losses.ipynb #16e7f07e
 def bce_loss(
@@ -64,7 +64,7 @@ class _InParts(torch.autograd.Function):
 PART = {"cpu": 2 ** 23, "cuda": 2 ** 26}  # numbers in one large map
 
 
-def upsampled(
+def upsample(
     maps: Tensor,         # B, C, h, w
     size: Sequence[int],  # H, W
 ) -> Tensor:              # B, C, H, W
@@ -74,12 +74,12 @@ def upsampled(
     return maps if same else F.interpolate(maps.float(), size, mode="bilinear", align_corners=False)
 
 
-def at_once(maps: Tensor, size: Sequence[int]) -> int:
+def images_per_chunk(maps: Tensor, size: Sequence[int]) -> int:
     "Of how many images `maps` (B, C, h, w) should be brought to `size` together."
     return max(1, PART.get(maps.device.type, 2 ** 23) // (maps.shape[1] * size[0] * size[1]))
 
 
-def at_size(
+def upsampled_loss(
     loss: Callable[..., Tensor],  # of upsampled logits and `others`, a mean over images → scalar
     size: Sequence[int],          # H, W
     logits: Tensor,               # B, C, h, w; the gradient reaches these alone
@@ -87,9 +87,9 @@ def at_size(
 ) -> Tensor:                      # scalar
     "A loss of maps brought to H, W, without having them all at once."
     def of(*parts: Tensor) -> Tensor:
-        return loss(*(upsampled(p, size) if p.ndim == 4 else p for p in parts))
+        return loss(*(upsample(p, size) if p.ndim == 4 else p for p in parts))
 
-    images = at_once(logits, size)
+    images = images_per_chunk(logits, size)
     if images >= len(logits):
         return of(logits, *(o.detach() for o in others))
     return _InParts.apply(of, images, logits, *others)
@@ -103,7 +103,7 @@ def base_loss(
     "Base step: logits upsampled to the labels (bilinear, corners not aligned), then BCE or CE."
     if kind not in ("bce", "ce"):
         raise ValueError(f'kind is {kind!r}; it must be "bce" or "ce"')
-    return at_size(bce_loss if kind == "bce" else ce_loss, labels.shape[-2:], logits, labels)
+    return upsampled_loss(bce_loss if kind == "bce" else ce_loss, labels.shape[-2:], logits, labels)
 
 # %% ../../nbs/methods/00_losses.ipynb #6734c0a8
 def unbiased_ce_loss(
@@ -186,7 +186,7 @@ def segmentation_loss(
     logits: Tensor,  # B, C, h, w of the segmenter
     target: Tensor,  # B, C, h, w in [0, 1], from `segmentation_target`
     gate: Tensor,    # B in {0, 1}, from `image_gate`
-    share: Tensor | None = None,  # of open gates, from `open_share`; None: that of this batch
+    share: Tensor | None = None,  # of open gates, from `open_gate_share`; None: that of this batch
 ) -> Tensor:         # scalar
     "`L_seg`: BCE summed over classes, mean over pixels, then over the images with an open gate."
     per_pixel = F.binary_cross_entropy_with_logits(logits.float(), target, reduction="none").sum(1)
@@ -198,11 +198,11 @@ def _share(count: Tensor, images: int | Tensor) -> Tensor:
     return (count + 1e-5) / images
 
 
-def open_share(
+def open_gate_share(
     gate: Tensor,  # B in {0, 1}: of this rank's images
 ) -> Tensor:       # scalar, above 0
     "Share of open gates among the images of all ranks."
-    return _share(*summed(torch.stack([gate.sum(), gate.new_full((), len(gate))])))
+    return _share(*all_reduce_sum(torch.stack([gate.sum(), gate.new_full((), len(gate))])))
 
 # %% ../../nbs/methods/00_losses.ipynb #251381cd
 def self_loss(

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..core.params import param
 from ..data.batches import Batch
 from .base import Method, PixelLabels
-from .losses import at_size, base_loss, feature_loss, kd_loss, lwf_mc_loss, prior_loss
+from .losses import upsampled_loss, base_loss, feature_loss, kd_loss, lwf_mc_loss, prior_loss
 from ..models.segmenter import SegmenterOutput
 
 # %% auto #0
@@ -31,7 +31,7 @@ class LwF(PixelLabels):
     def terms(self, batch: Batch, before: SegmenterOutput, now: SegmenterOutput) -> dict[str, Tensor]:
         "The losses of two forward passes."
         masks = batch.require_masks()
-        distilled = at_size(partial(kd_loss, temperature=self.temperature), masks.shape[-2:],
+        distilled = upsampled_loss(partial(kd_loss, temperature=self.temperature), masks.shape[-2:],
                             now.logits, before.logits)
         return {"segmentation": base_loss(now.logits, masks, self.base_loss),
                 "distillation": self.loss_kd * distilled}
@@ -56,7 +56,7 @@ class LwFMC(Method):
     def losses(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
         before, now = self.old_output(batch.images), self.segmenter(batch.images)
         loss, masks = partial(lwf_mc_loss, n_old=before.logits.shape[1]), batch.require_masks()
-        return {"segmentation": at_size(loss, masks.shape[-2:], now.logits, before.logits, masks)}
+        return {"segmentation": upsampled_loss(loss, masks.shape[-2:], now.logits, before.logits, masks)}
 
 
 class External(LwFMC):
@@ -72,7 +72,7 @@ class ICaRL(Method):
     def losses(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
         before, now = self.old_output(batch.images), self.segmenter(batch.images)
         masks = batch.require_masks()
-        distilled = at_size(prior_loss, masks.shape[-2:], now.logits, before.logits)
+        distilled = upsampled_loss(prior_loss, masks.shape[-2:], now.logits, before.logits)
         # prior_loss is a mean over classes, this sums over them
         return {"segmentation": base_loss(now.logits, masks, "bce"),
                 "distillation": self.loss_kd * before.logits.shape[1] * distilled}

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..core.params import param
 from ..data.batches import Batch
 from .base import Method
-from .losses import at_size, unbiased_ce_loss, unbiased_kd_loss
+from .losses import upsampled_loss, unbiased_ce_loss, unbiased_kd_loss
 
 # %% auto #0
 __all__ = ['MiB']
@@ -28,7 +28,7 @@ class MiB(Method):
         before, now = self.old_output(batch.images), self.segmenter(batch.images)
         masks, n_old = batch.require_masks(), before.logits.shape[1]
         size = masks.shape[-2:]
-        distilled = at_size(partial(unbiased_kd_loss, temperature=self.temperature), size, now.logits,
+        distilled = upsampled_loss(partial(unbiased_kd_loss, temperature=self.temperature), size, now.logits,
                             before.logits)
-        taught = at_size(partial(unbiased_ce_loss, n_old=n_old), size, now.logits, masks)
+        taught = upsampled_loss(partial(unbiased_ce_loss, n_old=n_old), size, now.logits, masks)
         return {"segmentation": taught, "distillation": self.loss_kd * distilled}

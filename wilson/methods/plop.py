@@ -12,16 +12,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..core.distributed import summed
+from ..core.distributed import all_reduce_sum
 from ..core.params import param
 from ..data.batches import Batch
 from .base import Method
-from .losses import at_once, at_size, upsampled
+from .losses import images_per_chunk, upsampled_loss, upsample
 from ..models.segmenter import Segmenter
 from ..pseudo.labels import IGNORE
 
 # %% auto #0
-__all__ = ['local_pod', 'pod_loss', 'StageOutputs', 'entropy', 'believed_labels', 'plop_loss', 'PLOP']
+__all__ = ['local_pod', 'pod_loss', 'StageOutputs', 'entropy', 'add_old_predictions', 'plop_loss', 'PLOP']
 
 # %% ../../nbs/methods/04_plop.ipynb #31617709
 def local_pod(
@@ -72,7 +72,7 @@ def entropy(
     return -(log_p.exp() * log_p).sum(1) / torch.tensor(logits.shape[1]).log()
 
 
-def believed_labels(
+def add_old_predictions(
     labels: Tensor,      # B, H, W int64: new classes, 0 background, 255
     logits_old: Tensor,  # B, C_old, H, W of the old model
     medians: Tensor,     # C_old: entropies below which the old model is believed
@@ -87,7 +87,7 @@ def believed_labels(
 
 def plop_loss(
     logits: Tensor,  # B, C, H, W
-    labels: Tensor,  # B, H, W from `believed_labels`
+    labels: Tensor,  # B, H, W from `add_old_predictions`
     share: Tensor,   # B: ν
 ) -> Tensor:         # scalar
     "Cross-entropy, mean over all pixels of an image (255 adds 0), times ν, mean over images."
@@ -121,7 +121,7 @@ class PLOP(Method):
             logits = self.old_output(batch.images).logits
             place = (entropy(logits) * bins).long().clamp(0, bins - 1) + logits.argmax(1) * bins
             counts += torch.bincount(place.flatten(), minlength=n * bins)
-        counts = summed(counts)  # over the images of all ranks
+        counts = all_reduce_sum(counts)  # over the images of all ranks
         total = counts.view(n, bins).cumsum(1)
         middle = (2 * total < total[:, -1:]).sum(1)
         self.medians.copy_((middle + 0.5) / bins * (total[:, -1] > 0))
@@ -131,24 +131,24 @@ class PLOP(Method):
             before = self.old_output(batch.images)
         with StageOutputs(self.segmenter.backbone) as stages:
             now = self.segmenter(batch.images)
-        labels, share = self.believed(batch.require_masks(), before.logits)
+        labels, share = self.with_old_predictions(batch.require_masks(), before.logits)
         self._taught = labels
         n_old, weight = before.logits.shape[1], self.factor * self.loss_pod
         distance = pod_loss(list(stages.maps.values()), list(stages_old.maps.values()))
         distance_logits = pod_loss([now.logits[:, :n_old]], [before.logits])
-        return {"segmentation": at_size(plop_loss, labels.shape[-2:], now.logits, labels, share),
+        return {"segmentation": upsampled_loss(plop_loss, labels.shape[-2:], now.logits, labels, share),
                 "features": weight * distance,
                 "distillation": weight * self.logits_share * distance_logits}
 
     @torch.no_grad()
-    def believed(self, masks: Tensor, logits_old: Tensor) -> tuple[Tensor, Tensor]:
-        "`believed_labels` at the masks' size, images in turn."
+    def with_old_predictions(self, masks: Tensor, logits_old: Tensor) -> tuple[Tensor, Tensor]:
+        "`add_old_predictions` at the masks' size, images in turn."
         size = masks.shape[-2:]
-        parts = zip(masks.split(at_once(logits_old, size)), logits_old.split(at_once(logits_old, size)))
-        labels, share = zip(*(believed_labels(m, upsampled(o, size), self.medians) for m, o in parts))
+        parts = zip(masks.split(images_per_chunk(logits_old, size)), logits_old.split(images_per_chunk(logits_old, size)))
+        labels, share = zip(*(add_old_predictions(m, upsample(o, size), self.medians) for m, o in parts))
         return torch.cat(labels), torch.cat(share)
 
-    def taught(self, batch: Batch) -> Tensor:
+    def last_targets(self, batch: Batch) -> Tensor:
         return self._taught
 
     def pseudo_labels(self) -> dict[str, Callable[[Batch], Tensor]]:
@@ -156,5 +156,5 @@ class PLOP(Method):
         def labels(batch: Batch) -> Tensor:
             logits = self.old_output(batch.images).logits
             nothing = torch.zeros_like(logits[:, 0], dtype=torch.int64)
-            return believed_labels(nothing, logits, self.medians)[0]
+            return add_old_predictions(nothing, logits, self.medians)[0]
         return {"old_model": labels}

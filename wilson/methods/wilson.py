@@ -13,13 +13,13 @@ from torch import Tensor
 
 from ..core.errors import InputError, require
 from ..core.params import param
-from ..data.batches import Batch, denormalised
-from ..models.localizer import Localizer, class_scores
+from ..data.batches import Batch, denormalize
+from ..models.localizer import Localizer, pool_class_scores
 from ..models.segmenter import Segmenter
-from ..pseudo.step_targets import taught_labels, used_labels
+from ..pseudo.step_targets import step_target_functions, segmenter_targets
 from ..pseudo.targets import TargetRule, Targets, make_targets
 from wilson.methods.losses import (
-    classification_loss, feature_loss, open_share, prior_loss, segmentation_loss, self_loss,
+    classification_loss, feature_loss, open_gate_share, prior_loss, segmentation_loss, self_loss,
 )
 from .base import Method
 
@@ -63,16 +63,16 @@ class Wilson(Method):
         before, now = self.old_output(batch.images), self.segmenter(batch.images)
         teaches = epoch >= self.pseudo_epoch
         pseudo = self.targets(batch, now.features.detach(), before.logits) if teaches else None
-        self._taught = None if pseudo is None else used_labels(pseudo)
+        self._taught = None if pseudo is None else segmenter_targets(pseudo)
         maps = self.local(now.features, before.logits)
-        scores = class_scores(maps, self.pooling)
+        scores = pool_class_scores(maps, self.pooling)
         first = 1 if self.rule.label_old_classes else self.n_old  # Table 5: labels of old classes count too
         terms = {"classification": classification_loss(scores, batch.image_labels[:, first - 1:], first)}
         if self.local.prior == "learned":
             terms["prior"] = prior_loss(maps, before.logits)
         terms["features"] = self.loss_de * feature_loss(now.features, before.features)
         if pseudo is not None:
-            share = open_share(pseudo.gate)
+            share = open_gate_share(pseudo.gate)
             terms["segmentation"] = self.loss_seg * segmentation_loss(now.logits, pseudo.target, pseudo.gate,
                                                                       share)
             terms["self"] = self_loss(maps, pseudo.hard, batch.image_labels)
@@ -89,14 +89,14 @@ class Wilson(Method):
         training = self.local.training
         maps = self.local.eval()(features, logits_old)
         self.local.train(training)
-        return make_targets(maps, logits_old, denormalised(batch.images), batch.image_labels, self.rule)
+        return make_targets(maps, logits_old, denormalize(batch.images), batch.image_labels, self.rule)
 
-    def taught(self, batch: Batch) -> Tensor | None:
+    def last_targets(self, batch: Batch) -> Tensor | None:
         return self._taught
 
     def pseudo_labels(self) -> dict[str, Callable[[Batch], Tensor]]:
         "Arg-max of the segmenter's target where the gate is open, and the localizer's hard mask."
-        return taught_labels(self.segmenter, self.local, self.require_old(), self.rule)
+        return step_target_functions(self.segmenter, self.local, self.require_old(), self.rule)
 
     def parameter_groups(self, lr: float, head_factor: float) -> list[dict]:
         groups = super().parameter_groups(lr, head_factor)

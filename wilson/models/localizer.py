@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .norms import make_abn
 
 # %% auto #0
-__all__ = ['NOWHERE', 'Localizer', 'weighted_pool', 'focal_penalty', 'attention_pool', 'class_scores']
+__all__ = ['NOWHERE', 'Localizer', 'weighted_pool', 'focal_penalty', 'attention_pool', 'pool_class_scores']
 
 # %% ../../nbs/models/10_localizer.ipynb #5cb19a28
 NOWHERE = -20.0  # logit of a class that is out of question
@@ -84,7 +84,7 @@ def attention_pool(
     return (weight * logits.flatten(2)).sum(-1) / weight.sum(-1)
 
 # %% ../../nbs/models/10_localizer.ipynb #66abeda5
-def class_scores(
+def pool_class_scores(
     logits: Tensor,         # B, C, h, w
     pooling: str = "ngwp",  # "ngwp" (with focal penalty), "mean" or "attention"
 ) -> Tensor:                # B, C: logits of "the class is in this image"

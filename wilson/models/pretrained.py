@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..core.errors import InputError
 from .backbones import Backbone, WeightsFile
-from .weights import check_finite, found_instead, read_foreign, state_of, unwrapped
+from .weights import check_finite, describe_mismatch, read_foreign, state_of, unwrap_state
 
 # %% auto #0
 __all__ = ['find_pretrained', 'missing_pretrained', 'load_pretrained', 'download_weights']
@@ -41,7 +41,7 @@ def missing_pretrained(
 def _read_weights(path: str | Path, backbone: Backbone, own: Collection[str]) -> dict[str, Tensor]:
     "Tensors of a file: what was around the network, its prefixes and its classifier removed."
     is_known = backbone.tensor_names(own)
-    state = unwrapped(state_of(read_foreign(path), path), is_known, path, len(own) // 2)
+    state = unwrap_state(state_of(read_foreign(path), path), is_known, path, len(own) // 2)
     return {k: v for k, v in state.items() if not k.startswith(("classifier.", "fc."))}
 
 # %% ../../nbs/models/08_pretrained.ipynb #55433d84
@@ -69,7 +69,7 @@ def load_pretrained(
                        ("has unexpected", [k for k in state if k not in own]),
                        ("has wrong shapes:", shapes)]:
         if keys:
-            instead = f". {found_instead(keys[0], read)}" if what == "misses" else ""
+            instead = f". {describe_mismatch(keys[0], read)}" if what == "misses" else ""
             raise InputError(f"{path} {what} {', '.join(keys[:3])} ({len(keys)} in all) for "
                              f"backbone {str(backbone)!r}; expected {backbone.origin}{instead}")
     check_finite(read, path)  # under the names that the file has

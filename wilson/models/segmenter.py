@@ -19,7 +19,7 @@ from .norms import make_abn
 from .resnets import FeatureNetwork
 
 # %% auto #0
-__all__ = ['sliding_pool', 'pad_to', 'published_dilations', 'DeepLabHead', 'Classifier', 'start_rare', 'SegmenterOutput',
+__all__ = ['sliding_pool', 'pad_to', 'published_dilations', 'DeepLabHead', 'Classifier', 'init_class_prior', 'SegmenterOutput',
            'Segmenter', 'make_segmenter', 'freeze', 'grow', 'parameter_groups']
 
 # %% ../../nbs/models/09_segmenter.ipynb #e070cd1c
@@ -123,7 +123,7 @@ def _bias(group: nn.Conv2d) -> Tensor:
     return group.bias
 
 
-def start_rare(
+def init_class_prior(
     classifier: Classifier,
     probability: float,   # of each class, at every pixel, before training
     fresh: bool = False,  # every group; else the last one, which has just been added

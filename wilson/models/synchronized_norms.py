@@ -19,11 +19,11 @@ from torch.nn import functional as F
 from .norms import ABN
 
 # %% auto #0
-__all__ = ['combined', 'own_statistics', 'statistics_of_all', 'update_running', 'OfGroup', 'RunningNorm', 'SynchronisedABN',
-           'SynchronisedBatchNorm2d', 'synchronise', 'unsynchronised']
+__all__ = ['combine_statistics', 'local_statistics', 'global_statistics', 'update_running', 'SynchronizedNorm', 'RunningNorm',
+           'SynchronizedABN', 'SynchronizedBatchNorm2d', 'synchronize', 'local_norms']
 
 # %% ../../nbs/models/01_synchronized_norms.ipynb #3e132b92
-def combined(
+def combine_statistics(
     count: Tensor,     # R, 1: values per channel on each rank
     mean: Tensor,      # R, C
     variance: Tensor,  # R, C: biased
@@ -34,7 +34,7 @@ def combined(
     return total, whole, (count * (variance + (mean - whole).square())).sum(0) / total
 
 # %% ../../nbs/models/01_synchronized_norms.ipynb #3838fb11
-def own_statistics(
+def local_statistics(
     x: Tensor,  # B, C or B, C, h, w
 ) -> tuple[Tensor, Tensor, Tensor]:  # 1; C; C
     "Count, mean and biased variance of each channel, in float32 at least."
@@ -43,17 +43,17 @@ def own_statistics(
     return mean.new_full((1,), x.numel() // x.shape[1]), mean, variance
 
 # %% ../../nbs/models/01_synchronized_norms.ipynb #206bbac5
-def statistics_of_all(
+def global_statistics(
     x: Tensor,  # B, C or B, C, h, w: this rank's values
     group: dist.ProcessGroup,
 ) -> tuple[Tensor, Tensor, Tensor]:  # 1; C; C
     "Count, mean and biased variance of each channel over all ranks, in float32 at least."
-    own = torch.cat(own_statistics(x)).double()
+    own = torch.cat(local_statistics(x)).double()
     rows = own.new_empty(dist.get_world_size(group), len(own))
     dist.all_gather(list(rows), own, group=group)
     means, variances = rows[:, 1:].chunk(2, 1)
     kind = torch.promote_types(x.dtype, torch.float32)
-    count, mean, variance = combined(rows[:, :1], means, variances)
+    count, mean, variance = combine_statistics(rows[:, :1], means, variances)
     return count.to(kind), mean.to(kind), variance.to(kind)
 
 # %% ../../nbs/models/01_synchronized_norms.ipynb #6d615f89
@@ -72,7 +72,7 @@ class _BatchNormOfAll(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, weight, bias, running_mean, running_var, momentum, eps, group):
-        count, mean, var = statistics_of_all(x, group)
+        count, mean, var = global_statistics(x, group)
         update_running(running_mean, running_var, momentum, count, mean, var)
         weight, bias = weight.to(mean), bias.to(mean)
         ctx.save_for_backward(x, weight, mean, var, count)
@@ -95,7 +95,7 @@ class _BatchNormOfAll(torch.autograd.Function):
         return dx, d_weight, d_bias, None, None, None, None, None
 
 # %% ../../nbs/models/01_synchronized_norms.ipynb #3dbe6c49
-class OfGroup:
+class SynchronizedNorm:
     "A batch norm over the batch of all processes of `group`, of this one alone where it is None."
     group: dist.ProcessGroup | None = None
     training: bool
@@ -140,7 +140,7 @@ def _over_group(
                                  layer.momentum, layer.eps, layer.group)
 
 
-class SynchronisedABN(OfGroup, ABN):
+class SynchronizedABN(SynchronizedNorm, ABN):
     "`ABN` over the images of all processes of `group`."
 
     def forward(self, x: Tensor) -> Tensor:
@@ -156,7 +156,7 @@ class _InPlaceOfAll(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, running_mean, running_var, momentum, eps, activation, slope, group):
         from inplace_abn import _backend, functions
-        count, mean, var = statistics_of_all(x, group)
+        count, mean, var = global_statistics(x, group)
         update_running(running_mean, running_var, momentum, count, mean, var)
         ctx.eps, ctx.group, ctx.slope = eps, group, slope
         ctx.activation = functions._activation_from_name(activation)
@@ -184,7 +184,7 @@ def _synchronised_inplace() -> type:
     "The in-place layer over all processes of its `group`."
     from inplace_abn import InPlaceABN
 
-    class SynchronisedInPlaceABN(OfGroup, InPlaceABN):
+    class SynchronisedInPlaceABN(SynchronizedNorm, InPlaceABN):
         def forward(self, x: Tensor) -> Tensor:
             if not self.speaks(x):
                 return super().forward(x)
@@ -200,7 +200,7 @@ def _synchronised_inplace() -> type:
     return SynchronisedInPlaceABN
 
 # %% ../../nbs/models/01_synchronized_norms.ipynb #4a877d5a
-class SynchronisedBatchNorm2d(OfGroup, nn.BatchNorm2d):
+class SynchronizedBatchNorm2d(SynchronizedNorm, nn.BatchNorm2d):
     "torch's `BatchNorm2d` over the images of all processes of `group`."
 
     def forward(self, x: Tensor) -> Tensor:
@@ -212,7 +212,7 @@ def _synchronised_timm() -> type:
     "timm's batch norm with activation over all processes of its `group`."
     from timm.layers import BatchNormAct2d
 
-    class SynchronisedBatchNormAct2d(OfGroup, BatchNormAct2d):
+    class SynchronisedBatchNormAct2d(SynchronizedNorm, BatchNormAct2d):
         def forward(self, x: Tensor) -> Tensor:
             if not self.speaks(x):
                 return super().forward(x)
@@ -227,21 +227,21 @@ def _synchronised_kind(
 ) -> type | None:      # None: not a batch norm
     "The class that `layer` takes in a group. TypeError where there is none for it."
     kind = type(layer)
-    norms = ABN, OfGroup, nn.modules.batchnorm._BatchNorm
+    norms = ABN, SynchronizedNorm, nn.modules.batchnorm._BatchNorm
     if not isinstance(layer, norms) and kind.__name__ != "InPlaceABN":
         return None
     if layer.weight is not None and layer.running_mean is not None and layer.momentum is not None:
-        if isinstance(layer, OfGroup):
+        if isinstance(layer, SynchronizedNorm):
             return kind
         if kind in (ABN, nn.BatchNorm2d):
-            return SynchronisedABN if kind is ABN else SynchronisedBatchNorm2d
+            return SynchronizedABN if kind is ABN else SynchronizedBatchNorm2d
         if kind.__name__ in ("InPlaceABN", "BatchNormAct2d"):    # of packages that may be missing
             return _synchronised_inplace() if kind.__name__ == "InPlaceABN" else _synchronised_timm()
     raise TypeError(f"{name or 'module'}: {layer} has no form that is synchronised over processes; "
                     "expected ABN, InPlaceABN, BatchNorm2d or timm's BatchNormAct2d, with a weight")
 
 # %% ../../nbs/models/01_synchronized_norms.ipynb #83a3d19c
-def synchronise(
+def synchronize(
     module: nn.Module,                       # changed in place
     group: dist.ProcessGroup | None = None,  # of the processes that train together; None: all
 ) -> nn.Module:                              # `module`
@@ -257,11 +257,11 @@ def synchronise(
 
 # %% ../../nbs/models/01_synchronized_norms.ipynb #49e59c0e
 @contextmanager
-def unsynchronised(
+def local_norms(
     module: nn.Module,
 ) -> Iterator[nn.Module]:
     "In the block, every norm in `module` takes its statistics from this process alone."
-    before = {layer: layer.group for layer in module.modules() if isinstance(layer, OfGroup)}
+    before = {layer: layer.group for layer in module.modules() if isinstance(layer, SynchronizedNorm)}
     for layer in before:
         layer.group = None
     try:

@@ -24,7 +24,7 @@ from torch import Tensor
 from ..core.errors import InputError
 
 # %% auto #0
-__all__ = ['WRAPPERS', 'read_foreign', 'state_of', 'unwrapped', 'found_instead', 'check_finite']
+__all__ = ['WRAPPERS', 'read_foreign', 'state_of', 'unwrap_state', 'describe_mismatch', 'check_finite']
 
 # %% ../../nbs/models/04_weights.ipynb #54abbac3
 class _Dtype:
@@ -220,7 +220,7 @@ _WRAPPED = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_
 _AVERAGES = ("ema", "teacher", "momentum", "swa", "averaged")
 
 
-def unwrapped(
+def unwrap_state(
     state: Mapping[str, Tensor],
     is_known: Callable[[str], bool],  # whether the network may have a tensor of this name
     path: Path | str,                 # for the error
@@ -248,7 +248,7 @@ def unwrapped(
     return found
 
 # %% ../../nbs/models/04_weights.ipynb #1db3344a
-def found_instead(
+def describe_mismatch(
     missing: str,                 # a name that the network has
     state: Mapping[str, Tensor],  # what the file has
 ) -> str:                         # a sentence

@@ -11,13 +11,13 @@ from typing import overload
 from torch import nn, Tensor
 from torch.nn import functional as F
 
-from ..data.batches import Batch, denormalised
+from ..data.batches import Batch, denormalize
 from ..models.segmenter import Segmenter
 from .labels import IGNORE, one_hot
 from .targets import make_targets, TargetRule, Targets
 
 # %% auto #0
-__all__ = ['batch_targets', 'used_labels', 'used_hard_mask', 'taught_labels']
+__all__ = ['batch_targets', 'segmenter_targets', 'localizer_targets', 'step_target_functions']
 
 # %% ../../nbs/pseudo/03_step_targets.ipynb #8c350949
 @overload
@@ -47,18 +47,18 @@ def batch_targets(
     "Everything that teaches the step, as the trained models would make it now."
     def targets(batch: Batch) -> Targets:
         logits, logits_old = _localized(segmenter, localizer, old, batch.images)
-        return make_targets(logits, logits_old, denormalised(batch.images), batch.image_labels, rule)
+        return make_targets(logits, logits_old, denormalize(batch.images), batch.image_labels, rule)
     return targets
 
 # %% ../../nbs/pseudo/03_step_targets.ipynb #d1e16670
-def used_labels(
+def segmenter_targets(
     made: Targets,
 ) -> Tensor:  # B, h, w int64; 255 in images that the gate keeps out
     "Arg-max of the targets that the segmenter learns from."
     return made.target.argmax(1).masked_fill(made.gate[:, None, None] == 0, IGNORE)
 
 
-def used_hard_mask(
+def localizer_targets(
     made: Targets,
 ) -> Tensor:  # B, h, w int64; 255 where nothing is taught
     "The hard masks that the localizer learns from."
@@ -67,7 +67,7 @@ def used_hard_mask(
     return made.hard.masked_fill((shown != expected).any(1)[:, None, None], IGNORE)
 
 # %% ../../nbs/pseudo/03_step_targets.ipynb #ada2cb02
-def taught_labels(
+def step_target_functions(
     segmenter: Segmenter,
     localizer: nn.Module,
     old: Segmenter,          # the model before the step
@@ -75,5 +75,5 @@ def taught_labels(
 ) -> dict[str, Callable[[Batch], Tensor]]:  # batch → B, h, w int64; 255 where nothing is taught
     "By name, both kinds of labels that a weak step is taught, as the trained models would make them now."
     targets = batch_targets(segmenter, localizer, old, rule)
-    return {"target": lambda batch: used_labels(targets(batch)),
-            "hard_mask": lambda batch: used_hard_mask(targets(batch))}
+    return {"target": lambda batch: segmenter_targets(targets(batch)),
+            "hard_mask": lambda batch: localizer_targets(targets(batch))}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.errors import InputError, did_you_mean
 from ..core.params import Param
 from ..engine.step_folder import StepFolder
-from ..methods.facts import NEW_ROWS, SUPERVISION, MethodFacts, builtin_facts, facts_from_json, facts_of
+from ..methods.facts import NEW_ROWS, SUPERVISION, MethodFacts, builtin_facts, facts_from_json, facts_of_method
 from ..models.backbones import Backbone, find_backbone
 from .user_code import file_of, is_in_run, is_reference, load_class
 
@@ -51,7 +51,7 @@ def method_facts(
     if is_reference(method) and ":" in method and is_in_run(file_of(method)):
         record = StepFolder(file_of(method).parents[2]).read("config.json") or {}
         return facts_from_json(record["method_facts"])
-    return facts_of(method_class(method))
+    return facts_of_method(method_class(method))
 
 # %% ../../nbs/run/00_chosen_method.ipynb #7d3f0207
 def convert_params(

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..core.errors import InputError
 from ..core.params import Param, convert_value, param, params_of
-from ..core.paths import at_root
+from ..core.paths import resolve_path
 from ..methods.facts import builtin_facts
 from ..datasets.built_in import DATASETS, DEMO, PRESETS
 from ..models.backbones import BACKBONE_NAMES
@@ -21,7 +21,7 @@ from .chosen_method import convert_params, load_backbone, method_facts
 
 # %% auto #0
 __all__ = ['SHARED', 'GROUPS', 'TaskParams', 'CompatParams', 'OptimizerParams', 'NetworkParams', 'DataParams', 'RunParams',
-           'TrainConfig', 'all_parameters', 'describe', 'parsed', 'is_folder_name', 'as_bool']
+           'TrainConfig', 'all_parameters', 'describe', 'parse_config', 'is_folder_name', 'as_bool']
 
 # %% ../../nbs/run/01_config.ipynb #f678f205
 @dataclass(frozen=True)
@@ -54,19 +54,19 @@ class TaskParams:
 @dataclass(frozen=True)
 class CompatParams(TaskParams):
     "Where the published code departs from what one would want; None: as compat says"
-    void: str | None = param(
+    void_label: str | None = param(
         None, "the void pixels (255) of training masks", choices=("background", "ignore"),
         published="background", fixed="ignore", affects="weights")
-    decay: str | None = param(
+    lr_decay: str | None = param(
         None, "the rate when lr_policy=warmup ends its constant part", choices=("jump", "smooth"),
         published="jump", fixed="smooth", affects="weights")
-    later: str | None = param(
+    future_classes: str | None = param(
         None, "classes of later steps in the headline scores", choices=("background", "ignore"),
         published="background", fixed="ignore", affects="scores")
-    crops: str = param(
+    crop_rng_key: str = param(
         "image", "what a training crop is drawn by; place, as published, depends on the number of "
         "processes", choices=("image", "place"), affects="weights")
-    padding: str = param(
+    eval_padding: str = param(
         "once", "repeat, as published, counts some validation images twice where they do not divide among "
         "the processes", choices=("once", "repeat"), affects="scores")
 
@@ -81,7 +81,7 @@ class OptimizerParams(CompatParams):
         flag="--lr_policy", affects="weights")
     lr: float | str | None = param(
         None, "learning rate of the backbone", above=0, by_step=True, flag="--lr", affects="weights")
-    lr_head: float | str | None = param(
+    lr_head_factor: float | str | None = param(
         None, "factor of head and classifier on lr", above=0, by_step=True, flag="--lr_head",
         affects="weights")
     momentum: float | None = param(None, "of SGD", min=0, affects="weights")
@@ -91,8 +91,8 @@ class OptimizerParams(CompatParams):
     batch_size: int | None = param(
         None, "images per update, of all processes together", above=0, flag="--batch_size",
         affects="weights")
-    accumulate: int = param(
-        1, "passes that make one update: each sees batch_size / accumulate images", above=0,
+    accumulate_grad: int = param(
+        1, "passes that make one update: each sees batch_size / accumulate_grad images", above=0,
         affects="weights")
     precision: str = param(
         "auto", "of the networks in training; auto: bf16 on a GPU that has it, else fp16; float32 on the "
@@ -114,7 +114,7 @@ class NetworkParams(OptimizerParams):
         affects="weights")
     pretrained: str | None = param(
         None, "auto, none, or a file of ImageNet weights for the backbone", text=True, affects="weights")
-    initial_probability: float | None = param(
+    class_prior: float | None = param(
         None, "of a class before training; 0.5 keeps random biases, as published", above=0, max=0.5,
         affects="weights")
     norm: str = param(
@@ -144,7 +144,7 @@ class DataParams(NetworkParams):
     label_edits: str | None = param(
         None, "file of label edits (id,add,remove,exclude,flag,note): training images whose labels are "
         "corrected or that are left out", text=True, affects="nothing")
-    image_side: int | None = param(
+    max_image_size: int | None = param(
         None, "longest side to which training images are scaled down before they are cropped, pixels; "
         "none: as they are", above=0, affects="weights")
     cache_gb: float = param(
@@ -176,12 +176,12 @@ class RunParams(DataParams):
         affects="nothing")
     save_minutes: float = param(
         10.0, "between two saved states within an epoch; one follows every epoch", min=0, affects="nothing")
-    max_skips: int = param(
+    max_bad_updates: int = param(
         5, "updates whose loss is not finite, skipped in a row, before the run stops", above=0,
         affects="nothing")
     histograms: bool = param(
         False, "weights and gradients as histograms in TensorBoard, once per validation", affects="nothing")
-    keep_maps: int = param(
+    history_images: int = param(
         8, "images, half of them training images, whose maps are kept at each validation, to see later "
         "how the pseudo-labels grew; 0: none", min=0, affects="nothing")
     metrics: str | None = param(
@@ -228,7 +228,7 @@ def describe(p: Param) -> str:
     return f"{choices}{p.help}{end}"
 
 # %% ../../nbs/run/01_config.ipynb #92cfa919
-def parsed(
+def parse_config(
     parameters: Mapping[str, Any],  # names and values as a notebook or command line gives them
 ) -> TrainConfig:
     "The configuration of `parameters`; an unknown name is refused with the nearest known one."
@@ -256,8 +256,8 @@ def _check(config: TrainConfig) -> None:
         if value is not None and not is_folder_name(value):
             raise InputError(f"{name}={value!r}: expected the name of one folder: letters, digits and any of "
                              f". + = - _, with a letter or a digit first; runs_dir says where it lies.")
-    if not _is_utf8(at_root(config.runs_dir)):
-        raise InputError(f"runs_dir={config.runs_dir!r}: its path, {str(at_root(config.runs_dir))!r}, is not "
+    if not _is_utf8(resolve_path(config.runs_dir)):
+        raise InputError(f"runs_dir={config.runs_dir!r}: its path, {str(resolve_path(config.runs_dir))!r}, is not "
                          f"UTF-8; weights cannot be written there, so give another runs_dir.")
     if config.backbone is not None:
         load_backbone(config.backbone)
@@ -270,7 +270,7 @@ def _check(config: TrainConfig) -> None:
         raise InputError(f"step={config.step!r}: expected 'all' or the number of a step.")
     _check_label_maps(config)
     if config.batch_size is not None:
-        _check_passes(config.batch_size, config.accumulate)
+        _check_passes(config.batch_size, config.accumulate_grad)
 
 # %% ../../nbs/run/01_config.ipynb #7d3f0225
 def _check_label_maps(config: TrainConfig) -> None:
@@ -280,17 +280,17 @@ def _check_label_maps(config: TrainConfig) -> None:
                          f"no label maps in later steps; use method=external, or one with pixel labels.")
     if config.pseudo_dir is None and facts.supervision == "maps":
         raise InputError(f"method={config.method} needs pseudo_dir=…: the folder of the label maps "
-                         f"<image>.png; `wilson labels` writes such maps from a trained step.")
+                         f"<image>.png; `wilson pseudo-labels` writes such maps from a trained step.")
 
 
 def _check_passes(images: int, passes: int) -> None:
     possible = max(n for n in range(1, min(passes, images // 2) + 1) if images % n == 0)
     if images % passes:
-        raise InputError(f"accumulate={passes}: batch_size={images} does not divide into so many equal "
-                         f"passes; give accumulate={possible}, or another batch_size.")
+        raise InputError(f"accumulate_grad={passes}: batch_size={images} does not divide into so many equal "
+                         f"passes; give accumulate_grad={possible}, or another batch_size.")
     if images // passes < 2:
-        raise InputError(f"accumulate={passes}: a pass of one image; batch norm needs at least 2, so give at "
-                         f"most accumulate={possible}.")
+        raise InputError(f"accumulate_grad={passes}: a pass of one image; batch norm needs at least 2, so give at "
+                         f"most accumulate_grad={possible}.")
 
 
 def as_bool(name: str, value: Any) -> bool:

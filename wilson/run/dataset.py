@@ -9,13 +9,13 @@ import re
 from pathlib import Path
 
 from ..core.errors import InputError, did_you_mean
-from ..core.paths import at_root
+from ..core.paths import resolve_path
 from ..data.classes import Classes
-from ..data.label_edits import edited_data
+from ..data.label_edits import apply_edits_to_data
 from ..data.splits import SegmentationFolder
 from ..datasets.base import Dataset, Location, PAPER_PRESET
 from ..datasets.built_in import DATASETS, DEMO
-from ..datasets.custom import dataset_of
+from ..datasets.custom import find_dataset
 from ..datasets.dataset_file import DATASET_FILE, read_dataset_file
 from .config import SHARED, TrainConfig
 from .user_code import is_reference, load_class
@@ -30,7 +30,7 @@ def load_dataset(
 ) -> Dataset:
     "The data set that a name or reference stands for; runs the file where it is one."
     if isinstance(dataset, Dataset) or isinstance(dataset, str) and not is_reference(dataset):
-        return dataset_of(dataset, root)
+        return find_dataset(dataset, root)
     found = load_class(dataset, Dataset, {}, "dataset")()
     typed = dataset if isinstance(dataset, str) else found.__class__.__name__
     name, classes = getattr(found, "name", None), getattr(found, "classes", None)
@@ -54,10 +54,10 @@ def chosen_dataset(config: TrainConfig) -> str:
     if config.dataset != "auto":
         load_dataset(config.dataset, config.data_root).classes  # that there is such a data set
         return config.dataset
-    if config.data_root is not None and (at_root(config.data_root) / DATASET_FILE).is_file():
-        return read_dataset_file(at_root(config.data_root) / DATASET_FILE).classes.dataset
+    if config.data_root is not None and (resolve_path(config.data_root) / DATASET_FILE).is_file():
+        return read_dataset_file(resolve_path(config.data_root) / DATASET_FILE).classes.dataset
     usual = next(dataset for dataset in DATASETS.values() if dataset.auto)
-    if config.data_root is not None or _begun(at_root(usual.default_root)):
+    if config.data_root is not None or _begun(resolve_path(usual.default_root)):
         return usual.name
     print(f"dataset=auto: {usual.default_root} is not there, so this run uses the demo data `{DEMO.name}`.")
     return DEMO.name
@@ -84,4 +84,4 @@ def open_data(
 ) -> SegmentationFolder:
     "The data of a resolved configuration, its label edits applied; demo data is made if it is not there."
     data = load_dataset(config.dataset, config.data_root).open(location_of(config, beside))
-    return data if config.label_edits is None else edited_data(data, config.label_edits)
+    return data if config.label_edits is None else apply_edits_to_data(data, config.label_edits)

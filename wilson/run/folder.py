@@ -18,23 +18,24 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import InputError, require
-from ..core.files import writing, written_aside
+from ..core.files import report_disk_errors, atomic_write
 from ..core.locks import LockTimeout, file_lock, is_locked
-from ..core.paths import at_root, shown
+from ..core.paths import resolve_path, display_path
 from ..core.processes import is_running
 from ..core.terminals import ESCAPES
 from ..data.classes import Classes
 from ..data.tasks import Task
 from ..engine.step_folder import MAPS_FOLDER, OWN_FOLDERS, STATE_FILES, StepFolder
 from ..evaluation.scores import BUILT_IN, column_scores, read_facts
-from .config import SHARED, TrainConfig, parsed
+from .config import SHARED, TrainConfig, parse_config
 from .chosen_method import method_facts
-from .presets import is_base, ResolvedConfig, resolved, task_of
+from .presets import is_base, ResolvedConfig, resolve_config, task_of
 from .user_code import CODE_FOLDER, is_reference
 
 # %% auto #0
-__all__ = ['step_path', 'claim', 'as_now', 'recorded_config', 'recorded_task', 'recorded_parent', 'path_from', 'emptied',
-           'lock_path', 'held', 'parent_lock', 'is_held', 'one_line', 'rebuild_results', 'StepResult']
+__all__ = ['step_path', 'resolve_existing', 'current_parameters', 'recorded_config', 'recorded_task', 'recorded_parent',
+           'path_from_folder', 'remove_step_files', 'lock_path', 'lock_step', 'parent_lock', 'is_step_locked',
+           'error_line', 'rebuild_results', 'StepResult']
 
 # %% ../../nbs/run/03_folder.ipynb #bd7168d4
 def step_path(
@@ -44,10 +45,10 @@ def step_path(
 ) -> Path:
     "The folder of a step. A method without a base step has folders of its own alone."
     name = config.base_name if is_base(config, step) else config.name
-    return at_root(config.runs_dir) / task.folder / name / f"step{step}"
+    return resolve_path(config.runs_dir) / task.folder / name / f"step{step}"
 
 # %% ../../nbs/run/03_folder.ipynb #937a4536
-def claim(
+def resolve_existing(
     folder: StepFolder,
     same: Mapping[str, Any],   # `identity` of the step that wants the folder
     resume: bool = True,       # go on with an unfinished step
@@ -63,7 +64,7 @@ def claim(
                          f"replaced; overwrite=True trains it anew.") from None
     if found is None:
         if folder.path.is_dir() and any(folder.path.iterdir()) and not overwrite:
-            raise InputError(f"{shown(folder.path)} holds files but no config.json; it is no run of wilson. "
+            raise InputError(f"{display_path(folder.path)} holds files but no config.json; it is no run of wilson. "
                              f"Choose another name, or overwrite=True.")
         return "new"
     # through JSON: what was written is what is compared
@@ -71,16 +72,16 @@ def claim(
     if not isinstance(found.get("identity"), dict):
         if overwrite:
             return "new"
-        raise InputError(f"{shown(folder.path / 'config.json')} does not say what the step was trained with. "
+        raise InputError(f"{display_path(folder.path / 'config.json')} does not say what the step was trained with. "
                          f"Choose another name, or overwrite=True to replace the step.")
-    there = as_now(found["identity"], wanted)
+    there = current_parameters(found["identity"], wanted)
     differing = [f"{n} is {there.get(n)!r}, wanted {wanted.get(n)!r}"
                  for n in sorted({*wanted, *there}) if there.get(n) != wanted.get(n)]
     started = any((folder.path / name).is_file() for name in STATE_FILES)
     # what failed before its first state, for want of memory or by a wrong value, may be tried with another
     if differing and not overwrite and (started or state != "failed"):
         kind = "base_name" if found.get("step") == 0 else "name"
-        raise InputError(f"{shown(folder.path)} holds a step of another configuration: "
+        raise InputError(f"{display_path(folder.path)} holds a step of another configuration: "
                          f"{'; '.join(differing)}. Choose another {kind}, or overwrite=True to replace it.")
     if differing:
         return "new"
@@ -89,7 +90,7 @@ def claim(
     return "resume" if resume and started else "new"
 
 # %% ../../nbs/run/03_folder.ipynb #2bed14df
-def as_now(
+def current_parameters(
     recorded: Mapping[str, Any],  # parameters or an identity, as some version of wilson wrote them
     wanted: Iterable[str],        # the names that are known now
 ) -> dict[str, Any]:
@@ -113,7 +114,7 @@ def recorded_config(
         known |= {*method_facts(recorded["method"]).params}
     else:
         known.discard("pseudo_dir")
-    return parsed({n: v for n, v in recorded.items() if n in known})
+    return parse_config({n: v for n, v in recorded.items() if n in known})
 
 
 def recorded_task(
@@ -122,7 +123,7 @@ def recorded_task(
 ) -> Task:
     "The task of a recorded step, from its record alone where that holds the classes."
     if "dataset" not in record:
-        return task_of(resolved(config, config.dataset))
+        return task_of(resolve_config(config, config.dataset))
     names, ids, colours, tasks = (record["dataset"][k] for k in ("names", "ids", "colours", "tasks"))
     classes = Classes(record["dataset"]["dataset"], tuple(names), tuple(ids),
                       colours and tuple(map(tuple, colours)), tuple(map(tuple, tasks)),
@@ -136,15 +137,15 @@ def recorded_parent(
 ) -> Path | None:               # None for a step that starts from no other
     "The folder of the step that a step started from, where it was at that time."
     parent = record.get("parent")
-    return path_from(folder, parent["path"]) if parent else None
+    return path_from_folder(folder, parent["path"]) if parent else None
 
 
-def path_from(folder: Path, path: str) -> Path:
+def path_from_folder(folder: Path, path: str) -> Path:
     "A path that is recorded as seen from a folder."
     return Path(os.path.normpath(folder / path))
 
 # %% ../../nbs/run/03_folder.ipynb #a01ff520
-def emptied(folder: StepFolder) -> None:
+def remove_step_files(folder: StepFolder) -> None:
     "Remove a step's own files so that nothing of an earlier run is left."
     # a kill in between must leave neither a step that says it is finished nor a folder that nobody knows
     if (folder.path / CODE_FOLDER).is_dir():
@@ -167,9 +168,9 @@ def lock_path(
 
 
 @contextmanager
-def held(folder: StepFolder) -> Iterator[None]:
+def lock_step(folder: StepFolder) -> Iterator[None]:
     "Hold a step's folder for writing; InputError where another process holds it."
-    with writing(folder.path):
+    with report_disk_errors(folder.path):
         folder.path.mkdir(parents=True, exist_ok=True)
         lock_path(folder.path).touch()
     began = time.monotonic()
@@ -183,7 +184,7 @@ def held(folder: StepFolder) -> Iterator[None]:
             stack.enter_context(file_lock(lock_path(folder.path), seconds=10, give_up=is_busy, quiet=True))
         except LockTimeout:
             who = folder.read("status.json") or {}
-            raise InputError(f"{shown(folder.path)} is being trained by process {who.get('pid', '?')} on "
+            raise InputError(f"{display_path(folder.path)} is being trained by process {who.get('pid', '?')} on "
                              f"{who.get('host', '?')}; wait for it, or choose another name.") from None
         for place in (folder.path, folder.path / MAPS_FOLDER):
             for aside in place.glob(".*.part"):  # a holder that was killed was writing it
@@ -210,22 +211,22 @@ def parent_lock(
             try:
                 stack.enter_context(file_lock(lock_path(parent), shared=True, seconds=10))
             except LockTimeout:
-                raise InputError(f"{shown(parent)}, which this step starts from, is being trained or removed "
+                raise InputError(f"{display_path(parent)}, which this step starts from, is being trained or removed "
                                  f"by another process; wait, and run the same command again.") from None
             except OSError:  # somebody else's, without a lock file: nobody here can remove it
                 pass
             if not (parent / "weights.safetensors").is_file():
-                raise InputError(f"{shown(parent)}, which this step starts from, was removed meanwhile; run "
+                raise InputError(f"{display_path(parent)}, which this step starts from, was removed meanwhile; run "
                                  f"the same command again to train it anew.")
         yield
 
 
-def is_held(path: Path) -> bool:
+def is_step_locked(path: Path) -> bool:
     "Whether a process is training the step in this folder now."
     return StepFolder(path).state == "running" and is_locked(lock_path(path))
 
 # %% ../../nbs/run/03_folder.ipynb #ec3f25c3
-def one_line(error: Exception) -> str:
+def error_line(error: Exception) -> str:
     "An error as one line of printable characters; files of others put anything into it."
     text = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
     return "".join(c if c.isprintable() else " " for c in text)[:400]
@@ -235,7 +236,7 @@ def rebuild_results(
     runs_dir: Path | str,
 ) -> Path:  # runs/results.csv
     "One line per finished step, from the metrics files."
-    runs_dir = at_root(runs_dir)
+    runs_dir = resolve_path(runs_dir)
     path = runs_dir / "results.csv"
     with file_lock(runs_dir / ".results.lock", quiet=True):
         rows = []
@@ -244,8 +245,8 @@ def rebuild_results(
                 metrics = StepFolder(file.parent).read("metrics.json")
                 rows.append(_row(file, require(metrics, "it was removed meanwhile")))
             except (ValueError, LookupError, TypeError, AttributeError) as e:  # foreign, torn, being replaced
-                print(f"{shown(file)} is left out of {path.name}: {one_line(e)}")
-        with (written_aside(path) as aside,
+                print(f"{display_path(file)} is left out of {path.name}: {error_line(e)}")
+        with (atomic_write(path) as aside,
               open(aside, "w", encoding="utf-8", errors=ESCAPES, newline="") as f):
             writer = csv.DictWriter(f, list(dict.fromkeys(n for row in rows for n in row)) or ["task"])
             writer.writeheader()

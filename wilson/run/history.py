@@ -18,10 +18,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..core.distributed import first
+from ..core.distributed import is_main_process
 from ..core.errors import InputError
-from ..core.files import written_aside
-from ..core.paths import at_root, shown
+from ..core.files import atomic_write
+from ..core.paths import resolve_path, display_path
 from ..data.samples import Sample, StepSamples
 from ..data.splits import Split, SegmentationFolder
 from ..data.tasks import Step
@@ -33,7 +33,8 @@ from .chosen_method import method_facts
 from .config import TrainConfig
 
 # %% auto #0
-__all__ = ['IMAGES_FILE', 'OLD_FILE', 'whole_images', 'spread', 'fixed_choice', 'epoch_file', 'MapKeeper', 'KeptMaps']
+__all__ = ['IMAGES_FILE', 'OLD_FILE', 'whole_images', 'spread_over_classes', 'choose_history_images', 'epoch_file', 'MapKeeper',
+           'KeptMaps']
 
 # %% ../../nbs/run/06_history.ipynb #1079a39b
 def whole_images(
@@ -51,7 +52,7 @@ def whole_images(
             for name, split in (("validation", data.val), ("training", trained))}
 
 # %% ../../nbs/run/06_history.ipynb #552d2bcc
-def spread(
+def spread_over_classes(
     split: Split,
     classes: Sequence[int],  # dataset ids
     count: int,
@@ -71,7 +72,7 @@ def spread(
     return np.flatnonzero(~free).tolist()
 
 
-def fixed_choice(
+def choose_history_images(
     lists: Mapping[str, StepSamples],  # of `whole_images`
     step: Step,
     count: int,
@@ -83,7 +84,7 @@ def fixed_choice(
         split = lists[name].split
         taken = {i for _, i in chosen}  # lists of one's own data may share images
         split = split.at([n for n, i in enumerate(split.ids) if i not in taken])
-        chosen = [(name, split.ids[p]) for p in spread(split, new, share)] + chosen
+        chosen = [(name, split.ids[p]) for p in spread_over_classes(split, new, share)] + chosen
     return chosen
 
 # %% ../../nbs/run/06_history.ipynb #50713d7f
@@ -117,7 +118,7 @@ class MapKeeper(Callback):
         epoch: int,  # epochs done
     ) -> None:
         "Write the maps, on the main process. A failure is logged once and does not end the training."
-        if not self.count or not first():
+        if not self.count or not is_main_process():
             return
         try:
             self._keep(epoch)
@@ -143,21 +144,21 @@ class MapKeeper(Callback):
         _write(path / epoch_file(epoch), maps)
 
     def _images(self, path: Path) -> list[tuple[str, str]]:
-        # a run that goes on keeps the images it began with, whatever keep_maps is now
+        # a run that goes on keeps the images it began with, whatever history_images is now
         with suppress(InputError):
             begun = KeptMaps(self.folder.path).images
             if begun and all(n in self.lists and i in self.lists[n].split.ids for n, i in begun):
                 return begun
-        chosen = fixed_choice(self.lists, self.views.step, self.count)
+        chosen = choose_history_images(self.lists, self.views.step, self.count)
         record = [{"list": n, "position": self.lists[n].split.ids.index(i), "id": i} for n, i in chosen]
-        with written_aside(path / IMAGES_FILE) as aside:
+        with atomic_write(path / IMAGES_FILE) as aside:
             text = json.dumps({"images": record}, indent=1, ensure_ascii=False)
             aside.write_text(text + "\n", encoding="utf-8")
         return chosen
 
 
 def _write(file: Path, tensors: Mapping[str, Tensor]) -> None:
-    with written_aside(file) as aside:
+    with atomic_write(file) as aside:
         save_file(dict(tensors), aside)
 
 # %% ../../nbs/run/06_history.ipynb #2e421df6
@@ -165,7 +166,7 @@ class KeptMaps:
     "The maps that a step has kept; none, where it has kept none."
 
     def __init__(self, folder: Path | str):  # a step's folder
-        self.path = at_root(folder) / MAPS_FOLDER
+        self.path = resolve_path(folder) / MAPS_FOLDER
 
     @property
     def epochs(self) -> list[int]:
@@ -183,7 +184,7 @@ class KeptMaps:
         except FileNotFoundError:
             return []
         except (ValueError, KeyError, TypeError, OSError) as e:
-            raise InputError(f"{shown(file)} does not say which images are kept ({e}). Remove the folder "
+            raise InputError(f"{display_path(file)} does not say which images are kept ({e}). Remove the folder "
                              f"{MAPS_FOLDER}/ to do without; the step itself is whole.") from None
 
     def at(
@@ -196,7 +197,7 @@ class KeptMaps:
         if "segmenter" not in maps:
             epochs = ", ".join(map(str, self.epochs)) or "none"
             images = ", ".join(i for _, i in self.images) or "none"
-            raise InputError(f"{shown(self.path)} holds no maps of image {image!r} after epoch {epoch}. It "
+            raise InputError(f"{display_path(self.path)} holds no maps of image {image!r} after epoch {epoch}. It "
                              f"has the epochs {epochs} and the images {images}.")
         return maps["segmenter"], maps.get("localizer"), self._read(OLD_FILE, image).get("old")
 
@@ -219,6 +220,6 @@ class KeptMaps:
         except FileNotFoundError:
             return {}
         except (SafetensorError, OSError, ValueError) as e:
-            raise InputError(f"{shown(file)} cannot be read ({e}). Remove it to do without; the step itself "
+            raise InputError(f"{display_path(file)} cannot be read ({e}). Remove it to do without; the step itself "
                              f"is whole.") from None
         return found

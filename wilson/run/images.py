@@ -16,27 +16,28 @@ from typing import TypeVar
 import numpy as np
 
 from ..core.errors import InputError
-from ..core.paths import at_root, project_root, shown
-from ..data.image_labels import made_for
+from ..core.paths import resolve_path, project_root, display_path
+from ..data.image_labels import derived_data_dir
 from ..data.label_edits import edits_path
 from ..data.splits import SegmentationFolder
 from ..data.tasks import Step
 from ..engine.checkpoint import WEIGHTS_FILES
-from ..engine.devices import chosen_device
+from ..engine.devices import choose_device
 from ..engine.step_folder import StepFolder
 from ..evaluation.index import Index
 from ..evaluation.logits import Logits
 from ..evaluation.maps import available_kinds, MapKind, with_own_kinds
 from ..pseudo.links import Link
 from .dataset import load_dataset, location_of, open_data
-from .folder import one_line
+from .folder import error_line
 from .history import KeptMaps, whole_images
 from .opened import OpenedStep, open_step
 from .step_index import step_index, step_logits
 from .user_code import load_class
 
 # %% auto #0
-__all__ = ['Own', 'finished_steps', 'newest', 'is_in_project', 'recorded_data', 'data_of', 'edits_file', 'load_own', 'StepImages']
+__all__ = ['Own', 'finished_steps', 'newest_step', 'is_in_project', 'recorded_data', 'data_of', 'edits_file', 'load_own',
+           'StepImages']
 
 # %% ../../nbs/run/08_images.ipynb #7b7bfbda
 def finished_steps(
@@ -45,19 +46,19 @@ def finished_steps(
 ) -> dict[str, dict[int, Path]]:  # "task/run" → step → folder
     "The finished steps under `runs_dir`, in order of their names."
     found: dict[str, dict[int, Path]] = {}
-    for file in sorted(at_root(runs_dir).glob("*/*/step*/status.json")):
+    for file in sorted(resolve_path(runs_dir).glob("*/*/step*/status.json")):
         number = file.parent.name.removeprefix("step")
         try:
             finished = StepFolder(file.parent).state == "finished"
         except InputError as e:
-            say(f"{shown(file.parent)} is left out: {one_line(e)}")
+            say(f"{display_path(file.parent)} is left out: {error_line(e)}")
             continue
         if finished and number.isdecimal():
             found.setdefault("/".join(file.parts[-4:-2]), {})[int(number)] = file.parent
     return {run: dict(sorted(steps.items())) for run, steps in found.items()}
 
 
-def newest(
+def newest_step(
     found: Mapping[str, Mapping[int, Path]],  # of `finished_steps`, not empty
 ) -> tuple[str, int]:                         # run and step
     "The step that was finished last."
@@ -70,7 +71,7 @@ def is_in_project(
     runs_dir: Path,     # that the step lies in
 ) -> bool:
     "Whether a recorded folder is one of this project, so that files may be written there unasked."
-    place = Path(os.path.normpath(at_root(path)))
+    place = Path(os.path.normpath(resolve_path(path)))
     # a link within a run may lead anywhere; elsewhere in the project it is the user's own
     linked = place.is_relative_to(runs_dir)
     return any(p.is_relative_to(project_root()) for p in (place.resolve(), *([] if linked else [place])))
@@ -81,7 +82,7 @@ def recorded_data(
     data_root: Path | str | None = None,  # where the data lies now; None: where it was
 ) -> SegmentationFolder:
     "The data of a step. Nothing is written into a folder outside of the project that is not named here."
-    config, runs_dir = opened.config, at_root(opened.config.runs_dir)
+    config, runs_dir = opened.config, resolve_path(opened.config.runs_dir)
     if data_root is not None:
         config = replace(config, data_root=str(data_root))
     others = load_dataset(config.dataset, config.data_root).other_roots(location_of(config))
@@ -91,17 +92,17 @@ def recorded_data(
 
 def data_of(opened: OpenedStep) -> SegmentationFolder:
     "The data that a step was trained on; InputError where it is gone."
-    root = at_root(opened.config.data_root)
+    root = resolve_path(opened.config.data_root)
     if not root.is_dir():
-        raise InputError(f"{shown(opened.folder.path)} was trained on the images in {shown(root)}, and "
+        raise InputError(f"{display_path(opened.folder.path)} was trained on the images in {display_path(root)}, and "
                          f"there is no such folder. Put it back to see them; the run itself is whole.")
     return recorded_data(opened)
 
 
 def edits_file(opened: OpenedStep) -> Path:
     "Where the label edits of a step's data go: beside data in the project, else under the runs folder."
-    root, runs_dir = at_root(opened.config.data_root), at_root(opened.config.runs_dir)
-    return edits_path(root if is_in_project(root, runs_dir) else made_for(root, runs_dir / "label_edits"))
+    root, runs_dir = resolve_path(opened.config.data_root), resolve_path(opened.config.runs_dir)
+    return edits_path(root if is_in_project(root, runs_dir) else derived_data_dir(root, runs_dir / "label_edits"))
 
 # %% ../../nbs/run/08_images.ipynb #8007297a
 def _file_marks(folder: Path) -> list[tuple[int, ...] | None]:
@@ -149,8 +150,8 @@ class StepImages:
         map_kinds: Own[MapKind] = (),  # of one's own: "my_maps.py:Sure", a class or an object
         links: Own[Link] = (),         # of the target rule, in place of the run's
     ):
-        self._files = _file_marks(at_root(path))
-        self.opened = open_step(path, chosen_device(device))
+        self._files = _file_marks(resolve_path(path))
+        self.opened = open_step(path, choose_device(device))
         self.step: Step = self.opened.step
         self.kinds = with_own_kinds(load_own(map_kinds, MapKind, "map_kinds"))
         self.rule = self.opened.rule.replace(**{k.returns: k for k in load_own(links, Link, "links")})
@@ -196,7 +197,7 @@ class StepImages:
             self._logits[key] = found
         return found
 
-    def kept(self, which: str) -> list[int]:
+    def history_positions(self, which: str) -> list[int]:
         "Positions of the images whose maps were kept at every epoch."
         ids = self.lists[which].split.ids
         try:
@@ -207,7 +208,7 @@ class StepImages:
 
     def epochs(self, which: str, position: int) -> list[int]:
         "The epochs of which an image's maps were kept."
-        return self.maps_kept.epochs if position in self.kept(which) else []
+        return self.maps_kept.epochs if position in self.history_positions(which) else []
 
     def index(self, which: str, say: Callable[[str], None] = print) -> Index:
         "The facts of a list's images, as far as they have been found."
@@ -219,7 +220,7 @@ class StepImages:
     @property
     def thumbnails(self) -> Path | None:
         "The folder of small copies that `wilson prepare` has made."
-        own, apart = self.data.root / "thumbnails", made_for(self.data.root, at_root("runs/thumbnails"))
+        own, apart = self.data.root / "thumbnails", derived_data_dir(self.data.root, resolve_path("runs/thumbnails"))
         return next((folder for folder in (own, apart) if folder.is_dir()), None)
 
     def all_labels(self, which: str) -> np.ndarray:  # N, C-1 bool
@@ -242,10 +243,10 @@ class StepImages:
         raise InputError(f"image={image!r} is not an image of this step. There are "
                          f"{len(known)}, {near[0]!r} for one.")
 
-    def first(self) -> tuple[str, int]:
+    def first_image(self) -> tuple[str, int]:
         "The first validation image with a class that the step learned; else the first image of all."
         for which, samples in self.lists.items():
             new = samples.split.labels[:, list(self.step.groups[self.step.index])].any(1)
             if len(samples):
                 return which, int(new.argmax())
-        raise InputError(f"{shown(self.opened.folder.path)} has no images: both of its lists are empty.")
+        raise InputError(f"{display_path(self.opened.folder.path)} has no images: both of its lists are empty.")

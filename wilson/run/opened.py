@@ -14,10 +14,10 @@ from typing import Any
 import torch
 
 from ..core.errors import InputError, did_you_mean
-from ..core.paths import at_root, shown
+from ..core.paths import resolve_path, display_path
 from ..data.label_edits import EDITS_FILE
 from ..data.tasks import Step, Task
-from ..engine.checkpoint import fill, read_weights, WEIGHTS_FILES, weights_hash
+from ..engine.checkpoint import load_part, read_weights, WEIGHTS_FILES, weights_hash
 from ..engine.step_folder import INDEX, StepFolder
 from ..evaluation.logits import StepModels
 from ..models.localizer import Localizer
@@ -25,8 +25,8 @@ from ..models.norms import norm_for
 from ..models.segmenter import Segmenter, freeze, make_segmenter
 from ..pseudo.targets import TargetRule
 from .chosen_method import method_class
-from .folder import path_from, recorded_config, recorded_task
-from .presets import ResolvedConfig, resolved
+from .folder import path_from_folder, recorded_config, recorded_task
+from .presets import ResolvedConfig, resolve_config
 from .chosen_method import CODE_PARAMETERS, load_backbone
 from .user_code import is_reference, reference_in_run
 
@@ -70,32 +70,32 @@ def open_step(
     norm: str | None = None,   # kind of ABN; None: what suits the device
 ) -> OpenedStep:
     "Open a finished step; InputError where the folder is not one."
-    folder = StepFolder(at_root(path))
+    folder = StepFolder(resolve_path(path))
     record = folder.read("config.json")
     if record is None:
         near = sorted(p.parent for p in folder.path.glob("**/step*/config.json"))
-        hint = (f" Did you mean {shown(near[0])}?" if near
+        hint = (f" Did you mean {display_path(near[0])}?" if near
                 else " A step's folder is runs/<task>/<run>/step<k>.")
-        raise InputError(f"{shown(folder.path)} holds no config.json, so it is no trained step.{hint}")
+        raise InputError(f"{display_path(folder.path)} holds no config.json, so it is no trained step.{hint}")
     config, task, step = recorded_step(folder, record)
     if weights not in WEIGHTS_FILES:
         raise InputError(f"weights={weights!r} is not known.{did_you_mean(weights, WEIGHTS_FILES)}")
     file = folder.path / WEIGHTS_FILES[weights]
     tensors, classes = read_weights(file)
     if classes != step.names:
-        raise InputError(f"{shown(file)} is of the classes {', '.join(classes)}; "
+        raise InputError(f"{display_path(file)} is of the classes {', '.join(classes)}; "
                          f"expected {', '.join(step.names)}.")
     norm = norm or norm_for(str(device))
     segmenter = make_segmenter(load_backbone(config.backbone), step.classes_per_step, config.output_stride,
                                config.crop_size, norm=norm)
-    fill(segmenter, tensors, "segmenter", file)
+    load_part(segmenter, tensors, "segmenter", file)
     starts_from = with_old and record.get("parent")
-    old = _parent(folder, record, at_root(config.runs_dir), device) if starts_from else None
+    old = _parent(folder, record, resolve_path(config.runs_dir), device) if starts_from else None
     localizer = None
     if any(name.startswith("localizer.") for name in tensors):
         localizer = Localizer(segmenter.backbone.channels, step.n_classes, segmenter.head.channels, norm,
                               config.method_params.get("prior", "learned"), step.n_old)
-        fill(localizer, tensors, "localizer", file)
+        load_part(localizer, tensors, "localizer", file)
         localizer.to(device).eval()
     return OpenedStep(folder, config, task, step, segmenter.to(device).eval(), localizer, old)
 
@@ -105,16 +105,16 @@ def recorded_step(folder: StepFolder, record: Mapping[str, Any]) -> tuple[Resolv
     "What a record says of a step, but for where it lies: paths of the machine that wrote it decide nothing."
     try:
         config = recorded_config(_with_copies(folder, record))
-        config = resolved(config, config.dataset)
+        config = resolve_config(config, config.dataset)
         task = recorded_task(record, config)
         step = task.step(record["step"])
     except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as e:
         reason = str(e) if isinstance(e, InputError) else repr(e)
-        raise InputError(f"{shown(folder.path / 'config.json')} does not describe a step ({reason}). Restore "
+        raise InputError(f"{display_path(folder.path / 'config.json')} does not describe a step ({reason}). Restore "
                          f"the file from a copy, or open another step.") from None
     if config.label_edits is not None:
         config = replace(config, label_edits=str(folder.path / EDITS_FILE))
-    return replace(config, runs_dir=shown(own_runs_dir(folder, task, step))), task, step
+    return replace(config, runs_dir=display_path(own_runs_dir(folder, task, step))), task, step
 
 
 def _with_copies(folder: StepFolder, record: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -154,19 +154,19 @@ def parent_path(
     parent = record["parent"] if isinstance(record["parent"], dict) else {}
     path, recorded = parent.get("path"), parent.get("hash")
     if not isinstance(path, str) or not isinstance(recorded, str):
-        raise InputError(f"{shown(folder.path / 'config.json')} does not say from which step this one "
+        raise InputError(f"{display_path(folder.path / 'config.json')} does not say from which step this one "
                          f"started; expected a parent with path and hash.")
     # first where it was; then the step of that name beside this one, if only a part was moved
-    places = [path_from(folder.path, path), runs_dir.joinpath(*Path(path).parts[-3:])]
+    places = [path_from_folder(folder.path, path), runs_dir.joinpath(*Path(path).parts[-3:])]
     there = [p for p in places if _is_step(p)]
     for place in there:
         if weights_hash(place / WEIGHTS_FILES["last"]) == recorded:
             return place
     if there:
-        raise InputError(f"{shown(folder.path)} started from other weights than {shown(there[0])} holds "
+        raise InputError(f"{display_path(folder.path)} started from other weights than {display_path(there[0])} holds "
                          f"now: that step was trained again. Train this one again too (overwrite=True).")
-    raise InputError(f"{shown(folder.path)} started from {shown(places[0])}, where no trained step is. "
-                     f"Restore that folder, or copy it to {shown(places[1])}.")
+    raise InputError(f"{display_path(folder.path)} started from {display_path(places[0])}, where no trained step is. "
+                     f"Restore that folder, or copy it to {display_path(places[1])}.")
 
 
 def _is_step(path: Path) -> bool:

@@ -19,17 +19,18 @@ from .chosen_method import load_callbacks
 from .user_code import code_hash, is_reference
 
 # %% auto #0
-__all__ = ['ResolvedConfig', 'resolved', 'task_of', 'by_step', 'is_base', 'method_of', 'base_like', 'of_step', 'identity']
+__all__ = ['ResolvedConfig', 'resolve_config', 'task_of', 'part_for_step', 'is_base', 'method_of_step', 'uses_base_schedule',
+           'value_for_step', 'step_fingerprint']
 
 # %% ../../nbs/run/02_presets.ipynb #591c5749
 class ResolvedConfig(TrainConfig):
-    "A configuration from `resolved`: these parameters have a value, and so have all of the method."
-    void: str
-    decay: str
-    later: str
+    "A configuration from `resolve_config`: these parameters have a value, and so have all of the method."
+    void_label: str
+    lr_decay: str
+    future_classes: str
     lr_policy: str
     lr: str
-    lr_head: str
+    lr_head_factor: str
     optimizer: str
     momentum: float
     weight_decay: float
@@ -40,7 +41,7 @@ class ResolvedConfig(TrainConfig):
     backbone: str
     output_stride: int
     pretrained: str
-    initial_probability: float
+    class_prior: float
     data_root: str
     name: str
     base_name: str
@@ -48,7 +49,7 @@ class ResolvedConfig(TrainConfig):
     num_workers: int
 
 
-def resolved(
+def resolve_config(
     config: TrainConfig,
     dataset: str,  # what `auto` turned out to be: "voc", …, or the name of one's own
 ) -> ResolvedConfig:
@@ -91,7 +92,7 @@ def task_of(config: ResolvedConfig) -> Task:
     return Task(load_dataset(config.dataset, config.data_root).classes, config.task, config.overlap)
 
 # %% ../../nbs/run/02_presets.ipynb #a18558e6
-def by_step(
+def part_for_step(
     value: str,   # "0.01/0.001" or one value
     step: int,
 ) -> str:
@@ -105,23 +106,23 @@ def is_base(config: TrainConfig, step: int) -> bool:
     return step == 0 and not method_facts(config.method).all_classes
 
 
-def method_of(config: TrainConfig, step: int) -> str:
+def method_of_step(config: TrainConfig, step: int) -> str:
     "The method of a step, as config.json records it."
     return "base" if is_base(config, step) else config.method
 
 
-def base_like(config: TrainConfig, step: int) -> bool:
+def uses_base_schedule(config: TrainConfig, step: int) -> bool:
     "Does the base part of base/later values hold? In step 0, and in training on all classes at once."
     return step == 0 or method_facts(config.method).all_classes
 
 
-def of_step(config: ResolvedConfig, name: str, step: int) -> str:
+def value_for_step(config: ResolvedConfig, name: str, step: int) -> str:
     "The part of a base/later field that holds for `step`; of lr_policy, as the method's facts say."
-    base = base_like(config, step) or (name == "lr_policy" and not method_facts(config.method).own_schedule)
-    return by_step(getattr(config, name), 0 if base else step)
+    base = uses_base_schedule(config, step) or (name == "lr_policy" and not method_facts(config.method).own_schedule)
+    return part_for_step(getattr(config, name), 0 if base else step)
 
 # %% ../../nbs/run/02_presets.ipynb #429eaa99
-def identity(
+def step_fingerprint(
     config: ResolvedConfig,
     step: int,
     data: Mapping[str, str],  # fingerprints of the data
@@ -129,8 +130,8 @@ def identity(
     "The parameters that shape a step's weights; two steps with the same identity are one."
     facts, base = method_facts(config.method), is_base(config, step)
     same = {n: getattr(config, n) for n, p in SHARED.items() if p.affects == "weights"}
-    same |= {n: p.kind(of_step(config, n, step)) for n, p in SHARED.items() if p.by_step}
-    unread = {"method"} if base else set() if facts.reads_masks else {"void"}
+    same |= {n: p.kind(value_for_step(config, n, step)) for n, p in SHARED.items() if p.by_step}
+    unread = {"method"} if base else set() if facts.reads_masks else {"void_label"}
     if not base and "base_loss" not in facts.params:
         unread.add("base_loss")
     if same["lr_policy"] != "warmup":

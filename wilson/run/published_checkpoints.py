@@ -20,19 +20,19 @@ from torch import Tensor, nn
 
 import wilson
 from ..core.errors import InputError
-from ..core.files import written_aside, file_hash
-from ..core.paths import at_root, shown
+from ..core.files import atomic_write, file_hash
+from ..core.paths import resolve_path, display_path
 from ..data.tasks import Step, Task
 from ..engine.checkpoint import read_weights, save_weights
 from ..engine.step_folder import StepFolder
 from ..models.backbones import BACKBONES, Backbone
 from ..models.localizer import Localizer
 from ..models.segmenter import Segmenter, make_segmenter
-from ..models.weights import check_finite, found_instead, read_foreign, state_of, unwrapped
+from ..models.weights import check_finite, describe_mismatch, read_foreign, state_of, unwrap_state
 from .config import TrainConfig, all_parameters
-from .folder import emptied, held, parent_lock, recorded_parent, step_path
+from .folder import remove_step_files, lock_step, parent_lock, recorded_parent, step_path
 from .opened import open_step, parent_link
-from .presets import method_of, ResolvedConfig, of_step, resolved, task_of
+from .presets import method_of_step, ResolvedConfig, value_for_step, resolve_config, task_of
 
 # %% auto #0
 __all__ = ['published_name', 'nearest_backbone', 'PublishedCheckpoint', 'read_published', 'import_published', 'export_published']
@@ -41,11 +41,11 @@ __all__ = ['published_name', 'nearest_backbone', 'PublishedCheckpoint', 'read_pu
 def _loaded(path: Path) -> dict[str, Any]:
     "What the file holds, no code of it run; InputError where it is no such file."
     if not path.is_file():
-        raise InputError(f"{shown(path)} is no file; name a checkpoint of the published trainer, "
+        raise InputError(f"{display_path(path)} is no file; name a checkpoint of the published trainer, "
                          f"checkpoints/step/<task>/<name>_<step>.pth.")
     content = read_foreign(path)
     if not isinstance(content, dict):
-        raise InputError(f"{shown(path)} holds a {type(content).__name__}; expected a dict with "
+        raise InputError(f"{display_path(path)} holds a {type(content).__name__}; expected a dict with "
                          f"model_state.")
     return content
 
@@ -59,7 +59,7 @@ def _number(path: Path, content: Mapping[str, Any], name: str, most: float) -> i
     if value is None or plain and 0 <= value <= most:
         return value
     said = f"{value!r:.40}".replace("\n", " ")
-    print(f"{shown(path)}: {name} is {said}, not a number from 0 to {most:,}; it is left out.")
+    print(f"{display_path(path)}: {name} is {said}, not a number from 0 to {most:,}; it is left out.")
     return None
 
 # %% ../../nbs/run/09_published_checkpoints.ipynb #35e4dcba
@@ -112,7 +112,7 @@ def read_published(
     path: Path | str,  # from the root: model_state and more, or a bare state_dict
 ) -> PublishedCheckpoint:
     "Read a checkpoint of the published trainer; InputError where it is none or is not whole."
-    path = at_root(path)
+    path = resolve_path(path)
     content = _loaded(path)
     state = _part(path, content, ("body.", "head.", "cls.0.weight"))
     classes: list[int] = []
@@ -120,24 +120,24 @@ def read_published(
         classes.append(len(state[f"cls.{len(classes)}.weight"]))
     backbone, segmenter, localizer = nearest_backbone(state, tuple(classes))
     _fit(path, f"segmenter with backbone {backbone}", state, segmenter)
-    check_finite(state, shown(path))
+    check_finite(state, display_path(path))
     maps = content.get("pseudolabeler")
     if maps is not None:
         maps = _part(path, maps, ("0.", "4."))
         _fit(path, f"localizer of {sum(classes)} classes", maps, localizer)
-        check_finite(maps, shown(path))
+        check_finite(maps, display_path(path))
     epoch, score = _number(path, content, "epoch", 1e6), _number(path, content, "best_score", 1)
     epoch = None if epoch is None else int(epoch)
     return PublishedCheckpoint(state, maps, tuple(classes), backbone, epoch, score)
 
 # %% ../../nbs/run/09_published_checkpoints.ipynb #dda24e8b
 def _part(path: Path, state: Any, beginnings: tuple[str, ...]) -> dict[str, Tensor]:
-    state = unwrapped(state_of(state, shown(path)), lambda name: name.startswith(beginnings), shown(path))
+    state = unwrap_state(state_of(state, display_path(path)), lambda name: name.startswith(beginnings), display_path(path))
     for beginning in beginnings:
         if not any(name.startswith(beginning) for name in state):
-            raise InputError(f"{shown(path)} is half a checkpoint: none of its {len(state)} tensors is named "
+            raise InputError(f"{display_path(path)} is half a checkpoint: none of its {len(state)} tensors is named "
                              f"{beginning}…. Expected those of {', '.join(b + '…' for b in beginnings)}. "
-                             f"{found_instead(beginning, state)} ImageNet weights belong into pretrained/.")
+                             f"{describe_mismatch(beginning, state)} ImageNet weights belong into pretrained/.")
     return state
 
 
@@ -152,9 +152,9 @@ def _fit(path: Path, what: str, state: dict[str, Tensor], module: nn.Module) -> 
              "has {} in other shapes": [n for n in wanted if n in state and state[n].shape != wanted[n]]}
     for how, names in wrong.items():
         if names:
-            raise InputError(f"{shown(path)} comes nearest to a {what} ({len(wanted)} tensors), but "
+            raise InputError(f"{display_path(path)} comes nearest to a {what} ({len(wanted)} tensors), but "
                              f"{how.format(len(names))}, the first {names[0]}. "
-                             f"{found_instead(names[0], state)} Fetch the file again, or one "
+                             f"{describe_mismatch(names[0], state)} Fetch the file again, or one "
                              f"whose backbone is {', '.join(known)}.")
 
 # %% ../../nbs/run/09_published_checkpoints.ipynb #245365dc
@@ -173,7 +173,7 @@ def import_published(
     overwrite: bool = False,           # replace what lies in the folder
 ) -> Path:                             # the step's folder
     "Write a published checkpoint as a finished step."
-    path = at_root(path)
+    path = resolve_path(path)
     found = read_published(path)
     name = path.stem if name is None else name
     given = TrainConfig(
@@ -181,7 +181,7 @@ def import_published(
         output_stride=output_stride or BACKBONES[found.backbone].strides[0], crop_size=crop_size, name=name,
         base_name=name, runs_dir=runs_dir, data_root=data_root,
         method="wilson" if step == 0 or found.localizer else "finetune")
-    config = resolved(given, dataset)
+    config = resolve_config(given, dataset)
     of_task = task_of(config)
     _same_classes(path, found, of_task, step)
     imported = of_task.step(step)
@@ -190,9 +190,9 @@ def import_published(
     record = _record(path, found, config, imported)
     record |= {"dataset": asdict(of_task.classes), "parent": link}
     models = _filled(found, config)
-    with held(folder), parent_lock(recorded_parent(folder.path, record)):
+    with lock_step(folder), parent_lock(recorded_parent(folder.path, record)):
         if any(folder.path.iterdir()) and not overwrite:
-            raise InputError(f"{shown(folder.path)} is there already; give another name, or overwrite=True.")
+            raise InputError(f"{display_path(folder.path)} is there already; give another name, or overwrite=True.")
         with _whole_step(folder) as made:
             save_weights(made.path / "weights.safetensors", *models, imported)
             made.write("config.json", record)
@@ -206,7 +206,7 @@ def _whole_step(folder: StepFolder) -> Iterator[StepFolder]:
     made = StepFolder(Path(tempfile.mkdtemp(dir=folder.path.parent, prefix=f".{folder.path.name}.")))
     try:
         yield made
-        emptied(folder)
+        remove_step_files(folder)
         # the status comes last: until then nobody takes the step for a finished one
         for file in sorted(made.path.iterdir(), key=lambda file: file.name == "status.json"):
             file.replace(folder.path / file.name)
@@ -220,7 +220,7 @@ def _same_classes(path: Path, found: PublishedCheckpoint, task: Task, step: int)
         says = "+".join(map(str, found.classes_per_step))
         fits = [k for k in range(len(task)) if task.step(k).classes_per_step == found.classes_per_step]
         remedy = f"give step={fits[0]}" if fits else "name the task and step that it was trained on"
-        raise InputError(f"{shown(path)} has {says} classes by step, background included; step {step} of "
+        raise InputError(f"{display_path(path)} has {says} classes by step, background included; step {step} of "
                          f"{task.name!r} has {'+'.join(map(str, expected))}: {remedy}.")
 
 
@@ -235,7 +235,7 @@ def _link(parent: Path | str, folder: StepFolder, config: ResolvedConfig, step: 
     if theirs != ours:
         found, wanted = (f"{backbone} at stride {stride} of {', '.join(names)}"
                          for backbone, stride, names in (theirs, ours))
-        raise InputError(f"{shown(path)} is {found}; this step starts from {wanted}.")
+        raise InputError(f"{display_path(path)} is {found}; this step starts from {wanted}.")
     return parent_link(path, folder.path)
 
 
@@ -253,7 +253,7 @@ def _record(path: Path, found: PublishedCheckpoint, config: ResolvedConfig, step
     "What `config.json` says of the step; its identity is the file, so no training takes it for its own."
     origin = {"file": path.name, "hash": file_hash(path), "epoch": found.epoch, "score": found.score}
     return {
-        "step": step.index, "method": method_of(config, step.index), "parameters": all_parameters(config),
+        "step": step.index, "method": method_of_step(config, step.index), "parameters": all_parameters(config),
         "classes": [{"name": n, "id": i} for n, i in zip(step.names, (0, *step.ids))],
         "classes_per_step": step.classes_per_step, "published": origin,
         "versions": {p.__name__: p.__version__ for p in (wilson, torch, torchvision, np)},
@@ -268,11 +268,11 @@ def export_published(
     overwrite: bool = False,  # replace the file
 ) -> Path:
     "Write a step as the published trainer would: its names, its numbers, no optimizer."
-    opened, path = open_step(step_folder, with_old=False), at_root(path)
+    opened, path = open_step(step_folder, with_old=False), resolve_path(path)
     if path.exists() and not (overwrite and path.is_file()):
-        raise InputError(f"{shown(path)} is there already; give another name, or overwrite=True.")
+        raise InputError(f"{display_path(path)} is there already; give another name, or overwrite=True.")
     if opened.config.backbone not in BACKBONES:
-        raise InputError(f"{shown(opened.folder.path)} has the backbone {opened.config.backbone}, and no "
+        raise InputError(f"{display_path(opened.folder.path)} has the backbone {opened.config.backbone}, and no "
                          f"import could tell so from a published file; pass its folder on as it is.")
     tensors, _ = read_weights(opened.folder.path / "weights.safetensors")
     content: dict[str, dict[str, Tensor]] = {}
@@ -281,10 +281,10 @@ def export_published(
                if n.startswith(part)}
         content |= {theirs: own} if own else {}
     epoch, score = _epoch_and_score(opened.folder, opened.config, opened.step)
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         torch.save(content | {"epoch": epoch, "best_score": score}, aside)
     if not BACKBONES[opened.config.backbone].published:
-        print(f"{shown(path)}: the published code has no backbone {opened.config.backbone}; only wilson "
+        print(f"{display_path(path)}: the published code has no backbone {opened.config.backbone}; only wilson "
               f"import reads this file.")
     return path
 
@@ -296,4 +296,4 @@ def _epoch_and_score(folder: StepFolder, config: ResolvedConfig, step: Step) -> 
         return origin["epoch"] or 0, origin["score"] or 0.0
     scores = (folder.read("metrics.json") or {}).get("scores", {})
     miou = scores["published"]["miou"]["all"] if "published" in scores else None
-    return int(of_step(config, "epochs", step.index)), (miou or 0.0) / 100
+    return int(value_for_step(config, "epochs", step.index)), (miou or 0.0) / 100

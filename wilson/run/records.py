@@ -14,19 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import InputError, did_you_mean
-from ..core.paths import at_root, shown
+from ..core.paths import resolve_path, display_path
 from ..engine.step_folder import StepFolder
 from ..evaluation.scores import BUILT_IN, ScoreFacts, check_metrics, column_scores
 from ..evaluation.scores import is_number, read_facts, require_field
 from ..methods.facts import builtin_facts
 from .config import SHARED, TrainConfig, all_parameters
-from .folder import one_line, recorded_config, recorded_parent, recorded_task
+from .folder import error_line, recorded_config, recorded_parent, recorded_task
 from ..datasets.built_in import DATASETS
-from .presets import resolved
+from .presets import resolve_config
 from .user_code import is_reference
 
 # %% auto #0
-__all__ = ['Scores', 'check_config', 'Record', 'read_records', 'chosen', 'Variant', 'variants']
+__all__ = ['Scores', 'check_config', 'Record', 'read_records', 'select_records', 'Variant', 'group_variants']
 
 # %% ../../nbs/run/10_records.ipynb #2271e7a5
 _OF_ONE_RUN = ("seed", "parent", "groups")  # what an identity holds beside the recipe
@@ -106,7 +106,7 @@ class Record:
         "All of metrics.json; InputError where it has gone."
         found = StepFolder(self.path).read("metrics.json")
         if found is None:
-            raise InputError(f"{shown(self.path)} has no metrics.json any more; train it again.")
+            raise InputError(f"{display_path(self.path)} has no metrics.json any more; train it again.")
         check_metrics(found)
         return found
 
@@ -115,7 +115,7 @@ def read_records(
     runs_dir: Path | str = "runs",
 ) -> list[Record]:  # by task, run and step
     "All steps under `runs_dir`, in whatever state."
-    root = at_root(runs_dir)
+    root = resolve_path(runs_dir)
     found: dict[Path, Record] = {}
     sizes: dict[str, int] = {}  # steps, by task
     files = sorted(root.glob("*/*/step*/config.json"), key=lambda f: (_number(f.parent), f))
@@ -124,9 +124,9 @@ def read_records(
             record = _record(file.parent, found, sizes)
             found[record.path] = record
         except Exception as e:  # files of others fail in every way, and must not hide those that are whole
-            print(f"{shown(file.parent)} is left out: {one_line(e)}")
+            print(f"{display_path(file.parent)} is left out: {error_line(e)}")
     for record in _in_circles(found):
-        print(f"{shown(record.path)} is left out: the steps that it starts from lead back to themselves")
+        print(f"{display_path(record.path)} is left out: the steps that it starts from lead back to themselves")
         del found[record.path]
     return sorted(found.values(), key=lambda r: (r.task, r.run, r.step))
 
@@ -145,7 +145,7 @@ def _record(path: Path, before: Mapping[Path, Record], sizes: dict[str, int]) ->
         state = folder.state or "none"
     except InputError as e:
         state = "unknown"
-        print(f"{shown(path)} is listed as unknown: {one_line(e)}")
+        print(f"{display_path(path)} is listed as unknown: {error_line(e)}")
     metrics = (folder.read("metrics.json") or {}) if state in ("finished", "unknown") else {}
     check_metrics(metrics)
     facts = read_facts(metrics)
@@ -190,7 +190,7 @@ def _in_circles(found: Mapping[Path, Record]) -> list[Record]:
     return [found[path] for path, has_end in ends.items() if not has_end]
 
 # %% ../../nbs/run/10_records.ipynb #4bc9bdf6
-def chosen(
+def select_records(
     records: Iterable[Record],
     task: str | None = None,     # folder of the task, or a pattern: "voc-*"
     methods: str | Sequence[str] | None = None,  # "wilson,mib"
@@ -224,7 +224,7 @@ class Variant:
         return [r.scores.get(score, {}).get(protocol, {}).get(group) for r in self.records]
 
 
-def variants(
+def group_variants(
     records: Iterable[Record],
 ) -> dict[str, list[Variant]]:  # task → variants in the order of the methods, the usual one of a method first
     "The finished last steps among the records by task and recipe; what is unfinished is left out."
@@ -253,7 +253,7 @@ def _usual(kin: Sequence[Record]) -> dict[str, Any]:
     "By parameter of one method's variants: its value where nobody sets it, if one has that; else the usual."
     dataset, method = (kin[0].parameters[n] for n in ("dataset", "method"))
     known = dataset if dataset in DATASETS else "auto"  # no file of the user's is run for a table
-    preset = {} if is_reference(method) else all_parameters(resolved(TrainConfig(method=method), known))
+    preset = {} if is_reference(method) else all_parameters(resolve_config(TrainConfig(method=method), known))
     found = {}
     for name in dict.fromkeys(n for r in kin for n in r.recipe):
         counted = Counter(json.dumps(r.recipe.get(name)) for r in kin)

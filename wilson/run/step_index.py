@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ..core.files import file_hash
-from ..core.paths import at_root
+from ..core.paths import resolve_path
 from ..data.samples import StepSamples
 from ..engine.checkpoint import WEIGHTS_FILES
 from ..engine.step_folder import INDEX, StepFolder
 from ..evaluation.index import Index
-from ..evaluation.index_rows import identity
-from ..evaluation.logit_cache import LogitsStore, kept_logits
+from ..evaluation.index_rows import index_identity
+from ..evaluation.logit_cache import LogitsStore, cached_logits
 from ..evaluation.logits import Logits
 from ..evaluation.maps import MAP_KINDS, MapKind
 from .opened import OpenedStep
@@ -40,7 +40,7 @@ def step_identity(
     seen = hashlib.sha256(samples.table.tobytes() + samples.image_labels.tobytes())
     seen.update(repr(samples.side).encode())
     parent = (opened.folder.read("config.json") or {}).get("parent") or {}
-    return identity(file_hash(opened.folder.path / WEIGHTS_FILES["last"]),
+    return index_identity(file_hash(opened.folder.path / WEIGHTS_FILES["last"]),
                     f"{samples.split.fingerprint} {seen.hexdigest()[:16]}",
                     opened.rule if with_rule else None, parent.get("hash", ""))
 
@@ -73,6 +73,6 @@ def step_logits(
     samples: StepSamples,
 ) -> Callable[[int], Logits]:            # by position
     "What the networks say of a list's images, for `build`, for `what_if` and for pictures alike."
-    path = at_root(opened.config.runs_dir) / "cache" / "logits.sqlite"
+    path = resolve_path(opened.config.runs_dir) / "cache" / "logits.sqlite"
     store = LogitsStore(path, step_identity(opened, samples, with_rule=False))
-    return kept_logits(opened.views, samples, store)
+    return cached_logits(opened.views, samples, store)

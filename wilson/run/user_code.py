@@ -20,12 +20,12 @@ from types import ModuleType
 from typing import TypeVar
 
 from ..core.errors import InputError, did_you_mean
-from ..core.files import UserFiles, made_folder, read_files, written_aside
-from ..core.paths import at_root, shown
+from ..core.files import UserFiles, ensure_dir, read_files, atomic_write
+from ..core.paths import resolve_path, display_path
 
 # %% auto #0
 __all__ = ['T', 'CELL', 'CELL_FILE', 'DIGITS', 'CODE_FOLDER', 'COPIES', 'is_reference', 'reference_to', 'code_hash',
-           'class_source', 'file_of', 'load_class', 'load_module', 'copied_file', 'keep_code', 'code_copies',
+           'class_source', 'file_of', 'load_class', 'load_module', 'file_to_load', 'keep_code', 'code_copies',
            'trusted_file', 'trusted_hashes', 'trust', 'trust_run', 'reference_in_run', 'is_in_run', 'check_trusted']
 
 # %% ../../nbs/run/11_user_code.ipynb #7c2e0208
@@ -53,7 +53,7 @@ def code_hash(reference: str) -> str:
     "SHA-256 of what a reference would run; of a class from a cell, of its own source."
     if reference.startswith(CELL):
         return hashlib.sha256(class_source(_from_cell(reference)).encode()).hexdigest()
-    return read_files(copied_file(file_of(reference)), "file").hash
+    return read_files(file_to_load(file_of(reference)), "file").hash
 
 
 def class_source(found: type) -> str:
@@ -86,7 +86,7 @@ def _from_cell(reference: str, alone: bool = True) -> type:
 
 def file_of(reference: str) -> Path:
     "The file that `my_ideas.py:Mine` names; links stay, since what came with a run must be known as that."
-    return Path(os.path.abspath(at_root(reference.rpartition(":")[0])))
+    return Path(os.path.abspath(resolve_path(reference.rpartition(":")[0])))
 
 
 def load_class(
@@ -105,7 +105,7 @@ def load_class(
             raise InputError(f"{parameter}={reference!r} is not known.{did_you_mean(reference, builtin)}")
         return builtin[reference]
     else:
-        path, name = copied_file(file_of(reference)), reference.rpartition(":")[2]
+        path, name = file_to_load(file_of(reference)), reference.rpartition(":")[2]
         if is_in_run(path):
             if path.name == CELL_FILE:
                 return load_class(_from_cell(f"{CELL}{path.parent.name}"), base, builtin, parameter)
@@ -168,7 +168,7 @@ CODE_FOLDER = "code"           # in a step's folder: code/<hash>/my_ideas.py
 COPIES = "WILSON_CODE_COPIES"  # environment: {file: copy}
 
 
-def copied_file(path: Path) -> Path:
+def file_to_load(path: Path) -> Path:
     "The copy of a file that this process is to load, where there is one; else the file."
     copies = json.loads(os.environ.get(COPIES, "{}"))
     return Path(copies.get(str(path), path))
@@ -181,12 +181,12 @@ def keep_code(
     "Keep a copy of the user's files."
     if not is_reference(reference) or reference.startswith(CELL):
         return None
-    path = copied_file(file_of(reference))
+    path = file_to_load(file_of(reference))
     files = read_files(path, "file")
     out = folder / CODE_FOLDER / files.hash[:DIGITS]
     for name, content in files.contents.items():
-        made_folder((out / name).parent)
-        with written_aside(out / name) as aside:
+        ensure_dir((out / name).parent)
+        with atomic_write(out / name) as aside:
             aside.write_bytes(content)
     return out / path.name
 
@@ -233,8 +233,8 @@ def trust(code: str) -> None:  # a hash
     if code in (known := trusted_hashes()):
         return
     with suppress(OSError, InputError, RuntimeError):
-        made_folder(trusted_file().parent)
-        with written_aside(trusted_file()) as aside:
+        ensure_dir(trusted_file().parent)
+        with atomic_write(trusted_file()) as aside:
             aside.write_text(json.dumps([*known, code], indent=1) + "\n", encoding="utf-8")
 
 
@@ -266,17 +266,17 @@ def is_in_run(path: Path) -> bool:
 
 def check_trusted(path: Path) -> None:
     "InputError where a file that came with a run may not be run, or is not what the step was trained with."
-    step = shown(path.parents[2])
+    step = display_path(path.parents[2])
     if not path.is_file():
-        raise InputError(f"{step} was trained with {path.name}, and its copy {shown(path)} is missing. "
+        raise InputError(f"{step} was trained with {path.name}, and its copy {display_path(path)} is missing. "
                          f"Restore the file from a copy of the run.")
     files = read_files(path, "code")
     there = {p.relative_to(path.parent).as_posix() for p in path.parent.rglob("*")
              if p.is_file() or p.is_symlink()}
     if files.hash[:DIGITS] != path.parent.name or there != {*files.contents}:
-        raise InputError(f"{shown(path.parent)} is not the code that {step} was trained with: a file was "
+        raise InputError(f"{display_path(path.parent)} is not the code that {step} was trained with: a file was "
                          f"changed, added or removed. Restore the folder from a copy of the run.")
     if files.hash not in _allowed and files.hash not in trusted_hashes():
-        raise InputError(f"{step} was trained with {shown(path)}, which came with the run. This would "
+        raise InputError(f"{step} was trained with {display_path(path)}, which came with the run. This would "
                          f"execute {', '.join(sorted(files.contents))} there. Read the code; if you "
                          f"trust it, give trust_code=True (--trust-code).")

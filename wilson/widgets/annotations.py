@@ -14,21 +14,21 @@ from typing import Any
 import torch
 
 from ..analysis.figures import qualitative, save_figure
-from ..analysis.image_report import ReportImage, report
+from ..analysis.image_report import ReportImage, write_image_report
 from ..core.errors import InputError
-from ..core.files import made_folder, written_aside
-from ..core.paths import at_root, shown
+from ..core.files import ensure_dir, atomic_write
+from ..core.paths import resolve_path, display_path
 from ..data.label_edits import LabelEdit, change_edit, edits_path, read_edits
 from ..evaluation.maps import Maps
 from ..pseudo.targets import TargetRule
 from ..run.config import all_parameters, TrainConfig
 from ..run.images import StepImages, edits_file
-from ..run.presets import resolved
+from ..run.presets import resolve_config
 from .answers import Answer
-from .viewer import Viewer, title
+from .viewer import Viewer, step_title
 
 # %% auto #0
-__all__ = ['MOST_LINES', 'training_command', 'Annotations', 'merged', 'edit_fields']
+__all__ = ['MOST_LINES', 'training_command', 'Annotations', 'merge_edit', 'edit_fields']
 
 # %% ../../nbs/widgets/03_annotations.ipynb #c4583934
 def training_command(
@@ -37,7 +37,7 @@ def training_command(
 ) -> str:
     "How the step is trained again under a rule, with the label edits of its data if there are some."
     config, own = images.opened.config, images.opened.rule
-    plain = resolved(TrainConfig(task=config.task, method=config.method), config.dataset)
+    plain = resolve_config(TrainConfig(task=config.task, method=config.method), config.dataset)
     places = {"step", "parent", "name", "num_workers", "loader_timeout", "device", "nproc", "resume",
               "overwrite"}
     usual = all_parameters(plain)
@@ -46,8 +46,8 @@ def training_command(
     before = own.values
     changed = {name: now for name, now in rule.values.items() if name in before and now != before[name]}
     edits = edits_file(images.opened)
-    if edits.is_file() and shown(edits) != given.get("label_edits"):
-        changed["label_edits"] = shown(edits)
+    if edits.is_file() and display_path(edits) != given.get("label_edits"):
+        changed["label_edits"] = display_path(edits)
     if changed:
         given |= {"base_name": config.base_name, "name": f"{config.name}-tried"} | changed
     given = {n: v for n, v in given.items() if v is not None and (n, v) != ("method", TrainConfig.method)}
@@ -80,64 +80,64 @@ class Annotations:
         found = {} if there is None else read_edits(there, classes)
         return {i: edit_fields(e) for i, e in found.items()}
 
-    def edit(self, asked: Mapping[str, Any]) -> Answer:
+    def edit(self, request: Mapping[str, Any]) -> Answer:
         "Save what is noted about an image: what is said now, the rest as it stands in the file."
-        classes, image = self.viewer.side(0).opened.task.classes, asked["image"]
+        classes, image = self.viewer.side(0).opened.task.classes, request["image"]
         if self.path != self._beside:
-            made_folder(self.path.parent)
+            ensure_dir(self.path.parent)
         if not self.path.is_file() and self._beside.is_file():
-            with written_aside(self.path) as aside:
+            with atomic_write(self.path) as aside:
                 aside.write_bytes(self._beside.read_bytes())
-        edits = change_edit(self.path, image, classes=classes, change=lambda found: merged(
-            found, asked["edit"], asked.get("before", {})))
+        edits = change_edit(self.path, image, classes=classes, change=lambda found: merge_edit(
+            found, request["edit"], request.get("before", {})))
         edit = edits.get(image, LabelEdit(image))
-        return Answer({"edit": edit_fields(edit), "text": f"{edit.id}: saved in {shown(self.path)}"})
+        return Answer({"edit": edit_fields(edit), "text": f"{edit.id}: saved in {display_path(self.path)}"})
 
-    def export(self, asked: Mapping[str, Any]) -> Answer:
+    def export(self, request: Mapping[str, Any]) -> Answer:
         "Write a figure or a report of the image that is looked at, or of the flagged ones."
-        images, which = self.viewer.side(0), asked["list"]
-        rule, step = images.rule.with_values(**asked["rule"]), images.step
+        images, which = self.viewer.side(0), request["list"]
+        rule, step = images.rule.with_values(**request["rule"]), images.step
         edits, ids = self.edits(), images.lists[which].split.ids
-        places = [asked["position"]]
-        if asked["which"] == "flagged":
+        places = [request["position"]]
+        if request["which"] == "flagged":
             places = [n for n, i in enumerate(ids) if edits.get(i, {}).get("flag")]
             if not places:
                 raise InputError(f"No {which} image is flagged; flag some (f), or choose 'this image'.")
-        if asked["format"] != "html" and len(places) > MOST_LINES:
+        if request["format"] != "html" and len(places) > MOST_LINES:
             raise InputError(f"{len(places)} images are flagged, and a figure has room for {MOST_LINES}; "
                              f"flag fewer, or write the HTML report.")
-        told = None if asked["told"] is None else torch.tensor(asked["told"])
+        told = None if request["told"] is None else torch.tensor(request["told"])
 
         def seen(n: int, p: int) -> Maps:
             self.viewer.busy(f"Exporting {n + 1} of {len(places)} images …")
-            same = p == asked["position"]  # what was chosen for one image is of that one
-            logits = images.logits(which, p, asked["epoch"] if same else None)
+            same = p == request["position"]  # what was chosen for one image is of that one
+            logits = images.logits(which, p, request["epoch"] if same else None)
             return Maps(logits, rule, told if same else None, images.kinds)
 
         each = (seen(n, p) for n, p in enumerate(places))
-        folder = at_root(self.viewer.runs_dir) / "exports"
+        folder = resolve_path(self.viewer.runs_dir) / "exports"
         path = images.opened.folder.path
         name = f"{path.parent.parent.name}-{path.parent.name}-step{step.index}-" + (
             ids[places[0]] if len(places) == 1 else f"{len(places)}-images")
-        if asked["format"] == "html":
+        if request["format"] == "html":
             noted = ((m, edits.get(m.logits.id, {})) for m in each)
             reported = (ReportImage(m, edit.get("note", ""), "flagged" if edit.get("flag") else "")
                         for m, edit in noted)
-            files: Sequence[Path] = [report(folder / f"{name}.html", f"Pseudo-labels of {title(images)}",
+            files: Sequence[Path] = [write_image_report(folder / f"{name}.html", f"Pseudo-labels of {step_title(images)}",
                             {"run": images.opened.folder.path.parent.name, "step": str(step.index),
-                             "data": shown(images.data.root)}, reported, step, images.opened.rule,
+                             "data": display_path(images.data.root)}, reported, step, images.opened.rule,
                             names=tuple(images.kinds))]
         else:
             with_truth = all(images.lists[which].mask(p) is not None for p in places)
-            names = [n for n in asked["panels"] if images.kinds[n].draws != "difference"
+            names = [n for n in request["panels"] if images.kinds[n].draws != "difference"
                      and (with_truth or "truth" not in images.kinds[n].reads)]
             names = names or ["image", "prediction"]
             files = save_figure(qualitative([*each], step, names), folder / name)
-        written = [shown(f) for f in files]
+        written = [display_path(f) for f in files]
         return Answer({"files": written, "text": f"written: {', '.join(written)}"})
 
 
-def merged(
+def merge_edit(
     found: LabelEdit,            # as it stands in the file
     part: Mapping[str, Any],     # the fields that are said now
     before: Mapping[str, Any],   # the same fields as the reader saw them

@@ -18,11 +18,11 @@ from torch import Tensor
 from ..core.params import Param, params_of
 from ..data.image_files import open_image
 from ..data.image_io import orientation, read_image
-from ..data.transforms import nearest
+from ..data.transforms import nearest_indices
 from ..pseudo.links import Rule
 
 # %% auto #0
-__all__ = ['SHOWN_SIDE', 'Answer', 'numbers', 'rule_controls', 'picture_bytes', 'shown_size', 'map_bytes', 'soft_bytes']
+__all__ = ['SHOWN_SIDE', 'Answer', 'json_numbers', 'rule_controls', 'picture_bytes', 'display_size', 'map_bytes', 'soft_bytes']
 
 # %% ../../nbs/widgets/00_answers.ipynb #eb5b6a48
 @dataclass
@@ -37,7 +37,7 @@ class Answer:
         return len(self.buffers) - 1
 
 
-def numbers(
+def json_numbers(
     values: Tensor | Sequence[float],
 ) -> list[float | None]:
     "Numbers for JSON."
@@ -77,7 +77,7 @@ def picture_bytes(
     return buffer.getvalue()
 
 
-def shown_size(height: int, width: int) -> tuple[int, int]:
+def display_size(height: int, width: int) -> tuple[int, int]:
     "Of a map in the browser."
     factor = min(1.0, SHOWN_SIDE / max(height, width))
     return max(1, round(factor * height)), max(1, round(factor * width))
@@ -86,10 +86,10 @@ def shown_size(height: int, width: int) -> tuple[int, int]:
 def map_bytes(labels: Tensor) -> bytes:
     "A label map, H×W uint8, at the size it is shown at."
     height, width = labels.shape
-    h, w = shown_size(height, width)
+    h, w = display_size(height, width)
     found = labels.numpy()
     if (h, w) != (height, width):
-        found = found[nearest(0, height, h)][:, nearest(0, width, w)]
+        found = found[nearest_indices(0, height, h)][:, nearest_indices(0, width, w)]
     return np.ascontiguousarray(found).tobytes()
 
 

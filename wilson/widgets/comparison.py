@@ -11,11 +11,11 @@ from pathlib import Path
 
 import ipywidgets as w
 
-from ..analysis.comparison import FIGURES, TABLES, figures, table_of, write_figures, write_tables
-from ..analysis.tables import html, protocols_of
+from ..analysis.comparison import FIGURES, TABLES, comparison_figures, comparison_table, write_figures, write_tables
+from ..analysis.tables import to_html, protocols_of
 from ..core.errors import InputError
-from ..core.paths import shown
-from ..run.records import chosen, read_records, variants
+from ..core.paths import display_path
+from ..run.records import select_records, read_records, group_variants
 
 # %% auto #0
 __all__ = ['STYLE', 'Comparison']
@@ -60,7 +60,7 @@ class Comparison(w.VBox):
     def read(self, task: str | None = None) -> None:
         "Read the folder of runs again."
         self.records = read_records(self.runs_dir)
-        results = variants(self.records)
+        results = group_variants(self.records)
         most = max(results, key=lambda t: sum(len(v.records) for v in results[t]), default=None)
         self._quiet = True
         self.task.options = [*results]
@@ -72,8 +72,8 @@ class Comparison(w.VBox):
         "Another task, or another pattern: other variants."
         if self._quiet:
             return
-        fitting = chosen(self.records, self.task.value, runs=self.runs.value or None)
-        found = variants(fitting).get(self.task.value, [])
+        fitting = select_records(self.records, self.task.value, runs=self.runs.value or None)
+        found = group_variants(fitting).get(self.task.value, [])
         self._quiet, before = True, self.variants.value
         self.found = {v.label: v for v in found}
         self.variants.options = [*self.found]
@@ -88,12 +88,12 @@ class Comparison(w.VBox):
         "The table that is chosen."
         if not self.variants.value:
             return None
-        return table_of(self.table.value, self._found(), self.records, self.protocol.value)
+        return comparison_table(self.table.value, self._found(), self.records, self.protocol.value)
 
-    def drawn(self):  # Figures by name
+    def draw_figures(self):  # Figures by name
         "The pictures that are chosen."
         kinds = [k for k in FIGURES if k == self.picture.value]
-        return figures(self._found(), self.records, self.protocol.value, kinds) if kinds else {}
+        return comparison_figures(self._found(), self.records, self.protocol.value, kinds) if kinds else {}
 
     def _found(self) -> list:
         return [self.found[n] for n in self.variants.value]
@@ -103,11 +103,11 @@ class Comparison(w.VBox):
             return
         if (table := self.current()) is None:
             runs = escape(self.runs.value or "any")
-            self.message.value = f"No result here: {escape(shown(Path(self.runs_dir)))}, runs {runs}."
+            self.message.value = f"No result here: {escape(display_path(Path(self.runs_dir)))}, runs {runs}."
             self.shown.value, self.pictures.children = "", ()
             return
-        self.message.value, self.shown.value = "", STYLE + html(table)
-        made = [_image(figure) for figure in self.drawn().values()]
+        self.message.value, self.shown.value = "", STYLE + to_html(table)
+        made = [_image(figure) for figure in self.draw_figures().values()]
         self.pictures.children = made or [w.Label("nothing to show")] * (self.picture.value in FIGURES)
 
     def _save(self) -> None:
@@ -116,11 +116,11 @@ class Comparison(w.VBox):
         task = self.task.value
         try:
             files = write_tables({f"{task}-{self.table.value}": table}, self.out)
-            files += write_figures({f"{task}-{n}": f for n, f in self.drawn().items()}, self.out)
+            files += write_figures({f"{task}-{n}": f for n, f in self.draw_figures().items()}, self.out)
         except (InputError, OSError) as e:
             self.message.value = escape(str(e))
         else:
-            self.message.value = escape("saved: " + ", ".join(shown(f) for f in files))
+            self.message.value = escape("saved: " + ", ".join(display_path(f) for f in files))
 
 
 def _image(figure) -> w.Image:

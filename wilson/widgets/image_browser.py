@@ -19,14 +19,14 @@ import torch
 from ..core.errors import InputError
 from ..datasets.parts import thumbnail_bytes
 from ..evaluation.index import FINAL, Index
-from ..evaluation.index_build import build
+from ..evaluation.index_build import build_index
 from ..evaluation.logits import Logits
-from ..evaluation.index_rows import indexed
-from ..evaluation.what_if import teaching, what_if
+from ..evaluation.index_rows import indexed_kinds
+from ..evaluation.what_if import teaching_kinds, what_if
 from ..pseudo.targets import TargetRule
 from ..run.images import StepImages
 from .answers import Answer
-from .viewer import Viewer, title
+from .viewer import Viewer, step_title
 
 # %% auto #0
 __all__ = ['NUMBER_COLUMNS', 'Builder', 'columns_of', 'ImageBrowser']
@@ -57,7 +57,7 @@ class Builder:
     def _run(self, images: StepImages, which: str, index: Index, stop: Event) -> None:
         torch.set_num_threads(self._threads)  # else those of the thread that opens an image at this moment
         rule, n, began = images.opened.rule, len(images.lists[which]), None
-        say = partial(self.told, of=f"{title(images)}/{which}")
+        say = partial(self.told, of=f"{step_title(images)}/{which}")
 
         def told(done: int, total: int) -> None:
             nonlocal began
@@ -68,9 +68,9 @@ class Builder:
             say(done=done, total=total, text=f"indexed {done:,} of {total:,}{left}", fresh=True)
         try:
             for epoch, positions in _epochs_missing(images, which, index).items():
-                build(index, lambda p: images.logits(which, positions[p], epoch), rule, len(positions),
+                build_index(index, lambda p: images.logits(which, positions[p], epoch), rule, len(positions),
                       stop.is_set, epoch=epoch)
-            built = build(index, lambda p: images.logits(which, p), rule, n, stop.is_set, told)
+            built = build_index(index, lambda p: images.logits(which, p), rule, n, stop.is_set, told)
             if built.unread:
                 first = next(iter(built.unread.values()))
                 say(done=n - len(built.unread), total=n, fresh=True,
@@ -90,7 +90,7 @@ class Builder:
 
 def _epochs_missing(images: StepImages, which: str, index: Index) -> dict[int, list[int]]:
     "By epoch the places of the images whose maps were kept, where the index lacks some."
-    kept = images.kept(which)
+    kept = images.history_positions(which)
     return {e: kept for e in images.maps_kept.epochs if index.missing(len(kept), e)} if kept else {}
 
 
@@ -107,7 +107,7 @@ NUMBER_COLUMNS = (  # key in the index, title (it may break at a soft hyphen), f
 
 def columns_of(images: StepImages) -> list[dict[str, Any]]:
     "The columns of a step's list, with the factor of each."
-    kinds = [images.kinds[n] for n in indexed(images.kinds) if n in images.map_names]
+    kinds = [images.kinds[n] for n in indexed_kinds(images.kinds) if n in images.map_names]
     columns = [{"key": f"iou:{kind.name}", "title": kind.column or kind.name, "group": "IoU, %", "factor": 1,
                 "digits": 1, "higherIsBetter": True} for kind in kinds]
     return columns + [{"key": key, "title": head, "group": "", "factor": factor, "digits": digits,
@@ -127,16 +127,16 @@ class ImageBrowser:
         "The index of a list, as far as it has come."
         return self.viewer.side(0).index(which, lambda text: self.push("busy", text=text))
 
-    def table(self, asked: Mapping[str, Any]) -> Answer:
+    def table(self, request: Mapping[str, Any]) -> Answer:
         "Columns of a list, and the confusion matrix of one map; the index is filled meanwhile."
-        images, which, epoch = self.viewer.side(0), asked["list"], asked.get("epoch")
+        images, which, epoch = self.viewer.side(0), request["list"], request.get("epoch")
         index, n = self.index(which), len(images.lists[which])
         self.builder.fill(images, which, index)
-        kept = images.kept(which)
+        kept = images.history_positions(which)
         if epoch is None:
-            found = index.table(n, asked["classIndex"])
+            found = index.table(n, request["classIndex"])
         else:
-            found = index.table(len(kept), asked["classIndex"], epoch)
+            found = index.table(len(kept), request["classIndex"], epoch)
             found = {key: _placed(column, kept, n) for key, column in found.items()}
         answer, columns = Answer(), columns_of(images)
         for column in columns:
@@ -145,36 +145,36 @@ class ImageBrowser:
         maps = [c["key"].removeprefix("iou:") for c in columns if c["group"]]
         columns.append({"key": "labels", "title": "count", "group": "", "digits": 0, "higherIsBetter": True})
         taught = (name for name in maps if images.kinds[name].teaches == "segmenter")
-        of = asked["map"] if asked["map"] in maps else next(taught, maps[-1])
+        of = request["map"] if request["map"] in maps else next(taught, maps[-1])
         answer.put(index.confusion(of, FINAL if epoch is None else epoch).astype("<f4").tobytes())
         answer.fields = {"columns": columns, "confusion": {"maps": maps, "map": of},
                          "epochs": images.maps_kept.epochs if kept else []}
         return answer
 
-    def behind(self, asked: Mapping[str, Any]) -> Answer:
+    def behind(self, request: Mapping[str, Any]) -> Answer:
         "The images behind a cell of the confusion matrix."
-        images, truth, predicted = self.viewer.side(0), asked["truth"], asked["predicted"]
-        epoch = FINAL if asked.get("epoch") is None else asked["epoch"]
-        positions, pixels = self.index(asked["list"]).behind(asked["map"], truth, predicted, epoch)
+        images, truth, predicted = self.viewer.side(0), request["truth"], request["predicted"]
+        epoch = FINAL if request.get("epoch") is None else request["epoch"]
+        positions, pixels = self.index(request["list"]).behind(request["map"], truth, predicted, epoch)
         if epoch != FINAL:
-            positions = np.array(images.kept(asked["list"]), np.int64)[positions]
+            positions = np.array(images.history_positions(request["list"]), np.int64)[positions]
         names = [*images.step.names, "no label"]
         what = f"taken for {names[predicted]}" if truth != predicted else "found"
-        return Answer({"title": f"{asked['map']}: {names[truth]} {what}"},
+        return Answer({"title": f"{request['map']}: {names[truth]} {what}"},
                       [positions.astype("<i4").tobytes(), pixels.astype("<f4").tobytes()])
 
-    def thumbnails(self, asked: Mapping[str, Any]) -> Answer:
+    def thumbnails(self, request: Mapping[str, Any]) -> Answer:
         "Small copies of the images in sight."
         images = self.viewer.side(0)
-        split, made = images.lists[asked["list"]].split, images.thumbnails
-        places = asked["positions"]
+        split, made = images.lists[request["list"]].split, images.thumbnails
+        places = request["positions"]
         return Answer({"positions": places}, [
             thumbnail_bytes(split.images[p], made and made / f"{split.ids[p]}.jpg") for p in places])
 
-    def score(self, asked: Mapping[str, Any]) -> Answer:
+    def score(self, request: Mapping[str, Any]) -> Answer:
         "What another rule would teach, over the whole list, beside the run's own."
-        images, which, self._stop = self.viewer.side(0), asked["list"], Event()
-        trained, rule = images.opened.rule, images.rule.with_values(**asked["rule"])
+        images, which, self._stop = self.viewer.side(0), request["list"], Event()
+        trained, rule = images.opened.rule, images.rule.with_values(**request["rule"])
         passes = [trained] * (which not in images.scores) + [rule] * (rule != trained)
         for n, tried in enumerate(passes):
             found = self._scored(images, which, tried, n, len(passes))
@@ -185,7 +185,7 @@ class ImageBrowser:
         results = {"as trained": images.scores[which]} | ({"now": found} if rule != trained else {})
         rows = [{"name": f"{kind}, {name}", "miou": scored[kind]["scores"]["miou"],
                  "coverage": scored[kind]["coverage"]}
-                for kind in teaching(images.kinds) for name, scored in results.items()]
+                for kind in teaching_kinds(images.kinds) for name, scored in results.items()]
         count = images.scores[which]["images"]
         return Answer({"rows": rows, "text": f"{count:,} {which} images with a mask"})
 
@@ -203,10 +203,10 @@ class ImageBrowser:
             for p in range(n):
                 with suppress(InputError):  # the table names those that cannot be read
                     yield p, images.logits(which, p)
-        return what_if(each(), rule, images.step, self._stop.is_set, told, teaching(images.kinds),
+        return what_if(each(), rule, images.step, self._stop.is_set, told, teaching_kinds(images.kinds),
                        images.kinds)
 
-    def cancel(self, asked: Mapping[str, Any]) -> Answer:
+    def cancel(self, request: Mapping[str, Any]) -> Answer:
         "End the scoring."
         self._stop.set()
         return Answer()

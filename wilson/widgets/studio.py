@@ -16,14 +16,14 @@ from typing import Any
 import anywidget
 
 from ..core.errors import InputError
-from ..core.paths import shown
+from ..core.paths import display_path
 from ..evaluation.maps import MapKind, Maps
 from ..pseudo.links import Link
 from ..run.images import Own, StepImages
 from .annotations import Annotations, training_command
 from .answers import Answer
 from .image_browser import ImageBrowser
-from .viewer import Viewer, title
+from .viewer import Viewer, step_title
 
 # %% auto #0
 __all__ = ['BROWSER', 'PARTS', 'KINDS', 'browser_code', 'browser_style', 'Worker', 'Studio']
@@ -141,7 +141,7 @@ class Studio(anywidget.AnyWidget):
         for images in self.viewer.sides:
             if images is not None and not images.is_current:
                 self.push("retrained")  # the browser opens the step again
-                raise InputError(f"{title(images)} was trained again since it was opened; it is opened again "
+                raise InputError(f"{step_title(images)} was trained again since it was opened; it is opened again "
                                  f"with its new weights.")
 
     def push(self, name: str, **fields: Any) -> None:
@@ -168,9 +168,9 @@ class Studio(anywidget.AnyWidget):
             edits = self.annotations.edits()
         except InputError as e:  # to be mended; the images can be seen all the same
             wrong = str(e)
-        answer.fields |= {"edits": edits, "editsPath": shown(self.annotations.path),
+        answer.fields |= {"edits": edits, "editsPath": display_path(self.annotations.path),
                           "wrong": wrong or answer.fields["again"],
-                          "of": [title(s) for s in self.viewer.sides if s]}
+                          "of": [step_title(s) for s in self.viewer.sides if s]}
         return answer
 
     def _image(self, question: Mapping[str, Any]) -> Answer:

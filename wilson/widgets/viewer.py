@@ -14,17 +14,17 @@ import torch
 from torch import Tensor
 
 from ..core.errors import InputError, did_you_mean
-from ..core.paths import at_root, shown
+from ..core.paths import resolve_path, display_path
 from ..evaluation.logits import localizer_scores
 from ..evaluation.maps import MapKind, Maps, one_thread
 from ..pseudo.links import Link
 from ..pseudo.targets import TargetRule
-from ..run.images import finished_steps, newest, Own, StepImages
-from .answers import Answer, map_bytes, numbers, picture_bytes, rule_controls, shown_size
+from ..run.images import finished_steps, newest_step, Own, StepImages
+from .answers import Answer, map_bytes, json_numbers, picture_bytes, rule_controls, display_size
 from .answers import soft_bytes
 
 # %% auto #0
-__all__ = ['NO_RUNS', 'panel_row', 'classes_in', 'Viewer', 'title', 'step_fields', 'described']
+__all__ = ['NO_RUNS', 'panel_row', 'classes_in', 'Viewer', 'step_title', 'step_fields', 'describe_image']
 
 # %% ../../nbs/widgets/01_viewer.ipynb #5211afa6
 def panel_row(
@@ -44,9 +44,9 @@ def panel_row(
                        "size": None if soft is None else dict(zip("chw", soft.shape))})
     scored = [n for n in maps.names if n in names or maps.kinds[n].tracked]
     ious = {n: iou for n in scored if (iou := maps.iou(n)) is not None}
-    scores = {k: numbers(v) for k, v in localizer_scores(maps.logits).items()}
-    return {"panels": panels, "iou": {n: numbers(v) for n, v in ious.items()} or None,
-            "means": {n: numbers([v.nanmean().item()])[0] for n, v in ious.items()}, "scores": scores or None}
+    scores = {k: json_numbers(v) for k, v in localizer_scores(maps.logits).items()}
+    return {"panels": panels, "iou": {n: json_numbers(v) for n, v in ious.items()} or None,
+            "means": {n: json_numbers([v.nanmean().item()])[0] for n, v in ious.items()}, "scores": scores or None}
 
 
 def classes_in(
@@ -105,12 +105,12 @@ class Viewer:
             raise InputError("No step is open; choose a run first.")
         return images
 
-    def hello(self, asked: Mapping[str, Any]) -> Answer:
+    def hello(self, request: Mapping[str, Any]) -> Answer:
         "The runs there are, and where to begin."
         self.found, (run, step, image) = finished_steps(self.runs_dir), self.asked
         if not self.found:
-            return Answer({"runs": [], "text": NO_RUNS.format(folder=shown(at_root(self.runs_dir)))})
-        latest, last = newest(self.found)
+            return Answer({"runs": [], "text": NO_RUNS.format(folder=display_path(resolve_path(self.runs_dir)))})
+        latest, last = newest_step(self.found)
         if run is not None and run not in self.found:
             raise InputError(f"run={run!r} is no finished run here.{did_you_mean(run, self.found)}")
         run = run or latest
@@ -121,26 +121,26 @@ class Viewer:
         return Answer({"runs": [{"name": n, "steps": [*steps]} for n, steps in self.found.items()],
                        "at": {"run": run, "step": step, "image": image}})
 
-    def step(self, asked: Mapping[str, Any]) -> Answer:
+    def step(self, request: Mapping[str, Any]) -> Answer:
         "Open a step on a side, and say what it is."
-        side, run = asked["side"], asked["run"]
+        side, run = request["side"], request["run"]
         steps = self.found[run]
-        number = asked["step"] if asked["step"] in steps else [*steps][-1]
+        number = request["step"] if request["step"] in steps else [*steps][-1]
         images, again = self.sides[side], ""
         same = images is not None and images.opened.folder.path == steps[number]
         if same and not images.is_current:
-            images, again = None, f"{shown(steps[number])} was trained again; these are its new weights."
+            images, again = None, f"{display_path(steps[number])} was trained again; these are its new weights."
         if images is None or images.opened.folder.path != steps[number]:
-            self.busy(f"Opening {shown(steps[number])} …")
+            self.busy(f"Opening {display_path(steps[number])} …")
             images = StepImages(steps[number], self.device, map_kinds=self.map_kinds,
                                 links=self.links)
         if side and not _comparable(images, self.side(0)):
-            raise InputError(f"{run} has other classes than {shown(self.side(0).opened.folder.path)}, or has "
+            raise InputError(f"{run} has other classes than {display_path(self.side(0).opened.folder.path)}, or has "
                              f"them in another order; two runs of one task can be compared.")
-        if asked.get("image") is not None:
-            first = images.find(asked["image"])
+        if request.get("image") is not None:
+            first = images.find(request["image"])
         else:  # the image that was looked at before, where this step has it too
-            first = images.find(self._last) if images.has(self._last) else images.first()
+            first = images.find(self._last) if images.has(self._last) else images.first_image()
         answer = Answer(step_fields(images) | {"run": run, "step": number,
                                                "first": {"list": first[0], "position": first[1]},
                                                "again": again})
@@ -151,38 +151,38 @@ class Viewer:
             self.sides[1] = self.maps[1] = self._keys[1] = None
         return answer
 
-    def check(self, asked: Mapping[str, Any]) -> None:
+    def check(self, request: Mapping[str, Any]) -> None:
         "InputError where a view shows another step than the kernel's: there may be two views."
-        now = [title(s) for s in self.sides if s]
-        if "of" in asked and asked["of"] != now[: len(asked["of"])]:
+        now = [step_title(s) for s in self.sides if s]
+        if "of" in request and request["of"] != now[: len(request["of"])]:
             raise InputError(f"Another view of this studio has opened {', '.join(now)}. Choose the run again "
                              f"to go on here.")
 
-    def image(self, asked: Mapping[str, Any]) -> Answer:
+    def image(self, request: Mapping[str, Any]) -> Answer:
         "The panels of an image; of both sides where two are compared."
-        images, which, position = self.side(0), asked["list"], asked["position"]
+        images, which, position = self.side(0), request["list"], request["position"]
         samples = images.lists[which]
-        rule = images.rule.with_values(**asked["rule"])
-        told = None if asked["told"] is None else torch.tensor(asked["told"])
-        maps = self._maps(0, which, position, asked["epoch"], rule, told)
-        answer, names, identity = Answer(), asked["panels"], samples.split.ids[position]
-        part = bool(asked["part"])
+        rule = images.rule.with_values(**request["rule"])
+        told = None if request["told"] is None else torch.tensor(request["told"])
+        maps = self._maps(0, which, position, request["epoch"], rule, told)
+        answer, names, identity = Answer(), request["panels"], samples.split.ids[position]
+        part = bool(request["part"])
         with one_thread(maps.logits.picture):
-            rows = [panel_row(answer, maps, names, asked["differs"]) | {"title": title(images)}]
-            classes, text = classes_in(maps, names), described(images, maps, which, position)
-        if asked["other"] and self.sides[1] and not part:
-            rows += self._other(answer, identity, maps.logits.picture, asked)
+            rows = [panel_row(answer, maps, names, request["differs"]) | {"title": step_title(images)}]
+            classes, text = classes_in(maps, names), describe_image(images, maps, which, position)
+        if request["other"] and self.sides[1] and not part:
+            rows += self._other(answer, identity, maps.logits.picture, request)
         truth = maps.logits.truth
         whole = {"picture": None, "truth": None} if part else {
             "picture": answer.put(picture_bytes(samples.split.images[position])),
             "truth": None if truth is None else answer.put(map_bytes(truth))}
         answer.fields = whole | {
             "part": part, "rows": rows, "key": f"{which}/{position}",
-            "of": [title(s) for s in self.sides if s],
-            "image": identity, "size": shown_size(*maps.logits.picture.shape[1:]),
+            "of": [step_title(s) for s in self.sides if s],
+            "image": identity, "size": display_size(*maps.logits.picture.shape[1:]),
             "labels": samples.image_labels[position].tolist(), "shown": classes,
             "text": text}
-        if asked["other"] and not part and len(rows) == 1:
+        if request["other"] and not part and len(rows) == 1:
             answer.fields["text"] += " · the other run's data lacks this image"
         return answer
 
@@ -200,19 +200,19 @@ class Viewer:
         return maps
 
     def _other(self, answer: Answer, identity: str, picture: Tensor,
-               asked: Mapping[str, Any]) -> list[dict[str, Any]]:
+               request: Mapping[str, Any]) -> list[dict[str, Any]]:
         "The same image of the other run; none where that run's data lacks it."
         images = self.side(1)
-        lists = [w for w in (asked["list"], *images.lists) if identity in images.lists[w].split.ids]
+        lists = [w for w in (request["list"], *images.lists) if identity in images.lists[w].split.ids]
         if not lists:
             return []
         position = images.lists[lists[0]].split.ids.index(identity)
         if not torch.equal(images.lists[lists[0]].image(position), picture):
             return []  # data of another folder, with the same ids
-        epoch = asked["epoch"] if asked["epoch"] in images.epochs(lists[0], position) else None
+        epoch = request["epoch"] if request["epoch"] in images.epochs(lists[0], position) else None
         maps = self._maps(1, lists[0], position, epoch, images.rule, None)
         with one_thread(maps.logits.picture):
-            return [panel_row(answer, maps, asked["panels"], asked["differs"]) | {"title": title(images)}]
+            return [panel_row(answer, maps, request["panels"], request["differs"]) | {"title": step_title(images)}]
 
 
 def _comparable(one: StepImages, other: StepImages) -> bool:
@@ -221,7 +221,7 @@ def _comparable(one: StepImages, other: StepImages) -> bool:
     return a == b and all(x == y for x, y in zip(one.step.names, other.step.names))
 
 # %% ../../nbs/widgets/01_viewer.ipynb #176437eb
-def title(images: StepImages) -> str:
+def step_title(images: StepImages) -> str:
     "A step by its run's name and its number."
     return f"{images.opened.folder.path.parent.name} · step {images.step.index}"
 
@@ -236,10 +236,10 @@ def step_fields(images: StepImages) -> dict[str, Any]:
     rule, kinds = images.rule, [images.kinds[name] for name in images.map_names]
     return {"classes": [{"name": n, "colour": c} for n, c in zip(step.names, colours)], "nOld": step.n_old,
             "weak": images.weak, "rule": rule.values, "controls": rule_controls(rule),
-            "panels": [_panel_fields(kind) for kind in kinds], "lists": lists, "title": title(images),
+            "panels": [_panel_fields(kind) for kind in kinds], "lists": lists, "title": step_title(images),
             "changes": {name: _shaped(images, rule.affected_by(name)) for name in rule.params},
             "labelled": _shaped(images, rule.affected(["image_labels"])),
-            "epochs": images.maps_kept.epochs, "kept": {which: images.kept(which) for which in images.lists}}
+            "epochs": images.maps_kept.epochs, "kept": {which: images.history_positions(which) for which in images.lists}}
 
 
 def _panel_fields(kind: MapKind) -> dict[str, Any]:
@@ -252,10 +252,10 @@ def _shaped(images: StepImages, changed: frozenset[str]) -> list[str]:
     return [name for name in images.map_names if changed & {*images.kinds[name].reads}]
 
 
-def described(images: StepImages, maps: Maps, which: str, position: int) -> str:
+def describe_image(images: StepImages, maps: Maps, which: str, position: int) -> str:
     "One line about an image: its place, its image-level labels, and whether it teaches."
     names = [n for n, told in zip(images.step.names[1:], maps.image_labels) if told]
-    place = (f"{title(images)} · {maps.logits.id} ({position + 1:,} of {len(images.lists[which]):,} {which} "
+    place = (f"{step_title(images)} · {maps.logits.id} ({position + 1:,} of {len(images.lists[which]):,} {which} "
              f"images)")
     told = f"image-level labels: {', '.join(names) or 'none that this step teaches'}"
     closed = images.weak and not maps.targets.gate[0]
