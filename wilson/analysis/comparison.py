@@ -48,7 +48,8 @@ def find_variants(
     if not found:
         there = {t: sum(len(v.records) for v in vs) for t, vs in group_variants(records).items()}
         said = ", ".join(f"{t} ({n})" for t, n in there.items()) or "none; `wilson runs` lists all runs"
-        raise InputError(f"No result in {display_path(resolve_path(runs_dir))} fits task={task!r}, methods={methods!r}, "
+        raise InputError(f"No result in {display_path(resolve_path(runs_dir))} fits task={task!r}, "
+                         f"methods={methods!r}, "
                          f"runs={runs!r}. Results by task: {said}.")
     most = max(found, key=lambda t: sum(len(v.records) for v in found[t]))
     if len(found) > 1:

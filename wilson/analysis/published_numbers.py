@@ -133,7 +133,8 @@ def anchors(
 VARIED = ("alpha", "affinity", "pooling", "prior", "background", "label_old_classes")  # by paper or code
 MINDED = ("backbone", "pretrained", "crop_size", "crop_size_val", "batch_size", "epochs", "optimizer",
           "lr", "lr_head_factor", "lr_localizer", "lr_policy", "pseudo_epoch", "loss_de", "loss_kd", "loss_pod",
-          "loss_seg", "void_label", "lr_decay", "gate_labels", "future_classes", "threshold_background", "threshold_classes",
+          "loss_seg", "void_label", "lr_decay", "gate_labels", "future_classes", "threshold_background",
+          "threshold_classes",
           "threshold_floor", "affinity_iterations", "affinity_dilations", "affinity_scale", "train_list",
           "val_list", "label_edits", "max_image_size")
 

@@ -33,7 +33,8 @@ __all__ = ['COMMANDS', 'Parser', 'add_params', 'named_methods', 'add_training_pa
 COMMANDS: dict[str, Callable[..., int | None]] = {
     "prepare": run_prepare, "verify": run_verify, "train": run_train, "sweep": run_sweep_command,
     "runs": run_runs, "slurm": run_slurm, "evaluate": run_evaluate, "predict": run_predict,
-    "compare": run_compare, "pseudo-labels": run_pseudo_labels, "import-checkpoint": run_import_checkpoint, "export": run_export,
+    "compare": run_compare, "pseudo-labels": run_pseudo_labels,
+    "import-checkpoint": run_import_checkpoint, "export": run_export,
 }
 
 

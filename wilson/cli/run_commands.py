@@ -103,8 +103,8 @@ def run_compare(
 ) -> None:
     "put runs beside each other"
     from wilson.core.output_files import OutputFolder
-    from wilson.analysis.comparison import (TABLES, find_variants, figure_files, comparison_figures, table_files, comparison_table,
-                                       write_figures, write_tables)
+    from wilson.analysis.comparison import (TABLES, comparison_figures, comparison_table, figure_files,
+                                            find_variants, table_files, write_figures, write_tables)
     from wilson.analysis.tables import FORMATS
     from wilson.core.paths import display_path
     if format not in FORMATS:

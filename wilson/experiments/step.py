@@ -33,7 +33,8 @@ from .build import build_trainer
 from .measure import primary_scores, evaluate_step, metric_classes, training_images, step_models
 from .start import label_maps, parent_folder
 from ..loading.workers import check_while_waiting
-from ..run.folder import resolve_existing, remove_step_files, lock_step, parent_lock, recorded_parent, step_path, StepResult
+from ..run.folder import StepResult, lock_step, parent_lock, recorded_parent, remove_step_files
+from ..run.folder import resolve_existing, step_path
 from ..methods.facts import facts_as_json
 from ..run.chosen_method import method_facts, references_of
 from ..run.presets import uses_base_schedule, step_fingerprint, ResolvedConfig
@@ -173,7 +174,8 @@ def _reused(folder: StepFolder, index: int, config: ResolvedConfig) -> StepResul
             remove_states(folder.path)  # where a kill came between the last lines of `_trained`
     metrics = folder.read("metrics.json")
     if metrics:  # the reading of later classes is this run's, whatever it was then
-        metrics["scores"] = {name: primary_scores(score, config.future_classes) for name, score in metrics["scores"].items()}
+        metrics["scores"] = {name: primary_scores(score, config.future_classes)
+                             for name, score in metrics["scores"].items()}
         further = {facts.name for kind in metric_classes(config.metrics) for facts in kind.facts()}
         if (missing := sorted(further - read_facts(metrics).keys())) and is_main_process():
             print(f"    it was not scored by {', '.join(missing)}: wilson evaluate {display_path(folder.path)} "
@@ -215,8 +217,10 @@ def _trained(trainer: Trainer, config: ResolvedConfig, data: SegmentationFolder,
                "images_per_second": None if speed is None else round(speed, 1), "cost": cost.record(),
                **scores}
     if (before := earlier_scores(folder)) is not None:
-        metrics["across_steps"] = {p: incremental_scores([*(primary_scores(s[p], config.future_classes) for s in before), score])
-                                   for p, score in metrics["scores"].items() if all(p in s for s in before)}
+        earlier = {p: [primary_scores(s[p], config.future_classes) for s in before]
+                   for p in metrics["scores"] if all(p in s for s in before)}
+        metrics["across_steps"] = {p: incremental_scores([*of_steps, metrics["scores"][p]])
+                                   for p, of_steps in earlier.items()}
     folder.write("metrics.json", metrics)
     folder.set_state("finished")
     if is_main_process():

@@ -16,7 +16,8 @@ from dataclasses import replace
 
 import torch
 
-from ..core.distributed import broadcast_from_main, main_process_first, process_group, world_size, is_torchelastic_launched
+from ..core.distributed import broadcast_from_main, is_torchelastic_launched, main_process_first
+from ..core.distributed import process_group, world_size
 from ..core.errors import InputError
 from ..core.limits import available_cpus
 from ..core.paths import resolve_path, display_path

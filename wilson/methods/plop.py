@@ -144,7 +144,8 @@ class PLOP(Method):
     def with_old_predictions(self, masks: Tensor, logits_old: Tensor) -> tuple[Tensor, Tensor]:
         "`add_old_predictions` at the masks' size, images in turn."
         size = masks.shape[-2:]
-        parts = zip(masks.split(images_per_chunk(logits_old, size)), logits_old.split(images_per_chunk(logits_old, size)))
+        count = images_per_chunk(logits_old, size)
+        parts = zip(masks.split(count), logits_old.split(count))
         labels, share = zip(*(add_old_predictions(m, upsample(o, size), self.medians) for m, o in parts))
         return torch.cat(labels), torch.cat(share)
 

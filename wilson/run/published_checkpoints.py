@@ -132,7 +132,8 @@ def read_published(
 
 # %% ../../nbs/run/09_published_checkpoints.ipynb #dda24e8b
 def _part(path: Path, state: Any, beginnings: tuple[str, ...]) -> dict[str, Tensor]:
-    state = unwrap_state(state_of(state, display_path(path)), lambda name: name.startswith(beginnings), display_path(path))
+    shown = display_path(path)
+    state = unwrap_state(state_of(state, shown), lambda name: name.startswith(beginnings), shown)
     for beginning in beginnings:
         if not any(name.startswith(beginning) for name in state):
             raise InputError(f"{display_path(path)} is half a checkpoint: none of its {len(state)} tensors is named "

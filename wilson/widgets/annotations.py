@@ -123,10 +123,11 @@ class Annotations:
             noted = ((m, edits.get(m.logits.id, {})) for m in each)
             reported = (ReportImage(m, edit.get("note", ""), "flagged" if edit.get("flag") else "")
                         for m, edit in noted)
-            files: Sequence[Path] = [write_image_report(folder / f"{name}.html", f"Pseudo-labels of {step_title(images)}",
-                            {"run": images.opened.folder.path.parent.name, "step": str(step.index),
-                             "data": display_path(images.data.root)}, reported, step, images.opened.rule,
-                            names=tuple(images.kinds))]
+            facts = {"run": images.opened.folder.path.parent.name, "step": str(step.index),
+                     "data": display_path(images.data.root)}
+            files: Sequence[Path] = [
+                write_image_report(folder / f"{name}.html", f"Pseudo-labels of {step_title(images)}", facts,
+                                   reported, step, images.opened.rule, names=tuple(images.kinds))]
         else:
             with_truth = all(images.lists[which].mask(p) is not None for p in places)
             names = [n for n in request["panels"] if images.kinds[n].draws != "difference"

@@ -239,7 +239,8 @@ def step_fields(images: StepImages) -> dict[str, Any]:
             "panels": [_panel_fields(kind) for kind in kinds], "lists": lists, "title": step_title(images),
             "changes": {name: _shaped(images, rule.affected_by(name)) for name in rule.params},
             "labelled": _shaped(images, rule.affected(["image_labels"])),
-            "epochs": images.maps_kept.epochs, "kept": {which: images.history_positions(which) for which in images.lists}}
+            "epochs": images.maps_kept.epochs,
+            "kept": {which: images.history_positions(which) for which in images.lists}}
 
 
 def _panel_fields(kind: MapKind) -> dict[str, Any]:
