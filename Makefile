@@ -21,7 +21,7 @@ $(VENV)/.ready: constraints.txt settings.ini setup.py .ci/inplace_abn.sh
 	@$(BIN)/pip install -q $(PIP_FLAGS) -c constraints.txt pip setuptools wheel setuptools-scm ninja
 	@$(BIN)/pip install -q $(PIP_FLAGS) -c constraints.txt --no-build-isolation -e '.[notebook,coco,sbd,dev]'
 	@bash .ci/inplace_abn.sh $(BIN)/python $(PIP_FLAGS)
-	@printf '#!%s\nimport sys\nfrom wilson.experiments.papermill import main\nsys.exit(main())\n' \
+	@printf '#!%s\nimport sys\nfrom wilson.experiments.papermill import run_papermill\nsys.exit(run_papermill())\n' \
 	  '$(CURDIR)/$(BIN)/python' > $(BIN)/papermill
 	@chmod 755 $(BIN)/papermill
 	@touch $@

@@ -41,11 +41,11 @@ import sys
 import wilson.cli.command
 before = "torch" in sys.modules
 import wilson.analysis.run_list, wilson.analysis.comparison, wilson.analysis.image_report, wilson.checks.overview
-from wilson.analysis.tables import Column, Table, comma_separated, html
+from wilson.analysis.tables import Column, Table, to_csv, to_html
 print(before, *(name in sys.modules for name in ("pandas", "jinja2")))
 table = Table("one", (Column("all"),), {"wilson": [[1.0, 2.0]]})
-comma_separated(table)
-print("jinja2" in sys.modules, "1.5" in html(table), "jinja2" in sys.modules)
+to_csv(table)
+print("jinja2" in sys.modules, "1.5" in to_html(table), "jinja2" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, encoding="utf-8", timeout=120)
     assert done.stdout.split() == ["False"] * 4 + ["True"] * 2, done.stdout + done.stderr

@@ -139,7 +139,7 @@ def test_a_run_goes_on_in_the_precision_it_began_with(root, monkeypatch):
     "Also where the machine would choose another one now."
     whole = trained(precision="bf16", base_name="whole")
     with monkeypatch.context() as patch:
-        patch.setattr("wilson.experiments.build.precision_on", lambda *_: torch.bfloat16)
+        patch.setattr("wilson.experiments.build.compute_dtype", lambda *_: torch.bfloat16)
         killed_at(3, monkeypatch)
     ours = trained()
     record, theirs = (json.loads((folder / "config.json").read_text(encoding="utf-8")) for folder in (ours, whole))

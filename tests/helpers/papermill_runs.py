@@ -7,8 +7,8 @@ from pathlib import Path
 import nbformat
 
 # what the papermill of `make setup` is
-PAPERMILL = [sys.executable, "-c", "import sys; from wilson.experiments.papermill import main; "
-                                   "sys.argv[0] = 'papermill'; sys.exit(main())"]
+PAPERMILL = [sys.executable, "-c", "import sys; from wilson.experiments.papermill import run_papermill; "
+                                   "sys.argv[0] = 'papermill'; sys.exit(run_papermill())"]
 
 
 def outputs(path: Path) -> str:

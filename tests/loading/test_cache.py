@@ -37,7 +37,7 @@ delay = float(sys.argv[1])
 read = cache.image_of
 cache.image_of = lambda *a: (time.sleep(delay), read(*a))[1]
 samples = training_samples(open_folder("data/few", SHAPES).train, Task("shapes", "offline").step(0), None)
-quick = cache.cached(samples, Path("cache").absolute(), 1)
+quick = cache.cache_samples(samples, Path("cache").absolute(), 1)
 print(len(quick.decoded), sum(int(quick[0, k].image.sum()) for k in range(len(quick))))
 """
 

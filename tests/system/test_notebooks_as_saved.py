@@ -119,7 +119,7 @@ def test_a_lost_tag_is_refused_by_the_page(tmp_path):
 def test_cells_reordered():
     "The cell of parameters below its use: nothing is trained with the defaults."
     with pytest.raises(InputError, match="run the cell tagged `parameters` first"):
-        parse_parameters(["", "from wilson.run.config import parsed\nconfig = parsed(given_parameters(In))"])
+        parse_parameters(["", "from wilson.run.config import parse_config\nconfig = parse_config(parse_parameters(In))"])
 
 
 @pytest.mark.parametrize("change, expected", [

@@ -82,7 +82,7 @@ def text_parameters(notebook: Mapping[str, Any]) -> set[str]:
     for source in _code(notebook):
         for call in re.findall(r"check_names\(In, text=(\([^)]*\))\)", source):
             names |= {*ast.literal_eval(call)}
-        if "given_parameters(In)" in source:
+        if "parse_parameters(In)" in source:
             names |= {n for n, p in SHARED.items() if p.text}
     return names
 
