@@ -21,6 +21,7 @@ REPO = Path(__file__).resolve().parents[1]
 HELPERS = REPO / "tests/helpers"  # modules that several tests share; no test imports from another one
 sys.path.append(str(HELPERS))
 STRICT = os.environ.get("WILSON_STRICT") == "1"
+FLOAT32 = "AVX512_CORE_BF16"  # oneDNN without AMX: precision=auto is float32 on every processor
 THREADS = 1  # images are small: more threads only wait for each other
 
 # what makes a step of the demo data take a second: two classes, one epoch, small crops
@@ -45,6 +46,8 @@ def pytest_configure(config):
     # torchvision announces a successor of its decoder at every image
     config.addinivalue_line("filterwarnings", "ignore:The image decoding and encoding capabilities:DeprecationWarning")
     torch.set_num_threads(THREADS)
+    os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))  # else a training would look for free processors
+    os.environ["ONEDNN_MAX_CPU_ISA"] = FLOAT32
 
 
 def pytest_collection_modifyitems(items):

@@ -8,12 +8,14 @@ from __future__ import annotations
 import errno
 import math
 import os
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['available_cpus', 'memory_limit', 'about_open_files', 'about_memory', 'about_processes', 'about_shared_memory',
-           'shortage']
+__all__ = ['available_cpus', 'memory_limit', 'free_cpus', 'about_open_files', 'about_memory', 'about_processes',
+           'about_shared_memory', 'shortage']
 
 # %% ../../nbs/core/05_limits.ipynb #a94f3344
 def _folders(kind: str, root: Path) -> list[Path]:
@@ -70,6 +72,40 @@ def memory_limit(root: Path = Path("/")) -> int | None:
     with suppress(AttributeError, ValueError, OSError):  # Windows has no sysconf
         limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     return min(limits + _numbers("memory", ("memory.max", "memory.limit_in_bytes"), root), default=None)
+
+# %% ../../nbs/core/05_limits.ipynb #fa570012
+def _times(root: Path) -> dict[int, tuple[int, int]]:
+    "Clock ticks since the start of the system, all and idle, of each processor this process may use."
+    usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    found = {}
+    with suppress(OSError, ValueError, IndexError):  # only Linux has this file
+        for line in (root / "proc/stat").read_text(encoding="utf-8").splitlines():
+            name, *ticks = line.split()
+            if name[:3] == "cpu" and name != "cpu" and (usable is None or int(name[3:]) in usable):
+                numbers = [int(n) for n in ticks[:8]]  # what follows is counted in the first two already
+                found[int(name[3:])] = sum(numbers), numbers[3] + numbers[4]  # idle, waiting for a disk
+    return found
+
+
+def free_cpus(
+    seconds: float = 0.5,       # of the look; this thread sleeps meanwhile
+    root: Path = Path("/"),
+    wait: Callable[[float], None] = time.sleep,
+) -> float:                     # between 0 and `available_cpus()`
+    "How many of the processors this process may use are left by others, during a short look."
+    usable = available_cpus(root)
+    before = _times(root)
+    wait(seconds)
+    after = _times(root)
+    idle, seen = 0.0, 0
+    for number in before.keys() & after.keys():
+        total = after[number][0] - before[number][0]
+        if total > 0:
+            idle, seen = idle + (after[number][1] - before[number][1]) / total, seen + 1
+    if not seen:
+        load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+        idle = (os.cpu_count() or 1) - load
+    return max(0.0, min(idle, float(usable)))
 
 # %% ../../nbs/core/05_limits.ipynb #b3f2532c
 def _rlimit(name: str) -> tuple[int | None, int | None]:

@@ -5,22 +5,42 @@
 # %% ../../nbs/engine/02_devices.ipynb #3c354618
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..core.distributed import broadcast_from_main, all_gather_object, is_torchelastic_launched, rank
+from ..core.distributed import broadcast_from_main, is_main_process, all_gather_object, is_torchelastic_launched, rank
 from ..core.errors import InputError
+from ..core.limits import available_cpus, free_cpus
 from .gpus import describe_gpus, start_gpu
 from .step_folder import StepFolder
 from ..models.norms import norm_for
 
 # %% auto #0
-__all__ = ['PRECISIONS', 'compute_dtype', 'norm_for_device', 'numerics', 'restore_numerics', 'rank_device', 'choose_device']
+__all__ = ['PRECISIONS', 'PIXELS_OF_A_THREAD', 'has_matrix_unit', 'compute_dtype', 'norm_for_device', 'numerics',
+           'restore_numerics', 'count_threads', 'set_threads', 'rank_device', 'choose_device']
 
 # %% ../../nbs/engine/02_devices.ipynb #1e8fde8e
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def has_matrix_unit(
+    root: Path = Path("/"),
+) -> bool:
+    "Whether the processor has AMX tiles for bfloat16, and oneDNN may use them (ONEDNN_MAX_CPU_ISA)."
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "ALL").upper()
+    if limit not in ("ALL", "DEFAULT") and "AMX" not in limit:
+        return False
+    try:
+        text = (root / "proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:  # only Linux has this file
+        return False
+    flags = next((line for line in text.splitlines() if line.startswith("flags")), "")
+    return "amx_bf16" in flags.split()
 
 
 def compute_dtype(
@@ -32,7 +52,7 @@ def compute_dtype(
     if name != "auto":
         return PRECISIONS[name]
     if device.type != "cuda":
-        return torch.float32
+        return torch.bfloat16 if has_matrix_unit() else torch.float32
     known = norm != "inplace" and torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.bfloat16 if known else torch.float16
 
@@ -55,23 +75,63 @@ def numerics(dtype: torch.dtype) -> dict[str, Any]:
 
 
 def restore_numerics(
-    folder: StepFolder,    # of a run that is resumed; `numerics` is in the "machine" of its config.json
+    folder: StepFolder,           # of a run that is resumed; "machine" of its config.json has `numerics`
     device: torch.device,
-    precision: str,        # auto | float32 | bf16 | fp16, as configured
+    precision: str,               # auto | float32 | bf16 | fp16, as configured
     norm: str = "auto",
-) -> str:                  # the precision to use
+    asked: int | None = None,     # threads, as configured; they override those of the record
+) -> str:                         # the precision to use
     "Set the recorded number of threads and return the recorded precision; logs where they differ from now."
     recorded = broadcast_from_main(lambda: (folder.read("config.json") or {}).get("machine", {}))
     threads, now = recorded.get("threads"), torch.get_num_threads()
     everywhere = all_gather_object(now)
     if isinstance(threads, list) and len(threads) == len(everywhere) and threads != everywhere:
-        folder.log(f"    threads: {threads[rank()]} as before, not {now}: the result depends on their number")
-        torch.set_num_threads(threads[rank()])
+        why = f"the result depends on their number{'' if asked else '; threads=… sets another one'}"
+        if asked:
+            folder.log(f"    threads: {now} as asked for, not {threads[rank()]} as before: {why}")
+        else:
+            folder.log(f"    threads: {threads[rank()]} as before, not {now}: {why}")
+            torch.set_num_threads(threads[rank()])
     before, found = recorded.get("precision"), compute_dtype(device, precision, norm)
     if before not in PRECISIONS or PRECISIONS[before] == found:
         return precision
     folder.log(f"    precision: {before} as before, not {numerics(found)['precision']}")
     return before
+
+# %% ../../nbs/engine/02_devices.ipynb #fa570002
+PIXELS_OF_A_THREAD = 128 * 128  # in a pass; with less the threads would mostly wait for each other
+
+
+def count_threads(
+    pixels: int,     # of one pass of this process, all its images
+    free: float,     # processors that nobody else uses
+    processes: int = 1,  # that share them
+) -> int:            # at least 1
+    "The number of threads for so much work; a processor counts as free from two thirds on."
+    shared = math.floor(free + 1 / 3) // processes
+    return max(1, min(shared, math.ceil(pixels / PIXELS_OF_A_THREAD)))
+
+
+def set_threads(
+    device: torch.device,
+    pixels: int,                                # of one pass of this process, all its images
+    asked: int | None = None,                   # None: OMP_NUM_THREADS, else what `count_threads` chooses
+    look: Callable[[], float] = free_cpus,
+) -> int:
+    "Set and return the threads of this process for a training; prints the choice on the main process."
+    if asked:
+        torch.set_num_threads(asked)
+    elif "OMP_NUM_THREADS" not in os.environ and device.type != "cuda":
+        free = min(all_gather_object(look()))
+        processes = int(os.environ["LOCAL_WORLD_SIZE"]) if is_torchelastic_launched() else 1
+        number = count_threads(pixels, free, processes)
+        torch.set_num_threads(number)
+        if is_main_process():
+            print(f"threads: {number}, for {free:.1f} of {available_cpus()} processors are free and a pass "
+                  f"has {pixels:,} pixels; threads=… sets another number", flush=True)
+    elif "OMP_NUM_THREADS" not in os.environ:  # torch does not know a container's quota
+        torch.set_num_threads(min(torch.get_num_threads(), available_cpus()))
+    return torch.get_num_threads()
 
 # %% ../../nbs/engine/02_devices.ipynb #c32a242f
 def rank_device(device: str) -> torch.device:

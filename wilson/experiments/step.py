@@ -78,7 +78,8 @@ def train_step(
         if action == "resume":
             with report_full_disk(folder):
                 device = choose_device(config.device)
-                precision = restore_numerics(folder, device, config.precision, config.norm)
+                precision = restore_numerics(folder, device, config.precision, config.norm,
+                                             config.threads)
         trainer, record = build_trainer(config, data, step, folder, parent, labelled, precision)
         record |= {"identity": same, "pseudo_labels": coverage, **_code_record(config),
                    "run": broadcast_from_main(lambda: run_token(folder, anew=action == "new"))}

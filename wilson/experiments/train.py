@@ -19,14 +19,13 @@ import torch
 from ..core.distributed import broadcast_from_main, is_torchelastic_launched, main_process_first
 from ..core.distributed import process_group, world_size
 from ..core.errors import InputError
-from ..core.limits import available_cpus
 from ..core.paths import resolve_path, display_path
 from ..data.batches import EpochBatches
 from ..data.label_edits import check_edited_ids
 from ..data.samples import training_samples
 from ..data.splits import SegmentationFolder
 from ..data.tasks import Task
-from ..engine.devices import choose_device
+from ..engine.devices import choose_device, set_threads
 from ..engine.launch import RankFailed, launch
 from ..engine.signals import Interrupted, Stop, graceful_shutdown, end_with_parent, exit_watchdog
 from ..engine.step_folder import StepFolder
@@ -128,8 +127,8 @@ def train_steps(
     task, data, results = task_of(config), main_process_first(lambda: open_data(config)), []
     if (device := choose_device(config.device)).type == "cuda":
         torch.cuda.set_device(device)  # what names no device means this one
-    if "OMP_NUM_THREADS" not in os.environ and world_size() == 1:  # torch does not know a container's quota
-        torch.set_num_threads(min(torch.get_num_threads(), available_cpus()))
+    images = -(-config.batch_size // config.accumulate_grad // world_size())
+    set_threads(device, images * config.crop_size ** 2, config.threads)
     for index in steps:
         results.append(train_step(config, task, data, index, stop))
         broadcast_from_main(lambda: rebuild_results(config.runs_dir))

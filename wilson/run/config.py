@@ -95,8 +95,8 @@ class OptimizerParams(CompatParams):
         1, "passes that make one update: each sees batch_size / accumulate_grad images", above=0,
         affects="weights")
     precision: str = param(
-        "auto", "of the networks in training; auto: bf16 on a GPU that has it, else fp16; float32 on the "
-        "CPU", choices=("auto", "float32", "bf16", "fp16"), affects="weights")
+        "auto", "of the networks; auto: bf16 on a GPU or a CPU (AMX) that has a unit for it, else fp16 on a "
+        "GPU, float32 on a CPU", choices=("auto", "float32", "bf16", "fp16"), affects="weights")
 
 # %% ../../nbs/run/01_config.ipynb #7d3f0221
 @dataclass(frozen=True)
@@ -174,6 +174,8 @@ class RunParams(DataParams):
     nproc: int | None = param(
         None, "processes, each on a GPU of its own; none: all GPUs, else one process", above=0,
         affects="nothing")
+    threads: int | None = param(None, "of each process; none: by the free processors and the size of the "
+                                "work, when a training starts", above=0, affects="nothing")
     save_minutes: float = param(
         10.0, "between two saved states within an epoch; one follows every epoch", min=0, affects="nothing")
     max_bad_updates: int = param(
