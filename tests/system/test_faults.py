@@ -101,7 +101,7 @@ def killed(root: Path, arguments, *faults: Fault) -> None:
 def epoch_lines(folder: Path) -> dict[str, None]:
     "What was said of epochs, speed left out; a line that is said again after a kill has to be the same."
     lines = (folder / "log.txt").read_text(encoding="utf-8").splitlines()
-    said = [re.sub(r"  \(\d+ images/s\)$", "", line) for line in lines if re.match("step .*epoch|    mIoU", line)]
+    said = [re.sub(r"  \(\d+ images/s[^)]*\)$", "", line) for line in lines if re.match("step .*epoch|    mIoU", line)]
     return dict.fromkeys(said)
 
 

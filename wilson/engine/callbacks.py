@@ -33,6 +33,7 @@ class ProgressBar(Callback):
     "Shows the updates of an epoch and their mean losses, on the main process."
     affects = "nothing"
     bar: Any = None  # of the current epoch
+    layout = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{rate_fmt}{postfix}]"  # tqdm's, without the rest of the epoch
 
     def before_epoch(self) -> None:
         trainer = self.trainer
@@ -40,13 +41,14 @@ class ProgressBar(Callback):
         every = float(os.environ.get("TQDM_MININTERVAL", 0.5))  # seconds
         self.bar = tqdm(desc=f"{trainer.title}, epoch {trainer.epoch + 1}/{trainer.epochs}",
                         total=trainer.per_epoch, initial=trainer.done, leave=False, mininterval=every,
-                        maxinterval=max(10.0, every), **silent)
+                        maxinterval=max(10.0, every), bar_format=self.layout, **silent)
 
     def after_update(self) -> None:
         self.bar.update()
-        if self.trainer.done % 20 == 0:
-            means = {name: f"{mean:.3f}" for name, mean in self.trainer.find(EpochStats).means().items()}
-            self.bar.set_postfix(means, refresh=False)  # shown with the bar's next move
+        if self.trainer.done % 20 == 0 or self.trainer.done == 1:
+            means = [f"{name}={mean:.3f}" for name, mean in self.trainer.find(EpochStats).means().items()]
+            left = self.trainer.find(Cost).time_left()
+            self.bar.set_postfix_str(", ".join([left, *means]), refresh=False)  # shown with the bar's next move
 
     def after_epoch(self) -> None:
         self.bar.close()

@@ -5,8 +5,12 @@
 # %% ../../nbs/engine/06_cost.ipynb #0fc35412
 from __future__ import annotations
 
+import math
+import statistics
 import sys
 import time
+from collections import deque
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +22,7 @@ from ..core.distributed import is_main_process, all_gather_object
 from .trainer import Callback
 
 # %% auto #0
-__all__ = ['COUNTER', 'joules', 'peak_memory', 'Cost']
+__all__ = ['COUNTER', 'joules', 'peak_memory', 'TimeLeft', 'display_duration', 'Cost']
 
 # %% ../../nbs/engine/06_cost.ipynb #1d87d7df
 COUNTER = Path("/sys/class/powercap/intel-rapl:0/energy_uj")  # of a processor, microjoules
@@ -52,6 +56,55 @@ def peak_memory(device: torch.device) -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
     return 0.0  # Windows tells it otherwise
 
+# %% ../../nbs/engine/06_cost.ipynb #fa570022
+class TimeLeft:
+    "Estimates how long a training still takes; a pause of the machine hardly changes the estimate."
+    scoring = 3  # the scores at the end of a step take about as long as so many validations
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic):
+        self.clock = clock
+        self.ahead = 0, 0  # updates and validations of the steps that follow
+        self.updates: deque[float] = deque(maxlen=100)      # seconds of each of the last ones
+        self.validations: deque[float] = deque(maxlen=5)
+        self._began: float | None = None                    # the current update or validation
+        self._validating = False
+
+    def start(self, validating: bool = False) -> None:
+        "Updates, or a validation, begin now. A validation that was under way ends."
+        now = self.clock()
+        if self._validating and self._began is not None:
+            self.validations.append(now - self._began)
+        self._began, self._validating = now, validating
+
+    def update(self) -> None:
+        "An update ends now, and the next one begins."
+        now = self.clock()
+        if self._began is not None and not self._validating:
+            self.updates.append(now - self._began)
+        self._began, self._validating = now, False
+
+    @staticmethod
+    def typical(values: Iterable[float]) -> float:
+        "The mean of values, each at most three times their median."
+        values = [*values]
+        most = 3 * statistics.median(values) if values else 0.0
+        return statistics.fmean(min(value, most) for value in values) if values else 0.0
+
+    def seconds(self, updates: int, validations: int) -> float | None:
+        "Seconds for so much of this step and all that follows; None before the first update."
+        if not self.updates:
+            return None
+        updates, validations = updates + self.ahead[0], validations + self.scoring + self.ahead[1]
+        return updates * self.typical(self.updates) + validations * self.typical(self.validations)
+
+
+def display_duration(seconds: float) -> str:
+    "For example 40 s, 12 min, 3 h 05 min."
+    if seconds < 60:
+        return f"{max(10, round(seconds, -1)):.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min"
+
 # %% ../../nbs/engine/06_cost.ipynb #bf843807
 @dataclass
 class Cost(Callback):
@@ -60,6 +113,7 @@ class Cost(Callback):
     seconds: float = 0.0           # of training, without validation and saving
     energy: float | None = 0.0     # joules; None once a device did not measure it
     memory: float = 0.0            # GB
+    left: TimeLeft = field(default_factory=TimeLeft, repr=False, compare=False)
     _since: tuple[float, float | None] = field(default=(0.0, None), repr=False)
     _running: bool = field(default=False, repr=False)
     _paused: bool = field(default=False, repr=False)
@@ -85,9 +139,26 @@ class Cost(Callback):
 
     def before_epoch(self) -> None:
         self.begin()
+        self.left.start()
+
+    def after_update(self) -> None:
+        self.left.update()
 
     def after_epoch(self) -> None:
         self.end()
+
+    def validate(self) -> None:
+        self.left.start(validating=True)
+
+    def on_validation(self, score: float) -> None:
+        self.left.start()
+
+    def time_left(self) -> str:
+        "For example 'about 12 min left', of all steps of the run; empty before the first update."
+        t = self.trainer
+        validations = math.ceil(t.epochs / t.val_interval) - t.epoch // t.val_interval
+        seconds = self.left.seconds((t.epochs - t.epoch) * t.per_epoch - t.done, validations)
+        return "" if seconds is None else f"about {display_duration(seconds)} left"
 
     def before_save(self) -> None:
         self._paused = self._running

@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from ..core.distributed import broadcast_from_main, is_main_process, all_gather_object, is_torchelastic_launched, rank
+from ..core.distributed import all_gather_object, broadcast_from_main, is_main_process
+from ..core.distributed import is_torchelastic_launched, rank
 from ..core.errors import InputError
 from ..core.limits import available_cpus, free_cpus
 from .gpus import describe_gpus, start_gpu

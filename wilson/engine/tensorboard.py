@@ -62,8 +62,9 @@ class EpochStats(Callback):
         seconds = max(cost.seconds - self.began, 1e-9)
         terms = "  ".join(f"{name} {mean:.4f}" for name, mean in self.means().items())
         speed = trainer.per_epoch * trainer.batch_size / seconds
+        left = f", {cost.time_left()}" if trainer.epoch < trainer.epochs else ""
         trainer.folder.log(f"{trainer.title}, epoch {trainer.epoch}/{trainer.epochs}: {terms}  "
-                           f"({speed:.0f} images/s)")
+                           f"({speed:.0f} images/s{left})")
         groups = trainer.updates.optimizer.param_groups
         curves = self.curves(seconds) | {"lr": {g["name"]: g["lr"] for g in groups},
                                          "speed": {"images_per_second": speed},

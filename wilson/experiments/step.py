@@ -50,6 +50,7 @@ def train_step(
     data: SegmentationFolder,
     index: int,                # of the step
     stop: Stop | None = None,  # looked at between updates
+    ahead: tuple[int, int] = (0, 0),  # updates and validations of the steps that follow, for the time left
 ) -> StepResult:
     "Train one step, or take the finished one that is there. Of several ranks, all call it."
     step, folder = task.step(index), StepFolder(step_path(config, task, index))
@@ -84,6 +85,7 @@ def train_step(
         record |= {"identity": same, "pseudo_labels": coverage, **_code_record(config),
                    "run": broadcast_from_main(lambda: run_token(folder, anew=action == "new"))}
         trainer.run, trainer.stop = record["run"], stop or trainer.stop
+        trainer.find(Cost).left.ahead = ahead
         with report_full_disk(folder):
             broadcast_from_main(lambda: _begun(folder, record, config, data.edits, parent, anew=action == "new"))
             with record_failures(trainer), check_while_waiting(trainer.obey):

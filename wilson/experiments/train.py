@@ -25,6 +25,7 @@ from ..data.label_edits import check_edited_ids
 from ..data.samples import training_samples
 from ..data.splits import SegmentationFolder
 from ..data.tasks import Task
+from ..engine.cost import TimeLeft
 from ..engine.devices import choose_device, set_threads
 from ..engine.launch import RankFailed, launch
 from ..engine.signals import Interrupted, Stop, graceful_shutdown, end_with_parent, exit_watchdog
@@ -129,10 +130,23 @@ def train_steps(
         torch.cuda.set_device(device)  # what names no device means this one
     images = -(-config.batch_size // config.accumulate_grad // world_size())
     set_threads(device, images * config.crop_size ** 2, config.threads)
-    for index in steps:
-        results.append(train_step(config, task, data, index, stop))
+    for n, index in enumerate(steps):
+        ahead = [_work(config, task, data, later) for later in steps[n + 1:]]
+        updates, validations = (sum(work[k] for work in ahead) for k in (0, 1))
+        results.append(train_step(config, task, data, index, stop, (updates, validations)))
         broadcast_from_main(lambda: rebuild_results(config.runs_dir))
     return results
+
+
+def _work(config: ResolvedConfig, task: Task, data: SegmentationFolder, index: int) -> tuple[int, int]:
+    "About how many updates and validations a step takes, for the time left; none where it is finished."
+    if StepFolder(step_path(config, task, index)).state == "finished" and not config.overwrite:
+        return 0, 0
+    kind, step = method_facts(config.method), task.step(index)
+    images = len(step.images(data.train_of(index).labels, kind.all_classes))
+    epochs = int(value_for_step(config, "epochs", index))
+    validations = -(-epochs // config.val_interval) + TimeLeft.scoring
+    return epochs * (images // config.batch_size), validations
 
 
 # %% ../../nbs/experiments/04_train.ipynb #8a7e8238
