@@ -319,6 +319,7 @@ def imported(name: str, path: Path) -> set[str]:
 # a package imports from itself and from lower layers
 LAYERS = {
     "core": 0,
+    "labels": 0.5,
     "data": 1,
     "models": 1,
     "loading": 2,

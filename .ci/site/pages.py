@@ -14,6 +14,7 @@ from pathlib import Path
 REPO = Path(__file__).resolve().parents[2]
 WORKBENCH = ("train", "explore", "prepare", "sweep", "compare")
 PACKAGES = {"core": "Core",
+            "labels": "Labels",
             "data": "Data",
             "models": "Models",
             "loading": "Loading",

@@ -93,9 +93,9 @@ BROKEN = {  # what is done to the data, what training says, what verify says
         "labels.csv is not in UTF-8 (byte 13)", "save it in that encoding"],
         ["refused", "labels.csv is not in UTF-8 (byte 13)"]),
     "labels of an unknown class": (labels_in("utf-8", "train00,caw\n"), [
-        "labels.csv, image train00: farm has no class 'caw'", "Did you mean 'cow'"],
-        ["refused", "labels.csv, image train00: farm has no class 'caw'"]),
-    "labels of one image twice": (labels_in("utf-8", "train00,cow\ntrain00.jpg,horse\n"), [
+        "labels.csv: farm has no class for one name: 'caw' (line 1, near 'cow')"],
+        ["refused", "labels.csv: farm has no class for one name: 'caw'"]),
+    "labels of one image twice": (labels_in("utf-8", "train00,cow,sheep\ntrain00.jpg,horse\n"), [
         "labels.csv names the image train00 twice", "keep one line with all its classes"],
         ["refused", "labels.csv names the image train00 twice"]),
     "labels of an unknown image": (labels_in("utf-8", "train00,cow\ntrian01,horse\n"), [

@@ -18,7 +18,8 @@ from ..core.files import atomic_write
 from ..core.paths import resolve_path
 from .classes import Classes
 from .image_io import check_size, read_mask
-from .splits import id_of, read_text, Split
+from .splits import id_of, Split
+from ..labels.label_file import label_text, read_label_file
 
 # %% auto #0
 __all__ = ['write_labels', 'read_label_table', 'read_labels', 'format_ids', 'labels_from_masks', 'mask_fingerprint',
@@ -43,27 +44,22 @@ def write_labels(
 def read_label_table(
     path: Path,
     classes: Classes,
-    by_hand: bool = True,         # may hold comments and titles; else as `write_labels` writes it
+    by_hand: bool = True,         # in any form of `read_label_file`; else just as `write_labels` writes it
 ) -> dict[str, tuple[int, ...]]:  # dataset ids by image id
-    "Read a table of image-level labels; an unknown class or a second line of an image is an error."
-    if not Path(path).is_file():
-        raise InputError(f"image_labels={path}: there is no such file; expected lines of "
-                         f"`image,class,class…`.")
-    lines = [line for n, line in enumerate(read_text(path).splitlines())
-             if line.strip() and not (line.startswith("#") and (by_hand or n == 0))]
-    delimiter = ";" if lines and "," not in "".join(lines) and ";" in "".join(lines) else ","
-    of, table = dict(zip(classes.names, classes.ids)), {}
-    for n, (image, *names) in enumerate(csv.reader(lines, delimiter=delimiter, skipinitialspace=True)):
-        names = [name.strip() for name in names if name.strip()]
-        if by_hand and n == 0 and image.strip().lower() in ("image", "id", "file"):
-            continue
+    "Read a file of image-level labels; an unknown class, or a file with two readings, is an error."
+    of = dict(zip(classes.names, classes.ids))
+    if by_hand:
+        return read_label_file(Path(path), of, classes.dataset, id_of)
+    table: dict[str, tuple[int, ...]] = {}
+    lines = [line for n, line in enumerate(label_text(Path(path)).splitlines())
+             if line.strip() and not (n == 0 and line.startswith("#"))]
+    for image, *names in csv.reader(lines):
         if unknown := [name for name in names if name not in of]:
             raise InputError(f"{path}, image {image}: {classes.dataset} has no class {unknown[0]!r}."
                              f"{did_you_mean(unknown[0], classes.names)}")
-        key = id_of(image.strip()) if by_hand else image
-        if key in table:
-            raise InputError(f"{path} names the image {key} twice; keep one line with all its classes.")
-        table[key] = tuple(of[name] for name in names)
+        if image in table:
+            raise InputError(f"{path} names the image {image} twice; keep one line with all its classes.")
+        table[image] = tuple(of[name] for name in names)
     return table
 
 # %% ../../nbs/data/07_image_labels.ipynb #0b552d07
@@ -75,7 +71,7 @@ def read_labels(
 ) -> np.ndarray:          # N, 256 bool
     "Image-level labels of a table, in the order of `ids`; every wanted image must be there."
     table = read_label_table(path, classes, by_hand)
-    _check_lines(path, [i for i in ids if i not in table])
+    _check_lines(path, [i for i in ids if i not in table], table)
     return _rows(table.get(i, ()) for i in ids)
 
 
@@ -87,10 +83,12 @@ def _rows(ids: Iterable[Sequence[int]]) -> np.ndarray:
     return labels
 
 
-def _check_lines(path: Path | str | None, missing: Sequence[str]) -> None:
+def _check_lines(path: Path | str | None, missing: Sequence[str], table: Iterable[str]) -> None:
     if missing:
+        near = did_you_mean(missing[0], table)
         raise InputError(f"{path} has no line for {len(missing)} images of the list, the first "
-                         f"{missing[0]}; add `{missing[0]},class,…` for each.")
+                         f"{', '.join(missing[:3])}; add `{missing[0]},class,…` for each."
+                         f"{near if 'mean' in near else ''}")
 
 # %% ../../nbs/data/07_image_labels.ipynb #69bba098
 def format_ids(
@@ -206,7 +204,7 @@ def with_image_labels(
         for n, row in zip(masked, seen):
             if prefer_masks or split.ids[n] not in table:
                 labels[n] = row
-    _check_lines(image_labels, sorted({*split.ids} - {*table} - {split.ids[n] for n in masked}))
+    _check_lines(image_labels, sorted({*split.ids} - {*table} - {split.ids[n] for n in masked}), table)
     shown = labels.copy() if table and masked else None
     if shown is not None:
         shown[masked] = seen

@@ -19,6 +19,7 @@ from ..data.image_io import read_mask
 from ..data.image_labels import read_label_table, with_image_labels
 from ..data.splits import files_by_id, find_list, id_of, image_files, list_lines, mask_files, read_list
 from ..data.splits import SegmentationFolder, Split
+from ..labels.label_file import find_label_file
 from .parts import link
 
 # %% auto #0
@@ -187,7 +188,7 @@ class Dataset:
     auto = False                             # dataset=auto takes it where its folder is there
     made = False                             # is drawn where it is missing: what dataset=auto falls back to
     mask_sources: tuple[str, ...] = ()       # what `wilson prepare --masks` may choose, the default first
-    labels_table: str | None = LABELS_TABLE  # a table in its folder, read where it is there
+    labels_table: str | None = LABELS_TABLE  # in its folder, or .tsv, .json; read where it is there
     exact_labels = False                     # image-level labels are just the classes that the masks show
     joint_problem = ""                       # why no training on all its classes at once; empty: it can be
     published_lists: PublishedLists = (), ()  # to train on, to validate on
@@ -219,8 +220,9 @@ class Dataset:
 
     def _table(self, at: Location) -> Path | None:
         # the table of image-level labels: the one that is named, else its own
-        own = resolve_path(at.root) / self.labels_table if self.labels_table else None
-        return resolve_path(at.image_labels) if at.image_labels else own if own and own.is_file() else None
+        if at.image_labels:
+            return resolve_path(at.image_labels)
+        return find_label_file(resolve_path(at.root), self.labels_table) if self.labels_table else None
 
     def open(self, at: Location) -> SegmentationFolder:
         "Its splits with their image-level labels; InputError for what is wrong."
@@ -249,7 +251,7 @@ def check_images(
     if there and missing:
         near = did_you_mean(missing[0], there)
         raise InputError(f"{table} names {len(missing)} images that {folder} does not hold, the first "
-                         f"{missing[0]}; restore them, or take their lines out."
+                         f"{', '.join(missing[:5])}; restore them, or take their lines out."
                          f"{near if 'mean' in near else ''}")
 
 

@@ -20,6 +20,7 @@ from ..data.classes import Classes
 from ..data.image_io import write_mask
 from ..data.image_labels import read_label_table
 from ..data.splits import files_by_id, id_of, read_list, read_text
+from ..labels.label_file import find_label_file
 from .base import IMAGE_FOLDER, LABELS_TABLE, LIST_FOLDERS, MASK_FOLDERS, Dataset, check_images
 from .built_in import DATASETS
 from .dataset_file import DATASET_FILE, DatasetFile, mask_ids, read_dataset_file
@@ -46,12 +47,12 @@ def prepare_own(
     if images is None:
         raise InputError(f"{source} holds no folder images/; expected the images there.")
     yield link(root / IMAGE_FOLDER, images)
-    if (source / LABELS_TABLE).is_file():
-        yield link(root / LABELS_TABLE, source / LABELS_TABLE)
-        check_images(root / LABELS_TABLE, file.classes, root / IMAGE_FOLDER)
+    if labels := find_label_file(source):
+        yield link(root / labels.name, labels)
+        check_images(root / labels.name, file.classes, root / IMAGE_FOLDER)
     if masks := find_folder([source / "masks", source / MASK_FOLDERS[1]]):
         yield prepare_masks(root / MASK_FOLDERS[1], masks, root / DATASET_FILE)
-    elif not (root / LABELS_TABLE).is_file():
+    elif not find_label_file(root):
         raise InputError(f"{source} holds neither masks/ nor {LABELS_TABLE}; expected one mask an image, or "
                          f"lines of `image,class,…`.")
     yield prepare_lists(root, source, val_share)
@@ -141,8 +142,8 @@ def prepare_lists(root: Path, source: Path, val_share: float) -> str:
 def annotated_ids(root: Path) -> tuple[set[str], set[str]]:
     "Ids of images that have a mask or a line of labels, and of those that have a mask."
     there, table, folder = {*files_by_id(root / IMAGE_FOLDER)}, {}, root / MASK_FOLDERS[1]
-    if (root / LABELS_TABLE).is_file():
-        table = read_label_table(root / LABELS_TABLE, read_dataset_file(root / DATASET_FILE).classes)
+    if labels := find_label_file(root):
+        table = read_label_table(labels, read_dataset_file(root / DATASET_FILE).classes)
     masked = there & {*files_by_id(folder, (".png",))} if folder.is_dir() else set()
     return there & {*table} | masked, masked
 
