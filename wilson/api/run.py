@@ -238,7 +238,7 @@ class Run:
 
     def _rule(self, values: dict[str, Any]) -> TargetRule:
         from wilson.run.opened import target_rule
-        return target_rule(self._recorded[0]).with_values(**values)
+        return target_rule(self._recorded[0], self.path).with_values(**values)
 
     def evaluate(
         self,

@@ -58,11 +58,13 @@ def save_weights(
 
 def read_weights(
     path: Path,
+    prefix: str = "",  # of the names to read
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:  # tensors by name, class names
     "Read a weights file."
     try:
         with safe_open(path, "pt") as f:
-            tensors, classes = {n: f.get_tensor(n) for n in f.keys()}, f.metadata()["classes"]
+            tensors = {n: f.get_tensor(n) for n in f.keys() if n.startswith(prefix)}
+            classes = f.metadata()["classes"]
     except FileNotFoundError:
         raise InputError(f"{display_path(path)} is missing: the step has not been trained to its end.") from None
     except (SafetensorError, KeyError, TypeError, OSError) as e:
@@ -86,10 +88,13 @@ def load_part(
         raise InputError(f"{display_path(path)} does not fit the {part} of this configuration: {first}") from None
 
 
-def read_carried(path: Path) -> dict[str, Tensor]:
+def read_carried(
+    path: Path,
+    prefix: str = "",  # of the names to read
+) -> dict[str, Tensor]:
     "What the method of a step hands to the next one, from the step's weights file."
-    tensors, _ = read_weights(path)
-    return {n.removeprefix("carried."): t for n, t in tensors.items() if n.startswith("carried.")}
+    tensors, _ = read_weights(path, f"carried.{prefix}")
+    return {n.removeprefix("carried."): t for n, t in tensors.items()}
 
 # %% ../../nbs/engine/05_checkpoint.ipynb #fb2c8d22
 def random_states() -> dict[str, Any]:

@@ -30,6 +30,7 @@ from ..loading.cache import cache_samples
 from ..loading.loader import Loader
 from ..methods.base import Method
 from ..pseudo.step_targets import batch_targets
+from ..pseudo.targets import TargetRule
 from ..run.opened import target_rule
 from ..run.presets import ResolvedConfig
 from ..run.user_code import load_class
@@ -47,6 +48,7 @@ def evaluate_step(
     device: torch.device,
     labels: Mapping[str, Callable[[Batch], Tensor]],  # by name, what was taught without masks
     further: Sequence[type[Metric]] = (),             # metrics beside the confusion matrix
+    rule: TargetRule | None = None,                   # of the calibration; None: that of the configuration
 ) -> dict:         # metrics, scores, localizer, pseudo_labels of metrics.json; details of details.json
     "Scores of a trained step, and what a comparison asks for beside them."
     step, crop = views.step, CentreCrop(config.crop_size_val)
@@ -75,7 +77,8 @@ def evaluate_step(
             result["localizer"] = evaluate(maps, batches, step, LATER, further)
     taught = label_quality(labels, config, data, step, device, further=further) if labels else {}
     if taught and views.localizer is not None and views.old is not None:
-        targets = batch_targets(views.segmenter, views.localizer, views.old, target_rule(config))
+        rule = rule or target_rule(config)
+        targets = batch_targets(views.segmenter, views.localizer, views.old, rule)
         batches = training_images(images_with_masks(data, step, CALIBRATED), config, step, device, LATER)
         details["calibration"] = calibration(targets, batches, step)
     return result | ({"pseudo_labels": taught} if taught else {})
@@ -206,7 +209,8 @@ def make_validator(
     def validate(trainer: Trainer) -> float | None:
         method.eval()
         for n, index in enumerate(shown_images if is_main_process() else ()):
-            picture = strip(panels(views(samples[0, index]), step, target_rule(config)))
+            rule = method.step_rule() or target_rule(config)
+            picture = strip(panels(views(samples[0, index]), step, rule))
             trainer.log_image(f"image/{n}", picture)
         qualities = label_quality(method.pseudo_labels(), config, data, step, device, WATCHED)
         for name, quality in qualities.items():

@@ -37,6 +37,7 @@ from ..run.folder import StepResult, lock_step, parent_lock, recorded_parent, re
 from ..run.folder import resolve_existing, step_path
 from ..methods.facts import facts_as_json
 from ..run.chosen_method import method_facts, references_of
+from ..run.opened import step_maps_to_save
 from ..run.presets import uses_base_schedule, step_fingerprint, ResolvedConfig
 from ..run.user_code import code_hash, keep_code
 
@@ -203,7 +204,8 @@ def _trained(trainer: Trainer, config: ResolvedConfig, data: SegmentationFolder,
     cost = trainer.find(Cost).of_all_ranks()
     folder.log(f"    {cost}")
     file = folder.path / WEIGHTS_FILES["last"]
-    carried = method.carry()
+    rule = method.step_rule()
+    carried = method.carry() | (step_maps_to_save(rule) if rule is not None else {})
     broadcast_from_main(lambda: save_weights(file, method.segmenter, method.localizer, step, carried))
     device = trainer.loader.device
     labels = method.eval().pseudo_labels()
@@ -213,7 +215,7 @@ def _trained(trainer: Trainer, config: ResolvedConfig, data: SegmentationFolder,
         labels = {"given": masks_of(training_images(given, config, step, device))}
     with compile_disabled():
         scores = evaluate_step(step_models(method, step), config, data, device, labels,
-                          metric_classes(config.metrics))
+                          metric_classes(config.metrics), rule)
     folder.write("details.json", scores.pop("details"), indent=None)
     speed = trainer.find(Cost).images_per_second
     metrics = {"step": step.index, "seconds": round(cost.seconds, 1),

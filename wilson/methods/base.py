@@ -131,6 +131,10 @@ class Method(MethodNetworks):
         "Tensors for the next step, by name: saved with this step, and `carried` of the next step's method."
         return {}
 
+    def step_rule(self) -> TargetRule | None:
+        "Its target rule with what was measured over the step, which is saved; None where it has none."
+        return None
+
     def pseudo_labels(self) -> dict[str, Callable[[Batch], Tensor]]:
         "By name, functions from a batch to the labels (B,h,w; 255: none) that it teaches without masks."
         return {}

@@ -8,6 +8,7 @@ from __future__ import annotations
 from .base import Base, Finetune, Joint, Method
 from .lwf import External, ICaRL, ILT, LwF, LwFMC
 from .mib import MiB
+from .old_first import OldFirst, TME
 from .plop import PLOP
 from .wilson import Wilson
 
@@ -17,4 +18,4 @@ __all__ = ['BASE', 'METHODS']
 # %% ../../nbs/methods/07_builtin.ipynb #7d3f0105
 BASE = Base
 METHODS: dict[str, type[Method]] = {
-    m.name: m for m in (Finetune, Joint, LwF, LwFMC, ICaRL, ILT, MiB, PLOP, External, Wilson)}
+    m.name: m for m in (Finetune, Joint, LwF, LwFMC, ICaRL, ILT, MiB, PLOP, External, Wilson, TME, OldFirst)}

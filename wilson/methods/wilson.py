@@ -41,6 +41,7 @@ class Wilson(Method):
                               flag="--pseudo_ep")
     lr_localizer: float = param(0.01, "learning rate of the localizer", above=0, preset=True,
                                 flag="--lr_pseudo")
+    measures_early = False  # whether targets are made in the epoch before they teach too
 
     def __init__(
         self,
@@ -61,22 +62,45 @@ class Wilson(Method):
 
     def losses(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
         before, now = self.old_output(batch.images), self.segmenter(batch.images)
-        teaches = epoch >= self.pseudo_epoch
-        pseudo = self.targets(batch, now.features.detach(), before.logits) if teaches else None
-        self._taught = None if pseudo is None else segmenter_targets(pseudo)
+        teaches, pseudo = epoch >= self.pseudo_epoch, None
+        if teaches or self.measures_early and epoch == self.pseudo_epoch - 1:
+            pseudo = self.targets(batch, now.features.detach(), before.logits)
+        self._taught = segmenter_targets(pseudo) if teaches and pseudo is not None else None
         maps = self.local(now.features, before.logits)
+        terms = self.localizer_terms(batch, maps, before.logits)
+        terms["features"] = self.loss_de * feature_loss(now.features, before.features)
+        if teaches and pseudo is not None:
+            terms |= self.pseudo_terms(batch, now.logits, maps, pseudo)
+        return terms
+
+    def localizer_terms(
+        self,
+        batch: Batch,
+        maps: Tensor,        # B, C, h, w of the localizer
+        logits_old: Tensor,  # B, C_old, h, w
+    ) -> dict[str, Tensor]:
+        "What teaches the localizer from the first epoch on."
         scores = pool_class_scores(maps, self.pooling)
         first = 1 if self.rule.label_old_classes else self.n_old  # Table 5: labels of old classes count too
         terms = {"classification": classification_loss(scores, batch.image_labels[:, first - 1:], first)}
         if self.local.prior == "learned":
-            terms["prior"] = prior_loss(maps, before.logits)
-        terms["features"] = self.loss_de * feature_loss(now.features, before.features)
-        if pseudo is not None:
-            share = open_gate_share(pseudo.gate)
-            terms["segmentation"] = self.loss_seg * segmentation_loss(now.logits, pseudo.target, pseudo.gate,
-                                                                      share)
-            terms["self"] = self_loss(maps, pseudo.hard, batch.image_labels)
+            terms["prior"] = prior_loss(maps, logits_old)
         return terms
+
+    def pseudo_terms(
+        self,
+        batch: Batch,
+        logits: Tensor,  # B, C, h, w of the segmenter
+        maps: Tensor,    # B, C, h, w of the localizer
+        pseudo: Targets,
+    ) -> dict[str, Tensor]:
+        "What pseudo-labels teach the segmenter and the localizer."
+        loss = segmentation_loss(logits, pseudo.target, pseudo.gate, open_gate_share(pseudo.gate))
+        return {"segmentation": self.loss_seg * loss,
+                "self": self_loss(maps, pseudo.hard, batch.image_labels)}
+
+    def step_rule(self) -> TargetRule:
+        return self.rule
 
     @torch.no_grad()
     def targets(

@@ -5,6 +5,7 @@
 # %% ../../nbs/pseudo/04_links.ipynb #95438a38
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -18,7 +19,7 @@ _Rule = TypeVar("_Rule", bound="Rule")
 _Maps = TypeVar("_Maps", bound="RuleMaps")
 
 # %% auto #0
-__all__ = ['Link', 'Rule', 'RuleMaps']
+__all__ = ['Link', 'StepMap', 'Rule', 'RuleMaps']
 
 # %% ../../nbs/pseudo/04_links.ipynb #1bb0ac2f
 class Link:
@@ -57,6 +58,25 @@ class Link:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{n}={v!r}' for n, v in self.values.items())})"
 
+
+class StepMap(Link):
+    "A map that a method measures over the whole step; `compute` gives the one of a step that measured none."
+
+    def __init__(self, value: Tensor | None = None, **values: bool | int | float | str):
+        super().__init__(**values)
+        self.value = value
+
+    def with_values(self, **values: bool | int | float | str) -> StepMap:
+        return type(self)(self.value, **{**self.values, **values})
+
+    def __eq__(self, other: object) -> bool:
+        if not super().__eq__(other) or not isinstance(other, StepMap):
+            return False
+        a, b = self.value, other.value
+        return a is b or a is not None and b is not None and torch.equal(a, b)
+
+    __hash__ = Link.__hash__
+
 # %% ../../nbs/pseudo/04_links.ipynb #95880e03
 class Rule:
     "Links by the names of the maps they return, with the values of their parameters."
@@ -91,8 +111,9 @@ class Rule:
 
     @property
     def params(self) -> dict[str, Param]:
-        "The parameters of all links, by name."
-        return {n: p for link in self.links.values() for n, p in params_of(type(link)).items()}
+        "The parameters of all links, by name; their defaults are the values of this rule."
+        return {name: dataclasses.replace(p, default=getattr(link, name)) for link in self.links.values()
+                for name, p in params_of(type(link)).items()}
 
     @property
     def values(self) -> dict[str, Any]:
@@ -115,6 +136,23 @@ class Rule:
             if link.returns != name:
                 raise InputError(f"{type(link).__name__} returns {link.returns!r}, and not {name!r}.")
         return type(self)({**self.links, **links}.values())
+
+    @property
+    def step_maps(self) -> dict[str, Tensor]:
+        "What was measured over the step, by name of the map."
+        return {name: link.value for name, link in self.links.items()
+                if isinstance(link, StepMap) and link.value is not None}
+
+    @property
+    def has_step_maps(self) -> bool:
+        "Whether a link of the rule is a map of a whole step."
+        return any(isinstance(link, StepMap) for link in self.links.values())
+
+    def with_step_maps(self: _Rule, values: Mapping[str, Tensor]) -> _Rule:
+        "The rule with measured maps in its `StepMap` links; other names do not count."
+        maps = {name: type(link)(values[name], **link.values) for name, link in self.links.items()
+                if isinstance(link, StepMap) and name in values}
+        return self.replace(**maps) if maps else self
 
     def affected(
         self,
@@ -175,7 +213,9 @@ class RuleMaps:
                 known = [*self.rule.links, *self.inputs]
                 raise InputError(f"No link of the target rule returns a map {name!r}."
                                  f"{did_you_mean(name, known)}")
-            self._made[name] = link.compute(*(self[other] for other in link.reads))
+            measured = link.value if isinstance(link, StepMap) else None
+            self._made[name] = (link.compute(*(self[other] for other in link.reads)) if measured is None
+                                else measured)
         return self._made[name]
 
     def unchanged(self, other: RuleMaps) -> frozenset[str]:

@@ -118,7 +118,8 @@ class Soften(Link):
 
 class Combine(Link):
     "Old classes of the old model, new classes of the soft label, the background of both."
-    reads, returns, title = ("soft", "old"), "target", "Target (teaches the segmenter)"
+    reads: Sequence[str] = ("soft", "old")
+    returns, title = "target", "Target (teaches the segmenter)"
     background: str = param("min", "of the target: the least of old model and soft label, or a mix of both",
                             choices=("min", "mix"))
     background_mix: float = param(0.5, "share of the soft label in the target's background where it is mixed",

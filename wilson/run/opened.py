@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..core.errors import InputError, did_you_mean
 from ..core.paths import resolve_path, display_path
 from ..data.label_edits import EDITS_FILE
 from ..data.tasks import Step, Task
-from ..engine.checkpoint import load_part, read_weights, WEIGHTS_FILES, weights_hash
+from ..engine.checkpoint import load_part, read_carried, read_weights, WEIGHTS_FILES, weights_hash
 from ..engine.step_folder import INDEX, StepFolder
 from ..evaluation.logits import StepModels
 from ..models.localizer import Localizer
@@ -31,7 +32,8 @@ from .chosen_method import CODE_PARAMETERS, load_backbone
 from .user_code import is_reference, reference_in_run
 
 # %% auto #0
-__all__ = ['OpenedStep', 'target_rule', 'open_step', 'recorded_step', 'own_runs_dir', 'parent_link', 'parent_path']
+__all__ = ['OpenedStep', 'target_rule', 'step_maps_to_save', 'open_step', 'recorded_step', 'own_runs_dir', 'parent_link',
+           'parent_path']
 
 # %% ../../nbs/run/05_opened.ipynb #b1d29854
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class OpenedStep:
     @property
     def rule(self) -> TargetRule:
         "How the step made its targets."
-        return target_rule(self.config)
+        return target_rule(self.config, self.folder.path)
 
     @property
     def views(self) -> StepModels:
@@ -56,10 +58,26 @@ class OpenedStep:
         return StepModels(self.step, self.segmenter, self.localizer, self.old)
 
 
-def target_rule(config: ResolvedConfig) -> TargetRule:
+def target_rule(
+    config: ResolvedConfig,
+    path: Path | None = None,  # the step's folder; None: without what was measured over the step
+) -> TargetRule:
     "The target rule of a configuration; of a method without one, the usual rule."
     rule = method_class(config.method).target_rule or TargetRule()
-    return rule.with_values(**{n: v for n, v in config.method_params.items() if n in rule.params})
+    rule = rule.with_values(**{n: v for n, v in config.method_params.items() if n in rule.params})
+    file = path and path / WEIGHTS_FILES["last"]
+    if file is None or not rule.has_step_maps or not file.is_file():
+        return rule
+    maps = read_carried(file, _STEP_MAP)
+    return rule.with_step_maps({name.removeprefix(_STEP_MAP): value for name, value in maps.items()})
+
+
+_STEP_MAP = "rule."  # before the names of maps of a step, among what is carried on
+
+
+def step_maps_to_save(rule: TargetRule) -> dict[str, Tensor]:
+    "What a rule was told of the whole step, by the names that a weights file has for it."
+    return {_STEP_MAP + name: value for name, value in rule.step_maps.items()}
 
 # %% ../../nbs/run/05_opened.ipynb #44966ac7
 def open_step(
