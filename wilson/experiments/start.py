@@ -9,6 +9,7 @@ from pathlib import Path
 
 from torch import nn
 
+from ..core.distributed import is_main_process
 from ..core.errors import InputError, require
 from ..core.paths import resolve_path, display_path
 from ..data.label_maps import pseudo_label_split
@@ -65,6 +66,8 @@ def fresh_segmenter(
     backbone = load_backbone(config.backbone)
     segmenter = make_segmenter(backbone, step.classes_per_step, config.output_stride, config.crop_size,
                                norm=norm_name(config))
+    if is_main_process() and (note := getattr(segmenter.backbone, "note", "")):  # one of your own may have none
+        print(f"Backbone {backbone}: {note}", flush=True)
     if config.pretrained == "none":
         return segmenter
     if config.pretrained == "auto":

@@ -68,7 +68,7 @@ class Backbone:
     def rename(
         self,
         state: Mapping[str, Tensor],  # of a file, without prefixes and classifier
-        own: Collection[str],         # names of the network's tensors
+        own: Mapping[str, Tensor],    # the network's tensors by name
     ) -> Mapping[str, Tensor]:
         "The weights of a file under the network's own names."
         return state
@@ -106,7 +106,7 @@ class ResNet(Backbone):
         from wilson.models.resnets import is_torchvision_name
         return lambda name: name in own or is_torchvision_name(name)
 
-    def rename(self, state: Mapping[str, Tensor], own: Collection[str]) -> Mapping[str, Tensor]:
+    def rename(self, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         from wilson.models.resnets import from_torchvision
         return from_torchvision(state) if "layer1.0.conv1.weight" in state else state
 
@@ -136,7 +136,7 @@ class MobileNet(Backbone):
     def tensor_names(self, own: Collection[str]) -> Callable[[str], bool]:
         return lambda name: name in own or f"features.{name}" in own
 
-    def rename(self, state: Mapping[str, Tensor], own: Collection[str]) -> Mapping[str, Tensor]:
+    def rename(self, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         return {"features." + key.removeprefix("features."): value for key, value in state.items()}
 
 # %% ../../nbs/models/07_backbones.ipynb #b0a1c211
@@ -152,9 +152,9 @@ class ShapesNet(Backbone):
 
 # %% ../../nbs/models/07_backbones.ipynb #b0a1c213
 class Timm(Backbone):
-    "A network of timm that can be built with features and a stride, with its own norms."
+    "A network of timm with its own norms: convolutional, a vision transformer or a hierarchical one."
 
-    prefix = "timm:"
+    prefix, strides = "timm:", (16, 14, 8, 4)
 
     def __init__(
         self,
@@ -174,17 +174,17 @@ class Timm(Backbone):
                              f"{did_you_mean(model, timm.list_models())}")
 
     def build(self, norm: str, output_stride: int) -> FeatureNetwork:
-        from wilson.models.timm_backbones import TimmNetwork
-        return TimmNetwork(self.name, output_stride)
+        from wilson.models.timm_transformers import make_timm
+        return make_timm(self.name, output_stride)
 
     def tensor_names(self, own: Collection[str]) -> Callable[[str], bool]:
         from wilson.models.timm_backbones import dotted_name
         known = {dotted_name(key) for key in own}
         return lambda name: name.replace("_", ".") in known
 
-    def rename(self, state: Mapping[str, Tensor], own: Collection[str]) -> Mapping[str, Tensor]:
-        from wilson.models.timm_backbones import from_timm
-        return from_timm(state, own)
+    def rename(self, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        from wilson.models.timm_transformers import timm_weights
+        return timm_weights(self.name, state, own)
 
 # %% ../../nbs/models/07_backbones.ipynb #b0a1c215
 BACKBONES: dict[str, Backbone] = {backbone.name: backbone for backbone in (

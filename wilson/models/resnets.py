@@ -24,6 +24,7 @@ class FeatureNetwork(nn.Module):
 
     channels: int
     output_stride: int
+    note: str = ""  # what a run prints about it at its start
 
 # %% ../../nbs/models/02_resnets.ipynb #8beb1f29
 class ResidualBlock(nn.Module):
