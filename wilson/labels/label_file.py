@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ..core.errors import InputError
-from .readings import Table, decide, numbered, read_layout
+from .readings import Table, decide, number_readings, read_layout
 from .records import json_layouts, read_json
 from .tables import table_layouts
 from .vocabulary import Vocabulary
@@ -73,5 +73,5 @@ def read_label_file(
         layouts = [*table_layouts(text, words)]
     rank = min(layout.rank for layout in layouts)
     readings = [found for layout in layouts if layout.rank == rank
-                for found in numbered(layout, read_layout(layout, words, key), names, key)]
+                for found in number_readings(layout, read_layout(layout, words, key), names, key)]
     return decide(readings, path, dataset, names)

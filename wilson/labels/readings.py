@@ -12,7 +12,7 @@ from ..core.errors import InputError, did_you_mean
 from .vocabulary import Vocabulary, whole_number
 
 # %% auto #0
-__all__ = ['Table', 'ENOUGH_WORDS', 'MOST_WORDS', 'Row', 'Layout', 'Reading', 'read_layout', 'numbered', 'decide']
+__all__ = ['Table', 'ENOUGH_WORDS', 'MOST_WORDS', 'Row', 'Layout', 'Reading', 'read_layout', 'number_readings', 'decide']
 
 # %% ../../nbs/labels/01_readings.ipynb #e22efa3f
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def _twice(image: str, lines: Sequence[tuple[int, ...]], one_each: bool) -> str:
     return ""
 
 # %% ../../nbs/labels/01_readings.ipynb #de6a8211
-def numbered(
+def number_readings(
     layout: Layout,
     reading: Reading,           # of the names
     names: Mapping[str, int],
