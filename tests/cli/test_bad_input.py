@@ -197,7 +197,7 @@ def test_batch_larger_than_the_data(root, capsys):
 def test_image_labels_of_unknown_class_or_missing_image(root, capsys):
     labels = root / "labels.csv"
     labels.write_text(f"{FIRST},striped disk\n", encoding="utf-8")
-    says(refused(capsys, *quick(image_labels="labels.csv")), "labels.csv", FIRST, "no class 'striped disk'", "'striped disc'")
+    says(refused(capsys, *quick(image_labels="labels.csv")), "labels.csv", "line 1", "no class for one name: 'striped disk'", "'striped disc'")
     labels.write_text(f"{FIRST},striped disc\n", encoding="utf-8")
     (FEW / "SegmentationClass/train_00001.png").unlink()  # the others have masks, which say what they show
     says(refused(capsys, *quick(image_labels="labels.csv")), "labels.csv", "no line for 1 images", "train_00001")
