@@ -10,25 +10,33 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from wilson.api.functions import load_run, prepare, runs, sweep, train, verify
+    from wilson.api.data_overview import overview
+    from wilson.api.functions import collect_parameters, load_run, prepare, runs, sweep, train, verify
     from wilson.api.run import Run
+    from wilson.api.run_comparison import compare
     from wilson.core.params import param
     from wilson.data.tasks import Task
     from wilson.datasets.base import Dataset
     from wilson.engine.trainer import Callback
     from wilson.evaluation.metrics import Metric
+    from wilson.experiments.notebook_parameters import check_parameters
     from wilson.methods.base import Method
     from wilson.models.segmenter import make_segmenter
     from wilson.pseudo.targets import TargetRule
+    from wilson.widgets.comparison import Comparison
+    from wilson.widgets.studio import Studio
 
 _MODULES = {
     "train": "api.functions", "load_run": "api.functions", "runs": "api.functions", "sweep": "api.functions",
     "prepare": "api.functions", "verify": "api.functions", "Run": "api.run", "Task": "data.tasks",
     "Callback": "engine.trainer", "Dataset": "datasets.base", "Method": "methods.base",
     "Metric": "evaluation.metrics", "TargetRule": "pseudo.targets", "param": "core.params",
-    "make_segmenter": "models.segmenter",
+    "make_segmenter": "models.segmenter", "compare": "api.run_comparison", "overview": "api.data_overview",
+    "Studio": "widgets.studio", "Comparison": "widgets.comparison",
+    "collect_parameters": "api.functions", "check_parameters": "experiments.notebook_parameters",
 }
-__all__ = ["Callback", "Dataset", "Method", "Metric", "Run", "TargetRule", "Task", "load_run", "make_segmenter",
+__all__ = ["Callback", "Comparison", "Dataset", "Method", "Metric", "Run", "Studio", "TargetRule", "Task",
+           "check_parameters", "collect_parameters", "compare", "load_run", "make_segmenter", "overview",
            "param", "prepare", "runs", "sweep", "train", "verify"]
 
 

@@ -39,7 +39,7 @@ def test_weak_step_without_masks(root, kept):
     assert (result.path / "weights.safetensors").is_file()
     assert "pseudo_labels" not in result.metrics  # there is nothing to hold them against
     assert bool(result.metrics["scores"]) == (kept == "validation")
-    assert result_table([result]).startswith("step")
+    assert str(result_table([result])).startswith("step")
     titles = [text.get_text() for text in result_figure(result.path, count=1).texts]
     assert ("truth" in titles) == (kept == "validation") and "soft label" in titles
 

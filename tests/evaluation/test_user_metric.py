@@ -140,7 +140,7 @@ def test_everything_that_shows_scores_shows_it(root, tmp_path, capsys):
     published = recorded["scores"]["published"]
     for tag, value in (("boundary_iou/all", published["boundary_iou"]["all"]), ("error/all", published["error"])):
         assert read_curve(last.path, tag) == {1: pytest.approx(value, rel=1e-5)}, tag
-    lines = [line.split() for line in result_table([last]).splitlines() if "published, boundary IoU" in line]
+    lines = [line.split() for line in str(result_table([last])).splitlines() if "published, boundary IoU" in line]
     assert [line[-1] for line in lines] == [f"{published['boundary_iou']['all']:.2f}"]
 
     # a step scored again, with metrics and without

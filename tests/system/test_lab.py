@@ -32,7 +32,7 @@ from wilson.engine.step_folder import StepFolder
 GIVEN = dict(dataset="shapes", data_root="data/few", task="15-5", epochs="2/1", crop_size=64, batch_size=6,
              pseudo_epoch=0, val_interval=2, device="cpu", nproc=2, save_minutes=0.02)
 BASE, LAST = (f"runs/shapes-15-5-overlap/{step}" for step in ("base-s42/step0", "wilson-s42/step1"))
-TRAINING, TABLE, PICTURE = "results = train(config)", "print(result_table(results))", "figure = result_figure"
+TRAINING, TABLE, PICTURE = "run = wilson.train(**parameters)", "run.scores", "figure = run.show()"
 SECONDS = PATIENCE / 1000
 OUTPUTS = """source => {
     for (const cell of window.jupyterapp.shell.currentWidget.content.model.cells)
@@ -99,7 +99,8 @@ def listening(processes: list[psutil.Process]) -> set[tuple[str, int]]:
 def shown(page, source: str) -> str:  # noqa: F811
     "What a cell shows as text."
     outputs = page.evaluate(OUTPUTS, source) or []
-    return "".join("".join(o.get("text", "")) + "\n".join(o.get("traceback", ())) for o in outputs)
+    return "".join("".join(o.get("text", "")) + "".join(o.get("data", {}).get("text/plain", "")) + "\n".join(o.get("traceback", ()))
+                   for o in outputs)
 
 
 def pictured(page, name: str, source: str, tmp_path: Path) -> None:  # noqa: F811

@@ -179,7 +179,7 @@ def test_a_page_from_vs_code_trains(root):
 def test_a_still_picture_without_a_kernel(page):
     "On GitHub or nbviewer the place of the widget holds a picture and a sentence."
     cells = json.loads((REPO / f"nbs/{page}.ipynb").read_text(encoding="utf-8"))["cells"]
-    widget = next(i for i, c in enumerate(cells) if re.search(r"^(studio = Studio|Comparison)\(", "".join(c["source"]), re.MULTILINE))
+    widget = next(i for i, c in enumerate(cells) if re.search(r"^(studio = wilson\.Studio|wilson\.Comparison)\(", "".join(c["source"]), re.MULTILINE))
     before = "".join(cells[widget - 1]["source"])
     picture = re.search(r"!\[[^\]]+\]\(([^)]+)\)", before)
     assert picture and (REPO / "nbs" / picture[1]).is_file() and re.search("needs? a running kernel", before)

@@ -37,7 +37,7 @@ def find_variants(
     runs_dir: Path | str = "runs",
     task: str | None = None,     # folder of the task, or a pattern such as "voc-15-5-*"; None: see above
     methods: str | Sequence[str] | None = None,
-    runs: str | None = None,     # pattern of the runs' names
+    runs: str | Sequence[str] | None = None,  # names of runs, or patterns of them
 ) -> tuple[list[Variant], list[Record]]:  # what is compared; all that was read
     "The variants of a task; InputError where there is no result."
     records = read_records(runs_dir)
@@ -77,6 +77,8 @@ def published_table(
         notes.append(f"{v.label}: {anchor.table}, {anchor.method}, {anchor.source}"
                      + (f"; {'; '.join(said)}" if said else ""))
     groups = (*first, *further)
+    if not rows:
+        notes.append("None of these runs is an experiment of the paper.")
     used = [k for k in range(3 * len(groups))
             if any(any(x is not None for x in cells[k]) for cells in rows.values())]
     parts = ("ours", "published", "difference")

@@ -5,7 +5,7 @@
 # %% ../../nbs/analysis/00_results.ipynb #15184660
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from ..evaluation.logits import Logits, class_map
 from ..evaluation.maps import Maps
 from ..evaluation.metrics import Metric
 from ..evaluation.pictures import class_colours, classes_over
-from ..evaluation.scores import GROUPS, column_facts, read_facts
+from ..evaluation.scores import StepScores
 from ..experiments.measure import fixed_images, evaluate_step, metric_classes
 from ..pseudo.step_targets import step_target_functions
 from ..pseudo.targets import TargetRule
@@ -44,30 +44,9 @@ __all__ = ['LABEL_MAPS', 'result_table', 'result_figure', 'evaluate_saved_step',
 # %% ../../nbs/analysis/00_results.ipynb #16b51551
 def result_table(
     results: Sequence[StepResult],
-) -> str:
-    "Mean IoU by step, and further scores, as aligned text; a dash where a group has no class."
-    rows = [row for result in results for row in _result_rows(result)]
-    width = max([22, *(len(name) + 2 for _, name, _ in rows)])
-    lines = [f"{'step':6}{'scored':{width}}" + "".join(f"{g:>8}" for g in GROUPS)]
-    return "\n".join([*lines, *(f"{step:<6}{name:{width}}" + "".join(f"{cell:>8}" for cell in cells)
-                                for step, name, cells in rows)])
-
-
-def _result_rows(result: StepResult) -> Iterator[tuple[int, str, list[str]]]:
-    "Step, what was scored, and the score by group, of all that a step was scored by."
-    metrics = result.metrics or {"scores": {}}
-    kinds = dict(metrics["scores"])
-    if "localizer" in metrics:
-        kinds["localizer"] = metrics["localizer"]
-    taught = metrics.get("pseudo_labels", {})
-    kinds |= {f"taught: {name.replace('_', ' ')}": score for name, score in taught.items()}
-    facts = column_facts([read_facts(metrics)])
-    for f in facts:  # mean IoU, which needs no name, first
-        for kind, score in kinds.items():
-            if f.name in score:
-                values = (f.values(score[f.name]).get(g) for g in GROUPS)
-                cells = ["–" if v is None else f"{v:.{f.digits}f}" for v in values]
-                yield result.step, kind if f is facts[0] else f"{kind}, {f.title}", cells
+) -> StepScores:
+    "Mean IoU by step, and further scores; a dash where a group has no class."
+    return StepScores.of((result.step, result.metrics) for result in results)
 
 # %% ../../nbs/analysis/00_results.ipynb #fa1f389e
 def result_figure(

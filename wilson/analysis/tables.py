@@ -44,9 +44,9 @@ class Column:
     digits: int = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Table:
-    "Rows of cells; a cell holds one value per run."
+    "Rows of cells; a cell contains one value per run. A notebook renders a table as HTML."
     title: str
     columns: tuple[Column, ...]
     rows: Mapping[str, Sequence[Sequence[float | None]]]  # label → cells, one per column
@@ -78,6 +78,17 @@ class Table:
             spread = "" if math.isnan(std) else f" {plus_minus} {std:.{digits}f}"
             made[label].append(dash if math.isnan(mean) else form.format(f"{mean:.{digits}f}") + spread)
         return [*made.values()]
+
+    def __str__(self) -> str:
+        return to_markdown(self)
+
+    __repr__ = __str__
+
+    def _repr_markdown_(self) -> str:
+        return to_markdown(self)
+
+    def _repr_html_(self) -> str:
+        return to_html(self)
 
 # %% ../../nbs/analysis/03_tables.ipynb #180d9a72
 _SPECIAL = str.maketrans({c: rf"\{c}" for c in "&%$#_{}"} | {

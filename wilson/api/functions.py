@@ -6,14 +6,15 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .run import GROUPS, Run, find_step
-from ..core.errors import InputError
-from ..core.paths import display_path
+from .run import Run
+from ..core.errors import InputError, did_you_mean
+from ..core.paths import resolve_path, display_path
 from ..engine.step_folder import StepFolder
+from ..evaluation.scores import GROUPS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,7 +23,23 @@ if TYPE_CHECKING:
     from wilson.datasets.prepare import PreparedDataset
 
 # %% auto #0
-__all__ = ['train', 'load_run', 'runs', 'sweep', 'prepare', 'verify']
+__all__ = ['find_step', 'train', 'collect_parameters', 'load_run', 'runs', 'sweep', 'prepare', 'verify']
+
+# %% ../../nbs/api/02_functions.ipynb #7d3f0105
+def find_step(
+    name: Path | str,           # "<task>/<run>" or "<task>/<run>/step<k>" under runs_dir, or a folder
+    runs_dir: Path | str = "runs",
+) -> Path:
+    "The folder of a step; of a run, that of its last step. InputError where there is none."
+    for place in dict.fromkeys((resolve_path(name), resolve_path(runs_dir) / name)):
+        if (place / "config.json").is_file():
+            return place
+        steps = [p.parent for p in place.glob("step*/config.json") if p.parent.name[4:].isdecimal()]
+        if steps:
+            return max(steps, key=lambda path: int(path.name[4:]))
+    there = sorted({"/".join(p.parts[-4:-2]) for p in resolve_path(runs_dir).glob("*/*/step*/config.json")})
+    hint = did_you_mean(str(name), there) if there else " `make demo` trains one."
+    raise InputError(f"There is no run {str(name)!r} in {display_path(resolve_path(runs_dir))}.{hint}")
 
 # %% ../../nbs/api/02_functions.ipynb #7d3f0305
 def train(
@@ -46,6 +63,21 @@ def train(
     given = {n: reference_to(v) if isinstance(v, type) else v for n, v in parameters.items()}
     config = parse_config(given)
     return Run(train_steps(config)[-1].path, config.device)
+
+
+def collect_parameters(
+    cells: Sequence[str],  # a notebook's cells so far: IPython's `In`
+) -> dict[str, Any]:       # by name
+    """Collect the parameters of `train` that a notebook's cells assign, papermill's own cell included.
+
+    >>> wilson.collect_parameters(["seed = 42", "# Parameters\\nseed = 1"])
+    {'seed': 1}
+    """
+    from wilson.experiments.notebook_parameters import parse_parameters
+    from wilson.run.config import parse_config
+    found = parse_parameters(cells)
+    parse_config(found)  # what is misspelt is an error here, above the training
+    return found
 
 
 def load_run(
@@ -94,43 +126,65 @@ def runs(
             record, scores = one.record, one.record.miou.get("published", {})
             seconds = record.cost.get("seconds")
             rows[one.name] = {
-                "task": record.task, "run": record.run, "step": record.step, "state": one.state,
+                "task": record.task, "run": record.run, "step": record.step, "steps": record.steps,
+                "state": one.state,
                 "method": record.method, "seed": record.parameters["seed"],
                 **{group: scores.get(group) for group in GROUPS},
                 "minutes": seconds / 60 if seconds else None, "path": str(record.path)}
-    columns = ["task", "run", "step", "state", "method", "seed", *GROUPS, "minutes", "path"]
-    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("name")
+    columns = ["task", "run", "step", "steps", "state", "method", "seed", *GROUPS, "minutes", "path"]
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("name")
+    return table.astype({"step": int, "steps": int})  # of an empty table too
 
 
 def sweep(
+    grid: str | Mapping[str, Sequence[Any]] | None = None,  # "method=mib;wilson seed=42;1", or by name
+    members: Path | str | None = None,  # a JSON file, [{"method": "wilson", "alpha": 0.7}, …]
+    common: str = "",              # parameters of all, such as "task=15-5 epochs=12/10"
     jobs: int = 1,                 # runs at a time; GPUs are dealt out to them
     dry_run: bool = False,         # return the plan, train nothing
     name: str = "sweep",           # of the logs' folder, <runs_dir>/sweeps/<name>/
     runs_dir: Path | str = "runs",
+    retry_failed: bool = False,    # train again what failed in an earlier call
+    fail_fast: bool = False,       # start nothing more after a failure
     **axes: Any,                   # a parameter of `train` with its value, or with a list of values
 ) -> pd.DataFrame:
     """Train every combination of the values that are given as lists, each shared base step once.
 
-    Returns a row per run: its scores, or with `dry_run` its state and the seconds that it may take.
+    Give the values by name, or a grid or a file of members as `wilson sweep` reads them. Returns a row per
+    step: its scores; with `dry_run` a row per run: its state and the seconds that it may take.
 
     >>> plan = wilson.sweep(method=["finetune", "mib"], seed=1, dataset="shapes", task="15-5", dry_run=True)
+    3 to train. 3 without an estimate: no step on the same images with the same network has finished.
     >>> plan.state.tolist()
     ['to train', 'to train', 'to train']
     """
     import pandas as pd
 
-    from wilson.experiments.grid import grid_members
-    from wilson.experiments.plan import plan_members
+    from wilson.experiments.plan import plan_summary, plan_members
     from wilson.experiments.sweep import run_sweep
-    members = grid_members({n: v if isinstance(v, list | tuple) else [v] for n, v in axes.items()})
+    chosen = _members(grid, members, common, axes)
     if dry_run:
-        plan = {p.name: {"state": p.state, "seconds": p.seconds, "reason": p.reason}
-                for p in plan_members(members, runs_dir)}
+        found = plan_members(chosen, runs_dir)
+        print(plan_summary(found, runs_dir, jobs))
+        plan = {p.name: {"state": p.state, "seconds": p.seconds, "reason": p.reason} for p in found}
         return pd.DataFrame.from_dict(plan, orient="index").rename_axis("run")
-    run_sweep(members, name, jobs, runs_dir)
-    trained = {f"{p.name}/" for p in plan_members(members, runs_dir)}
+    run_sweep(chosen, name, jobs, runs_dir, fail_fast, retry_failed)
+    trained = {f"{p.name}/" for p in plan_members(chosen, runs_dir)}
     table = runs(runs_dir=runs_dir)
     return table[[row.rpartition("/")[0] + "/" in trained for row in table.index]]
+
+
+def _members(
+    grid: Any, members: Path | str | None, common: str, axes: Mapping[str, Any],
+) -> list[dict[str, Any]]:
+    from wilson.experiments.grid import find_members, grid_members, parse_common
+    if not grid and not members:
+        axes = {n: v if isinstance(v, list | tuple) else [v] for n, v in axes.items()}
+        return grid_members(axes, parse_common(common))
+    if axes:
+        raise InputError(f"{', '.join(axes)}: a grid or a file of members is given too. Write these values "
+                         f"into the grid, or into common=… if they are of all runs.")
+    return find_members(grid, members, parse_common(common))
 
 # %% ../../nbs/api/02_functions.ipynb #7d3f0309
 def prepare(
@@ -139,6 +193,7 @@ def prepare(
     data_root: Path | str | None = None,  # where the data set goes; data/<dataset>
     masks: str | None = None,             # voc: aug | sbd; coco: instances | stuffthingmaps
     val_share: float = 0.2,               # of your images with masks, where there are no lists
+    voc_root: Path | str = "data/voc",    # of coco-voc
 ) -> PreparedDataset:
     """Make a data set ready to train on: link, draw or download what is missing; what is there stays.
 
@@ -146,7 +201,9 @@ def prepare(
     160
     """
     from wilson.datasets.prepare import prepare_dataset as prepare_dataset
-    return prepare_dataset(dataset, source, data_root, masks, val_share)
+    from wilson.run.dataset import load_dataset
+    chosen = load_dataset(dataset, data_root)
+    return prepare_dataset(chosen, source, data_root, masks, val_share, voc_root)
 
 
 def verify(

@@ -14,12 +14,17 @@ from ..core.errors import InputError, did_you_mean, require
 from ..core.paths import resolve_path, display_path
 from ..core.templates import html_table
 from ..engine.step_folder import StepFolder
+from ..evaluation.scores import StepScores
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     import pandas as pd
+    from matplotlib.figure import Figure
     from torch import Tensor
 
+    from wilson.analysis.results import PredictedImage
     from wilson.api.image_maps import ImageLike, ImageMaps
     from wilson.data.tasks import Step, Task
     from wilson.pseudo.targets import TargetRule
@@ -28,77 +33,16 @@ if TYPE_CHECKING:
     from wilson.run.presets import ResolvedConfig
 
 # %% auto #0
-__all__ = ['SPLITS', 'GROUPS', 'find_step', 'compare_rules', 'score_rows', 'run_html', 'Run']
-
-# %% ../../nbs/api/01_run.ipynb #7d3f0105
-def find_step(
-    name: Path | str,           # "<task>/<run>" or "<task>/<run>/step<k>" under runs_dir, or a folder
-    runs_dir: Path | str = "runs",
-) -> Path:
-    "The folder of a step; of a run, that of its last step. InputError where there is none."
-    for place in dict.fromkeys((resolve_path(name), resolve_path(runs_dir) / name)):
-        if (place / "config.json").is_file():
-            return place
-        steps = [p.parent for p in place.glob("step*/config.json") if p.parent.name[4:].isdecimal()]
-        if steps:
-            return max(steps, key=lambda path: int(path.name[4:]))
-    there = sorted({"/".join(p.parts[-4:-2]) for p in resolve_path(runs_dir).glob("*/*/step*/config.json")})
-    hint = did_you_mean(str(name), there) if there else " `make demo` trains one."
-    raise InputError(f"There is no run {str(name)!r} in {display_path(resolve_path(runs_dir))}.{hint}")
-
-# %% ../../nbs/api/01_run.ipynb #7d3f0108
-SPLITS = {"train": "training", "val": "validation"}
-
-
-def compare_rules(
-    images: StepImages,
-    rules: dict[str, TargetRule],  # by the name of their rows
-    split: str = "train",          # "train" | "val"
-) -> pd.DataFrame:                 # rows (rule, labels); mean IoU in percent by group, coverage, images
-    "Score the labels that each rule would teach; the networks run once."
-    import pandas as pd
-
-    from wilson.evaluation.what_if import teaching_kinds, what_if
-    if split not in SPLITS:
-        raise InputError(f"split={split!r} is not known.{did_you_mean(split, SPLITS)}")
-    which, rows = SPLITS[split], {}
-    numbers = range(len(images.lists[which]))
-    for name, rule in rules.items():
-        found = what_if(((n, images.logits(which, n)) for n in numbers), rule, images.step)
-        if not found["images"]:
-            raise InputError(f"No image of the {which} list has a mask, so nothing can be scored.")
-        for kind in teaching_kinds():
-            scores, more = found[kind]["scores"]["miou"], found[kind]
-            rows[name, kind] = scores | {"coverage": more["coverage"], "images": more["images_used"]}
-    table = pd.DataFrame.from_dict(rows, orient="index")
-    table.index = pd.MultiIndex.from_tuples(rows, names=("rule", "labels"))
-    return table.dropna(axis=1, how="all")
+__all__ = ['run_html', 'Run']
 
 # %% ../../nbs/api/01_run.ipynb #7d3f010a
-GROUPS = ("old", "new", "base", "added", "all")
-
-
-def score_rows(metrics: dict[str, Any]) -> list[list[str]]:  # a name and a text per group
-    "Mean IoU in percent of a step by protocol, then of its localizer and of the labels that it was taught."
-    kinds = dict(metrics.get("scores", {}))
-    if "localizer" in metrics:
-        kinds["localizer"] = metrics["localizer"]
-    kinds |= {f"taught: {n.replace('_', ' ')}": s for n, s in metrics.get("pseudo_labels", {}).items()}
-
-    def text(value: float | None) -> str:
-        return "–" if value is None else f"{value:.1f}"
-
-    return [[name, *(text(score["miou"].get(g)) for g in GROUPS)] for name, score in kinds.items()]
-
-
 def run_html(run: Run) -> str:
     "The run as HTML: name, state, scores, and a picture where weights and data are there."
-    table = html_table(["mean IoU, %", *GROUPS], score_rows(run.metrics or {}), align="l" + "r" * len(GROUPS),
-                       caption=f"{run.name}: {run.state}")
+    table = run.scores._repr_html_()
     try:
         png = base64.b64encode(run.maps()._repr_png_()).decode()
     except InputError as e:  # the weights or the data have gone; the scores are still true
-        return str(table) + str(html_table([str(e)], []))
+        return table + str(html_table([str(e)], []))
     return f'{table}<img src="data:image/png;base64,{png}" alt="maps of one image" style="max-width:100%">'
 
 # %% ../../nbs/api/01_run.ipynb #7d3f010c
@@ -151,6 +95,20 @@ class Run:
         before = self.parent
         return [*(before.steps if before else []), self]
 
+    @property
+    def scores(self) -> StepScores:
+        """The scores of the step and of those before it, as a table; `print` it, or let a notebook render it.
+
+        >>> wilson.load_run("shapes-15-5-overlap/wilson-s42").scores.rows[0][:2]
+        (0, 'published')
+        """
+        try:
+            steps = self.steps
+        except InputError:  # the base step was removed
+            steps = [self]
+        rows = ((run.step.index, run.metrics) for run in steps)
+        return StepScores.of(rows, f"{self.name}: {self.state or 'without a state'}")
+
     @cached_property
     def _segmenter(self) -> OpenedStep:
         from wilson.run.opened import open_step
@@ -193,6 +151,34 @@ class Run:
         ((96, 96), dtype('uint8'))
         """
         return self._maps(self._segmenter, image, None, {})["prediction"]
+
+    def write_predictions(
+        self,
+        images: Sequence[Path | str],        # files
+        out: Path | str = "runs/predictions",
+        overwrite: bool = False,             # replace files that wilson has not written
+    ) -> list[PredictedImage]:                   # with `mask`, `overlay` and `shares` by class
+        """Segment image files: masks of the data set's class ids and overlays go to `out`.
+
+        >>> prediction, = wilson.load_run("shapes-15-5-overlap/wilson-s42").write_predictions(["photo.jpg"])
+        >>> prediction.mask.name, prediction.overlay.name
+        ('photo.png', 'photo-overlay.png')
+        """
+        from wilson.analysis.results import predict
+        files = [path if Path(path).is_file() else resolve_path(path) for path in images]
+        return predict(self.path, files, out, self._device(), overwrite)
+
+    def show(
+        self,
+        count: int = 4,  # images
+    ) -> Figure:
+        """Validation images with classes of the step: image, CAM, soft label, prediction, truth.
+
+        >>> wilson.load_run("shapes-15-5-overlap/wilson-s42").show(count=2)
+        <Page size ...>
+        """
+        from wilson.analysis.results import result_figure
+        return result_figure(self.path, count)
 
     def maps(
         self,
@@ -264,6 +250,7 @@ class Run:
         >>> wilson.load_run("shapes-15-5-overlap/wilson-s42").what_if(alpha=0.3, split="val").index.names
         FrozenList(['rule', 'labels'])
         """
+        from wilson.api.rule_scores import compare_rules
         return compare_rules(
             self.images, {"as trained": self._rule({}), "what if": self._rule(rule)}, split)
 

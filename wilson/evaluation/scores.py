@@ -10,10 +10,12 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from ..core.errors import InputError
+from ..core.paths import markdown_text
+from ..core.templates import html_table
 
 # %% auto #0
-__all__ = ['GROUPS', 'BUILT_IN', 'ScoreFacts', 'recorded_facts', 'read_facts', 'column_facts', 'column_scores', 'require_field',
-           'is_number', 'are_numbers', 'check_metrics', 'incremental_scores']
+__all__ = ['GROUPS', 'BUILT_IN', 'ScoreFacts', 'recorded_facts', 'read_facts', 'column_facts', 'column_scores', 'score_rows',
+           'StepScores', 'require_field', 'is_number', 'are_numbers', 'check_metrics', 'incremental_scores']
 
 # %% ../../nbs/evaluation/10_scores.ipynb #6c2e1b06
 GROUPS = ("old", "new", "base", "added", "all")  # of classes
@@ -104,6 +106,59 @@ def column_scores(
     "The scores that are columns, but for those by class."
     return {f.name: {protocol: f.values(score[f.name]) for protocol, score in scores.items()
                      if f.name in score} for f in column_facts([facts])}
+
+# %% ../../nbs/evaluation/10_scores.ipynb #6c2e1b21
+def score_rows(
+    metrics: Mapping[str, Any],   # of metrics.json
+) -> list[tuple[str, list[str]]]:
+    "What a step was scored by, with the score of each group of GROUPS as text; mean IoU is the first."
+    scored = dict(metrics.get("scores", {}))
+    if "localizer" in metrics:
+        scored["localizer"] = metrics["localizer"]
+    scored |= {f"taught: {n.replace('_', ' ')}": s for n, s in metrics.get("pseudo_labels", {}).items()}
+    facts, rows = column_facts([read_facts(metrics)]), []
+    for f in facts:
+        for name, score in scored.items():
+            if f.name in score:
+                values = (f.values(score[f.name]).get(group) for group in GROUPS)
+                cells = ["–" if v is None else f"{v:.{f.digits}f}" for v in values]
+                rows.append((name if f is facts[0] else f"{name}, {f.title}", cells))
+    return rows
+
+
+@dataclass(frozen=True, repr=False)
+class StepScores:
+    "The scores of steps by group of classes: a table in a notebook, aligned text elsewhere."
+    rows: tuple[tuple[int, str, list[str]], ...]  # step, what was scored, a text per group
+    caption: str = ""
+
+    @classmethod
+    def of(
+        cls,
+        steps: Iterable[tuple[int, Mapping[str, Any] | None]],  # number and metrics; None: not scored
+        caption: str = "",
+    ) -> StepScores:
+        "The table of several steps."
+        rows = ((k, *row) for k, metrics in steps for row in score_rows(metrics or {}))
+        return cls(tuple(rows), caption)
+
+    def __str__(self) -> str:
+        width = max([22, *(len(name) + 2 for _, name, _ in self.rows)])
+        lines = [f"{'step':6}{'scored':{width}}" + "".join(f"{group:>8}" for group in GROUPS)]
+        return "\n".join([*lines, *(f"{step:<6}{name:{width}}" + "".join(f"{cell:>8}" for cell in cells)
+                                    for step, name, cells in self.rows)])
+
+    __repr__ = __str__
+
+    def _repr_markdown_(self) -> str:
+        head = ["| step | scored | " + " | ".join(GROUPS) + " |", "| ---: | --- |" + " ---: |" * len(GROUPS)]
+        rows = [f"| {k} | {markdown_text(name)} | {' | '.join(cells)} |" for k, name, cells in self.rows]
+        return "\n".join([*[f"**{markdown_text(self.caption)}**\n"] * bool(self.caption), *head, *rows])
+
+    def _repr_html_(self) -> str:
+        rows = [[step, name, *cells] for step, name, cells in self.rows]
+        return str(html_table(["step", "scored", *GROUPS], rows, caption=self.caption, titles=2,
+                              align="rl" + "r" * len(GROUPS)))
 
 # %% ../../nbs/evaluation/10_scores.ipynb #6c2e1b13
 def require_field(

@@ -13,10 +13,10 @@ from typing import Any
 from ..core.errors import InputError, did_you_mean
 from ..core.params import text_expected
 from ..methods.facts import builtin_facts
-from ..run.config import SHARED
+from ..run.config import SHARED, as_bool
 
 # %% auto #0
-__all__ = ['INJECTED', 'Cell', 'read_cell', 'parse_parameters', 'check_names']
+__all__ = ['INJECTED', 'Cell', 'read_cell', 'parse_parameters', 'check_names', 'check_parameters']
 
 # %% ../../nbs/experiments/05_notebook_parameters.ipynb #1db552b1
 @dataclass(frozen=True)
@@ -117,3 +117,22 @@ def check_names(
         value = {n: v for cell in found for n, v in cell.items()}.get(name)
         if isinstance(value, (bool, int, float)):
             raise text_expected(name, value)
+
+
+def check_parameters(
+    cells: Sequence[str],       # IPython's `In`
+    text: Sequence[str] = (),   # parameters that are names, ids or paths
+) -> dict[str, Any]:            # by name
+    """Check the parameters of a notebook and what papermill injected: names, and values of the same kind.
+
+    `true` and `false`, which papermill passes as text, become booleans where the default is one. Raises
+    InputError for a name that the cell tagged `parameters` lacks.
+
+    >>> cells = ["jobs = 1\\ndry_run = True", "# Parameters\\ndry_run = 'false'"]
+    >>> wilson.check_parameters(cells)
+    {'jobs': 1, 'dry_run': False}
+    """
+    check_names(cells, text)
+    found = [cell.constants for cell, _ in _parameter_cells(cells)[:2]]
+    values = {n: v for constants in found for n, v in constants.items()}
+    return {n: as_bool(n, v) if isinstance(found[0][n], bool) else v for n, v in values.items()}

@@ -77,12 +77,12 @@ def _defaults(notebook: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def text_parameters(notebook: Mapping[str, Any]) -> set[str]:
-    "Parameters that are text: by their default, by `check_names`, or as those of a training."
+    "Parameters that are text: by their default, by `check_parameters`, or as those of a training."
     names = {n for n, v in _defaults(notebook).items() if isinstance(v, str)}
     for source in _code(notebook):
-        for call in re.findall(r"check_names\(In, text=(\([^)]*\))\)", source):
+        for call in re.findall(r"check_(?:names|parameters)\(In, text=(\([^)]*\))\)", source):
             names |= {*ast.literal_eval(call)}
-        if "parse_parameters(In)" in source:
+        if "collect_parameters(In)" in source:
             names |= {n for n, p in SHARED.items() if p.text}
     return names
 

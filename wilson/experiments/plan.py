@@ -25,7 +25,7 @@ from ..run.presets import ResolvedConfig, step_fingerprint, value_for_step, reso
 from ..run.records import Record, Variant, read_records, group_variants
 
 # %% auto #0
-__all__ = ['estimate', 'PlannedMember', 'plan_members', 'plan_text', 'format_duration', 'sweep_results']
+__all__ = ['estimate', 'PlannedMember', 'plan_members', 'plan_text', 'plan_summary', 'format_duration', 'sweep_results']
 
 # %% ../../nbs/experiments/09_plan.ipynb #d4b88437
 _ALIKE = ("backbone", "output_stride", "crop_size", "batch_size", "max_image_size", "precision")
@@ -120,6 +120,16 @@ def plan_text(
     "The plan of a sweep: job by job, then how many of which kind and how long what is left may take."
     found = plan_members(members, runs_dir)
     rows = [f"| {_cell(p.name)} | {p.state} | {_time(p)} | {_cell(p.reason)} |" for p in found]
+    said = plan_summary(found, runs_dir, jobs)
+    return "\n".join(["| run | state | about | |", "| --- | --- | --- | --- |", *rows, "", said])
+
+
+def plan_summary(
+    found: Sequence[PlannedMember],
+    runs_dir: Path | str = "runs",
+    jobs: int = 1,  # at a time
+) -> str:
+    "How many jobs there are of which kind, and how long what is left may take."
     counts = Counter(p.state for p in found)
     known = [p.seconds for p in found if p.seconds and p.state != "taken"]
     unknown = sum(p.seconds is None and p.state != "taken" for p in found)
@@ -133,7 +143,8 @@ def plan_text(
     if unknown:
         said += (f". {unknown} without an estimate: no step on the same images with the same network has "
                  "finished")
-    return "\n".join(["| run | state | about | |", "| --- | --- | --- | --- |", *rows, "", said + "."])
+    return f"{said}."
+
 
 
 def _time(p: PlannedMember) -> str:

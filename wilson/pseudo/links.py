@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..core.errors import InputError, did_you_mean
 from ..core.params import Param, params_of
+from ..core.templates import html_table
 
 _Rule = TypeVar("_Rule", bound="Rule")
 _Maps = TypeVar("_Maps", bound="RuleMaps")
@@ -177,6 +178,13 @@ class Rule:
             return frozenset({name})
         return frozenset(given for read in self.links[name].reads for given in self.inputs_of(read))
 
+    def in_order(self) -> list[Link]:
+        "The links in the order in which they run: each after those that it reads."
+        left, done = dict(self.links), list[Link]()
+        while left:
+            done += [left.pop(n) for n in [*left] if not left.keys() - {n} & {*left[n].reads}]
+        return done
+
     def describe(self) -> dict[str, Any]:
         "Links and values for a record, such as JSON."
         return {"links": {n: type(link).__qualname__ for n, link in self.links.items()}, **self.values}
@@ -189,6 +197,16 @@ class Rule:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(map(repr, self.links.values()))})"
+
+    def _repr_html_(self) -> str:
+        rows = []
+        for link in self.in_order():
+            values = (f"{name} = {value}" for name, value in link.values.items())
+            rows.append([link.returns, ", ".join(link.reads), type(link).__name__, ", ".join(values)])
+        given = frozenset().union(*(self.inputs_of(name) for name in self.links))
+        notes = [f"The rule is given {', '.join(sorted(given))}."] if given else []
+        return str(html_table(["map", "computed from", "link", "parameters"], rows, align="llll",
+                              caption=type(self).__name__, notes=notes))
 
 # %% ../../nbs/pseudo/04_links.ipynb #efafae5d
 class RuleMaps:

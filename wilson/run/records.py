@@ -194,7 +194,7 @@ def select_records(
     records: Iterable[Record],
     task: str | None = None,     # folder of the task, or a pattern: "voc-*"
     methods: str | Sequence[str] | None = None,  # "wilson,mib"
-    runs: str | None = None,     # pattern of the run's name: "*-s42"
+    runs: str | Sequence[str] | None = None,  # names of runs, or patterns: "*-s42"
     **parameters: Any,           # a value, or several in a list
 ) -> list[Record]:
     "The records that fit all that is given; InputError for a parameter that is none."
@@ -208,8 +208,9 @@ def select_records(
         if method not in (there := sorted({r.method for r in records})):
             raise InputError(f"methods={method!r}: no run is of it.{did_you_mean(method, there)}")
     wanted = {n: v if isinstance(v, list | tuple) else [v] for n, v in parameters.items()}
+    patterns = ["*"] if runs is None else [runs] if isinstance(runs, str) else runs
     return [r for r in records if (task is None or fnmatch.fnmatch(r.task, task))
-            and (not methods or r.method in methods) and (runs is None or fnmatch.fnmatch(r.run, runs))
+            and (not methods or r.method in methods) and any(fnmatch.fnmatch(r.run, p) for p in patterns)
             and all(r.parameters.get(n) in values for n, values in wanted.items())]
 
 # %% ../../nbs/run/10_records.ipynb #b8bdf889

@@ -29,7 +29,11 @@ STYLE = """<style>
 
 
 class Comparison(w.VBox):
-    "Tables and pictures of the runs in a folder, filtered by task, variant and name; saved by a button."
+    """Tables and pictures of the runs in a folder, filtered by task, variant and name; saved by a button.
+
+    >>> wilson.Comparison(task="shapes-15-5-overlap").variants.options
+    ('wilson',)
+    """
 
     def __init__(
         self,

@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anywidget
 
@@ -24,6 +24,9 @@ from .annotations import Annotations, training_command
 from .answers import Answer
 from .image_browser import ImageBrowser
 from .viewer import Viewer, step_title
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # %% auto #0
 __all__ = ['BROWSER', 'PARTS', 'KINDS', 'browser_code', 'browser_style', 'Worker', 'Studio']
@@ -72,7 +75,13 @@ class Worker:
 
 # %% ../../nbs/widgets/04_studio.ipynb #58ae6e88
 class Studio(anywidget.AnyWidget):
-    "Look at every map of every image of a run, find those that explain a failure, and act."
+    """Look at every map of every image of a run, find those that explain a failure, and act.
+
+    >>> studio = wilson.Studio(run="shapes-15-5-overlap/wilson-s42", device="cpu")
+    >>> studio.figure(["image", "CAM", "target"])
+    <Page size ...>
+    >>> studio.close()
+    """
     _esm, _css = browser_code(), browser_style()
 
     def __init__(
@@ -128,6 +137,16 @@ class Studio(anywidget.AnyWidget):
             return None
         which, position = self.images.find(self.maps.logits.id)
         return self.images.lists[which].split.images[position]
+
+    def figure(
+        self,
+        names: Sequence[str],  # of the maps, such as "image", "CAM", "target"
+    ) -> Figure:
+        "The maps of the chosen image under the chosen rule; InputError without an image."
+        from wilson.analysis.figures import qualitative  # matplotlib is slow to import
+        if self.images is None or self.maps is None:
+            raise InputError(self.message or "No image is chosen.")
+        return qualitative([self.maps], self.images.step, names)
 
     def answer(self, question: Mapping[str, Any]) -> Answer:
         "What the kernel says to a question of the browser."
