@@ -5,7 +5,8 @@
 # %% ../../nbs/evaluation/01_evaluate.ipynb #2a0f508c
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
@@ -23,8 +24,70 @@ from ..pseudo.step_targets import _localized
 from ..pseudo.targets import Targets
 
 # %% auto #0
-__all__ = ['LATER', 'BINS', 'SplitMetrics', 'run_metrics', 'evaluate', 'argmax_labels', 'segmenter_maps', 'localizer_maps',
-           'evaluate_labels', 'calibration', 'calibration_error', 'masks_of']
+__all__ = ['GROUP_PIXELS', 'LATER', 'BINS', 'labels_by_size', 'SplitMetrics', 'run_metrics', 'evaluate', 'argmax_labels',
+           'segmenter_maps', 'localizer_maps', 'evaluate_labels', 'calibration', 'calibration_error', 'masks_of']
+
+# %% ../../nbs/evaluation/01_evaluate.ipynb #5b1c2e02
+GROUP_PIXELS = {"cpu": 300_000, "cuda": 4_000_000}  # of one pass: what keeps the device busy
+
+
+@dataclass
+class _Waiting:
+    "A batch whose labels are computed with others of its size."
+    batch: Batch
+    labels: Tensor | None = None
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        return tuple(self.batch.images.shape[1:])
+
+    @property
+    def pixels(self) -> int:
+        return self.batch.images[:, 0].numel()
+
+
+def labels_by_size(
+    labels: Callable[[Batch], Tensor],   # batch → B, H, W
+    batches: Iterable[Batch],            # with masks
+    group_pixels: int,                   # of images of one size in one call; 0: each batch is one call
+) -> Iterator[tuple[Batch, Tensor]]:     # in the order of `batches`
+    "Batches with their labels, those of one size computed together."
+    waiting: list[_Waiting] = []
+    for batch in batches:
+        new = _Waiting(batch)
+        if sum(w.pixels for w in waiting) + new.pixels > 4 * group_pixels and waiting:
+            _compute_group(labels, waiting, waiting[0].size)
+        alike = sum(w.pixels for w in waiting if w.labels is None and w.size == new.size)
+        if alike and alike + new.pixels > group_pixels:
+            _compute_group(labels, waiting, new.size)
+        waiting.append(new)
+        if not group_pixels:
+            _compute_group(labels, waiting, new.size)
+        while waiting and (found := waiting[0].labels) is not None:
+            yield waiting.pop(0).batch, found
+    while waiting:
+        if (found := waiting[0].labels) is None:
+            _compute_group(labels, waiting, waiting[0].size)
+        else:
+            yield waiting.pop(0).batch, found
+
+
+def _compute_group(labels: Callable[[Batch], Tensor], waiting: Sequence[_Waiting], size: tuple[int, ...]
+                   ) -> None:
+    "Labels of the waiting batches of a size."
+    group = [w for w in waiting if w.labels is None and w.size == size]
+    if len(group) == 1:
+        group[0].labels = labels(group[0].batch)
+    elif group:
+        lengths = [len(w.batch) for w in group]
+        for one, found in zip(group, labels(_concatenate([w.batch for w in group])).split(lengths)):
+            one.labels = found
+
+
+def _concatenate(batches: Sequence[Batch]) -> Batch:
+    masks = [b.masks for b in batches if b.masks is not None]
+    return Batch(torch.cat([b.images for b in batches]), torch.cat(masks) if masks else None,
+                 torch.cat([b.image_labels for b in batches]), [i for b in batches for i in b.ids])
 
 # %% ../../nbs/evaluation/01_evaluate.ipynb #4de05684
 LATER = 254  # in a mask: a class of a later step, where the mask's table tells it from background
@@ -57,14 +120,15 @@ def run_metrics(
     step: Step,
     later: int = LATER,                 # in a mask: a class of a later step
     further: Sequence[type[Metric]] = (),
+    group_pixels: int = 0,              # of images of one size that `labels` gets at once; 0: as they come
 ) -> SplitMetrics:
     "The metrics of labels over a split; of several ranks, of all."
     if step.n_classes >= later:
         raise ValueError(f"later={later} marks later classes, but the step itself has {step.n_classes} "
                          "classes")
     found = SplitMetrics(step, further)
-    for batch in batches:
-        prediction, truth = labels(batch), batch.require_masks().long()
+    for batch, prediction in labels_by_size(labels, batches, group_pixels):
+        truth = batch.require_masks().long()
         for metrics, mark in ((found.background, 0), (found.ignored, IGNORE)):
             seen = truth.masked_fill(truth == later, mark)
             for metric in metrics:

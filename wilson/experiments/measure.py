@@ -21,7 +21,7 @@ from ..data.tasks import Step
 from ..data.transforms import CentreCrop
 from ..engine.trainer import Trainer
 from ..evaluation.evaluate import LATER, calibration, argmax_labels, evaluate, evaluate_labels
-from ..evaluation.evaluate import localizer_maps, run_metrics, segmenter_maps
+from ..evaluation.evaluate import GROUP_PIXELS, localizer_maps, run_metrics, segmenter_maps
 from ..evaluation.logits import StepModels
 from ..evaluation.metrics import METRICS, ConfusionMatrix, Metric
 from ..evaluation.pictures import panels, strip
@@ -68,7 +68,8 @@ def evaluate_step(
                    "whole": evaluation_samples(split, step, None, LATER)}
         for protocol, images in samples.items():
             batches = evaluation_batches(images, config, device, protocol == "whole")
-            found = run_metrics(argmax_labels(segmenter), batches, step, LATER, further)
+            pixels = GROUP_PIXELS.get(device.type, 0) if protocol == "whole" else 0
+            found = run_metrics(argmax_labels(segmenter), batches, step, LATER, further, pixels)
             scores[prefix + protocol] = primary_scores(found.scores(), config.future_classes)
             confusion[prefix + protocol] = found.matrix[:, :-1].tolist()
         if views.localizer is not None and name == "val":
