@@ -323,6 +323,7 @@ LAYERS = {
     "data": 1,
     "models": 1,
     "loading": 2,
+    "inference": 2,
     "datasets": 2,
     "pseudo": 2,
     "checks": 3,

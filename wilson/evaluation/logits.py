@@ -5,7 +5,9 @@
 # %% ../../nbs/evaluation/11_logits.ipynb #077564fb
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -16,8 +18,9 @@ from ..core.errors import require
 from ..data.batches import normalize
 from ..data.samples import Sample
 from ..data.tasks import Step
+from ..inference.background import cancellable, stop_condition
 from ..models.localizer import focal_penalty, weighted_pool
-from ..models.segmenter import Segmenter
+from ..models.segmenter import Segmenter, SegmenterOutput
 from ..pseudo.labels import IGNORE
 from ..pseudo.targets import TargetRule, Targets
 
@@ -82,6 +85,7 @@ class StepModels:
     segmenter: Segmenter
     localizer: nn.Module | None = None  # None in the base step and in steps with pixel labels
     old: Segmenter | None = None
+    parallel: bool = False              # segmenter and old model side by side, where that is faster
 
     @torch.no_grad()
     def __call__(self, sample: Sample) -> Logits:
@@ -92,8 +96,8 @@ class StepModels:
             for m in models:
                 m.eval()
             images = normalize(sample.image[None].to(next(self.segmenter.parameters()).device))
-            out = self.segmenter(images)
-            old = self.old(images).logits if self.old else None
+            images = images.contiguous(memory_format=torch.channels_last)
+            out, old = self._outputs(images)
             localizer = self.localizer(out.features, old) if self.localizer else None
         finally:
             for m, mode in zip(models, modes):
@@ -101,6 +105,36 @@ class StepModels:
         return Logits(sample.image, sample.mask, sample.image_labels, out.logits[0].cpu(),
                       localizer if localizer is None else localizer[0].cpu(),
                       old if old is None else old[0].cpu(), sample.id)
+
+    def _outputs(self, images: Tensor) -> tuple[SegmenterOutput, Tensor | None]:
+        "What the segmenter gives, and the logits of the old model."
+        if self.old is None:
+            return self.segmenter(images), None
+        threads = torch.get_num_threads()
+        if not self.parallel or images.device.type != "cpu" or threads < 2:
+            return self.segmenter(images), self.old(images).logits
+        helper = _helper().submit(_run_with, threads // 2, self.old, images, stop_condition())
+        torch.set_num_threads(threads - threads // 2)
+        try:
+            out = self.segmenter(images)
+        finally:
+            torch.set_num_threads(threads)
+            helper.exception()  # wait for it, whatever has happened here
+        return out, helper.result().logits
+
+
+@functools.cache
+def _helper() -> ThreadPoolExecutor:
+    "The thread that runs the second network."
+    return ThreadPoolExecutor(1, "second network")
+
+
+@torch.no_grad()
+def _run_with(threads: int, network: Segmenter, images: Tensor, stop: Callable[[], bool] | None
+              ) -> SegmenterOutput:
+    torch.set_num_threads(threads)
+    with cancellable(stop):
+        return network(images)
 
 # %% ../../nbs/evaluation/11_logits.ipynb #c9be43e6
 def localizer_scores(

@@ -27,6 +27,7 @@ from ..engine.step_folder import StepFolder
 from ..evaluation.index import Index
 from ..evaluation.logits import Logits
 from ..evaluation.maps import available_kinds, MapKind, with_own_kinds
+from ..inference.background import make_cancellable, NEXT, Prefetcher, PriorityLock, READER
 from ..pseudo.links import Link
 from .dataset import load_dataset, location_of, open_data
 from .folder import error_line
@@ -160,8 +161,10 @@ class StepImages:
         self.maps_kept = KeptMaps(self.opened.folder.path)
         self.scores: dict = {}  # of the run's own rule, by list: what was found once
         self._indices: dict[str, Index] = {}
-        self._most = kept
-        self._networks = Lock()  # one image at a time: two threads would only wait for each other's cores
+        self._most, self._memory = kept, Lock()
+        self._networks = PriorityLock()  # one image at a time: two would take each other's cores
+        self._prefetcher = Prefetcher(lambda key: self.logits(*key, priority=NEXT))
+        make_cancellable(self.opened.segmenter, self.opened.localizer, self.opened.old)
         self._logits: dict[tuple[str, int, int | None], Logits] = {}
         self._made = {which: step_logits(self.opened, samples) for which, samples in self.lists.items()}
 
@@ -183,19 +186,33 @@ class StepImages:
         given += ["old_logits"] * (self.opened.old is not None)
         return available_kinds(self.kinds, self.rule, given)
 
-    def logits(self, which: str, position: int, epoch: int | None = None) -> Logits:
+    def logits(self, which: str, position: int, epoch: int | None = None, priority: int = READER) -> Logits:
         "What the networks say of an image; they run once. After an epoch: what they said then."
         key = (which, position, epoch)
-        if (found := self._logits.get(key)) is None:
-            if epoch is None:
-                with self._networks:
-                    found = self._made[which](position)
-            else:
-                found = self.maps_kept.logits(epoch, self.lists[which][0, position])
+        if (found := self._logits.get(key)) is not None:
+            return found
+        if epoch is not None:
+            return self._keep(key, self.maps_kept.logits(epoch, self.lists[which][0, position]))
+        with self._networks.hold(priority):
+            found = self._logits.get(key)  # another thread may have been at it
+            return self._keep(key, self._made[which](position)) if found is None else found
+
+    def _keep(self, key: tuple[str, int, int | None], found: Logits) -> Logits:
+        with self._memory:
             while len(self._logits) >= self._most:
-                self._logits.pop(next(iter(self._logits)), None)
+                del self._logits[next(iter(self._logits))]
             self._logits[key] = found
         return found
+
+    def prefetch(self, which: str, positions: Sequence[int]) -> None:
+        "Run the networks on these images in the background, until something else is asked for."
+        n = len(self.lists[which])
+        keys = [(which, p) for p in dict.fromkeys(positions) if 0 <= p < n]
+        self._prefetcher.want([key for key in keys if (*key, None) not in self._logits])
+
+    def interrupt(self, which: str = "", position: int = -1) -> None:
+        "Stop the networks in the background, unless they run on this image."
+        self._prefetcher.interrupt((which, position))
 
     def history_positions(self, which: str) -> list[int]:
         "Positions of the images whose maps were kept at every epoch."

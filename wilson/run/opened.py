@@ -55,7 +55,7 @@ class OpenedStep:
     @property
     def views(self) -> StepModels:
         "The models as a function from a sample to its maps."
-        return StepModels(self.step, self.segmenter, self.localizer, self.old)
+        return StepModels(self.step, self.segmenter, self.localizer, self.old, parallel=True)
 
 
 def target_rule(

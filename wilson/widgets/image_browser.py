@@ -23,6 +23,7 @@ from ..evaluation.index_build import build_index
 from ..evaluation.logits import Logits
 from ..evaluation.index_rows import indexed_kinds
 from ..evaluation.what_if import teaching_kinds, what_if
+from ..inference.background import LIST
 from ..pseudo.targets import TargetRule
 from ..run.images import StepImages
 from .answers import Answer
@@ -70,7 +71,8 @@ class Builder:
             for epoch, positions in _epochs_missing(images, which, index).items():
                 build_index(index, lambda p: images.logits(which, positions[p], epoch), rule, len(positions),
                       stop.is_set, epoch=epoch)
-            built = build_index(index, lambda p: images.logits(which, p), rule, n, stop.is_set, told)
+            built = build_index(index, lambda p: images.logits(which, p, priority=LIST), rule, n, stop.is_set,
+                          told)
             if built.unread:
                 first = next(iter(built.unread.values()))
                 say(done=n - len(built.unread), total=n, fresh=True,
@@ -202,7 +204,7 @@ class ImageBrowser:
         def each() -> Iterator[tuple[int, Logits]]:
             for p in range(n):
                 with suppress(InputError):  # the table names those that cannot be read
-                    yield p, images.logits(which, p)
+                    yield p, images.logits(which, p, priority=LIST)
         return what_if(each(), rule, images.step, self._stop.is_set, told, teaching_kinds(images.kinds),
                        images.kinds)
 

@@ -209,6 +209,7 @@ class Studio(anywidget.AnyWidget):
     def close(self) -> None:
         "End what runs in the background; the widget goes."
         self.image_browser.close()
+        self.viewer.interrupt()
         for worker in {*self._workers.values()}:
             worker.end()
         super().close()

@@ -146,6 +146,7 @@ class Viewer:
                                                "again": again})
         # only now, when nothing can go wrong any more
         if images is not self.sides[side]:
+            self.interrupt()
             self.sides[side], self.maps[side], self._keys[side] = images, None, None
         if not side:
             self.sides[1] = self.maps[1] = self._keys[1] = None
@@ -164,6 +165,7 @@ class Viewer:
         samples = images.lists[which]
         rule = images.rule.with_values(**request["rule"])
         told = None if request["told"] is None else torch.tensor(request["told"])
+        images.interrupt(which, position)  # what is asked for now comes first
         maps = self._maps(0, which, position, request["epoch"], rule, told)
         answer, names, identity = Answer(), request["panels"], samples.split.ids[position]
         part = bool(request["part"])
@@ -184,7 +186,13 @@ class Viewer:
             "text": text}
         if request["other"] and not part and len(rows) == 1:
             answer.fields["text"] += " · the other run's data lacks this image"
+        images.prefetch(which, request.get("near", ()))
         return answer
+
+    def interrupt(self) -> None:
+        "Stop the networks in the background."
+        for images in filter(None, self.sides):
+            images.interrupt()
 
     def _maps(self, side: int, which: str, position: int, epoch: int | None, rule: TargetRule,
               told: Tensor | None) -> Maps:

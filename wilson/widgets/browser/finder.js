@@ -686,6 +686,11 @@ function createFinder(root, { open, flag, thumbnails, ask }) {
     const to = order[at >= 0 ? clamp(at + by, 0, order.length - 1) : 0];
     if (to !== undefined && to !== model.current) act.open(to);
   }
+  // Positions that a reader may open next, in the order of the table: the two after this one, then the one before.
+  function near(position) {
+    const at = model.place[position], { order } = model;
+    return at >= 0 ? [at + 1, at + 2, at - 1].flatMap((n) => order[n] ?? []) : [];
+  }
   function setFlags(flags) {
     model.flags = new Set(flags);
     act.refresh();
@@ -701,6 +706,6 @@ function createFinder(root, { open, flag, thumbnails, ask }) {
   [parts, scatter.canvas.parentNode, confusion.canvas.parentNode].forEach((part) => sizes.observe(part));
   whole.addEventListener("transitionend", ({ target }) => { if (target === whole) redraw(); });  // the theme has changed
   act.refresh();
-  return { setTable, setConfusion: confusion.set, setCurrent, setFlags, setProgress: progress.set, pick, next,
+  return { setTable, setConfusion: confusion.set, setCurrent, setFlags, setProgress: progress.set, pick, next, near,
            visible: () => [...model.order], destroy };
 }

@@ -183,7 +183,7 @@ function render({ model, el }) {
     try {
       const reply = await question("image", { list: at.list, position: at.position, epoch: at.epoch, rule: rules.get(),
         told: at.told, panels: [...at.panels].filter((p) => !part || only.has(p)), differs: at.differs, part,
-        other: Boolean(at.sides[1]) });
+        other: Boolean(at.sides[1]), near: finder.near(at.position) });
       if (of !== drawnOf() && reply.key !== imageKey()) return; // something else has been chosen
       await shown({ ...reply, drawnOf: of });
     } catch (error) {
