@@ -181,10 +181,10 @@ def test_labels(broken):
 def test_twins_and_shared_images(broken):
     data, report = broken
     said = about(report, data.train.images[23])
-    assert "same file as train_00022.jpg of list train; take train_00023 or train_00022 out" in said
-    assert [x for x in said.splitlines() if "same file" in x][0].startswith("n ")
+    assert "same picture as train_00022.jpg of list train; take train_00023 or train_00022 out" in said
+    assert [x for x in said.splitlines() if "same picture" in x][0].startswith("n ")
     said = about(report, data.val.images[0])
-    assert "E " in said and "same file as train_00024.jpg of list train; take val_00000 or train_00024 out" in said
+    assert "E " in said and "same picture as train_00024.jpg of list train; take val_00000 or train_00024 out" in said
     said = about(report, data.train.images[29])
     assert "E " in said and "is in list train, to train on, and in list val; take train_00029 out" in said
 

@@ -20,12 +20,12 @@ from ..core.limits import available_cpus
 from ..core.paths import display_path
 from ..data.image_files import FileInputError, MaskInputError, MissingFileInputError, open_image
 from ..data.image_files import read_file
-from ..data.image_io import decode_image, orientation, read_mask
+from ..data.image_io import decode_image, decode_mask, orientation
 from ..data.splits import Split
 
 # %% auto #0
-__all__ = ['Pair', 'Finding', 'ImageLook', 'look_at_image', 'MaskLook', 'look_at_mask', 'Look', 'look_at_pair', 'pairs_of',
-           'look_at_all']
+__all__ = ['Colour', 'Pair', 'Finding', 'ImageLook', 'look_at_image', 'MaskLook', 'look_at_mask', 'Look', 'look_at_pair',
+           'pairs_of', 'look_at_all']
 
 # %% ../../nbs/checks/00_files.ipynb #05b7e884
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class ImageLook(NamedTuple):
     size: tuple[int, int] | None = None    # W, H upright, as it is read; None: it cannot be read
     stored: tuple[int, int] | None = None  # W, H in the file, before any rotation
     orientation: int = 1                   # of EXIF; 1 is upright
-    digest: bytes = b""                    # of the file's bytes; empty: it cannot be read
+    digest: bytes = b""                    # of the pixels as they are read; empty: it cannot be read
 
 
 def look_at_image(path: Path) -> ImageLook:
@@ -89,27 +89,48 @@ def look_at_image(path: Path) -> ImageLook:
         with open_image(path, content) as image:
             turned, stored = orientation(image), image.size
             findings = tuple(_image_findings(path, content, image, turned))
-            height, width, _ = decode_image(path, content, image).shape
+            decoded = decode_image(path, content, image)
+            height, width, _ = decoded.shape
     except FileInputError as e:
         return ImageLook((_unreadable(path, "image", e),))
-    return ImageLook(findings, (width, height), stored, turned, hashlib.sha256(content).digest())
+    return ImageLook(findings, (width, height), stored, turned, _pixel_digest(decoded))
+
+
+def _pixel_digest(pixels: np.ndarray) -> bytes:
+    return hashlib.sha256(f"{pixels.shape}".encode() + np.ascontiguousarray(pixels).tobytes()).digest()
 
 # %% ../../nbs/checks/00_files.ipynb #9de6eb83
+Colour = tuple[int, int, int]  # RGB, 0 to 255
+
+
 class MaskLook(NamedTuple):
     "What a mask file turned out to be."
     findings: tuple[Finding, ...] = ()
     size: tuple[int, int] | None = None    # W, H
     pixels: Mapping[int, int] | None = None  # number in the file → its pixels; None: it cannot be read
+    colours: Mapping[int, Colour] = {}     # number that is used → its colour, where they differ
 
 
 def look_at_mask(path: Path) -> MaskLook:
     "Decode a mask file; whatever is wrong is among the findings, never raised."
     try:
-        numbers = read_mask(path)
+        content = read_file(path, "mask")
+        numbers = decode_mask(path, content)
     except FileInputError as e:
         return MaskLook((_unreadable(path, "mask", e),))
     counts = np.bincount(numbers.ravel(), minlength=256)
-    return MaskLook((), numbers.shape[::-1], {int(n): int(counts[n]) for n in np.flatnonzero(counts)})
+    pixels = {int(n): int(counts[n]) for n in np.flatnonzero(counts)}
+    return MaskLook((), numbers.shape[::-1], pixels, _colours(content, pixels))
+
+
+def _colours(content: bytes, used: Iterable[int]) -> dict[int, Colour]:
+    "The colours of a PNG's palette for the numbers that are used."
+    place = content.find(b"PLTE", 0, 4096)
+    if not content.startswith(b"\x89PNG") or place < 0:
+        return {}
+    palette = content[place + 4:place + 4 + int.from_bytes(content[place - 4:place], "big")]
+    found = {n: (palette[3 * n], palette[3 * n + 1], palette[3 * n + 2]) for n in used if len(palette) >= 3 * n + 3}
+    return found if len({*found.values()}) == len(found) else {}
 
 # %% ../../nbs/checks/00_files.ipynb #b3af8042
 class Look(NamedTuple):

@@ -112,7 +112,7 @@ class Entry(NamedTuple):
     listed: str    # name of the list
     trained: bool
     image: Path
-    digest: bytes  # of the image file
+    digest: bytes  # of the image's pixels
 
 
 def entries(
@@ -139,14 +139,14 @@ def leaked_findings(lines: Sequence[Entry]) -> Iterator[Finding]:
 
 
 def twin_findings(lines: Sequence[Entry]) -> Iterator[Finding]:
-    "Image files that are the same to the byte under two ids."
+    "Images with the same pixels under two ids, however their files are saved."
     known: dict[bytes, list[Entry]] = {}
     for e in (e for e in lines if e.digest):
         twins = [t for t in known.setdefault(e.digest, []) if t.id != e.id]
         leak = next((t for t in twins if t.trained != e.trained), None)
         if twins:
             twin = leak or twins[0]
-            yield Finding(display_path(e.image), f"is the same file as {twin.image.name} of list {twin.listed}",
+            yield Finding(display_path(e.image), f"is the same picture as {twin.image.name} of list {twin.listed}",
                           f"take {e.id} or {twin.id} out of its list", leak is not None,
                           "twins in training and validation" if leak else "twins on one side")
         known[e.digest].append(e)

@@ -15,6 +15,7 @@ from .files import Finding, Look, Pair, look_at_all, pairs_of
 from .lists import TRAINING, count_text, entries, label_findings, leaked_findings, list_findings
 from .lists import names_of, number_findings, twin_findings
 from .published_lists import published_findings, sizes_text, step_sizes, trained_on
+from .teaching import absent_findings, empty_mask_findings, palette_findings, pixelless_findings
 from ..core.templates import html_table
 from ..data.classes import Classes
 from ..data.splits import Split
@@ -51,8 +52,12 @@ def unseen_findings(splits: Mapping[str, Split], tasks: Iterable[Task]) -> Itera
     tasks, tested = list(tasks), [split for name, split in splits.items() if name not in TRAINING]
     learned = sorted({i for task in tasks for group in task.groups for i in group})
     shown = np.any([split.labels.any(0) for split in tested], axis=0) if tested else np.ones(256, bool)
-    if unseen := [i for i in learned if not shown[i]]:
-        yield Finding(f"list {', '.join(split.name for split in tested)}", "has no image of "
+    where = f"list {', '.join(split.name for split in tested)}"
+    if learned and not shown[learned].any():
+        yield Finding(where, f"has no image of any class of the task: {names_of(tasks[0].classes, learned)}",
+                      "validate on images that show them", kind="validation list without a class of the task")
+    elif unseen := [i for i in learned if not shown[i]]:
+        yield Finding(where, "has no image of "
                       f"{names_of(tasks[0].classes, unseen)}", "these classes have no score",
                       error=False, kind="class without a validation image")
 
@@ -168,15 +173,16 @@ def check_dataset(
     looks = look_at_all(splits.values(), threads, progress)
     findings = [f for look in looks.values() for f in look.findings]
     for split in splits.values():
-        findings += [*number_findings(split, looks, classes),
+        findings += [*number_findings(split, looks, classes), *empty_mask_findings(split, looks, classes),
                      *label_findings(split, looks, classes, dataset.exact_labels)]
+    findings += [*palette_findings(splits.values(), looks), *pixelless_findings(splits, looks, classes)]
     lines = entries(splits, looks)
     findings += [*list_findings(splits.values()), *leaked_findings(lines), *twin_findings(lines)]
     known = list(published_findings(splits, dataset))
     findings += [f for f in known if isinstance(f, Finding)]
     if "train" in splits:
         findings += [f for name, task in named.items() for f in task_findings(splits, name, task)]
-    findings += unseen_findings(splits, named.values())
+    findings += unseen_findings(splits, named.values()) if named else absent_findings(splits, classes)
     return Report(
         findings=tuple(dict.fromkeys(findings)),  # a file of two lists is named once
         splits=tuple(split_facts(name, split, looks) for name, split in splits.items()), classes=classes,

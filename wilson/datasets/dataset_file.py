@@ -101,6 +101,9 @@ def _ids(path: Path, classes: Any) -> dict[str, int]:
     if not isinstance(classes, dict) or not classes:
         raise InputError(f"{path} lists no classes; expected classes = [\"cow\", \"horse\"], or a part "
                          f"[classes] with lines like cow = 1.")
+    if len(classes) > MOST_CLASSES:
+        raise InputError(f"{path} lists {len(classes)} classes; expected at most {MOST_CLASSES}: a mask has "
+                         f"256 numbers; background, void, later classes and missing labels need one each.")
     for name, number in classes.items():
         if not name or name != name.strip() or not name.isprintable() or set(name) & set("|,;/\\<>"):
             raise InputError(f"{path}: a class {name!r}; expected a name without | , ; / < > or blanks "
@@ -109,9 +112,6 @@ def _ids(path: Path, classes: Any) -> dict[str, int]:
             raise InputError(f"{path}: a class {name!r}; background and void are there anyway.")
         if type(number) is not int or not 1 <= number <= 254:
             raise InputError(f"{path}: {name} = {number!r}; expected its number in the masks, 1 to 254.")
-    if len(classes) > MOST_CLASSES:
-        raise InputError(f"{path} lists {len(classes)} classes; expected at most {MOST_CLASSES}: a mask has "
-                         f"256 numbers; background, void, later classes and missing labels need one each.")
     if len({*classes.values()}) < len(classes):
         raise InputError(f"{path}: two classes have one number; give each its own.")
     return classes
