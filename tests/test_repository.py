@@ -259,7 +259,6 @@ def test_types_are_right():
 SIMPLE = 10  # ways through a function, as ruff's C901 counts them
 # those that have more; the numbers may only fall
 COMPLEX = {
-    "wilson/datasets/dataset_file.py: read_dataset_file": 13,
 }
 
 
@@ -324,9 +323,10 @@ LAYERS = {
     "models": 1,
     "loading": 2,
     "inference": 2,
-    "datasets": 2,
+    "formats": 2,
     "pseudo": 2,
-    "checks": 3,
+    "datasets": 3,
+    "checks": 4,
     "methods": 3,
     "evaluation": 3,
     "engine": 4,

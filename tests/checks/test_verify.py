@@ -50,7 +50,7 @@ def break_images(data: SegmentationFolder) -> None:
     at[2].write_bytes(b"<html>404 not found</html>")
     at[3].unlink()
     Image.fromarray(np.full((96, 96), 40_000, np.uint16)).save(at[4], format="PNG")
-    Image.new("RGB", (96, 96)).save(at[5], format="BMP")
+    at[5].write_bytes(b"\0\0\0\x18ftypheic" + bytes(32))
     for k, mode in ((6, "CMYK"), (7, "L")):
         with Image.open(at[k]) as image:
             changed = image.convert(mode)
@@ -132,7 +132,7 @@ def test_clean_folder_is_ok(clean):
     (2, "E", "no image, it begins with b'<html>404", "replace the file"),
     (3, "E", "is missing", "restore it, or take the id out of the list"),
     (4, "n", "16 bits a channel", "upper 8"),
-    (5, "E", "is a BMP", "replace the file"),
+    (5, "E", "is a HEIC", "replace the file"),
     (6, "n", "is CMYK", "save it as RGB"),
     (7, "n", "is grey", "three channels alike"),
     (8, "n", "turned upright by EXIF orientation 6", "read upright"),

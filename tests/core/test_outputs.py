@@ -38,7 +38,7 @@ from wilson.core.errors import InputError
 from wilson.core.output_files import RECORD, OutputFolder, data_set_around, output_file
 from wilson.core.paths import one_line
 from wilson.data.classes import SHAPES
-from wilson.datasets.dataset_file import read_dataset_file
+from wilson.formats.dataset_file import read_dataset_file
 from wilson.datasets.download import Archive, download
 from wilson.datasets.prepare import prepare_dataset
 from wilson.datasets.shapes import make_shapes
@@ -309,7 +309,7 @@ def test_a_slurm_job_is_finished_by_its_folders(project, tmp_path):
 # ------------------------------------------------------------------------------ names in scripts
 
 
-SHARP = ["\n", "\x1b[31m", "'", '"', "`touch X`", "$(touch X)", "\\", "#", ";", "&", "|", " ", "\t", "*", "~", "!", "${HOME}", "é", "\r", ")", "<", ">", "@@root"]
+SHARP = ["\n", "\x1b[31m", "'", '"', "`touch X`", "$(touch X)", "\\", "#", ";", "&", "|", " ", "\t", "*", "~", "!", "${HOME}", "é", "\r", ")", "<", ">", "root"]
 
 
 def hostile(count: int) -> list[str]:

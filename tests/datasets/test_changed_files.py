@@ -17,7 +17,7 @@ from wilson.data.image_labels import cached_mask_labels, mask_fingerprint
 from wilson.data.tasks import Task
 from wilson.datasets.base import Location
 from wilson.datasets.custom import find_dataset
-from wilson.datasets.dataset_file import DATASET_FILE, MOST_CLASSES, read_dataset_file
+from wilson.formats.dataset_file import DATASET_FILE, MOST_CLASSES, read_dataset_file
 from wilson.datasets.parts import thumbnails
 from wilson.evaluation.evaluate import LATER
 from wilson.loading.cache import pack_name

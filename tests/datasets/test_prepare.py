@@ -34,7 +34,7 @@ from wilson.core.errors import InputError
 from wilson.data.classes import COCO
 from wilson.data.image_io import read_mask, write_mask
 from wilson.datasets import coco as coco_data, custom as own_data, voc as voc_data
-from wilson.datasets.coco_annotations import draw_mask, read_annotations
+from wilson.formats.coco_annotations import draw_mask, read_annotations
 from wilson.datasets.download import Archive
 from wilson.datasets.prepare import prepare_dataset
 from wilson.datasets.shapes import draw_scene
@@ -505,15 +505,15 @@ def test_masks_that_are_repainted(own, root):
 
 
 @pytest.mark.parametrize("change, expected", [
-    (lambda own: (own / "dataset.toml").unlink(), ["holds no dataset.toml", 'classes = ["cow", "horse"]']),
-    (lambda own: shutil.rmtree(own / "images"), ["holds no folder images/"]),
-    (lambda own: shutil.rmtree(own / "masks"), ["holds neither masks/ nor labels.csv"]),
+    (lambda own: (own / "dataset.toml").unlink(), ["has no dataset.toml", "the colours #", "[colours]"]),
+    (lambda own: shutil.rmtree(own / "images"), ["20 .png in masks/", "images/"]),
+    (lambda own: shutil.rmtree(own / "masks"), ["20 .jpg in images/", "masks/ or labels.csv"]),
     (lambda own: [p.unlink() for p in (own / "masks").iterdir()], ["holds no PNG", "one mask an image"]),
     (lambda own: (own / "masks/p04.png").write_bytes(b""), ["masks/p04.png cannot be read as a mask", "replace"]),
     (lambda own: Image.new("RGB", (48, 48), (1, 2, 3)).save(own / "masks/p04.png"), [
         "masks/p04.png has the colour #010203 in 2304 pixels", "[colours]"]),
     (lambda own: Image.fromarray(np.ones((48, 48), np.uint16)).save(own / "masks/p04.png"), [
-        "masks/p04.png has mode I;16", "8-bit PNG"]),
+        "masks/p04.png has mode I;16", "class numbers of 8 bits"]),
     (lambda own: (own / "labels.csv").write_text("p99,cow\n", encoding="utf-8"), ["labels.csv names 1 images", "first p99"]),
     (lambda own: (own / "dataset.toml").write_text('name = "zoo"\n' + OWN_FILE, encoding="utf-8"), ["name = 'zoo'", "by that name"]),
     (lambda own: (own / "images/p04.jpg").unlink() or (own / "masks/p04.png").rename(own / "masks/pO4.png"), []),

@@ -23,8 +23,8 @@ from wilson.core.errors import InputError
 from wilson.data.classes import COCO, SHAPES
 from wilson.data.image_io import image_size, read_image, read_mask
 from wilson.data.image_labels import read_labels
-from wilson.datasets.coco_annotations import draw_mask, read_annotations
-from wilson.datasets.dataset_file import read_dataset_file
+from wilson.formats.coco_annotations import draw_mask, read_annotations
+from wilson.formats.dataset_file import read_dataset_file
 from wilson.datasets.shapes import draw_scene
 
 # ------------------------------------------------------------------------------------- whole files

@@ -194,6 +194,8 @@ def prepare(
     masks: str | None = None,             # voc: aug | sbd; coco: instances | stuffthingmaps
     val_share: float = 0.2,               # of your images with masks, where there are no lists
     voc_root: Path | str = "data/voc",    # of coco-voc
+    format: str | None = None,            # of your folder; None: the one it is recognized as
+    strict: bool = False,                 # a broken annotation is an error; else it is left out and listed
 ) -> PreparedDataset:
     """Make a data set ready to train on: link, draw or download what is missing; what is there stays.
 
@@ -203,7 +205,7 @@ def prepare(
     from wilson.datasets.prepare import prepare_dataset as prepare_dataset
     from wilson.run.dataset import load_dataset
     chosen = load_dataset(dataset, data_root)
-    return prepare_dataset(chosen, source, data_root, masks, val_share, voc_root)
+    return prepare_dataset(chosen, source, data_root, masks, val_share, voc_root, format=format, strict=strict)
 
 
 def verify(

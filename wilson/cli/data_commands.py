@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from ..datasets.built_in import DATASETS
+from ..formats.recognition import FORMATS
 
 # %% auto #0
 __all__ = ['DatasetName', 'VocRoot', 'Overwrite', 'run_prepare', 'run_verify']
@@ -27,6 +28,9 @@ def run_prepare(
     masks: Annotated[str | None, f"where masks come from: {_MASKS} (default: the first)"] = None,
     val_share: Annotated[float, "of your images with masks, where there are no lists"] = 0.2,
     voc_root: VocRoot = "data/voc",
+    format: Annotated[str | None, f"of your folder: {' | '.join(FORMATS)} (default: the one it is recognized "
+                                  "as)"] = None,
+    strict: Annotated[bool, "broken annotations are errors (default: they are left out and listed)"] = False,
     no_verify: Annotated[bool, "do not look at every file afterwards"] = False,
 ) -> int:
     "make a data set ready to train on"
@@ -34,7 +38,7 @@ def run_prepare(
     from wilson.checks.verify import verify_dataset
     from wilson.run.dataset import load_dataset
     chosen = load_dataset(dataset, data_root)
-    prepare_dataset(chosen, from_, data_root, masks, val_share, voc_root)
+    prepare_dataset(chosen, from_, data_root, masks, val_share, voc_root, format, strict)
     if no_verify:
         return 0
     report = verify_dataset(chosen, data_root, voc_root=voc_root)

@@ -31,7 +31,8 @@ from ..core.errors import InputError
 
 # %% auto #0
 __all__ = ['REMEDY', 'MAX_PIXELS', 'FileInputError', 'MissingFileInputError', 'MaskInputError', 'file_error', 'max_pixels',
-           'check_pixels', 'file_bytes', 'read_file', 'image_format', 'png_data', 'decode_jpeg_data', 'open_image']
+           'check_pixels', 'file_bytes', 'read_file', 'image_format', 'png_data', 'decode_jpeg_data', 'open_image',
+           'deep_tiff']
 
 # %% ../../nbs/data/02_image_files.ipynb #5a1c0e06
 REMEDY = "replace the file, or take its id out of the list"
@@ -145,7 +146,7 @@ _MAGIC = {b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG", b"GIF87a": "GIF"
 _READERS: dict[str, Callable[[IO[bytes]], ImageFile]] = {
     "JPEG": JpegImageFile, "PNG": PngImageFile, "WebP": WebPImageFile, "GIF": GifImageFile,
     "BMP": BmpImageFile, "TIFF": TiffImageFile}
-_IMAGES = ("JPEG", "PNG", "WebP", "GIF")  # formats of images; those of masks are all
+_IMAGES = ("JPEG", "PNG", "WebP", "GIF", "BMP", "TIFF")  # formats of images; those of masks are all
 
 
 def image_format(path: Path | str, head: bytes, what: str = "image") -> str:
@@ -153,7 +154,8 @@ def image_format(path: Path | str, head: bytes, what: str = "image") -> str:
     found = next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), None)
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         found = "WebP"
-    expected = "expected JPEG or PNG" if what == "image" else "expected an 8-bit PNG of class ids"
+    expected = ("expected JPEG, PNG, WebP, BMP or TIFF" if what == "image" else
+                "expected an 8-bit PNG of class ids")
     if found is None and head[4:8] == b"ftyp":
         found = "HEIC or AVIF file"
     if found is None:
@@ -250,8 +252,16 @@ def open_image(
         raise file_error(path, "needs more memory than there is", what,
                          "scale it down or cut it into tiles") from None
     except Exception as e:  # a damaged file can break a decoder in any way
+        if kind == "TIFF" and "unknown pixel mode" in str(e):
+            raise deep_tiff(path, what) from None
         reason = re.sub(r"^.*\.cpp:\d+, ", "", str(e).partition("\n")[0]).rstrip(".") or type(e).__name__
         raise file_error(path, f"is a broken {kind} ({reason})", what) from None
+
+
+def deep_tiff(path: Path | str, what: str = "image") -> FileInputError:
+    "The error for a TIFF of more than 8 bits a channel: each program scales such numbers in its own way."
+    return file_error(path, "is a TIFF of more than 8 bits a channel, and 8 are read", what,
+                      "save it with 8 bits a channel, as PNG or TIFF")
 
 
 def _webp_size(head: bytes) -> tuple[int, int]:  # W, H

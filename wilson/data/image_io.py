@@ -15,7 +15,8 @@ from PIL import Image, ImageFile
 
 from ..core.errors import InputError
 from .classes import palette
-from .image_files import MaskInputError, decode_jpeg_data, file_error, open_image, png_data
+from .image_files import MaskInputError, decode_jpeg_data, deep_tiff, file_error, open_image
+from .image_files import png_data
 from .image_files import read_file
 
 if TYPE_CHECKING:
@@ -71,9 +72,11 @@ def decode_image(
 ) -> np.ndarray:         # H, W, 3 uint8
     "The pixels of an opened image as RGB, upright."
     n_frames = getattr(image, "n_frames", 1)  # not every format has it
-    if image.format in ("GIF", "WEBP") and n_frames > 1:
+    if image.format in ("GIF", "WEBP", "TIFF") and n_frames > 1:
         raise file_error(path, f"has {n_frames} frames, expected one picture",
                          remedy="save one of them as JPEG or PNG")
+    if image.format == "TIFF" and image.mode[0] in "IF":
+        raise deep_tiff(path)
     pixels = decode_jpeg_data(path, content) if image.format == "JPEG" else _rgb(image)
     if pixels.shape != (*image.size[::-1], 3):
         raise ValueError(f"its data is {pixels.shape[1]}×{pixels.shape[0]} pixels, its header says "

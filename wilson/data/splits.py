@@ -24,7 +24,7 @@ __all__ = ['IMAGE_SUFFIXES', 'id_of', 'read_text', 'list_lines', 'read_list', 'f
            'mask_files', 'Split', 'AppliedEdits', 'SegmentationFolder']
 
 # %% ../../nbs/data/05_splits.ipynb #ca2ab6af
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
 def id_of(
@@ -36,7 +36,7 @@ def id_of(
     return last[: len(last) - len(suffix)]
 
 # %% ../../nbs/data/05_splits.ipynb #dd7c195c
-_TWO_PATHS = re.compile(r"(\S.*?\.(?:jpe?g|png|webp))\s+\S.*\.png", re.IGNORECASE)
+_TWO_PATHS = re.compile(r"(\S.*?\.(?:jpe?g|png|webp|bmp|tiff?))\s+\S.*\.png", re.IGNORECASE)
 
 
 def read_text(

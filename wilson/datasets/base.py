@@ -25,7 +25,7 @@ from .parts import link
 # %% auto #0
 __all__ = ['IMAGE_FOLDER', 'MASK_FOLDERS', 'LIST_FOLDERS', 'TRAIN_LISTS', 'PublishedLists', 'PAPER_PRESET', 'LABELS_TABLE',
            'open_folder', 'mask_folder', 'open_splits', 'open_folder_unchecked', 'Location', 'PublishedList',
-           'StepSizes', 'Dataset', 'check_images', 'link_parts']
+           'StepSizes', 'PrepareOptions', 'Dataset', 'check_images', 'link_parts']
 
 # %% ../../nbs/datasets/00_base.ipynb #a159e2dd
 IMAGE_FOLDER = "JPEGImages"
@@ -131,6 +131,7 @@ class Location:
     voc_val_list: str | None = None
     made_under: Path | str = "runs"          # where labels and masks go that cannot be kept beside the data
     beside: bool = True                      # False: always there; nothing is written into the data set
+    strict: bool = False                     # a broken annotation is an error; else it is left out
 
     @property
     def labels_dir(self) -> str:
@@ -171,6 +172,15 @@ PAPER_PRESET: dict[str, Any] = dict(
 LABELS_TABLE = "labels.csv"  # image-level labels of images without masks
 
 # %% ../../nbs/datasets/00_base.ipynb #e10c44f6
+@dataclass(frozen=True)
+class PrepareOptions:
+    "How a data set is prepared."
+    masks: str = ""               # one of the data set's `mask_sources`
+    val_share: float = 0.2        # of images with masks, where there are no lists
+    format: str | None = None     # of a folder; None: the one it is recognized as
+    strict: bool = False          # a broken annotation is an error; else it is left out
+
+
 class Dataset:
     """A data set: what is true of it, how it is opened and prepared. A subclass states what differs.
 
@@ -235,7 +245,7 @@ class Dataset:
         "Its splits for `wilson verify`, nothing refused: files may be missing or broken."
         return open_folder_unchecked(resolve_path(at.root), self.classes, at.train_list, at.val_list, self._table(at))
 
-    def prepare(self, root: Path, source: Path | None, masks: str, val_share: float) -> Iterator[str]:
+    def prepare(self, root: Path, source: Path | None, options: PrepareOptions) -> Iterator[str]:
         "Bring what is missing into `root`; yields what was done. Here: the parts of a source linked."
         yield from link_parts(root, source, self.labels_table) if source else ()
 

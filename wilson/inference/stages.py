@@ -17,7 +17,10 @@ import torch
 __all__ = ['Item', 'Loaded', 'Computed', 'Result', 'run_stages']
 
 # %% ../../nbs/inference/02_stages.ipynb #8b5f3a05
-Item, Loaded, Computed, Result = (TypeVar(name) for name in ("Item", "Loaded", "Computed", "Result"))
+Item = TypeVar("Item")
+Loaded = TypeVar("Loaded")
+Computed = TypeVar("Computed")
+Result = TypeVar("Result")
 
 
 def run_stages(

@@ -19,7 +19,7 @@ from ..models.segmenter import Segmenter
 
 # %% auto #0
 __all__ = ['WIDTHS', 'TILED_ABOVE', 'TILE_PIXELS', 'ENDLESS_MARGIN', 'MOST_TILES', 'STRIP_VALUES', 'reach', 'Span', 'spans',
-           'choose_tile', 'argmax_labels', 'TiledSegmenter']
+           'choose_tile', 'upsampled_argmax', 'TiledSegmenter']
 
 # %% ../../nbs/inference/01_tiles.ipynb #7a4e2f05
 WIDTHS = (1024, 4096)  # pixels of the strips on which the reach is measured
@@ -90,7 +90,7 @@ def choose_tile(
     def tile(side: int, count: int) -> int:
         return -(-side // (count * stride)) * stride
 
-    def cost(grid: tuple[int, int]) -> tuple[bool, int]:
+    def cost(grid: tuple[int, ...]) -> tuple[bool, int]:
         rows, columns = ([s.stop - s.start for s in spans(side, tile(side, n), margin, stride)]
                          for side, n in zip((height, width), grid))
         largest = max(rows) * max(columns)
@@ -103,7 +103,7 @@ def choose_tile(
 STRIP_VALUES = 1 << 26  # logits that are enlarged at once
 
 
-def argmax_labels(
+def upsampled_argmax(
     logits: Tensor,                   # C, h, w
     size: tuple[int, int],            # H, W
     most_values: int = STRIP_VALUES,
@@ -199,4 +199,4 @@ class TiledSegmenter:
     ) -> Tensor:          # H, W uint8: classes in training order
         "Classes of an image."
         height, width = picture.shape[1:]
-        return argmax_labels(self.logits(picture), (height, width))
+        return upsampled_argmax(self.logits(picture), (height, width))

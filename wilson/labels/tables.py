@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from .readings import Layout, Row
-from .vocabulary import NOTHING, Vocabulary, plain_name
+from .vocabulary import NOTHING, Vocabulary, fold_name
 
 # %% auto #0
 __all__ = ['SEPARATORS', 'Line', 'split_lines', 'separators_in', 'Titles', 'titles_of', 'table_layouts']
@@ -75,7 +75,7 @@ class Titles(NamedTuple):
 
 def titles_of(cells: Sequence[str], words: Vocabulary) -> Titles | None:
     "The titles that a line holds; None if it does not look like titles."
-    plain = [plain_name(cell) for cell in cells]
+    plain = [fold_name(cell) for cell in cells]
     known = [title for title in _IMAGE_TITLES if title in plain]
     labels = tuple(n for n, title in enumerate(plain)
                    if _CLASS_TITLE.fullmatch(title) or title in _NUMBER_TITLES)
@@ -190,7 +190,7 @@ def _all_flags(lines: Sequence[Line], columns: Iterable[int]) -> bool:
 # %% ../../nbs/labels/02_tables.ipynb #03e247d9
 def _flag_layout(lines: Sequence[Line], titles: Titles, names: Sequence[str], separator: str) -> Layout:
     columns = titles.classes
-    unknown = [names[n] for n in titles.others if plain_name(names[n]) not in NOTHING
+    unknown = [names[n] for n in titles.others if fold_name(names[n]) not in NOTHING
                and _all_flags(lines, [n]) and any(_cell(cells, n) for _, cells in lines)]
     rows = tuple(Row(_cell(cells, titles.image),
                      tuple(name for k, name in columns.items() if _cell(cells, k).lower() in _YES),

@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 # %% auto #0
-__all__ = ['NOTHING', 'plain_name', 'whole_number', 'Field', 'Vocabulary']
+__all__ = ['NOTHING', 'fold_name', 'whole_number', 'Field', 'Vocabulary']
 
 # %% ../../nbs/labels/00_vocabulary.ipynb #12bd46f3
-def plain_name(name: str) -> str:
+def fold_name(name: str) -> str:
     "A name without differences that do not distinguish classes: case, and blanks, `_` or `-` between words."
     return re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFC", name).casefold()).strip()
 
@@ -47,8 +47,8 @@ class Vocabulary:
         numbers: Mapping[int, int] | None = None,  # number in the file → number of the class; None: not read
     ):
         self.names, self.numbers = dict(names), dict(numbers or {})
-        same = Counter(map(plain_name, names))
-        self._plain = {key: i for name, i in names.items() if same[key := plain_name(name)] == 1}
+        same = Counter(map(fold_name, names))
+        self._plain = {key: i for name, i in names.items() if same[key := fold_name(name)] == 1}
         self._fields: dict[str, Field] = {}
 
     def find(self, word: str) -> int | None:
@@ -56,7 +56,7 @@ class Vocabulary:
         word = unicodedata.normalize("NFC", word.strip())
         if word in self.names:
             return self.names[word]
-        if (found := self._plain.get(plain_name(word))) is not None:
+        if (found := self._plain.get(fold_name(word))) is not None:
             return found
         number = whole_number(word)
         return None if number is None else self.numbers.get(number)
@@ -80,7 +80,7 @@ class Vocabulary:
 
     def _parts(self, field: str) -> list[str]:
         parts = [_word(part) for part in _BETWEEN.split(field.strip(_BRACKETS))]
-        return [part for part in parts if plain_name(part) not in NOTHING]
+        return [part for part in parts if fold_name(part) not in NOTHING]
 
     def _classes_of(self, part: str) -> Sequence[int] | None:
         if (found := self.find(part)) is not None:

@@ -16,7 +16,7 @@ from ..data.splits import SegmentationFolder
 from ..datasets.base import Dataset, Location, PAPER_PRESET
 from ..datasets.built_in import DATASETS, DEMO
 from ..datasets.custom import find_dataset
-from ..datasets.dataset_file import DATASET_FILE, read_dataset_file
+from ..formats.dataset_file import DATASET_FILE, read_dataset_file
 from .config import SHARED, TrainConfig
 from .user_code import is_reference, load_class
 
