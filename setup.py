@@ -21,6 +21,7 @@ setup(
     keywords=facts["keywords"].split(", "),
     packages=find_packages(include=["wilson", "wilson.*"]),
     package_data={"wilson": ["py.typed"], "wilson.methods": ["builtin.json"], "wilson.widgets": ["browser/*"],
+                  "wilson.levers": ["similarities.json"],
                   "wilson.core": ["html_templates/*"],
                   "wilson.experiments": ["templates/*.sh"]},
     python_requires=f">={facts['min_python']}",

@@ -321,6 +321,7 @@ LAYERS = {
     "labels": 0.5,
     "data": 1,
     "models": 1,
+    "levers": 2,
     "loading": 2,
     "inference": 2,
     "formats": 2,

@@ -112,6 +112,7 @@ def build_trainer(
         init_class_prior(segmenter.cls, config.class_prior, fresh=parent is None)
     # channels last: the layout that torch's convolution libraries prefer
     method = build_method(kind, config, segmenter, old, norm_name(config))
+    method.epochs, method.class_names = epochs, tuple(step.names)
     method = method.to(device).to(memory_format=torch.channels_last)
     if old is not None:
         old.to(device).to(memory_format=torch.channels_last)

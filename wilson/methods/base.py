@@ -53,6 +53,8 @@ class MethodBase(nn.Module):
             setattr(self, name, value)
         self.segmenter, self.norm = segmenter, norm
         self.carried: dict[str, Tensor] = {}  # what `carry` of the step before gave
+        self.epochs = 0                       # of the step; 0: not known
+        self.class_names: tuple[str, ...] = ()  # of all classes up to the step, background first
         if old is not None:
             freeze(old)
         # not a submodule: its weights are not the run's, and train() must not wake it

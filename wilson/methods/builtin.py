@@ -10,6 +10,7 @@ from .lwf import External, ICaRL, ILT, LwF, LwFMC
 from .mib import MiB
 from .old_first import OldFirst, TME
 from .plop import PLOP
+from .rasp import RaSP
 from .wilson import Wilson
 
 # %% auto #0
@@ -18,4 +19,5 @@ __all__ = ['BASE', 'METHODS']
 # %% ../../nbs/methods/07_builtin.ipynb #7d3f0105
 BASE = Base
 METHODS: dict[str, type[Method]] = {
-    m.name: m for m in (Finetune, Joint, LwF, LwFMC, ICaRL, ILT, MiB, PLOP, External, Wilson, TME, OldFirst)}
+    m.name: m for m in (Finetune, Joint, LwF, LwFMC, ICaRL, ILT, MiB, PLOP, External, Wilson, RaSP, TME,
+                          OldFirst)}

@@ -60,6 +60,11 @@ class Wilson(Method):
     def localizer(self) -> Localizer:
         return self.local
 
+    @property
+    def target_localizer(self) -> Localizer:
+        "The localizer whose maps become targets."
+        return self.local
+
     def losses(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
         before, now = self.old_output(batch.images), self.segmenter(batch.images)
         teaches, pseudo = epoch >= self.pseudo_epoch, None
@@ -110,9 +115,10 @@ class Wilson(Method):
         logits_old: Tensor,  # B, C_old, h, w
     ) -> Targets:
         "What the localizer makes of the batch, by its running statistics: they must not depend on it."
-        training = self.local.training
-        maps = self.local.eval()(features, logits_old)
-        self.local.train(training)
+        localizer = self.target_localizer
+        training = localizer.training
+        maps = localizer.eval()(features, logits_old)
+        localizer.train(training)
         return make_targets(maps, logits_old, denormalize(batch.images), batch.image_labels, self.rule)
 
     def last_targets(self, batch: Batch) -> Tensor | None:

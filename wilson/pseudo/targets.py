@@ -108,7 +108,8 @@ class Threshold(Link):
 # %% ../../nbs/pseudo/02_targets.ipynb #a9dfb15b
 class Soften(Link):
     "The soft pseudo-label: probabilities blended with their arg-max."
-    reads, returns, title = ("masked",), "soft", "Soft label"
+    reads: Sequence[str] = ("masked",)
+    returns, title = "soft", "Soft label"
     alpha: float = param(0.5, "share of the hard label in the soft pseudo-label", min=0, max=1, step=0.05,
                          preset=True, flag="--alpha")
 
