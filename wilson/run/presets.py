@@ -135,7 +135,7 @@ def step_fingerprint(
     if not base and "base_loss" not in facts.params:
         unread.add("base_loss")
     if same["lr_policy"] != "warmup":
-        unread.add("decay")
+        unread.add("lr_decay")
     same = {n: v for n, v in same.items() if n not in unread}
     if not base:
         same |= {n: config.method_params.get(n) for n, p in facts.params.items()
