@@ -130,7 +130,8 @@ def anchors(
     return [a for a in ANCHORS if all(getattr(a, name) == value for name, value in wanted.items())]
 
 # %% ../../nbs/analysis/02_published_numbers.ipynb #bc9797eb
-VARIED = ("alpha", "affinity", "pooling", "prior", "background", "label_old_classes")  # by paper or code
+VARIED = ("alpha", "affinity", "pooling", "prior", "background", "label_old_classes",  # by paper or code
+          "loss_relation", "relation_temperature", "exclusivity")
 MINDED = ("backbone", "pretrained", "crop_size", "crop_size_val", "batch_size", "epochs", "optimizer",
           "lr", "lr_head_factor", "lr_localizer", "lr_policy", "pseudo_epoch", "loss_de", "loss_kd", "loss_pod",
           "loss_seg", "void_label", "lr_decay", "gate_labels", "future_classes", "threshold_background",

@@ -103,11 +103,11 @@ Joint, ViT-B       | SASA, ICME 2026, README | V | masks                    | 78
 
 SEVERAL_STEPS = """  # task | method | parameters | supervision | disjoint | overlap
 10-5 | WILSON | method=wilson | image labels | 58.63 45.29 53.64 | 66.79 46.55 58.08
-10-5 | RaSP   | -             | image labels, class names | 60.51 46.81 55.33 | 68.81 49.11 60.36
+10-5 | RaSP   | method=rasp   | image labels, class names | 60.51 46.81 55.33 | 68.81 49.11 60.36
 10-2 | WILSON | method=wilson | image labels | 36.39 20.83 30.63 | 38.69 22.36 32.53
-10-2 | RaSP   | -             | image labels, class names | 42.54 26.24 36.56 | 44.51 28.36 38.64
+10-2 | RaSP   | method=rasp   | image labels, class names | 42.54 26.24 36.56 | 44.51 28.36 38.64
 15-1 | WILSON | method=wilson | image labels |  0.04  1.37  0.35 |  0.04  2.29  0.57
-15-1 | RaSP   | -             | image labels, class names | 16.19 1.80 12.42 | 17.66 0.90 13.17
+15-1 | RaSP   | method=rasp   | image labels, class names | 16.19 1.80 12.42 | 17.66 0.90 13.17
 15-1 | WILSON, memory of 100 images | - | image labels | 64.89 24.79 55.97 | 61.48 20.82 52.51
 15-1 | RaSP, memory of 100 images   | - | image labels, class names | 66.66 30.91 58.99 | 63.34 28.31 55.95
 15-1 | WILSON, external memory      | - | image labels | 74.22 30.31 64.26 | 75.68 32.92 65.92
