@@ -31,6 +31,8 @@ setup(
         "inplace": facts["inplace_requirements"].split(),
         "coco": facts["coco_requirements"].split(),
         "timm": facts["timm_requirements"].split(),
+        "export": facts["export_requirements"].split(),
+        "hub": facts["hub_requirements"].split(),
         "sbd": facts["sbd_requirements"].split(),
         "voila": facts["voila_requirements"].split(),
         "dev": facts["dev_requirements"].split(),

@@ -334,6 +334,7 @@ LAYERS = {
     "run": 5,
     "experiments": 6,
     "analysis": 7,
+    "deploy": 7,
     "api": 8,
     "widgets": 8,
     "cli": 9,

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from wilson.core.params import param
     from wilson.data.tasks import Task
     from wilson.datasets.base import Dataset
+    from wilson.deploy.pretrained import Segmenter
     from wilson.engine.trainer import Callback
     from wilson.evaluation.metrics import Metric
     from wilson.experiments.notebook_parameters import check_parameters
@@ -31,12 +32,13 @@ _MODULES = {
     "prepare": "api.functions", "verify": "api.functions", "Run": "api.run", "Task": "data.tasks",
     "Callback": "engine.trainer", "Dataset": "datasets.base", "Method": "methods.base",
     "Metric": "evaluation.metrics", "TargetRule": "pseudo.targets", "param": "core.params",
-    "make_segmenter": "models.segmenter", "compare": "api.run_comparison", "overview": "api.data_overview",
+    "make_segmenter": "models.segmenter", "Segmenter": "deploy.pretrained",
+    "compare": "api.run_comparison", "overview": "api.data_overview",
     "Studio": "widgets.studio", "Comparison": "widgets.comparison",
     "collect_parameters": "api.functions", "check_parameters": "experiments.notebook_parameters",
 }
-__all__ = ["Callback", "Comparison", "Dataset", "Method", "Metric", "Run", "Studio", "TargetRule", "Task",
-           "check_parameters", "collect_parameters", "compare", "load_run", "make_segmenter", "overview",
+__all__ = ["Callback", "Comparison", "Dataset", "Method", "Metric", "Run", "Segmenter", "Studio", "TargetRule",
+           "Task", "check_parameters", "collect_parameters", "compare", "load_run", "make_segmenter", "overview",
            "param", "prepare", "runs", "sweep", "train", "verify"]
 
 

@@ -19,8 +19,8 @@ def examples() -> list[doctest.DocTest]:
     found, finder = [], doctest.DocTestFinder(recurse=False)
     for name in sorted(wilson.__all__, key=lambda n: n != "train"):
         offered = getattr(wilson, name)
-        parts = [(name, offered), *((f"{name}.{n}", v) for n, v in vars(offered).items() if inspect.isfunction(v) and not n.startswith("_"))
-                 ] if inspect.isclass(offered) else [(name, offered)]
+        own = [c for c in getattr(offered, "__mro__", ()) if c.__module__.startswith("wilson.")]
+        parts = [(name, offered), *((f"{name}.{n}", v) for c in own for n, v in vars(c).items() if inspect.isfunction(v) and n[0] != "_")]
         for place, value in parts:
             found += finder.find(value, place, globs={"wilson": wilson, "torch": torch, "__name__": __name__})
     return found

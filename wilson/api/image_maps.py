@@ -7,46 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from PIL import Image, ImageOps
-from torch import Tensor
 
 from ..core.errors import InputError, did_you_mean
-from ..data.image_io import read_image
 from ..data.tasks import Step
 from ..evaluation.maps import Maps
 from ..evaluation.pictures import ROW
 
 # %% auto #0
-__all__ = ['ImageLike', 'to_picture', 'ImageMaps']
-
-# %% ../../nbs/api/00_image_maps.ipynb #7d3f0005
-ImageLike = str | Path | Image.Image | np.ndarray | Tensor
-
-
-def to_picture(
-    image: ImageLike,  # a file, an image of Pillow, or uint8 values: H, W, 3 as an array, 3, H, W as a tensor
-) -> Tensor:           # 3, H, W uint8
-    "An image as the networks read it; InputError where it is none."
-    if isinstance(image, str | Path):
-        return read_image(image)
-    if isinstance(image, Image.Image):
-        turned = ImageOps.exif_transpose(image) or image
-        return torch.from_numpy(np.array(turned.convert("RGB"))).permute(2, 0, 1).contiguous()
-    pixels = image if isinstance(image, Tensor) else torch.from_numpy(np.ascontiguousarray(image))
-    if pixels.ndim == 2:
-        pixels = pixels[None].expand(3, -1, -1)
-    elif isinstance(image, np.ndarray) and pixels.ndim == 3:
-        pixels = pixels.permute(2, 0, 1)
-    if pixels.dtype != torch.uint8 or pixels.ndim != 3 or pixels.shape[0] != 3 or 0 in pixels.shape:
-        raise InputError(f"image: found {type(image).__name__} of shape {tuple(image.shape)} and type "
-                         f"{image.dtype}; expected uint8 of shape (H, W, 3) or (H, W), a tensor (3, H, W), "
-                         f"an image of Pillow, or a path.")
-    return pixels.contiguous()
+__all__ = ['ImageMaps']
 
 # %% ../../nbs/api/00_image_maps.ipynb #7d3f0008
 class ImageMaps:

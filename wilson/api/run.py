@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.errors import InputError, did_you_mean, require
 from ..core.paths import resolve_path, display_path
 from ..core.templates import html_table
+from ..deploy.export_methods import ExportMethods
 from ..engine.step_folder import StepFolder
 from ..evaluation.scores import StepScores
 
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from wilson.analysis.results import PredictedImage
-    from wilson.api.image_maps import ImageLike, ImageMaps
+    from wilson.api.image_maps import ImageMaps
     from wilson.data.tasks import Step, Task
+    from wilson.deploy.images import ImageLike
     from wilson.pseudo.targets import TargetRule
     from wilson.run.images import StepImages
     from wilson.run.opened import OpenedStep
@@ -46,7 +48,7 @@ def run_html(run: Run) -> str:
     return f'{table}<img src="data:image/png;base64,{png}" alt="maps of one image" style="max-width:100%">'
 
 # %% ../../nbs/api/01_run.ipynb #7d3f010c
-class Run:
+class Run(ExportMethods):
     "A trained step, from its folder; `wilson.train` and `wilson.load_run` return one."
 
     def __init__(
@@ -207,8 +209,9 @@ class Run:
     def _maps(
         self, opened: OpenedStep, image: ImageLike, labels: list[str] | None, rule: dict[str, Any],
     ) -> ImageMaps:
-        from wilson.api.image_maps import ImageMaps, to_picture
+        from wilson.api.image_maps import ImageMaps
         from wilson.data.samples import Sample
+        from wilson.deploy.images import to_picture
         from wilson.evaluation.maps import Maps
         name = Path(image).stem if isinstance(image, str | Path) else ""
         sample = Sample(to_picture(image), None, self._labels(labels or []), name)

@@ -161,11 +161,19 @@ def run_import_checkpoint(
 
 
 def run_export(
-    step_folder: StepPath,
-    file: Annotated[str, "the checkpoint to write"],
-    overwrite: Annotated[bool, "replace the file"] = False,
+    run: Annotated[str, "<task>/<run>, with /step<k> for an earlier step, or a step's folder"],
+    format: Annotated[str, "onnx | torch-export: image of any size in, ids and scores out; checkpoint: "
+                           "of the published trainer; pretrained: a folder as on the Hub"] = "onnx",
+    out: Annotated[str | None, "the file or folder to write (default: runs/exports/<task>-<run>-step<k>)",
+                   "PATH"] = None,
+    runs_dir: RunsDir = "runs",
+    overwrite: Annotated[bool, "replace files that wilson has not written"] = False,
+    trust_code: TrustCode = False,
 ) -> None:
-    "write a step as a checkpoint of the published trainer"
-    from wilson.run.published_checkpoints import export_published
+    "write a step for other programs"
+    from wilson.api.run import find_step
     from wilson.core.paths import display_path
-    print(display_path(export_published(step_folder, file, overwrite)))
+    from wilson.deploy.formats import export_step
+    step_folder = find_step(run, runs_dir)
+    _trust(str(step_folder), trust_code)
+    print(display_path(export_step(step_folder, out, format, overwrite)))
