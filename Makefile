@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 export TORCH_CUDA_ARCH_LIST ?= 8.0;9.0
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup demo test lab studio bench site export clean-notebooks
+.PHONY: setup demo test lab studio bench site export clean-notebooks dist dist-check
 
 setup: $(VENV)/.ready  ## .venv with the pinned set, inplace-abn where it can be built
 
@@ -21,26 +21,23 @@ $(VENV)/.ready: constraints.txt settings.ini setup.py .ci/inplace_abn.sh
 	@$(BIN)/pip install -q $(PIP_FLAGS) -c constraints.txt pip setuptools wheel setuptools-scm ninja
 	@$(BIN)/pip install -q $(PIP_FLAGS) -c constraints.txt --no-build-isolation -e '.[notebook,coco,sbd,dev]'
 	@bash .ci/inplace_abn.sh $(BIN)/python $(PIP_FLAGS)
-	@printf '#!%s\nimport sys\nfrom wilson.experiments.papermill import run_papermill\nsys.exit(run_papermill())\n' \
-	  '$(CURDIR)/$(BIN)/python' > $(BIN)/papermill
-	@chmod 755 $(BIN)/papermill
+	@$(BIN)/python -m wilson.workbench.papermill_front
 	@touch $@
 
 demo: setup  ## trains base and incremental step on the demo data, and says how to look at it
-	$(BIN)/wilson train --dataset shapes --task 15-5
-	@echo "Now look at the pseudo-labels: \`make lab\` opens nbs/explore.ipynb in JupyterLab, \`make studio\` serves it as a page."
+	$(BIN)/wilson demo
 
 test: setup  ## exports, tests every page and everything else
 	bash tests/run.sh
 
 lab: setup  ## JupyterLab at the explorer and TensorBoard beside it, on localhost unless LAB_FLAGS=--ip=… says otherwise
-	@$(BIN)/python .ci/lab.py $(LAB_FLAGS)
+	@$(BIN)/wilson lab $(LAB_FLAGS)
 
 studio: setup  ## the explorer by voila, as a page for readers without Jupyter, on localhost unless STUDIO_FLAGS=--ip=… says otherwise
-	@$(BIN)/python .ci/studio.py $(STUDIO_FLAGS)
+	@$(BIN)/wilson studio $(STUDIO_FLAGS)
 
 bench: setup  ## what each stage of a training step costs
-	$(BIN)/papermill nbs/guide/bench.ipynb
+	$(BIN)/wilson bench
 
 site: setup  ## the documentation from the notebooks, run; SITE_PAGES="index bench" runs these alone
 	$(BIN)/python .ci/site/pages.py _docs/source $(SITE_PAGES)
@@ -52,3 +49,10 @@ export: setup  ## wilson/ from nbs/, stale modules removed
 
 clean-notebooks: setup
 	$(BIN)/nbdev_clean
+
+dist: setup  ## dist/: the source distribution and, built from it, the wheel
+	rm -rf build dist
+	$(BIN)/python -m build --no-isolation --skip-dependency-check
+
+dist-check: dist  ## installs the wheel with the oldest and the newest torch that the index gives, and trains from it
+	bash .ci/dist_check.sh

@@ -3,14 +3,29 @@ from configparser import ConfigParser
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 here = Path(__file__).parent
 parser = ConfigParser(delimiters=["="], interpolation=None)
 parser.read(here / "settings.ini", encoding="utf-8")
 facts = parser["DEFAULT"]
 
+
+class BuildWithNotebooks(build_py):
+    "Puts what `wilson new` writes into the package: the notebooks are its source, and lie outside of it."
+
+    def run(self) -> None:
+        super().run()
+        if self.editable_mode:  # a clone has them
+            return
+        for name in (here / "wilson/workbench/templates/files.txt").read_text(encoding="utf-8").split():
+            target = Path(self.build_lib) / "wilson/workbench/files" / name
+            self.mkpath(str(target.parent))
+            self.copy_file(str(here / name), str(target))
+
+
 setup(
-    name=facts["lib_name"],
+    name=facts["dist_name"],
     version=facts["version"],
     description=facts["description"],
     long_description=(here / "README.md").read_text(encoding="utf-8"),
@@ -23,7 +38,8 @@ setup(
     package_data={"wilson": ["py.typed"], "wilson.methods": ["builtin.json"], "wilson.widgets": ["browser/*"],
                   "wilson.levers": ["similarities.json"],
                   "wilson.core": ["html_templates/*"],
-                  "wilson.experiments": ["templates/*.sh"]},
+                  "wilson.experiments": ["templates/*.sh"], "wilson.workbench": ["templates/*"]},
+    cmdclass={"build_py": BuildWithNotebooks},
     python_requires=f">={facts['min_python']}",
     install_requires=facts["requirements"].split(),
     extras_require={

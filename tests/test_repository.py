@@ -337,6 +337,7 @@ LAYERS = {
     "deploy": 7,
     "api": 8,
     "widgets": 8,
+    "workbench": 8,
     "cli": 9,
     "__main__": 10,
     "testing": 10,

@@ -28,8 +28,10 @@ PACKAGES = {"core": "Core",
             "run": "Run",
             "experiments": "Experiments",
             "analysis": "Analysis",
+            "deploy": "Models for other programs",
             "api": "Python API",
             "widgets": "Widgets",
+            "workbench": "The workbench",
             "cli": "Command line"}
 TEXTS = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md", "SECURITY.md": "security.md"}
 

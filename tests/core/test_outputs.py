@@ -211,12 +211,10 @@ def plant(folder: Path, code: int = 0) -> Path:
 
 
 @pytest.fixture
-def lab(monkeypatch):
+def lab():
     "What `make lab` and `make studio` are made of."
-    monkeypatch.syspath_prepend(REPO / ".ci")
-    import lab
-    yield lab
-    del sys.modules["lab"]
+    from wilson.workbench import servers
+    return servers
 
 
 def test_logs_of_servers_are_private(lab, tmp_path, monkeypatch):
@@ -230,7 +228,7 @@ def test_logs_of_servers_are_private(lab, tmp_path, monkeypatch):
     try:
         with open(lab.LOGS / "jupyterlab.log", encoding="utf-8") as spy:
             for name in ("jupyterlab", "voila", "tensorboard"):
-                assert lab.started(name, "this").wait(60) == 0
+                assert lab.start_server(name, "this").wait(60) == 0
                 assert (lab.LOGS / f"{name}.log").stat().st_mode & 0o777 == 0o600 and "Zen" in (lab.LOGS / f"{name}.log").read_text(encoding="utf-8")
             assert spy.read() == ""
     finally:

@@ -289,12 +289,10 @@ def test_no_loopback_is_one_sentence(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def servers(monkeypatch):
+def servers():
     "The modules behind `make lab` and `make studio`."
-    monkeypatch.syspath_prepend(str(REPO / ".ci"))
-    import lab
-    import studio
-    return lab, studio
+    from wilson.workbench import servers, studio
+    return servers, studio
 
 
 @pytest.mark.parametrize(("flags", "ip", "prefix", "rest"), [
@@ -309,7 +307,7 @@ def servers(monkeypatch):
     (["--ip"], "127.0.0.1", "/", ["--ip"]),  # the server says what is missing
 ])
 def test_a_chosen_address_is_found_however_it_is_written(flags, ip, prefix, rest, servers):
-    place = servers[0].place_of(flags, "ServerApp")
+    place = servers[0].parse_address(flags, "ServerApp")
     assert (place.ip, place.prefix, place.flags) == (ip, prefix, rest)
 
 
@@ -318,7 +316,7 @@ def test_an_open_address_is_warned_of_once(servers, capsys):
     lab, studio = servers
 
     def said(*flags: str) -> tuple[bool, str]:
-        return lab.can_listen("JupyterLab", lab.place_of(flags, "ServerApp")), capsys.readouterr().out
+        return lab.can_listen("JupyterLab", lab.parse_address(flags, "ServerApp")), capsys.readouterr().out
 
     for own in ((), ("--ip=localhost",), ("--ip=127.0.0.2",), ("--ip=::1",)):
         assert said(*own) == (True, ""), own
@@ -343,7 +341,7 @@ def test_the_printed_address_can_be_opened(servers, tmp_path, monkeypatch):
             ("http://localhost:8866/?token=...", "a+b", "http://localhost:8866/?token=a%2Bb"),
             ("https://hub.example.org/user/x/?token=0a", None, "https://hub.example.org/user/x/?token=0a")):
         (tmp_path / "voila.log").write_text(f"[Voila] Voil\xe0 is running at:\n{url}\n", encoding="utf-8")
-        assert studio.address(token) == wanted
+        assert studio.studio_address(token) == wanted
 
 
 def test_browser_code_fetches_nothing_by_an_absolute_path():

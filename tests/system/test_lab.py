@@ -74,7 +74,7 @@ def root(tmp_path_factory):
 @contextlib.contextmanager
 def lab(root: Path, *flags: str, **variables: str):
     "What `make lab` starts: the process and its first two lines."
-    command = [sys.executable, REPO / ".ci/lab.py", "--no-browser", "--allow-root",
+    command = [sys.executable, "-P", "-m", "wilson", "lab", "--no-browser", "--allow-root",
                "--LabApp.expose_app_in_browser=True", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", *flags]
     process = subprocess.Popen(command, cwd=root, env=alone(root) | variables, stdin=subprocess.DEVNULL,
                                stdout=subprocess.PIPE, text=True, encoding="utf-8")

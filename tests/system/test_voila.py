@@ -59,7 +59,7 @@ def root(tmp_path_factory):
 @contextlib.contextmanager
 def studio(root: Path, *flags: str, host: str = "127.0.0.1", prefix: str = "/", warning: str | None = None):
     "What `make studio` starts: the process and the address it prints, after a warning where there is to be one."
-    process = subprocess.Popen([sys.executable, REPO / ".ci/studio.py", *flags], cwd=root,
+    process = subprocess.Popen([sys.executable, "-P", "-m", "wilson", "studio", *flags], cwd=root,
                                env=alone(root) | {"JUPYTER_TOKEN": "of-something-else"},
                                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, encoding="utf-8")
     try:
@@ -198,10 +198,12 @@ def test_without_runs_it_says_what_to_do(tmp_path, page):  # noqa: F811
 
 
 def test_without_voila_one_sentence_says_what_to_do(tmp_path):
-    hidden = (f"import importlib.util, sys; sys.path.insert(0, {str(REPO / '.ci')!r}); "
-              "importlib.util.find_spec = lambda name: None; import studio; sys.exit(studio.main())")
+    (tmp_path / "nbs").mkdir()
+    (tmp_path / "nbs/explore.ipynb").touch()
+    hidden = ("import sys; from wilson.workbench import studio; studio.find_spec = lambda name: None; "
+              "from wilson.cli.command import main; sys.exit(main(['studio']))")
     done = subprocess.run([sys.executable, "-c", hidden], cwd=tmp_path, env=alone(tmp_path), capture_output=True,
-                          text=True, encoding="utf-8", timeout=60)
-    assert done.returncode == 1 and done.stderr == ""
-    assert re.fullmatch(r"`make studio` needs voila, .* -e '\.\[voila\]'\n", done.stdout), done.stdout
-    assert list(tmp_path.iterdir()) == []
+                          text=True, encoding="utf-8", timeout=120)
+    assert done.returncode == 2 and done.stdout == ""
+    assert re.fullmatch(r"wilson: the studio needs voila, .* pip install 'wilson-wilss\[voila\]'\.\n", done.stderr), done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["nbs"]

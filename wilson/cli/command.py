@@ -18,6 +18,7 @@ from .data_commands import run_prepare, run_verify
 from .run_commands import run_compare, run_evaluate, run_export, run_import_checkpoint, run_pseudo_labels
 from .run_commands import run_predict, run_runs, run_train
 from .sweep_commands import run_slurm, run_sweep_command
+from .workbench_commands import WITH_FLAGS, run_demo, run_new
 from ..core.errors import InputError, did_you_mean
 from ..core.params import Param, params_of
 from ..core.paths import check_temp_folder
@@ -34,7 +35,7 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
     "prepare": run_prepare, "verify": run_verify, "train": run_train, "sweep": run_sweep_command,
     "runs": run_runs, "slurm": run_slurm, "evaluate": run_evaluate, "predict": run_predict,
     "compare": run_compare, "pseudo-labels": run_pseudo_labels,
-    "import-checkpoint": run_import_checkpoint, "export": run_export,
+    "import-checkpoint": run_import_checkpoint, "export": run_export, "new": run_new, "demo": run_demo,
 }
 
 
@@ -146,6 +147,22 @@ def arguments_of(
             found[name] = {n.removeprefix(prefix): v for n, v in given.items() if n.startswith(prefix)}
     return {n: v for n, v in given.items() if "." not in n} | found
 
+# %% ../../nbs/cli/03_command.ipynb #7d3f0e11
+def _call(name: str, arguments: list[str]) -> int:
+    command = COMMANDS[name]
+    parser = Parser(prog=f"wilson {name}", description=command.__doc__, allow_abbrev=False)
+    if name in ("train", "sweep", "slurm"):  # forty options are better read once, below
+        parser.usage = f"wilson {name} [--OPTION VALUE …]"
+    add_options(parser, command, arguments)
+    return command(**arguments_of(command, vars(parser.parse_args(arguments)))) or 0
+
+
+def _call_with_flags(name: str, flags: list[str]) -> int:
+    if flags in (["-h"], ["--help"]):
+        print(f"usage: wilson {name} [FLAG …]\n\n{WITH_FLAGS[name].__doc__}")
+        return 0
+    return WITH_FLAGS[name](flags)
+
 # %% ../../nbs/cli/03_command.ipynb #e81b06d4
 def main(
     arguments: Sequence[str] | None = None,  # without the program's name; None: of this process
@@ -162,24 +179,21 @@ def main(
 
 def _answer(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
-        commands = "\n".join(f"  {name:10} {command.__doc__}" for name, command in COMMANDS.items())
+        every = (COMMANDS | WITH_FLAGS).items()
+        commands = "\n".join(f"  {name:18}{command.__doc__}" for name, command in every)
         print(f"usage: wilson COMMAND [--help]\n       wilson --version\n\n{commands}")
         return 0 if arguments else 2
     if arguments[0] == "--version":
         print(f"wilson {__version__}")
         return 0
     name, *rest = arguments
-    if name not in COMMANDS:
-        print(f"wilson: there is no command {name!r}.{did_you_mean(name, COMMANDS)}", file=sys.stderr)
+    if name not in COMMANDS | WITH_FLAGS:
+        print(f"wilson: there is no command {name!r}.{did_you_mean(name, COMMANDS | WITH_FLAGS)}",
+              file=sys.stderr)
         return 2
-    command = COMMANDS[name]
-    parser = Parser(prog=f"wilson {name}", description=command.__doc__, allow_abbrev=False)
-    if name in ("train", "sweep", "slurm"):  # forty options are better read once, below
-        parser.usage = f"wilson {name} [--OPTION VALUE …]"
     try:
         check_temp_folder()
-        add_options(parser, command, rest)
-        return command(**arguments_of(command, vars(parser.parse_args(rest)))) or 0
+        return _call_with_flags(name, rest) if name in WITH_FLAGS else _call(name, rest)
     except InputError as e:
         print(f"wilson: {escape_control_characters(str(e))}", file=sys.stderr)
         return 2

@@ -171,7 +171,7 @@ def run_export(
     trust_code: TrustCode = False,
 ) -> None:
     "write a step for other programs"
-    from wilson.api.run import find_step
+    from wilson.api.functions import find_step
     from wilson.core.paths import display_path
     from wilson.deploy.formats import export_step
     step_folder = find_step(run, runs_dir)

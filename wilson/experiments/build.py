@@ -17,6 +17,8 @@ import torch
 from torch.optim import AdamW, Optimizer, SGD
 from torch.optim.lr_scheduler import LambdaLR
 
+import wilson
+
 from ..core.distributed import world_size, rank
 from ..core.paths import resolve_path, project_root, display_path
 from ..data.samples import training_samples
@@ -151,14 +153,15 @@ def build_trainer(
 
 # %% ../../nbs/experiments/02_build.ipynb #fcd07790
 def _record(config: ResolvedConfig, data: SegmentationFolder, step: Step, images: int) -> dict:
-    packages = ("wilson", "torch", "torchvision", "numpy")
+    packages = ("torch", "torchvision", "numpy")
+    versions = {"wilson": wilson.__version__} | {p: _version(p) for p in packages}
     return {
         "step": step.index, "method": method_of_step(config, step.index), "parameters": all_parameters(config),
         "classes": [{"name": n, "id": i} for n, i in zip(step.names, (0, *step.ids))],
         "classes_per_step": step.classes_per_step,
         "dataset": asdict(data.classes),
         "data": {"root": display_path(data.root), **data.fingerprint, "images": images, "val_images": len(data.val)},
-        "versions": {p: _version(p) for p in packages} | {"python": platform.python_version()},
+        "versions": versions | {"python": platform.python_version()},
         "commit": _commit(),
         "machine": {"host": socket.gethostname(), "processes": world_size(), "device": _device(config),
                     "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")},
