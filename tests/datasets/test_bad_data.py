@@ -300,7 +300,7 @@ CLASSES = 'classes = ["cow", "horse", "sheep"]\n'
     ("[classes]\ncow = 255", ["cow = 255", "1 to 254"]),
     ('[classes]\ncow = "1"', ["cow = '1'", "1 to 254"]),
     ("[classes]\ncow = 1\nhorse = 1", ["two classes have one number"]),
-    (f"classes = {[f'c{n}' for n in range(300)]}", ["1 to 254"]),
+    (f"classes = {[f'c{n}' for n in range(300)]}", ["lists 300 classes", "at most 252"]),
     (CLASSES + 'name = "voc"', ["name = 'voc'", "no name of a known data set"]),
     (CLASSES + 'name = "a/b"', ["name = 'a/b'", "letters, digits"]),
     (CLASSES + '[colours]\ncow = "red"', ["cow = 'red'", 'a colour like "#d55e00"']),

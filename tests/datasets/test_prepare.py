@@ -849,7 +849,7 @@ def test_killed_while_masks_are_made(own, root):
                 time.sleep(0.05)
                 draw(path, mask)
         t.own_data.write_mask = slowly
-        t.prepare("farm", sys.argv[1])
+        t.prepare_dataset("farm", sys.argv[1])
     """, own)
     half = root / "farm/.SegmentationClass.part"
     killed_when(process, lambda: len(list(half.glob("p*.png"))) > 5)
@@ -883,7 +883,7 @@ def test_killed_while_downloading(voc_archives, root, monkeypatch):
     shutil.copy(voc_archives / "SegmentationClassAug.zip", root / "voc/archives")
     process = started("""
         t.published(pytest.MonkeyPatch(), Path(sys.argv[1]), sys.argv[2])
-        t.prepare("voc")
+        t.prepare_dataset("voc")
     """, voc_archives, server.url)
     half = root / f"voc/archives/.{path.name}.part"
     killed_when(process, lambda: half.is_file() and half.stat().st_size)
