@@ -5,7 +5,8 @@
 # %% ../../nbs/analysis/00_results.ipynb #15184660
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,10 +19,13 @@ from tqdm.auto import tqdm
 
 from ..core.errors import InputError
 from ..core.files import ensure_dir
+from ..core.limits import shortage
 from ..core.output_files import OutputFolder
 from ..core.paths import resolve_path
+from ..data.image_files import open_image
 from ..data.image_io import read_image, write_mask
-from ..data.samples import evaluation_samples, Sample, training_samples
+from ..data.samples import evaluation_samples, training_samples
+from ..data.tasks import Step
 from ..data.transforms import CentreCrop
 from ..engine.devices import choose_device
 from ..evaluation.logits import Logits, class_map
@@ -30,6 +34,8 @@ from ..evaluation.metrics import Metric
 from ..evaluation.pictures import class_colours, classes_over
 from ..evaluation.scores import StepScores
 from ..experiments.measure import fixed_images, evaluate_step, metric_classes
+from ..inference.stages import run_stages
+from ..inference.tiles import TiledSegmenter
 from ..pseudo.step_targets import step_target_functions
 from ..pseudo.targets import TargetRule
 from ..run.folder import StepResult
@@ -38,8 +44,9 @@ from ..run.opened import open_step
 from ..run.presets import ResolvedConfig
 
 # %% auto #0
-__all__ = ['LABEL_MAPS', 'result_table', 'result_figure', 'evaluate_saved_step', 'PredictedImage', 'predict', 'data_roots',
-           'with_data_root', 'label_map', 'write_label_maps']
+__all__ = ['IMAGE_SUFFIXES', 'DECODED_FIRST', 'LABEL_MAPS', 'result_table', 'result_figure', 'evaluate_saved_step', 'image_files',
+           'check_images', 'prediction_outputs', 'PredictedImage', 'predict_images', 'predict', 'write_prediction',
+           'data_roots', 'with_data_root', 'label_map', 'write_label_maps']
 
 # %% ../../nbs/analysis/00_results.ipynb #16b51551
 def result_table(
@@ -87,7 +94,56 @@ def evaluate_saved_step(
     return StepResult(opened.folder.path, opened.step.index, True,
                       {"step": opened.step.index, "seconds": seconds, **scored})
 
+# %% ../../nbs/analysis/00_results.ipynb #3e9ab202
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+DECODED_FIRST = 64  # images that are decoded before anything is written; of further ones the header is read
 
+
+def image_files(
+    images: Sequence[Path | str],  # files, and folders of files
+) -> list[Path]:
+    "The files, and those in the folders, in order of their names."
+    found: list[Path] = []
+    for given in map(Path, images):
+        inside = [given] if given.is_file() else []
+        if given.is_dir():
+            inside = sorted(p for p in given.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+            if not inside:
+                raise InputError(f"{given}: the folder contains no image; expected JPEG or PNG files.")
+        if not inside:
+            raise InputError(f"{given}: there is no such file; give JPEG or PNG files.")
+        found += inside
+    return found
+
+
+def check_images(files: Sequence[Path]) -> None:
+    "InputError for the first file that cannot be read as an image."
+    for file in files[:DECODED_FIRST]:
+        read_image(file)
+    for file in files[DECODED_FIRST:]:
+        with open_image(file):
+            pass
+
+
+def prediction_outputs(
+    files: Sequence[Path],
+    out: Path,
+    overwrite: bool,
+    config: ResolvedConfig,  # of the run
+) -> OutputFolder:
+    "The folder of the masks; InputError where a mask would overwrite an image, another mask or a data set."
+    written = [out / f"{file.stem}{end}" for file in files for end in (".png", "-overlay.png")]
+    taken = {p.resolve() for p in written} & {file.resolve() for file in files}
+    if taken or len({*written}) < len(written):
+        counts = Counter(written)
+        which = min(taken) if taken else next(p for p in written if counts[p] > 1)
+        raise InputError(f"{which} would be overwritten; choose another folder with out=…, or "
+                         f"give the images different names.")
+    outputs = OutputFolder(out, overwrite)
+    outputs.check([p.name for p in written], data_roots(config))
+    return outputs
+
+# %% ../../nbs/analysis/00_results.ipynb #3e9ab203
 @dataclass(frozen=True)
 class PredictedImage:
     "One image segmented."
@@ -97,44 +153,61 @@ class PredictedImage:
     shares: dict[str, float]  # share of the image by foreground class, largest first
 
 
-@torch.no_grad()
-def predict(
+def predict_images(
     path: Path | str,                # a finished step's folder
-    images: Sequence[Path | str],
+    images: Sequence[Path | str],    # files, and folders of files
     out: Path | str = "runs/predictions",
     device: str = "auto",
     overwrite: bool = False,         # replace files that wilson has not written, also in a data set
-) -> list[PredictedImage]:
-    "Segment images of one's own: masks in dataset ids and overlays go to `out`."
+    tile: int | None = None,         # pixels of a tile's side; 0: never; None: large images
+) -> Iterator[PredictedImage]:       # in order of the images
+    "Segment images of your own one after another: masks in dataset ids and overlays go to `out`."
     opened, out = open_step(path, choose_device(device), with_old=False), resolve_path(out)
-    for image in map(Path, images):
-        if not image.is_file():
-            raise InputError(f"{image}: there is no such file; give JPEG or PNG files.")
-    written = [out / f"{Path(image).stem}{end}" for image in images for end in (".png", "-overlay.png")]
-    taken = {p.resolve() for p in written} & {Path(image).resolve() for image in images}
-    if taken or len(set(written)) < len(written):
-        which = min(taken) if taken else next(p for p in written if written.count(p) > 1)
-        raise InputError(f"{which} would be overwritten; choose another folder with out=…, or "
-                         f"give the images different names.")
-    outputs = OutputFolder(out, overwrite)
-    outputs.check([p.name for p in written], data_roots(opened.config))
-    pictures = [read_image(image) for image in images]  # all are readable before anything is written
+    files = image_files(images)
+    network = TiledSegmenter(opened.segmenter, tile)
+    outputs = prediction_outputs(files, out, overwrite, opened.config)
+    check_images(files)
     ensure_dir(out)
-    ids, predictions = np.array([0, *opened.step.ids], np.uint8), []
-    for image, picture in zip(map(Path, images), pictures):
-        logits = opened.views(Sample(picture, None, torch.zeros(opened.step.n_classes - 1), image.stem))
-        classes = logits.prediction()
-        mask, overlay = out / f"{image.stem}.png", out / f"{image.stem}-overlay.png"
-        laid_over = classes_over(picture, classes, class_colours(opened.step))
-        with outputs.file(mask.name) as aside:
-            write_mask(aside, ids[classes])
-        with outputs.file(overlay.name) as aside:
-            write_png(torch.from_numpy(laid_over).permute(2, 0, 1).contiguous(), str(aside))
-        share = torch.bincount(classes.flatten().long(), minlength=opened.step.n_classes) / classes.numel()
-        shares = {opened.step.names[c]: share[c].item()
-                  for c in share.argsort(descending=True).tolist() if c and share[c]}
-        predictions.append(PredictedImage(image, mask, overlay, shares))
-    return predictions
+
+    def compute(file: Path, picture: Tensor) -> tuple[Tensor, Tensor]:
+        try:
+            return picture, network.labels(picture)
+        except (RuntimeError, MemoryError) as e:
+            if not (short := shortage(e)):
+                raise
+            raise InputError(f"{file}: {short} Segment it in smaller tiles with tile=…") from e
+
+    return run_stages(files, read_image, compute,
+                      lambda file, found: write_prediction(outputs, out, file, *found, opened.step))
+
+
+def predict(
+    path: Path | str, images: Sequence[Path | str], out: Path | str = "runs/predictions",
+    device: str = "auto", overwrite: bool = False, tile: int | None = None,
+) -> list[PredictedImage]:
+    "All of `predict_images`."
+    return [*predict_images(path, images, out, device, overwrite, tile)]
+
+
+def write_prediction(
+    outputs: OutputFolder,
+    out: Path,
+    file: Path,
+    picture: Tensor,  # 3, H, W uint8
+    classes: Tensor,  # H, W uint8 in training order
+    step: Step,
+) -> PredictedImage:
+    "Write the mask and the overlay of one image, each whole or not at all."
+    mask, overlay = out / f"{file.stem}.png", out / f"{file.stem}-overlay.png"
+    laid_over = classes_over(picture, classes, class_colours(step))
+    with outputs.file(mask.name) as aside:
+        write_mask(aside, np.array([0, *step.ids], np.uint8)[classes])
+    with outputs.file(overlay.name) as aside:
+        write_png(torch.from_numpy(laid_over).permute(2, 0, 1).contiguous(), str(aside))
+    share = torch.bincount(classes.flatten(), minlength=step.n_classes) / classes.numel()
+    shares = {step.names[c]: share[c].item()
+              for c in share.argsort(descending=True).tolist() if c and share[c]}
+    return PredictedImage(file, mask, overlay, shares)
 
 
 def data_roots(config: ResolvedConfig) -> list[str]:

@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .rules import compare_rules
 from ..core.errors import InputError, did_you_mean, require
 from ..core.paths import resolve_path, display_path
 from ..core.templates import html_table
@@ -144,31 +146,38 @@ class Run(ExportMethods):
 
     def predict(
         self,
-        image: ImageLike,  # a path, an image of Pillow, or uint8 values (H, W, 3)
-    ) -> np.ndarray:       # H, W uint8
+        image: ImageLike,         # a path, an image of Pillow, or uint8 values (H, W, 3)
+        tile: int | None = None,  # pixels of a tile's side; 0: whole; None: tiles above 12 million pixels
+    ) -> np.ndarray:              # H, W uint8
         """Segment an image: the data set's class id of every pixel, 0 for the background.
 
         >>> mask = wilson.load_run("shapes-15-5-overlap/wilson-s42").predict("photo.jpg")
         >>> mask.shape, mask.dtype
         ((96, 96), dtype('uint8'))
         """
-        return self._maps(self._segmenter, image, None, {})["prediction"]
+        import numpy as np
 
-    def write_predictions(
+        from wilson.deploy.images import to_picture
+        from wilson.inference.tiles import TiledSegmenter
+        labels = TiledSegmenter(self._segmenter.segmenter, tile).labels(to_picture(image))
+        return np.array([0, *self.step.ids], np.uint8)[labels.numpy()]
+
+    def predict_files(
         self,
-        images: Sequence[Path | str],        # files
+        images: Sequence[Path | str],             # files, and folders of files
         out: Path | str = "runs/predictions",
-        overwrite: bool = False,             # replace files that wilson has not written
-    ) -> list[PredictedImage]:                   # with `mask`, `overlay` and `shares` by class
-        """Segment image files: masks of the data set's class ids and overlays go to `out`.
+        overwrite: bool = False,
+        tile: int | None = None,                  # as in `predict`
+    ) -> list[PredictedImage]:                    # in order of the images
+        """Segment files and folders: masks as PNGs of the data set's class ids, and overlays, go to `out`.
 
-        >>> prediction, = wilson.load_run("shapes-15-5-overlap/wilson-s42").write_predictions(["photo.jpg"])
-        >>> prediction.mask.name, prediction.overlay.name
-        ('photo.png', 'photo-overlay.png')
+        >>> run = wilson.load_run("shapes-15-5-overlap/wilson-s42")
+        >>> run.predict_files(["photo.jpg"])[0].mask.name
+        'photo.png'
         """
         from wilson.analysis.results import predict
-        files = [path if Path(path).is_file() else resolve_path(path) for path in images]
-        return predict(self.path, files, out, self._device(), overwrite)
+        files = [path if Path(path).exists() else resolve_path(path) for path in images]
+        return predict(self.path, files, out, self._device(), overwrite, tile)
 
     def show(
         self,

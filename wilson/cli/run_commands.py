@@ -55,16 +55,18 @@ def run_evaluate(
 
 def run_predict(
     step_folder: StepPath,
-    images: Annotated[list[str], "JPEG or PNG files"],
+    images: Annotated[list[str], "JPEG or PNG files, or folders of them"],
     out: Annotated[str, "folder of the masks"] = "runs/predictions",
     overwrite: Overwrite = False,
     device: Device = "auto",
+    tile: Annotated[int | None, "cut images into tiles of this many pixels a side, 0: never (default: only "
+                                "images of more than 12 million pixels)"] = None,
     trust_code: TrustCode = False,
 ) -> None:
     "segment images with a finished step"
-    from wilson.analysis.results import predict
+    from wilson.analysis.results import predict_images
     _trust(step_folder, trust_code)
-    for prediction in predict(step_folder, images, out, device, overwrite):
+    for prediction in predict_images(step_folder, images, out, device, overwrite, tile):
         shares = ", ".join(f"{name} {share:.0%}" for name, share in prediction.shares.items())
         print(f"{prediction.mask}: {shares or 'background only'}")
 

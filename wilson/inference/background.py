@@ -52,10 +52,10 @@ def check_cancelled(*_: Any) -> None:
 
 
 def make_cancellable(*networks: nn.Module | None) -> None:
-    "Let networks stop before any of their convolutions."
+    "Let networks stop before any of their convolutions and linear layers."
     for network in networks:
         for module in network.modules() if network is not None else ():
-            if isinstance(module, nn.Conv2d) and check_cancelled not in module._forward_pre_hooks.values():
+            if isinstance(module, nn.Conv2d | nn.Linear) and check_cancelled not in module._forward_pre_hooks.values():
                 module.register_forward_pre_hook(check_cancelled)
 
 # %% ../../nbs/inference/00_background.ipynb #6c3d1f08
