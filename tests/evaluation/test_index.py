@@ -191,7 +191,7 @@ def test_who_waits_goes_on_when_the_builder_is_killed(tmp_path, undisturbed):
     first = builder(tmp_path, 0.1)
     waited_for(lambda: rows(tmp_path / "index.sqlite") > 2, first)
     seen, index = [], Index(tmp_path / "index.sqlite", MINE, 6)
-    waiting = threading.Thread(target=build_index, args=(index, drawn, RULE, N), kwargs={"told": lambda *at: seen.append(at)})
+    waiting = threading.Thread(target=build_index, args=(index, drawn, RULE, N), kwargs={"on_progress": lambda *at: seen.append(at)})
     waiting.start()
     waited_for(lambda: len({done for done, _ in seen}) > 2, first)  # it sees the other's rows come
     killed(first)
@@ -278,7 +278,7 @@ from index_jobs import *
 from wilson.evaluation.logit_cache import LogitsStore
 for size in ("4k", "60k", "80k"):
     index = Index(f"{size}/index.sqlite", MINE, 6)
-    print("built", build(index, drawn, RULE, N, every=0).whole, len(index.known()), index.on_disk)
+    print("built", build_index(index, drawn, RULE, N, every=0).whole, len(index.known()), index.on_disk)
     index.close()
 for size in ("4k", "60k", "80k"):
     print("there", len(Index(f"{size}/index.sqlite", MINE, 6).known()))
@@ -311,7 +311,7 @@ def test_a_folder_that_cannot_be_written(tmp_path, confined):
 from index_jobs import *
 from wilson.evaluation.logit_cache import LogitsStore
 index = Index("index.sqlite", MINE, 6)
-print(len(index.known()), build(index, drawn, RULE, N).whole, index.on_disk)
+print(len(index.known()), build_index(index, drawn, RULE, N).whole, index.on_disk)
 store = LogitsStore("logits.sqlite", MINE, 3_000_000, spared=0)
 print(store.get(1) is not None, store.get(2), store.put(2, drawn(2)))
 """

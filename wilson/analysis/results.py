@@ -177,8 +177,10 @@ def predict_images(
                 raise
             raise InputError(f"{file}: {short} Segment it in smaller tiles with tile=…") from e
 
-    return run_stages(files, read_image, compute,
-                      lambda file, found: write_prediction(outputs, out, file, *found, opened.step))
+    def write(file: Path, found: tuple[Tensor, Tensor]) -> PredictedImage:
+        return write_prediction(outputs, out, file, found[0], found[1], opened.step)
+
+    return run_stages(files, read_image, compute, write)
 
 
 def predict(

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
+
+import torch
 
 from ..core.errors import InputError
 from .index import FINAL, Index
@@ -53,35 +56,70 @@ def build_index(
     return BuildResult(len(index.missing(n, epoch)) == len(unread), unread)
 
 
+class _FactsInThread:
+    "Facts of one image, computed in a thread while the networks run on the next one."
+
+    def __init__(self, rule: TargetRule, index: Index):
+        self.rule, self.index = rule, index
+        self.made: dict[int, ImageFacts] = {}
+        self.unread: dict[int, str] = {}
+        self._pool = ThreadPoolExecutor(1, "facts", torch.set_num_threads, (1,))
+        self._pending: tuple[int, Future[ImageFacts]] | None = None
+
+    def _compute(self, logits: Logits) -> ImageFacts:
+        return image_facts(Maps(logits, self.rule, kinds=self.index.kinds))
+
+    def add(self, position: int, logits_of: Callable[[int], Logits]) -> None:
+        "Run the networks on an image, and begin with its facts."
+        try:
+            logits = logits_of(position)
+        except InputError as e:
+            self.unread[position] = str(e)
+            return
+        self.finish()
+        self._pending = position, self._pool.submit(self._compute, logits)
+
+    def finish(self) -> None:
+        "Wait for the facts that were begun."
+        if self._pending is not None:
+            (position, facts), self._pending = self._pending, None
+            try:
+                self.made[position] = facts.result()
+            except InputError as e:
+                self.unread[position] = str(e)
+
+    def close(self) -> None:
+        self._pool.shutdown()
+
+
 def _filled(
     index: Index, logits_of: Callable[[int], Logits], rule: TargetRule, n: int, stop: Callable[[], bool],
     on_progress: Callable[[int, int], None], first: Sequence[int] | Callable[[], Sequence[int]], epoch: int,
     every: float,
 ) -> dict[int, str]:
     order = index.missing(n, epoch)
-    left, since = set(order), time.monotonic()
-    made: dict[int, ImageFacts] = {}
-    unread: dict[int, str] = {}
+    left, since, facts = set(order), time.monotonic(), _FactsInThread(rule, index)
     order.reverse()
 
     def commit() -> None:
-        index.add_all(made, epoch)
-        made.clear()
-        on_progress(n - len(left) - len(unread), n)
+        facts.finish()
+        index.add_all(facts.made, epoch)
+        facts.made.clear()
+        on_progress(n - len(left) - len(facts.unread), n)
     try:
         while left and not stop():
             wanted = first() if callable(first) else first
             position = next((p for p in wanted if p in left), None)
             while position is None:
                 position = p if (p := order.pop()) in left else None
-            try:
-                made[position] = image_facts(Maps(logits_of(position), rule, kinds=index.kinds))
-            except InputError as e:
-                unread[position] = str(e)
             left.remove(position)
+            facts.add(position, logits_of)
             if time.monotonic() - since >= every:
                 commit()
                 since = time.monotonic()
     finally:
-        commit()
-    return unread
+        try:
+            commit()
+        finally:
+            facts.close()
+    return facts.unread

@@ -96,7 +96,8 @@ def choose_tile(
         largest = max(rows) * max(columns)
         return (False, sum(rows) * sum(columns)) if largest <= most_pixels else (True, largest)
 
-    rows, columns = min(product(range(1, MOST_TILES + 1), repeat=2), key=cost)
+    counts = range(1, MOST_TILES + 1)
+    rows, columns = min(product(counts, counts), key=cost)
     return tile(height, rows), tile(width, columns)
 
 # %% ../../nbs/inference/01_tiles.ipynb #7a4e2f11

@@ -163,7 +163,7 @@ class StepImages:
         self._indices: dict[str, Index] = {}
         self._most, self._memory = kept, Lock()
         self._networks = PriorityLock()  # one image at a time: two would take each other's cores
-        self._prefetcher = Prefetcher(lambda key: self.logits(key[0], key[1], key[2], NEXT))
+        self._prefetcher = Prefetcher(lambda key: self.logits(key[0], key[1], priority=NEXT))
         make_cancellable(self.opened.segmenter, self.opened.localizer, self.opened.old)
         self._logits: dict[tuple[str, int, int | None], Logits] = {}
         self._made = {which: step_logits(self.opened, samples) for which, samples in self.lists.items()}
