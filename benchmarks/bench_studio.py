@@ -42,6 +42,7 @@ from wilson.run.images import StepImages
 
 N, REPEATS, WARM = 10_582, int(os.environ.get("REP", 40)), 5
 PANELS = ("refined", "hard mask", "soft label", "target")  # all that a rule shapes
+LOOK = 2000  # milliseconds that a reader looks at an image, while its neighbours are computed
 ON_DISK, NEW = 200, 600   # positions from which logits are on the disk, and from which the networks have to run
 WEAK = "runs/voc-15-5-overlap/wilson-s42/step1"
 TICKING = """import asyncio, time
@@ -188,14 +189,14 @@ def likely(rng: np.random.Generator, pairs: int = 9) -> ImageFacts:
 
 
 def timed(page, acts: Iterable[Callable[[], object]], event: str, selector: str = "body", says: str = "null",
-          quiet: int = 0) -> list[float]:
-    "Milliseconds of each act, without those that warm up."
+          quiet: int = 0, pause: int = 120) -> list[float]:
+    "Milliseconds of each act, without those that warm up; `pause` milliseconds after one the next begins."
     taken = []
     for act in acts:
         page.evaluate(f"() => bench.arm({event!r}, {selector!r}, {says}, {quiet})")
         act()
         taken.append(page.evaluate("() => bench.taken"))
-        page.wait_for_timeout(120)
+        page.wait_for_timeout(pause)
     return taken[WARM:]
 
 
@@ -210,9 +211,9 @@ def what_if(page, name: str) -> list[float]:
     return timed(page, cycle(page.locator(f".ws-{name} input").press, BOTH_WAYS), "input", ".wilson-studio", DRAWN)
 
 
-def next_image(page, key: str, n: int = WARM + REPEATS) -> list[float]:
+def next_image(page, key: str, n: int = WARM + REPEATS, pause: int = 120) -> list[float]:
     page.locator(".ws-forth").focus()
-    return timed(page, cycle(page.keyboard.press, [key], n), "keydown", ".wilson-studio", DRAWN)
+    return timed(page, cycle(page.keyboard.press, [key], n), "keydown", ".wilson-studio", DRAWN, pause=pause)
 
 
 def jump(page, position: int) -> None:
@@ -260,10 +261,12 @@ def of_studio(page) -> dict[str, list[float]]:
     found["what if: image label"] = timed(page, cycle(lambda _: page.locator(row).click(), [0]), "click", ".wilson-studio", DRAWN)
 
     jump(page, 1)
-    found["next image: networks run"] = next_image(page, "n")
+    found["next image: networks run, at once"] = next_image(page, "n")
     found["next image: in memory"] = next_image(page, "p")
     jump(page, ON_DISK)
     found["next image: on the disk"] = next_image(page, "n")
+    jump(page, NEW)
+    found[f"next image: networks run, after {LOOK / 1000:.0f} s on the last one"] = next_image(page, "n", WARM + REPEATS // 2, LOOK)
 
     found["opacity"] = timed(page, cycle(page.locator(".ws-opacity input").press, BOTH_WAYS), "input")
     canvas = page.locator(".wilson-panel canvas").first

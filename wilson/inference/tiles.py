@@ -19,7 +19,7 @@ from ..models.segmenter import Segmenter
 
 # %% auto #0
 __all__ = ['WIDTHS', 'TILED_ABOVE', 'TILE_PIXELS', 'ENDLESS_MARGIN', 'MOST_TILES', 'STRIP_VALUES', 'reach', 'Span', 'spans',
-           'choose_tile', 'upsampled_argmax', 'TiledSegmenter']
+           'choose_tile', 'argmax_in_strips', 'TiledSegmenter']
 
 # %% ../../nbs/inference/01_tiles.ipynb #7a4e2f05
 WIDTHS = (1024, 4096)  # pixels of the strips on which the reach is measured
@@ -104,7 +104,7 @@ def choose_tile(
 STRIP_VALUES = 1 << 26  # logits that are enlarged at once
 
 
-def upsampled_argmax(
+def argmax_in_strips(
     logits: Tensor,                   # C, h, w
     size: tuple[int, int],            # H, W
     most_values: int = STRIP_VALUES,
@@ -200,4 +200,4 @@ class TiledSegmenter:
     ) -> Tensor:          # H, W uint8: classes in training order
         "Classes of an image."
         height, width = picture.shape[1:]
-        return upsampled_argmax(self.logits(picture), (height, width))
+        return argmax_in_strips(self.logits(picture), (height, width))
