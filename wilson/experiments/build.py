@@ -39,7 +39,8 @@ from ..loading.loader import Loader
 from ..methods.base import Method
 from ..methods.builtin import BASE
 from ..methods.facts import method_params
-from ..models.segmenter import grow, Segmenter, init_class_prior
+from ..models.folding import fold_norms
+from ..models.segmenter import freeze, grow, Segmenter, init_class_prior
 from ..run.history import MapKeeper, whole_images
 from ..run.chosen_method import method_class
 from ..run.config import all_parameters
@@ -110,6 +111,7 @@ def build_trainer(
         segmenter = grow(old, step.classes_per_step[-1], balanced=balanced)
         # the evaluation window follows this step's crops, as it will when the step is opened again
         segmenter.head.pool_size = max(1, config.crop_size // config.output_stride)
+        fold_norms(freeze(old))
     if config.class_prior < 0.5 and not balanced:
         init_class_prior(segmenter.cls, config.class_prior, fresh=parent is None)
     # channels last: the layout that torch's convolution libraries prefer

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from .backbones import Backbone, find_backbone, make_backbone
@@ -19,8 +20,8 @@ from .norms import make_abn
 from .resnets import FeatureNetwork
 
 # %% auto #0
-__all__ = ['sliding_pool', 'pad_to', 'published_dilations', 'DeepLabHead', 'Classifier', 'init_class_prior', 'SegmenterOutput',
-           'Segmenter', 'make_segmenter', 'freeze', 'grow', 'parameter_groups']
+__all__ = ['sliding_pool', 'pad_to', 'published_dilations', 'DilatedConv2d', 'DeepLabHead', 'Classifier', 'init_class_prior',
+           'SegmenterOutput', 'Segmenter', 'make_segmenter', 'freeze', 'grow', 'parameter_groups']
 
 # %% ../../nbs/models/09_segmenter.ipynb #e070cd1c
 def sliding_pool(
@@ -51,9 +52,74 @@ def published_dilations(
                          "name them, for instance dilations=(2, 4, 6)")
     return (6, 12, 18) if output_stride == 16 else (12, 24, 32)
 
+# %% ../../nbs/models/09_segmenter.ipynb #fa5701b1
+def _taps(h: int, w: int, dilation: int) -> Iterator[tuple[int, int, tuple[slice, slice], tuple[slice, slice]]]:
+    "Row and column of each 3×3 weight that meets the map, and the positions it reads and writes."
+    def cut(size: int, shift: int) -> tuple[slice, slice]:
+        return slice(max(0, shift), size - max(0, -shift)), slice(max(0, -shift), size - max(0, shift))
+
+    for i, j in ((1, 1), (0, 0), (0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1), (2, 2)):  # all positions first
+        down, right = (i - 1) * dilation, (j - 1) * dilation
+        if abs(down) < h and abs(right) < w:
+            (ys, yw), (xs, xw) = cut(h, down), cut(w, right)
+            yield i, j, (ys, xs), (yw, xw)
+
+
+class _DilatedConv(torch.autograd.Function):
+    "A dilated 3×3 convolution, padded to the same size, with a gradient that leaves out the padding."
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, dilation: int) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.dilation = dilation
+        return F.conv2d(x, weight, padding=dilation, dilation=dilation)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, weight = (t.permute(0, 2, 3, 1) for t in ctx.saved_tensors)  # channels last: B, h, w, C; O, 3, 3, C
+        g = gradient.permute(0, 2, 3, 1)
+        h, w, channels, outputs = *x.shape[1:], len(weight)
+        x_grad = x.new_empty(x.shape)
+        weight_grad = x.new_zeros(weight.shape)
+        for n, (i, j, read, written) in enumerate(_taps(h, w, ctx.dilation)):
+            ours = g[:, written[0], written[1]]
+            rows = ours.reshape(-1, outputs)
+            share = (rows @ weight[:, i, j]).view(*ours.shape[:3], channels)
+            if n:
+                x_grad[:, read[0], read[1]] += share
+            else:
+                x_grad.copy_(share)
+            weight_grad[:, i, j] = rows.t() @ x[:, read[0], read[1]].reshape(-1, channels)
+        return x_grad.permute(0, 3, 1, 2), weight_grad.permute(0, 3, 1, 2), None
+
+
+class DilatedConv2d(nn.Conv2d):
+    "A dilated 3×3 convolution that keeps the size; its gradient is fast on a CPU where most taps meet padding."
+    few = 0.5            # share of products that are not with padding, below which it pays
+    large = 256 * 256    # weights of a tap from which it pays
+
+    def __init__(self, in_channels: int, channels: int, dilation: int):
+        super().__init__(in_channels, channels, 3, dilation=dilation, padding=dilation, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (_DilatedConv.apply(x, self.weight, self.dilation[0]) if self._pays(x) else super().forward(x))
+
+    def _pays(self, x: Tensor) -> bool:
+        usual = (x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu")
+                 or torch.compiler.is_compiling() or self.bias is not None or not torch.is_grad_enabled()
+                 or not x.requires_grad or not self.weight.requires_grad)
+        if usual or self.in_channels * self.out_channels < self.large:
+            return False
+        h, w = x.shape[-2:]
+        reach = self.dilation[0]
+        return (h + 2 * max(0, h - reach)) * (w + 2 * max(0, w - reach)) < self.few * 9 * h * w
+
 # %% ../../nbs/models/09_segmenter.ipynb #8f23d1a3
 class DeepLabHead(nn.Module):
     "DeepLabv3 head: B,in_channels,h,w → B,channels,h,w."
+    folds = ((("map_convs",), "map_bn"), (("global_pooling_conv",), "global_pooling_bn"),
+             (("red_conv", "pool_red_conv"), "red_bn"))  # see wilson.models.folding
 
     def __init__(
         self,
@@ -68,8 +134,7 @@ class DeepLabHead(nn.Module):
         self.channels, self.pool_size = channels, pool_size
         self.map_convs = nn.ModuleList([nn.Conv2d(in_channels, channels, 1, bias=False)])
         for d in dilations or published_dilations(output_stride):
-            self.map_convs.append(
-                nn.Conv2d(in_channels, channels, 3, dilation=d, padding=d, bias=False))
+            self.map_convs.append(DilatedConv2d(in_channels, channels, d))
         self.map_bn = make_abn(channels * len(self.map_convs), kind=norm)
         self.global_pooling_conv = nn.Conv2d(in_channels, channels, 1, bias=False)
         self.global_pooling_bn = make_abn(channels, kind=norm)

@@ -21,6 +21,7 @@ from ..data.tasks import Step, Task
 from ..engine.checkpoint import load_part, read_carried, read_weights, WEIGHTS_FILES, weights_hash
 from ..engine.step_folder import INDEX, StepFolder
 from ..evaluation.logits import StepModels
+from ..models.folding import fold_norms
 from ..models.localizer import Localizer
 from ..models.norms import norm_for
 from ..models.segmenter import Segmenter, freeze, make_segmenter
@@ -198,6 +199,6 @@ def _parent(
     folder: StepFolder, record: Mapping[str, Any], runs_dir: Path, device: str | torch.device,
 ) -> Segmenter:
     old = open_step(parent_path(folder, record, runs_dir), device, with_old=False).segmenter
-    freeze(old)
+    fold_norms(freeze(old))  # as in training
     return old
 
