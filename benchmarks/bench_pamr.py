@@ -85,9 +85,13 @@ if triton and torch.cuda.is_available():
     FORMS["fused"] = fused
 
 
+SMALL = "--small" in sys.argv  # to see that it runs
+IMAGES, SIDES, ROUNDS = (2, (8,), 1) if SMALL else (24, (32, 64), 5)
+
+
 def inputs(side, device):
     torch.manual_seed(0)
-    return torch.rand(24, 3, side, side, device=device), torch.rand(24, 21, side, side, device=device).softmax(1)
+    return torch.rand(IMAGES, 3, side, side, device=device), torch.rand(IMAGES, 21, side, side, device=device).softmax(1)
 
 
 def seconds(form, data, device):
@@ -111,7 +115,7 @@ def peak(form, side, device):
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the high-water mark starts here
     held = status()
     form(*data)
-    return status() - held
+    return max(0.001, status() - held)  # small maps fit into what was held
 
 
 def equal():
@@ -130,19 +134,19 @@ def main(device="cpu", form=None, side=None):
     if form:
         print(peak(FORMS[form], int(side), device))
         return
-    for side in (32, 64):
+    for side in SIDES:
         data = inputs(side, device)
         assert all(torch.allclose(published(*data), form(*data), atol=1e-5) for form in FORMS.values())
         times = {name: [] for name in FORMS}
-        for _ in range(5):
+        for _ in range(ROUNDS):
             for name, form in FORMS.items():
                 times[name].append(seconds(form, data, device))
         mid = {name: statistics.median(t) for name, t in times.items()}
-        mb = {name: float(subprocess.check_output([sys.executable, __file__, device, name, str(side)])) for name in FORMS}
-        print(f"24×21×{side}×{side} {device}: " + "; ".join(f"{n} {1e3 * mid[n]:.1f} ms, {mb[n]:.1f} MB" for n in FORMS)
+        mb = {name: float(subprocess.check_output([sys.executable, __file__, device, name, str(side), *["--small"] * SMALL])) for name in FORMS}
+        print(f"{IMAGES}×21×{side}×{side} {device}: " + "; ".join(f"{n} {1e3 * mid[n]:.1f} ms, {mb[n]:.1f} MB" for n in FORMS)
               + "".join(f"; {n}: {mid['published'] / mid[n]:.1f}× faster, {mb['published'] / mb[n]:.1f}× leaner" for n in FORMS if n != "published"),
               flush=True)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(*(word for word in sys.argv[1:] if word != "--small"))
