@@ -77,9 +77,10 @@ class _DilatedConv(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        x, weight = (t.permute(0, 2, 3, 1) for t in ctx.saved_tensors)  # channels last: B, h, w, C; O, 3, 3, C
+        saved: tuple[Tensor, Tensor] = ctx.saved_tensors
+        x, weight = saved[0].permute(0, 2, 3, 1), saved[1].permute(0, 2, 3, 1)  # B, h, w, C; O, 3, 3, C
         g = gradient.permute(0, 2, 3, 1)
-        h, w, channels, outputs = *x.shape[1:], len(weight)
+        (h, w, channels), outputs = x.shape[1:], len(weight)
         x_grad = x.new_empty(x.shape)
         weight_grad = x.new_zeros(weight.shape)
         for n, (i, j, read, written) in enumerate(_taps(h, w, ctx.dilation)):
