@@ -68,7 +68,8 @@ def test_the_page_as_a_report(trained):
 
 def test_the_command(trained):
     "One table, in four formats; all of them as files; and what is misspelt."
-    scores = said(trained, "compare")
+    scores = said(trained, "compare", "--format", "markdown")
+    assert said(trained, "compare").splitlines()[0] == f"{TASK}: mean IoU in %"
     assert f"**{TASK}: mean IoU in %**" in scores and scores.count("±") >= 6
     assert r"\begin{tabular}" in said(trained, "compare", "--table", "classes", "--format", "latex")
     only = said(trained, "compare", "--methods", "wilson", "--runs", "*-s1", "--format", "csv", "--table", "steps")

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
@@ -10,9 +11,10 @@ from conftest import environment
 
 import wilson
 
-HEAVY = ("torch", "torchvision", "pandas", "matplotlib", "tensorboard", "safetensors", "tqdm")
+HEAVY = ("torch", "torchvision", "pandas", "matplotlib", "tensorboard", "safetensors", "tqdm", "rich")
 COMMANDS = (["--version"], ["--help"], ["train", "--help"], ["sweep", "--help"], ["verify", "--help"], ["runs"], ["compare"],
             ["compare", "--table", "published"], ["compare", "--table", "labels", "--format", "csv"], ["compare", "--format", "html"],
+            ["runs", "--json"], ["compare", "--json"],
             ["predict", "--help"], ["evaluate", "--help"], ["verify", "voc", "--data-root", "gone"])
 MISSING_DATA = "verify voc --data-root gone"  # ends before an image is decoded
 # in one process, in this order: what a command imports, those after it have too
@@ -52,4 +54,4 @@ def test_command_imports_no_large_library(command, answers):
 
 def test_the_answers_are_whole(answers):
     assert answers["--version"][1] == f"wilson {wilson.__version__}\n"
-    assert "wilson-s42/step1 | finished |" in answers["runs"][1] and "| wilson |" in answers["compare"][1]
+    assert re.search("wilson-s42/step1  +finished  ", answers["runs"][1]) and re.search("^wilson  ", answers["compare"][1], re.MULTILINE)

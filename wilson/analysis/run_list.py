@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..core.errors import InputError, did_you_mean
 from ..core.locks import try_lock
@@ -21,7 +22,7 @@ from ..run.folder import remove_step_files, lock_step, is_step_locked, rebuild_r
 from ..run.records import Record, select_records, read_records
 
 # %% auto #0
-__all__ = ['ListedRun', 'run_list', 'run_text', 'remove_runs']
+__all__ = ['ListedRun', 'run_list', 'run_rows', 'run_text', 'run_facts', 'remove_runs']
 
 # %% ../../nbs/analysis/10_run_list.ipynb #97788010
 @dataclass(frozen=True)
@@ -71,18 +72,33 @@ def _size(folder: Path) -> int:
     return total
 
 
+def run_rows(
+    listed: Sequence[ListedRun],
+) -> tuple[list[str], list[list[str]], str]:  # titles, rows, the sum of sizes
+    "The list as texts."
+    facts = column_facts(one.record.facts for one in listed)
+    rows = [[one.name, one.state, _bytes(one.size), *(_score(one.record, f) for f in facts),
+             str(len(one.used_by) or "")]
+            for one in listed]
+    head = ["step", "state", "size", *(f.heading for f in facts), "used by"]
+    return head, rows, f"{len(listed)} steps, {_bytes(sum(one.size for one in listed))}"
+
+
 def run_text(
     listed: Sequence[ListedRun],
 ) -> str:  # Markdown
     "The list as a table, with the sum of sizes."
-    facts = column_facts(one.record.facts for one in listed)
-    rows = [[markdown_text(one.name), one.state, _bytes(one.size), *(_score(one.record, f) for f in facts),
-             str(len(one.used_by) or "")]
-            for one in listed]
-    head = ["step", "state", "size", *(markdown_text(f.heading) for f in facts), "used by"]
-    lines = [head, ["---"] * len(head), *rows]
-    total = f"{len(listed)} steps, {_bytes(sum(one.size for one in listed))}"
+    head, rows, total = run_rows(listed)
+    lines = [[markdown_text(cell) for cell in line] for line in (head, *rows)]
+    lines.insert(1, ["---"] * len(head))
     return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", total])
+
+
+def run_facts(one: ListedRun) -> dict[str, Any]:
+    "A step of the list as JSON has it."
+    r = one.record
+    return {"step": one.name, "path": r.path, "state": one.state, "bytes": one.size,
+            "method": r.parameters.get("method"), "scores": r.scores, "used_by": one.used_by}
 
 
 def _score(record: Record, facts: ScoreFacts) -> str:

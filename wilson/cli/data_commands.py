@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from .output import Json, messages_apart, print_json, print_report, report_json
 from ..datasets.built_in import DATASETS
 from ..formats.recognition import FORMATS
 
@@ -32,18 +33,22 @@ def run_prepare(
                                   "as)"] = None,
     strict: Annotated[bool, "broken annotations are errors (default: they are left out and listed)"] = False,
     no_verify: Annotated[bool, "do not look at every file afterwards"] = False,
+    json: Json = False,
 ) -> int:
     "make a data set ready to train on"
     from wilson.datasets.prepare import prepare_dataset
     from wilson.checks.verify import verify_dataset
     from wilson.run.dataset import load_dataset
-    chosen = load_dataset(dataset, data_root)
-    prepare_dataset(chosen, from_, data_root, masks, val_share, voc_root, format, strict)
-    if no_verify:
-        return 0
-    report = verify_dataset(chosen, data_root, voc_root=voc_root)
-    print(report)
-    return 0 if report.ok else 1
+    with messages_apart(json):
+        chosen = load_dataset(dataset, data_root)
+        prepared = prepare_dataset(chosen, from_, data_root, masks, val_share, voc_root, format, strict)
+        report = None if no_verify else verify_dataset(chosen, data_root, voc_root=voc_root)
+    if json:
+        facts = {"root": prepared.root, "done": prepared.done}
+        print_json(facts | ({} if report is None else {"report": report_json(report)}))
+    elif report is not None:
+        print_report(report)
+    return 0 if report is None or report.ok else 1
 
 # %% ../../nbs/cli/00_data_commands.ipynb #b551c166
 def run_verify(
@@ -57,6 +62,7 @@ def run_verify(
     voc_root: VocRoot = "data/voc",
     report: Annotated[str | None, "write everything that was found there", "FILE"] = None,
     overwrite: Overwrite = False,
+    json: Json = False,
 ) -> int:
     "find what is wrong with a data set"
     from wilson.data.tasks import Task
@@ -64,10 +70,11 @@ def run_verify(
     from wilson.core.output_files import output_file
     from wilson.run.config import as_bool
     from wilson.run.dataset import load_dataset
-    chosen = load_dataset(dataset, data_root)
-    tasks = (Task(chosen.classes, task, as_bool("overlap", overlap)),) if task else ()
-    found = verify_dataset(chosen, data_root, tasks, train_list, val_list, image_labels, voc_root)
-    print(found)
+    with messages_apart(json):
+        chosen = load_dataset(dataset, data_root)
+        tasks = (Task(chosen.classes, task, as_bool("overlap", overlap)),) if task else ()
+        found = verify_dataset(chosen, data_root, tasks, train_list, val_list, image_labels, voc_root)
+    print_report(found, json)
     if report:
         with output_file(report, overwrite) as aside:
             aside.write_text(found.text() + "\n", encoding="utf-8")

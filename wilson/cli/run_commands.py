@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 from .data_commands import Overwrite
+from .output import (Json, TextTable, messages_apart, print_json, print_results, print_table, scores_json,
+                               scores_text_table)
 from ..core.errors import did_you_mean, InputError
 from ..run.config import TrainConfig, as_bool, parse_config
 
@@ -31,11 +33,15 @@ def _trust(step_folder: str, trust_code: bool) -> None:
         trust_run(resolve_path(step_folder))
 
 
-def run_train(parameters: Annotated[Mapping[str, Any], TrainConfig]) -> None:
+def run_train(
+    parameters: Annotated[Mapping[str, Any], TrainConfig],
+    json: Json = False,
+) -> None:
     "train the steps of a task"
     from wilson.experiments.train import run_training
-    from wilson.analysis.results import result_table
-    print(result_table(run_training(parse_config(parameters))), flush=True)
+    with messages_apart(json):
+        results = run_training(parse_config(parameters))
+    print_results(results, json)
 
 # %% ../../nbs/cli/01_run_commands.ipynb #f2718e99
 def run_evaluate(
@@ -46,11 +52,14 @@ def run_evaluate(
     metrics: Annotated[str | None, "metrics beside the confusion matrix: my.py:BoundaryIoU, comma "
                                    "separated"] = None,
     trust_code: TrustCode = False,
+    json: Json = False,
 ) -> None:
     "score a finished step"
-    from wilson.analysis.results import evaluate_saved_step, result_table
-    _trust(step_folder, trust_code)
-    print(result_table([evaluate_saved_step(step_folder, device, data_root, weights, metrics)]))
+    from wilson.analysis.results import evaluate_saved_step
+    with messages_apart(json):
+        _trust(step_folder, trust_code)
+        result = evaluate_saved_step(step_folder, device, data_root, weights, metrics)
+    print_results([result], json)
 
 
 def run_predict(
@@ -62,10 +71,15 @@ def run_predict(
     tile: Annotated[int | None, "cut images into tiles of this many pixels a side, 0: never (default: only "
                                 "images of more than 12 million pixels)"] = None,
     trust_code: TrustCode = False,
+    json: Json = False,
 ) -> None:
     "segment images with a finished step"
-    from wilson.analysis.results import predict_images
-    _trust(step_folder, trust_code)
+    from wilson.analysis.results import predict, predict_images
+    with messages_apart(json):
+        _trust(step_folder, trust_code)
+        if json:
+            print_json([vars(p) for p in predict(step_folder, images, out, device, overwrite, tile)])
+            return
     for prediction in predict_images(step_folder, images, out, device, overwrite, tile):
         shares = ", ".join(f"{name} {share:.0%}" for name, share in prediction.shares.items())
         print(f"{prediction.mask}: {shares or 'background only'}")
@@ -81,13 +95,24 @@ def run_runs(
                                         "being trained", "RUN"] = None,
     force: Annotated[bool, "with --remove: also what another machine is recorded to train, if nobody holds "
                            "its lock"] = False,
+    format: Annotated[str, "auto: aligned, in colour in a terminal | text | markdown"] = "auto",
+    json: Json = False,
 ) -> None:
     "list runs, or remove some"
-    from wilson.analysis.run_list import remove_runs, run_list, run_text
+    from wilson.analysis.run_list import remove_runs, run_facts, run_list, run_rows
+    if format not in (known := ("auto", "text", "markdown")):
+        raise InputError(f"format={format!r} is not known.{did_you_mean(format, known)}")
     if remove:
-        print("\n".join(remove_runs(remove, runs_dir, force)))
+        removed = remove_runs(remove, runs_dir, force)
+        print_json({"removed": removed}) if json else print("\n".join(removed))
+        return
+    with messages_apart(json):
+        listed = run_list(runs_dir, task, runs, state)
+    if json:
+        print_json([run_facts(one) for one in listed])
     else:
-        print(run_text(run_list(runs_dir, task, runs, state)))
+        head, rows, total = run_rows(listed)
+        print_table(TextTable(head, rows, notes=[total], left=2), format)
 
 # %% ../../nbs/cli/01_run_commands.ipynb #c5631da8
 def run_compare(
@@ -98,10 +123,11 @@ def run_compare(
     runs: Annotated[str | None, "pattern of the runs' names, such as *-s42 (default: all)"] = None,
     table: Annotated[str, "scores | published | classes | steps | labels | cost"] = "scores",
     protocol: Annotated[str, "of classes and steps: published | whole"] = "published",
-    format: Annotated[str, "markdown | latex | csv | html"] = "markdown",
+    format: Annotated[str, "auto: aligned, in colour in a terminal | text | markdown | latex | csv | html"] = "auto",
     out: Annotated[str | None, "write all there: tables as Markdown, LaTeX, CSV; figures as PNG, PDF",
                    "FOLDER"] = None,
     overwrite: Overwrite = False,
+    json: Json = False,
 ) -> None:
     "put runs beside each other"
     from wilson.core.output_files import OutputFolder
@@ -109,17 +135,24 @@ def run_compare(
                                             find_variants, table_files, write_figures, write_tables)
     from wilson.analysis.tables import FORMATS
     from wilson.core.paths import display_path
-    if format not in FORMATS:
-        raise InputError(f"format={format!r} is not known.{did_you_mean(format, FORMATS)}")
-    found, records = find_variants(runs_dir, task, methods, runs)
+    if format not in (known := ("auto", "text", *FORMATS)):
+        raise InputError(f"format={format!r} is not known.{did_you_mean(format, known)}")
+    with messages_apart(json):
+        found, records = find_variants(runs_dir, task, methods, runs)
     if not out:
-        print(FORMATS[format](comparison_table(table, found, records, protocol)).rstrip())
+        chosen = comparison_table(table, found, records, protocol)
+        if json:
+            print_json(scores_json(chosen))
+        elif format in FORMATS:
+            print(FORMATS[format](chosen).rstrip())
+        else:
+            print_table(scores_text_table(chosen), format)
         return
     tables = {kind: comparison_table(kind, found, records, protocol) for kind in TABLES}
     drawn = comparison_figures(found, records, protocol)
     OutputFolder(out, overwrite).check([*table_files(tables), *figure_files(drawn)])
     written = write_tables(tables, out, overwrite=overwrite) + write_figures(drawn, out, overwrite)
-    print("\n".join(display_path(f) for f in written))
+    print_json(written) if json else print("\n".join(display_path(f) for f in written))
 
 # %% ../../nbs/cli/01_run_commands.ipynb #52785701
 def run_pseudo_labels(

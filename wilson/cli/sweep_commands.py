@@ -8,6 +8,7 @@ from __future__ import annotations
 import shlex
 from typing import Annotated, Any
 
+from .output import Json, messages_apart, print_json
 from ..core.errors import InputError
 from ..experiments.slurm_resources import Resources
 from ..run.config import TrainConfig
@@ -31,18 +32,25 @@ def run_sweep_command(
     dry_run: Annotated[bool, "print the plan and its cost, start nothing"] = False,
     fail_fast: Annotated[bool, "start nothing more after a failure"] = False,
     retry_failed: Annotated[bool, "try again what failed in an earlier sweep"] = False,
+    json: Json = False,
     parameters: Annotated[dict[str, Any], TrainConfig],
 ) -> int:
     "train many runs, each shared base once"
-    from wilson.experiments.plan import plan_text
+    from wilson.experiments.plan import plan_members, plan_text
     from wilson.experiments.grid import find_members
     from wilson.experiments.sweep import run_sweep
     runs_dir = parameters.pop("runs_dir", "runs")
     runs = find_members(grid, members, parameters)
     if dry_run:
-        print(plan_text(runs, runs_dir, jobs))
+        if json:
+            print_json([vars(member) for member in plan_members(runs, runs_dir)])
+        else:
+            print(plan_text(runs, runs_dir, jobs))
         return 0
-    outcomes = run_sweep(runs, sweep_name, jobs, runs_dir, fail_fast, retry_failed)
+    with messages_apart(json):
+        outcomes = run_sweep(runs, sweep_name, jobs, runs_dir, fail_fast, retry_failed)
+    if json:
+        print_json([vars(outcome) for outcome in outcomes])
     return int(any(o.state in ("failed", "not started") for o in outcomes))
 
 # %% ../../nbs/cli/02_sweep_commands.ipynb #92a6fcfb
