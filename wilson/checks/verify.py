@@ -46,7 +46,7 @@ def verify_dataset(
         splits = chosen.open_unchecked(at)
     report = check_dataset(splits, chosen, tasks, progress=progress)
     if stopped:
-        first = Finding(display_path(root), f"does not open: {stopped}", "mend that first",
+        first = Finding(display_path(root), f"does not open: {str(stopped).rstrip('.')}", "mend that first",
                         kind="data set that does not open")
         report = replace(report, findings=(first, *report.findings))
     return report

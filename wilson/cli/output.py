@@ -96,8 +96,9 @@ def _print_rich(table: TextTable) -> None:
     from rich.table import Table as RichTable
     from rich.text import Text
     console = Console(file=sys.stdout, highlight=False)
-    drawn = RichTable(box=box.SIMPLE_HEAD, title=Text(one_line(table.title)) if table.title else None,
-                      title_justify="left", header_style="bold", title_style="bold")
+    if table.title:  # rich would wrap it at the width of the table
+        console.print(Text(one_line(table.title), "bold"))
+    drawn = RichTable(box=box.SIMPLE_HEAD, header_style="bold")
     for k, name in enumerate(table.head):
         drawn.add_column(Text(one_line(name)), justify="left" if k < table.left else "right", overflow="fold")
     for n, row in enumerate(table.rows):

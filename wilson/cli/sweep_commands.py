@@ -8,7 +8,7 @@ from __future__ import annotations
 import shlex
 from typing import Annotated, Any
 
-from .output import Json, messages_apart, print_json
+from .output import Json, TextTable, messages_apart, print_json, print_table
 from ..core.errors import InputError
 from ..experiments.slurm_resources import Resources
 from ..run.config import TrainConfig
@@ -36,16 +36,18 @@ def run_sweep_command(
     parameters: Annotated[dict[str, Any], TrainConfig],
 ) -> int:
     "train many runs, each shared base once"
-    from wilson.experiments.plan import plan_members, plan_text
+    from wilson.experiments.plan import plan_members, plan_row, plan_summary
     from wilson.experiments.grid import find_members
     from wilson.experiments.sweep import run_sweep
     runs_dir = parameters.pop("runs_dir", "runs")
     runs = find_members(grid, members, parameters)
     if dry_run:
+        planned = plan_members(runs, runs_dir)
         if json:
-            print_json([vars(member) for member in plan_members(runs, runs_dir)])
+            print_json([vars(member) for member in planned])
         else:
-            print(plan_text(runs, runs_dir, jobs))
+            print_table(TextTable(["run", "state", "about", ""], [plan_row(p) for p in planned], left=4,
+                                  notes=[plan_summary(planned, runs_dir, jobs)]))
         return 0
     with messages_apart(json):
         outcomes = run_sweep(runs, sweep_name, jobs, runs_dir, fail_fast, retry_failed)

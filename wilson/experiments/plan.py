@@ -25,7 +25,8 @@ from ..run.presets import ResolvedConfig, step_fingerprint, value_for_step, reso
 from ..run.records import Record, Variant, read_records, group_variants
 
 # %% auto #0
-__all__ = ['estimate', 'PlannedMember', 'plan_members', 'plan_text', 'plan_summary', 'format_duration', 'sweep_results']
+__all__ = ['estimate', 'PlannedMember', 'plan_members', 'plan_text', 'plan_summary', 'plan_row', 'format_duration',
+           'sweep_results']
 
 # %% ../../nbs/experiments/09_plan.ipynb #d4b88437
 _ALIKE = ("backbone", "output_stride", "crop_size", "batch_size", "max_image_size", "precision")
@@ -119,7 +120,7 @@ def plan_text(
 ) -> str:           # Markdown
     "The plan of a sweep: job by job, then how many of which kind and how long what is left may take."
     found = plan_members(members, runs_dir)
-    rows = [f"| {_cell(p.name)} | {p.state} | {_time(p)} | {_cell(p.reason)} |" for p in found]
+    rows = [f"| {' | '.join(map(markdown_text, plan_row(p)))} |" for p in found]
     said = plan_summary(found, runs_dir, jobs)
     return "\n".join(["| run | state | about | |", "| --- | --- | --- | --- |", *rows, "", said])
 
@@ -151,8 +152,9 @@ def _time(p: PlannedMember) -> str:
     return "?" if p.seconds is None else format_duration(p.seconds) if p.seconds else ""
 
 
-def _cell(text: str) -> str:
-    return markdown_text(" ".join(text.split()))
+def plan_row(p: PlannedMember) -> list[str]:
+    "Run, state, time and reason as texts."
+    return [p.name, p.state, _time(p), " ".join(p.reason.split())]
 
 
 def format_duration(seconds: float) -> str:
