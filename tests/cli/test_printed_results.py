@@ -127,3 +127,12 @@ def test_a_terminal_has_colours(place):
 
 def test_values_of_json():
     assert as_json({1: float("inf"), "a": (Path("/x"), {"b"}, True, None)}) == {"1": None, "a": ["/x", ["b"], True, None]}
+
+
+def test_processes_that_a_command_starts_do_not_write_into_the_json(tmp_path):
+    code = ("import os, subprocess, sys; from wilson.cli.output import messages_apart, print_json\n"
+            "with messages_apart():\n    print('ours'); subprocess.run([sys.executable, '-c', 'print(\"theirs\")'], check=True)\n"
+            "print_json([1])")
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment(), capture_output=True, text=True,
+                          encoding="utf-8", timeout=120)
+    assert json.loads(done.stdout) == [1] and sorted(done.stderr.split()) == ["ours", "theirs"], done
