@@ -1,7 +1,7 @@
 """How long one waits before anything happens: `python benchmarks/bench_start.py`.
 
 Imports in fresh processes (medians of five, taking turns, warm file cache, compiled bytecode) beside torch's own; commands that read small
-files, as multiples of Python with numpy, taking turns with it; then a kernel's way from nothing to the first picture of the tour, as
+files, as multiples of Python with numpy, taking turns with it; then a kernel's way from nothing to the first picture of a page, as
 JupyterLab runs it. `python benchmarks/bench_start.py commands` measures the commands alone.
 """
 from __future__ import annotations
@@ -39,15 +39,15 @@ def imported(names: str) -> float:
 
 
 def first_picture() -> float:
-    "Seconds from starting a kernel until the tour's first cell has drawn."
-    tour = nbformat.read(REPO / "nbs/index.ipynb", 4)
-    at = next(i for i, cell in enumerate(tour.cells) if "imshow" in cell.source)
+    "Seconds from starting a kernel until the first picture of the page of maps is drawn."
+    page = nbformat.read(REPO / "nbs/evaluation/03_pictures.ipynb", 4)
+    at = next(i for i, cell in enumerate(page.cells) if "imshow" in cell.source)
     begin = time.perf_counter()
-    client = NotebookClient(tour, kernel_name="python3")
-    with client.setup_kernel(cwd=str(REPO / "nbs")):
-        for i, cell in enumerate(tour.cells[: at + 1]):
+    client = NotebookClient(page, kernel_name="python3")
+    with client.setup_kernel(cwd=str(REPO / "nbs/evaluation")):
+        for i, cell in enumerate(page.cells[: at + 1]):
             client.execute_cell(cell, i)
-    assert any("image/png" in output.get("data", {}) for output in tour.cells[at].outputs)
+    assert any("image/png" in output.get("data", {}) for output in page.cells[at].outputs)
     return time.perf_counter() - begin
 
 
@@ -79,7 +79,7 @@ def main(commands_only: bool) -> None:
     measure_commands()
     if not commands_only:
         measure_imports()
-        print(f"first picture of the tour {statistics.median(first_picture() for _ in range(3)):.1f} s")
+        print(f"first picture of a page {statistics.median(first_picture() for _ in range(3)):.1f} s")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import ast
+import base64
 import json
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from execnb.shell import CaptureShell
 import wilson
 from wilson import testing
 
-TOP = ("train", "explore", "prepare", "sweep", "compare")
+TOP = ("index", "train", "explore", "prepare", "sweep", "compare")
 
 
 def code_cells(name: str) -> list[str]:
@@ -61,7 +62,7 @@ def run_page(name: str, replaced: dict[str, str]) -> list[object]:
         shell.run(source, stdout=False, stderr=False)
         if shell.exc:
             raise shell.exc
-        shown.append(shell.user_ns["_"] if shell.result is not None else None)
+        shown.append(shell.result)
     return shown
 
 
@@ -83,3 +84,22 @@ def test_explore(project):
     shown = run_page("explore", {"run = None ": 'run = "shapes-15-5-overlap/wilson-s42" '})
     assert any(type(one).__name__ == "Studio" for one in shown)
     assert len([*Path("runs/predictions").glob("*.png")]) == 2
+
+
+def test_the_tour(project):
+    shown = run_page("index", {
+        'wilson.train(task="15-5", dataset="shapes")': f"wilson.train(**{testing.TINY})", "data/shapes": "data/few",
+        "val_00141": "val_00003", 'wilson.sweep(method=["finetune", "wilson"], ': 'wilson.sweep(method=["finetune", "wilson"], dry_run=True, '})
+    kinds = [type(one).__name__ for one in shown if one is not None]
+    assert kinds == ["StepScores", "Page", "Page", "TargetRule", "DataFrame", "Table"]
+
+
+def test_the_tour_is_kept_with_its_outputs():
+    "A reader on GitHub sees tables and pictures; they are small, and nothing in them needs a kernel."
+    cells = [c for c in json.loads((REPO / "nbs/index.ipynb").read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
+    assert all(c["outputs"] for c in cells)
+    outputs = [o for c in cells for o in c["outputs"]]
+    assert not [o for o in outputs if o["output_type"] == "error" or o.get("name") == "stderr" or any("widget" in k for k in o.get("data", ()))]
+    pictures = [base64.b64decode("".join(o["data"]["image/png"])) for o in outputs if "image/png" in o.get("data", ())]
+    assert len(pictures) >= 2 and all(len(png) <= 100_000 for png in pictures)
+    assert sum("text/html" in o.get("data", ()) for o in outputs) >= 4

@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from ..core.errors import InputError
+from ..core.paths import resolve_path
 from ..data.image_io import read_image
 
 # %% auto #0
@@ -27,7 +28,7 @@ def to_picture(
 ) -> Tensor:           # 3, H, W uint8
     "An image as the networks read it; InputError where it is none."
     if isinstance(image, str | Path):
-        return read_image(image)
+        return read_image(image if Path(image).is_file() else resolve_path(image))
     if isinstance(image, Image.Image):
         turned = ImageOps.exif_transpose(image) or image
         return torch.from_numpy(np.array(turned.convert("RGB"))).permute(2, 0, 1).contiguous()

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
+from markupsafe import Markup
 from torch import Tensor
 
 from ..core.errors import InputError, did_you_mean
@@ -202,7 +203,7 @@ class Rule:
         rows = []
         for link in self.in_order():
             values = (f"{name} = {value}" for name, value in link.values.items())
-            rows.append([link.returns, ", ".join(link.reads), type(link).__name__, ", ".join(values)])
+            rows.append([link.returns, ", ".join(link.reads), type(link).__name__, Markup("<br>").join(values)])
         given = frozenset().union(*(self.inputs_of(name) for name in self.links))
         notes = [f"The rule is given {', '.join(sorted(given))}."] if given else []
         return str(html_table(["map", "computed from", "link", "parameters"], rows, align="llll",
