@@ -25,6 +25,13 @@ PLAYED = SMALL | {"seed": 1, "epochs": 40}  # of the stand-in: its updates
 TASK = "shapes-striped_disc__dotted_square-overlap"
 ONE_CORE = Resources(cpus_per_task=1, time="00:10:00")
 
+OWN_METHOD = """from wilson.methods.wilson import Wilson
+
+
+class Mine(Wilson):
+    name = "mine"
+"""
+
 # Keeps to what `wilson train` promises: it saves at the next update, and ends with 128 and the number of the signal.
 STAND_IN = """
 import os, pathlib, signal, sys, time
@@ -230,15 +237,18 @@ def state(step: str) -> StepFolder:
 
 
 def test_a_job_trains(cluster, root, monkeypatch, capsys):
-    "By the command, from a folder whose name Slurm and bash would take apart."
+    "By the command, from a folder whose name Slurm and bash would take apart; a method of one's own as it was then."
     awkward = root.rename(root.parent / "it's 100%j & more")
     monkeypatch.chdir(awkward)
-    assert main(["slurm", *QUICK, "--cpus-per-task=1", "--time=00:10:00", "--sbatch=nice=5", "--out=jobs/tiny.sh"]) == 0
+    Path("ideas.py").write_text(OWN_METHOD, encoding="utf-8")
+    assert main(["slurm", *QUICK, "--method=ideas.py:Mine", "--cpus-per-task=1", "--time=00:10:00", "--sbatch=nice=5", "--out=jobs/tiny.sh"]) == 0
     assert "submit it with: sbatch" in capsys.readouterr().out
+    Path("ideas.py").write_text("edited since", encoding="utf-8")
     number = cluster.submit(Path("jobs/tiny.sh"))
     assert cluster.wait(number, "COMPLETED", "FAILED")["JobState"] == "COMPLETED", cluster.output(number)
-    assert state("base-s42/step0").state == state("wilson-s42/step1").state == "finished"
-    output, = Path("runs/slurm").iterdir()
+    assert state("base-s42/step0").state == state("mine-s42/step1").state == "finished"
+    assert next(state("mine-s42/step1").path.glob("code/*/ideas.py")).read_text(encoding="utf-8") == OWN_METHOD
+    output, = Path("runs/slurm").glob("*.out")
     assert output.name == f"tiny-{number}.out" and "published" in output.read_text(encoding="utf-8")  # the table
 
 

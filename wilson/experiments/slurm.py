@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,10 +20,12 @@ from ..engine.launch import module_command
 from .grid import member_steps
 from .slurm_resources import Resources, WARNING
 from .sweep import Job, plan
+from ..run.chosen_method import references_of
 from ..run.config import is_folder_name, parse_config
 from ..run.dataset import chosen_dataset
 from ..run.folder import step_path
 from ..run.presets import resolve_config, task_of
+from ..run.user_code import copy_code
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -99,12 +102,14 @@ def batch_script(
     commands: Sequence[Command],       # one, or as many as the array has indices
     array: str = "",
     program: Sequence[str] = PROGRAM,
+    copies: Mapping[str, str] = {},    # of the user's files, as `copy_code` returns them
 ) -> str:
     "A batch script."
     number = cores(resources, processes)
     return render_script("job.sh", {
         "directives": directives(resources, name, processes, logs, array), "mark": MARK,
-        "setup": resources.setup, "root": project_root(), "threads": max(1, number // processes),
+        "setup": resources.setup, "copies": json.dumps(copies) if copies else "",
+        "root": project_root(), "threads": max(1, number // processes),
         "array": array, "commands": commands, "nodes": resources.nodes, "cores": number,
         "usr1": "USR1" if resources.nodes == 1 else "TERM", "processes": processes, "program": program,
         "python": sys.executable, "agent": module_command("torch.distributed.run")})
@@ -138,7 +143,9 @@ def write_script(
     steps = member_steps(config) if config.step == "all" else [task.step(int(config.step)).index]
     folders = [step_path(config, task, k) for k in steps] if program == PROGRAM else []
     commands = [Command(Job(out.stem, given).command, folders)]
-    text = batch_script(resources, out.stem, processes, log_folder(config.runs_dir), commands, program=program)
+    logs = log_folder(config.runs_dir)
+    text = batch_script(resources, out.stem, processes, logs, commands, program=program,
+                        copies=copy_code(references_of(given), logs))
     return write_scripts({out: text}, config.runs_dir)[0]
 
 
@@ -196,11 +203,12 @@ def write_sweep(
     arrays = {"bases": list(bases.values()), "members": [j for j in planned if j.name not in shared]}
     arrays = {name: part for name, part in arrays.items() if part}
     out, logs = _named(out), log_folder(runs_dir)
+    copies = copy_code([r for member in given for r in references_of(member)], logs)
     texts = {out / "submit.sh": render_script("submit.sh", {"mark": MARK, "arrays": list(arrays)})}
     for name, part in arrays.items():
         indices = f"0-{len(part) - 1}" + (f"%{jobs}" if jobs else "")
         texts[out / f"{name}.sh"] = batch_script(resources, f"{out.name}-{name}", max(counts), logs,
-                                           array_commands(part, bases, program), indices, program)
+                                           array_commands(part, bases, program), indices, program, copies)
     return write_scripts(texts, runs_dir)
 
 # %% ../../nbs/experiments/11_slurm.ipynb #ba5abc9d

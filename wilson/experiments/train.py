@@ -37,7 +37,7 @@ from ..run.config import TrainConfig
 from ..run.dataset import chosen_dataset, load_dataset, open_data
 from ..run.folder import lock_step, rebuild_results, step_path, StepResult
 from ..run.presets import uses_base_schedule, is_base, value_for_step, resolve_config, ResolvedConfig, task_of
-from ..run.user_code import code_copies, code_hash, trust
+from ..run.user_code import code_copies, code_hash, copy_code, trust, use_copies
 
 # %% auto #0
 __all__ = ['validate_config', 'run_training', 'train_steps']
@@ -167,7 +167,10 @@ def _among_others(config: TrainConfig) -> list[StepResult]:
             raise InputError(f"{world_size()} processes: a pass has {images} images (batch_size="
                              f"{config.batch_size}, accumulate_grad={config.accumulate_grad}), and each needs one; "
                              f"start at most {images}.")
-        return train_steps(config, steps, stop)
+        # every rank loads what the first one has read, also where the file was edited meanwhile
+        logs = resolve_path(config.runs_dir) / task_of(config).folder / config.name / "logs"
+        with use_copies(broadcast_from_main(lambda: copy_code(references_of(vars(config)), logs))):
+            return train_steps(config, steps, stop)
 
 
 def _recorded_by_rank(number: int, folders: Sequence[StepFolder]) -> None:

@@ -75,6 +75,7 @@ class Record:
     labels: Scores = field(default_factory=dict)  # by kind: the localizer's maps, and what was taught
     cost: Mapping[str, float | None] = field(default_factory=dict)  # seconds, J, GB, images a second
     parent: Path | None = None    # folder of the step before
+    own_method: str = ""          # name of a method that is a class of the user
     facts: Mapping[str, ScoreFacts] = field(default_factory=lambda: {f.name: f for f in BUILT_IN}, repr=False)
 
     @property
@@ -89,8 +90,9 @@ class Record:
 
     @property
     def method(self) -> str:
-        "Its method; a step 0 of two or more has none of its own."
-        return self.parameters["method"] if self.step or self.steps == 1 else "base"
+        "Its method, `base` for a step 0 of two or more; of a class of the user, the name that it states."
+        own = self.own_method or self.parameters["method"]
+        return own if self.step or self.steps == 1 else "base"
 
     @property
     def miou(self) -> Scores:
@@ -162,7 +164,18 @@ def _record(path: Path, before: Mapping[Path, Record], sizes: dict[str, int]) ->
     cost = {n: metrics.get(n) for n in ("seconds", "images_per_second")} | metrics.get("cost", {})
     return Record(path, number, sizes[kind], state, parameters, recipe,
                   column_scores(facts, metrics.get("scores", {})),
-                  {name: score["miou"] for name, score in taught.items()}, cost, parent, facts)
+                  {name: score["miou"] for name, score in taught.items()}, cost, parent,
+                  _own_method(config), facts)
+
+
+def _own_method(config: Mapping[str, Any]) -> str:
+    "The name that a class of the user states; the class's own where that is a built-in method's, or none."
+    reference, facts = config["parameters"]["method"], config.get("method_facts")
+    if not is_reference(reference):
+        return ""
+    name = facts.get("name") if isinstance(facts, dict) else None
+    is_own = isinstance(name, str) and name and name not in builtin_facts()
+    return str(name) if is_own else reference.rpartition(":")[2]
 
 
 def _before(recipe: Mapping[str, Any], parent: Record | None, said: Mapping[str, str]) -> dict[str, Any]:
@@ -193,7 +206,7 @@ def _in_circles(found: Mapping[Path, Record]) -> list[Record]:
 def select_records(
     records: Iterable[Record],
     task: str | None = None,     # folder of the task, or a pattern: "voc-*"
-    methods: str | Sequence[str] | None = None,  # "wilson,mib"
+    methods: str | Sequence[str] | None = None,  # "wilson,mib"; of a class of yours its name or file
     runs: str | Sequence[str] | None = None,  # names of runs, or patterns: "*-s42"
     **parameters: Any,           # a value, or several in a list
 ) -> list[Record]:
@@ -205,13 +218,19 @@ def select_records(
     if isinstance(methods, str):
         methods = [m.strip() for m in methods.split(",") if m.strip()]
     for method in methods or ():
-        if method not in (there := sorted({r.method for r in records})):
+        if method not in (there := sorted({n for r in records for n in _names_of_method(r)})):
             raise InputError(f"methods={method!r}: no run is of it.{did_you_mean(method, there)}")
     wanted = {n: v if isinstance(v, list | tuple) else [v] for n, v in parameters.items()}
     patterns = ["*"] if runs is None else [runs] if isinstance(runs, str) else runs
     return [r for r in records if (task is None or fnmatch.fnmatch(r.task, task))
-            and (not methods or r.method in methods) and any(fnmatch.fnmatch(r.run, p) for p in patterns)
+            and (not methods or any(n in methods for n in _names_of_method(r)))
+            and any(fnmatch.fnmatch(r.run, p) for p in patterns)
             and all(r.parameters.get(n) in values for n, values in wanted.items())]
+
+
+def _names_of_method(record: Record) -> tuple[str, ...]:
+    return (record.method,) if not record.own_method or record.method == "base" else (
+        record.method, record.parameters["method"])
 
 # %% ../../nbs/run/10_records.ipynb #b8bdf889
 @dataclass(frozen=True)

@@ -25,8 +25,9 @@ from ..core.paths import resolve_path, display_path
 
 # %% auto #0
 __all__ = ['T', 'CELL', 'CELL_FILE', 'DIGITS', 'CODE_FOLDER', 'COPIES', 'is_reference', 'reference_to', 'code_hash',
-           'class_source', 'file_of', 'load_class', 'load_module', 'file_to_load', 'keep_code', 'code_copies',
-           'trusted_file', 'trusted_hashes', 'trust', 'trust_run', 'reference_in_run', 'is_in_run', 'check_trusted']
+           'class_source', 'file_of', 'load_class', 'load_module', 'file_to_load', 'keep_code', 'copy_code',
+           'use_copies', 'code_copies', 'trusted_file', 'trusted_hashes', 'trust', 'trust_run', 'reference_in_run',
+           'is_in_run', 'check_trusted']
 
 # %% ../../nbs/run/11_user_code.ipynb #7c2e0208
 T = TypeVar("T")
@@ -191,16 +192,26 @@ def keep_code(
     return out / path.name
 
 
-@contextmanager
-def code_copies(references: Iterable[str], folder: Path) -> Iterator[None]:
-    "Within it, processes that are started load copies of the files that references name, kept in `folder`."
-    before = os.environ.get(COPIES)
-    copies = json.loads(before or "{}")
+def copy_code(
+    references: Iterable[str],  # "my_ideas.py:Mine"
+    folder: Path,               # the copies go to `folder`/code/<hash>
+) -> dict[str, str]:            # file → copy
+    "Copy the files that references name, for processes that are started later or elsewhere."
+    copies = json.loads(os.environ.get(COPIES, "{}"))
     for reference in references:
         if reference.startswith(CELL):
             _from_cell(reference, alone=False)
         if is_reference(reference) and str(file_of(reference)) not in copies:
             copies[str(file_of(reference))] = str(keep_code(reference, folder))
+    return copies
+
+
+@contextmanager
+def use_copies(
+    copies: Mapping[str, str],  # file → copy, of `copy_code`
+) -> Iterator[None]:
+    "Within it, this process and those that it starts load the copies in place of the files."
+    before = os.environ.get(COPIES)
     os.environ[COPIES] = json.dumps(copies)
     try:
         yield
@@ -208,6 +219,13 @@ def code_copies(references: Iterable[str], folder: Path) -> Iterator[None]:
         os.environ.pop(COPIES)
         if before is not None:
             os.environ[COPIES] = before
+
+
+@contextmanager
+def code_copies(references: Iterable[str], folder: Path) -> Iterator[None]:
+    "Within it, processes that are started load copies of the files that references name, kept in `folder`."
+    with use_copies(copy_code(references, folder)):
+        yield
 
 # %% ../../nbs/run/11_user_code.ipynb #7c2e0283
 _allowed: set[str] = set()  # hashes of code that this process may run

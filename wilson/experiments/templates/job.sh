@@ -10,6 +10,10 @@ cd {{ root | quote }} || exit 1
 # no bars in a log
 export TQDM_DISABLE=1 OMP_NUM_THREADS=${OMP_NUM_THREADS:-{{ threads }}}
 export PYTHONSAFEPATH=1  # no module is taken from the working directory
+{% if copies %}
+# code of yours as it was when this script was written
+export WILSON_CODE_COPIES={{ copies | quote }}
+{% endif %}
 {% include "commands.sh" %}
 
 # Slurm tells this shell when time is nearly up (USR1) or the machine is wanted (TERM); the step must hear.
