@@ -14,6 +14,7 @@ from conftest import QUICK, QUICK_PARAMETERS, environment
 from wilson.cli.command import main
 from wilson.experiments.slurm import write_script, write_sweep
 from wilson.experiments.slurm_resources import Resources
+from wilson.methods.wilson import Wilson
 from wilson.run import user_code
 
 IDEA = """import os
@@ -69,3 +70,13 @@ def test_a_slurm_job_runs_the_code_of_its_script(root, monkeypatch):
 
 def test_scripts_of_built_in_methods_name_no_copies(root):
     assert "WILSON_CODE_COPIES" not in write_script(QUICK_PARAMETERS, "job.sh", Resources()).read_text(encoding="utf-8")
+
+
+def test_a_file_beside_wilson_itself(root):
+    "In a clone the package lies beside the file, and is no module of the user's."
+    (root / "wilson").mkdir()
+    (root / "wilson/__init__.py").write_text("", encoding="utf-8")
+    Path("ideas.py").write_text(f"import wilson\n{IDEA}", encoding="utf-8")
+    assert user_code.load_class("ideas.py:Mine", Wilson, {}, "method").name == "mine"
+    copy = user_code.keep_code("ideas.py:Mine", root / "kept")
+    assert copy is not None and [p.name for p in copy.parent.iterdir()] == ["ideas.py"]

@@ -168,8 +168,8 @@ def read_files(
 
 
 def _imported(tree: ast.AST) -> list[str]:
-    "First parts of the names of imported modules."
+    "First parts of the names of imported modules; wilson is none of the user's, also in a clone of it."
     nodes = [*ast.walk(tree)]
     names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
     names += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module]
-    return [name.partition(".")[0] for name in names]
+    return [part for name in names if (part := name.partition(".")[0]) != "wilson"]
