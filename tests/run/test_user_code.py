@@ -82,6 +82,7 @@ def test_nothing_is_run_unasked(stranger, capsys):
     assert main(["evaluate", str(step), "--device", "cpu"]) == 0
     assert "execute helpers.py, ideas.py there" in capsys.readouterr().out
     assert main(["pseudo-labels", str(step), "--out", "maps", "--device", "cpu"]) == 2
+    assert wilson.load_run(step).predict(image).shape == (96, 96)
     with pytest.raises(InputError, match="trust_code=True"):
         wilson.load_run(step).maps()
     assert mark.read_text(encoding="utf-8") == ""

@@ -213,10 +213,10 @@ class Run(ExportMethods):
         if labels is None and self.images.weak:
             raise InputError("labels=None: pseudo-labels need the classes that an image shows, which are not "
                              f"known of your own; give labels=[…] of {', '.join(self.step.new)}.")
-        return self._maps(self.images.opened, image, labels, rule)
+        return self._maps(self.images.opened, image, labels, self._rule(rule))
 
     def _maps(
-        self, opened: OpenedStep, image: ImageLike, labels: list[str] | None, rule: dict[str, Any],
+        self, opened: OpenedStep, image: ImageLike, labels: list[str] | None, rule: TargetRule | None = None,
     ) -> ImageMaps:
         from wilson.api.image_maps import ImageMaps
         from wilson.data.samples import Sample
@@ -224,7 +224,8 @@ class Run(ExportMethods):
         from wilson.evaluation.maps import Maps
         name = Path(image).stem if isinstance(image, str | Path) else ""
         sample = Sample(to_picture(image), None, self._labels(labels or []), name)
-        return ImageMaps(Maps(opened.views(sample), self._rule(rule)), self.step)
+        views = opened.views(sample)
+        return ImageMaps(Maps(views) if rule is None else Maps(views, rule), self.step)
 
     def _labels(self, names: list[str]) -> Tensor:  # C-1 bool
         import torch
