@@ -296,5 +296,5 @@ def check_trusted(path: Path) -> None:
                          f"changed, added or removed. Restore the folder from a copy of the run.")
     if files.hash not in _allowed and files.hash not in trusted_hashes():
         raise InputError(f"{step} was trained with {display_path(path)}, which came with the run. This would "
-                         f"execute {', '.join(sorted(files.contents))} there. Read the code; if you "
-                         f"trust it, give trust_code=True (--trust-code).")
+                         f"execute {', '.join(sorted(files.contents))} there. Read the code; if you trust "
+                         f"it, call wilson.load_run(…, trust_code=True), or give --trust-code.")
