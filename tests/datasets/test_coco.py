@@ -20,7 +20,8 @@ from wilson.data.samples import evaluation_samples, training_samples
 from wilson.data.splits import Split
 from wilson.data.tasks import Task
 from wilson.data.transforms import TrainingCrop
-from wilson.datasets.coco import STUFFTHINGMAPS, VOC_AS_COCO, to_coco_ids, open_coco
+from wilson.formats.numbering import STUFFTHINGMAPS
+from wilson.datasets.coco import VOC_AS_COCO, to_coco_ids, open_coco
 from wilson.datasets.coco import open_coco_voc
 from wilson.formats.coco_annotations import LABELS_FILE, annotated_labels, draw_masks, ids_with_masks, draw_mask
 from wilson.formats.coco_annotations import read_annotations
@@ -119,7 +120,7 @@ def test_stuffthingmaps(coco):
     assert train.values == STUFFTHINGMAPS and train.read(0)[0, ::6].tolist() == [1, 90, 0, 0, 255]
     assert np.flatnonzero(train.labels.any(0)).tolist() == [1, 90]
     write_mask(made / f"{7:012d}.png", np.full((20, 30), 11, np.uint8))  # id 12 is one of COCO's holes
-    refused(coco, "7.png", "[11]", "1 to 11, 13 to 25", "In the files that is 0 to 10, 12 to 24")
+    refused(coco, "numbers of two numberings", "91, 181", "stuffthingmaps", "11 (the first in 000000000007.png)")
 
 
 def test_changed_annotations_are_drawn_anew(coco):

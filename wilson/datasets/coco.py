@@ -16,24 +16,25 @@ import numpy as np
 from ..core.errors import InputError
 from ..core.paths import resolve_path, display_path
 from ..data.classes import COCO, COCO_VOC, VOC
-from ..data.image_io import read_mask
 from ..data.image_labels import with_image_labels, derived_data_dir, read_labels
 from ..data.splits import files_by_id, find_list, image_files, read_list, Split, SegmentationFolder
 from ..formats.coco_annotations import LABELS_FILE, LEFT_OUT_FILE, annotated_labels, draw_masks
-from ..formats.coco_annotations import ids_with_masks, is_drawn, read_annotations
-from .base import Dataset, Location, PAPER_PRESET, PrepareOptions, PublishedList, PublishedLists, StepSizes
+from ..formats.coco_annotations import ids_with_masks
+from ..formats.coco_annotations import read_annotations
+from ..formats.numbering import png_masks
+from .base import Dataset, Location, PAPER_PRESET, PrepareOptions
+from .base import PublishedList, PublishedLists, StepSizes
 from .download import Archive
 from .parts import find_folder, link
 from .unpack import unpack_archive
 from .voc import VOC_TRAIN_AUG, VOC_VAL, VOCDataset, open_folder
 
 # %% auto #0
-__all__ = ['STUFFTHINGMAPS', 'VOC_AS_COCO', 'COCO_LIST_FOLDERS', 'COCO_TRAIN', 'COCO_VAL', 'COCO_ANNOTATIONS',
-           'COCO_STUFFTHINGMAPS', 'COCO_TRAIN2017', 'COCO_VAL2017', 'to_coco_ids', 'png_masks', 'image_folder',
-           'open_coco', 'open_coco_voc', 'prepare_coco', 'COCODataset', 'COCOVOCDataset']
+__all__ = ['VOC_AS_COCO', 'COCO_LIST_FOLDERS', 'COCO_TRAIN', 'COCO_VAL', 'COCO_ANNOTATIONS', 'COCO_STUFFTHINGMAPS',
+           'COCO_TRAIN2017', 'COCO_VAL2017', 'to_coco_ids', 'image_folder', 'open_coco', 'open_coco_voc',
+           'prepare_coco', 'COCODataset', 'COCOVOCDataset']
 
 # %% ../../nbs/datasets/01_coco.ipynb #ea7b0035
-STUFFTHINGMAPS = tuple(n + 1 if n < 91 else 0 if n < 255 else 255 for n in range(256))
 _VOC_TO_COCO = {0: 0, 255: 255, **dict(zip(VOC.ids, VOC.ids_in(COCO)))}
 VOC_AS_COCO = tuple(_VOC_TO_COCO.get(n, 254) for n in range(256))
 
@@ -45,21 +46,6 @@ def to_coco_ids(
     labels = np.zeros_like(split.labels)
     labels[:, VOC.ids_in(COCO)] = split.labels[:, VOC.ids]
     return replace(split, labels=labels, values=VOC_AS_COCO)
-
-# %% ../../nbs/datasets/01_coco.ipynb #c08f95e4
-def png_masks(
-    root: Path,
-    part: str,  # train2017 or val2017
-) -> tuple[Path, tuple[int, ...] | None] | None:  # folder, and `Split.values`; None: no such masks
-    "The folder of masks that are there as PNG and were not drawn by `draw_masks`."
-    for name in ("stuffthingmaps", "annotations", "annotations_my", "masks"):
-        folder = root / name / part
-        files = sorted(folder.glob("*.png"))
-        if files and not is_drawn(folder):
-            sampled = files[:: len(files) // 32 + 1] if name == "annotations" else ()
-            stuff = any(np.isin(read_mask(f), range(91, 255)).any() for f in sampled)
-            return folder, STUFFTHINGMAPS if stuff or name == "stuffthingmaps" else None
-    return None
 
 # %% ../../nbs/datasets/01_coco.ipynb #a8f9164a
 COCO_LIST_FOLDERS = ("split", "splits")
@@ -105,9 +91,9 @@ def _open_part(root: Path, part: str, list_name: str | None, image_labels: Path 
     folder = image_folder(root, part)
     name, ids, source = _listed(root, folder, part, list_name)
     split = Split(name, ids, image_files(folder, ids, source), np.zeros((len(ids), 256), bool))
-    if png := png_masks(root, part):
+    if png := png_masks(root, part, labels_dir):
         _check_entries(ids, source, [p.stem for p in png[0].glob("*.png")], png[0])
-        split = replace(split, masks=tuple(png[0] / f"{i}.png" for i in ids), values=png[1])
+        split = replace(split, masks=tuple(png[0] / f"{i}.png" for i in ids), values=png[1].values)
         return with_image_labels(split, root, COCO, image_labels, labels_dir, prefer_masks, beside)
     path = root / "annotations" / f"instances_{part}.json"
     if path.is_file():
@@ -233,6 +219,9 @@ def prepare_coco(
         yield unpack_archive(COCO_STUFFTHINGMAPS, root, source, lambda m: PurePosixPath("stuffthingmaps") / m)
     if masks == "instances" and not (root / "annotations").exists():
         yield unpack_archive(COCO_ANNOTATIONS, root, source, lambda m: m if "instances" in m.name else None)
+    for part in ("train2017", "val2017"):
+        if png := png_masks(root, part):
+            yield f"{part}: {png[1].reason}"
 
 # %% ../../nbs/datasets/01_coco.ipynb #87dda972
 def _unchecked_coco(root: Path, part: str) -> Split:
