@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torchvision.io import write_png
 from tqdm.auto import tqdm
 
-from ..core.errors import InputError
+from ..core.errors import InputError, did_you_mean
 from ..core.files import ensure_dir
 from ..core.limits import shortage
 from ..core.output_files import OutputFolder
@@ -36,17 +36,18 @@ from ..evaluation.scores import StepScores
 from ..experiments.measure import fixed_images, evaluate_step, metric_classes
 from ..inference.stages import run_stages
 from ..inference.tiles import TiledSegmenter
+from ..formats.writers import WRITERS, Annotated
 from ..pseudo.step_targets import step_target_functions
 from ..pseudo.targets import TargetRule
 from ..run.folder import StepResult
 from ..run.images import recorded_data
-from ..run.opened import open_step
+from ..run.opened import OpenedStep, open_step
 from ..run.presets import ResolvedConfig
 
 # %% auto #0
 __all__ = ['IMAGE_SUFFIXES', 'DECODED_FIRST', 'LABEL_MAPS', 'result_table', 'result_figure', 'evaluate_saved_step', 'image_files',
            'check_images', 'prediction_outputs', 'PredictedImage', 'predict_images', 'predict', 'write_prediction',
-           'data_roots', 'with_data_root', 'label_map', 'write_label_maps']
+           'data_roots', 'with_data_root', 'label_map', 'write_label_maps', 'write_annotations']
 
 # %% ../../nbs/analysis/00_results.ipynb #16b51551
 def result_table(
@@ -249,10 +250,7 @@ def write_label_maps(
     "Write the label maps of a step's training images as `<image>.png`."
     if kind not in LABEL_MAPS:
         raise InputError(f"kind={kind!r}: expected one of {', '.join(LABEL_MAPS)}.")
-    opened = open_step(path, choose_device(device))
-    if opened.localizer is None or opened.old is None:
-        raise InputError(f"{path} has no localizer to make label maps with; name a later step of "
-                         f"method=wilson.")
+    opened = _open_weak_step(path, device)
     outputs, named = OutputFolder(out, overwrite), [] if data_root is None else [str(data_root)]
     outputs.check((), data_roots(opened.config) + named)
     split = recorded_data(opened, data_root).train_of(opened.step.index)
@@ -269,4 +267,52 @@ def write_label_maps(
         logits = opened.views(samples[0, index])
         with outputs.file(f"{logits.id}.png") as aside:
             write_mask(aside, ids[label_map(logits, opened.rule, kind)])
+    return out
+
+
+def _open_weak_step(path: Path | str, device: str) -> OpenedStep:
+    opened = open_step(path, choose_device(device))
+    if opened.localizer is None or opened.old is None:
+        raise InputError(f"{path} has no localizer to make label maps with; name a later step of "
+                         f"method=wilson.")
+    return opened
+
+
+def write_annotations(
+    path: Path | str,   # a finished step's folder, with a localizer
+    out: Path | str,    # folder of the files, made
+    format: str,        # "voc", "coco" or "labelme"
+    ids: Sequence[str] = (),  # of images; none: all that the step trained on
+    device: str = "auto",
+    data_root: Path | str | None = None,  # where its data lies now; None: where it was
+    overwrite: bool = False,  # replace files that wilson has not written, also in a data set
+) -> Path:              # `out`
+    "Write the targets of a step's training images as files that annotation tools open."
+    if format not in WRITERS:
+        raise InputError(f"format={format!r}: expected one of {', '.join(WRITERS)}.")
+    opened = _open_weak_step(path, device)
+    named = [] if data_root is None else [str(data_root)]
+    outputs, data = OutputFolder(out, overwrite), recorded_data(opened, data_root)
+    outputs.check((), data_roots(opened.config) + named)
+    samples = training_samples(data.train_of(opened.step.index), opened.step, None, reads_masks=False,
+                               old_labels=opened.rule.label_old_classes)
+    if strange := [i for i in ids if i not in samples.split.ids]:
+        raise InputError(f"images: step {opened.step.index} does not train on {strange[0]!r}."
+                         f"{did_you_mean(strange[0], samples.split.ids)}")
+    numbers = np.zeros(256, np.uint8)
+    numbers[1:opened.step.n_classes] = opened.step.ids
+    numbers[255] = 255
+
+    def items() -> Iterator[Annotated]:
+        chosen = [n for n, i in enumerate(samples.split.ids) if not ids or i in ids]
+        for index in tqdm(chosen, desc=f"annotations ({format})", leave=False):
+            logits = opened.views(samples[0, index])
+            shown = class_map(logits.targets(opened.rule)["target"], logits.picture.shape[1:])[0]
+            yield Annotated(logits.id, samples.split.images[index], numbers[shown.cpu().numpy()])
+
+    out = ensure_dir(resolve_path(out))
+    for name, content in WRITERS[format](items(), data.classes):
+        ensure_dir((out / name).parent)
+        with outputs.file(name) as aside:
+            aside.write_bytes(content)
     return out

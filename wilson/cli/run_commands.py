@@ -160,14 +160,25 @@ def run_pseudo_labels(
     out: Annotated[str, "folder of the PNGs"] = "runs/label_maps",
     overwrite: Overwrite = False,
     kind: Annotated[str, "cam | refined | hard"] = "cam",
+    format: Annotated[str | None, "voc | coco | labelme: the targets, as files for annotation tools (default: "
+                                  "PNGs of the kind)"] = None,
+    images: Annotated[str | None, "with --format: ids, comma separated (default: all of the step)"] = None,
     data_root: DataRoot = None,
     device: Device = "auto",
     trust_code: TrustCode = False,
 ) -> None:
-    "write a weak step's pseudo-labels as PNGs"
-    from wilson.analysis.results import write_label_maps
+    "write a weak step's pseudo-labels as PNGs, or for annotation tools"
+    from wilson.analysis.results import write_annotations, write_label_maps
     from wilson.core.paths import display_path
     _trust(step_folder, trust_code)
+    if format is not None:
+        ids = [i.strip() for i in (images or "").split(",") if i.strip()]
+        folder = display_path(write_annotations(step_folder, out, format, ids, device, data_root, overwrite))
+        print(f"{folder}: correct the masks with your tool, then run wilson prepare corrected --from {folder}, and "
+              f"train with --corrected-masks data/corrected")
+        return
+    if images is not None:
+        raise InputError("images: give --format too; PNGs are written of all images.")
     folder = display_path(write_label_maps(step_folder, out, kind, device, data_root, overwrite))
     print(f"{folder}: train on them with --method external --pseudo-dir {folder}")
 

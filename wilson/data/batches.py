@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from ..core.errors import InputError, require
-from .samples import Sample, StepSamples
+from .samples import NO_MASK, Sample, StepSamples
 
 # %% auto #0
 __all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'normalize', 'denormalize', 'Batch', 'collate', 'smaller_batch', 'EpochBatches',
@@ -59,6 +59,11 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def has_mask(self) -> Tensor:  # B bool
+        "Which images have a mask, in a batch of which others have none."
+        return (self.require_masks() != NO_MASK).flatten(1).any(1)
 
     def require_masks(self) -> Tensor:
         "The masks; ValueError where the batch has none."

@@ -23,9 +23,12 @@ from .tasks import Step
 from .transforms import Crop, resize, nearest_indices
 
 # %% auto #0
-__all__ = ['Sample', 'image_of', 'mask_of', 'scaled_size', 'StepSamples', 'training_samples', 'evaluation_samples']
+__all__ = ['NO_MASK', 'Sample', 'image_of', 'mask_of', 'scaled_size', 'StepSamples', 'training_samples', 'evaluation_samples']
 
 # %% ../../nbs/data/06_samples.ipynb #c8837e26
+NO_MASK = 254  # every pixel of an image without a mask, in a batch of which others have one
+
+
 class Sample(NamedTuple):
     "One image as a step sees it."
     image: Tensor         # 3, H, W uint8
@@ -74,6 +77,7 @@ class StepSamples(Dataset):
     seed: int = 0
     reads_masks: bool = True             # a weak step reads none
     side: int | None = None              # longest, pixels; None: images as they are
+    fills_masks: bool = False            # an image without a mask has one of `NO_MASK`
     decoded: Mapping[Path, np.ndarray] = field(default_factory=dict)  # images H, W, 3 and masks H, W by file
 
     def __len__(self) -> int:
@@ -106,6 +110,8 @@ class StepSamples(Dataset):
             check_size(read_mask(path), path, self.split.images[index])  # says what is wrong
         if mask is not None:
             mask = self.number_table.take(mask, mode="clip")  # bytes are never out of range
+        elif self.fills_masks:
+            mask = np.full(image.shape[1:], NO_MASK, np.uint8)
         if self.crop is not None:
             image, mask = self.crop(image, mask, (self.seed, epoch, *(draw or [index])))
         return Sample(image, None if mask is None else torch.from_numpy(mask),
@@ -122,9 +128,13 @@ def training_samples(
     old_labels: bool = False,   # image-level labels of old classes too
     void: int = 0,              # what a mask's 255 becomes: 0 as published
     side: int | None = None,    # longest side of the images, pixels
+    corrected: bool = False,    # a weak step, some of whose images have masks of all classes seen so far
 ) -> StepSamples:
     "The training samples of a step."
     part = split.at(step.images(split.labels, seen))
+    if corrected:
+        return StepSamples(part, step.mask_table("seen", 255), step.image_labels(part.labels, old_labels),
+                           crop, seed, True, side, fills_masks=True)
     if reads_masks:
         masked = part.fully_annotated(step.ids if seen else step.groups[step.index])
         if len(part) and not len(masked):

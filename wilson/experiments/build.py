@@ -127,7 +127,8 @@ def build_trainer(
     samples = training_samples(
         split, step, TrainingCrop(config.crop_size), config.seed, method.reads_masks, seen=kind.all_classes,
         old_labels=config.method_params.get("label_old_classes", False),
-        void=255 if config.void_label == "ignore" else 0, side=config.max_image_size)
+        void=255 if config.void_label == "ignore" else 0, side=config.max_image_size,
+        corrected=bool(parent and config.method_params.get("corrected_masks")))
     record = _record(asked, data, step, len(samples))
     left_out = len(step.images(split.labels, kind.all_classes)) - len(samples)
     record["data"]["without_masks"] = left_out

@@ -5,19 +5,23 @@
 # %% ../../nbs/experiments/00_start.ipynb #4162ffe6
 from __future__ import annotations
 
+import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
 
 from ..core.distributed import is_main_process
-from ..core.errors import InputError, require
+from ..core.errors import InputError, did_you_mean, require
 from ..core.paths import resolve_path, display_path
+from ..data.image_io import check_size, read_mask
 from ..data.label_maps import pseudo_label_split
-from ..data.splits import Split, SegmentationFolder
+from ..data.splits import Split, SegmentationFolder, files_by_id
 from ..data.tasks import Step, Task
 from ..engine.devices import norm_for_device, choose_device
 from ..engine.gpus import count_gpus, describe_gpus, describe_ignored
 from ..engine.step_folder import StepFolder
+from ..formats.dataset_file import DATASET_FILE, read_dataset_file
 from ..models.backbones import Backbone
 from ..models.pretrained import download_weights, find_pretrained, load_pretrained, missing_pretrained
 from ..models.segmenter import Segmenter, make_segmenter
@@ -28,7 +32,7 @@ from ..run.chosen_method import load_backbone
 
 # %% auto #0
 __all__ = ['local_world_size', 'norm_name', 'fresh_segmenter', 'load_published', 'parent_folder', 'parent_segmenter',
-           'label_maps']
+           'label_maps', 'corrected_split']
 
 # %% ../../nbs/experiments/00_start.ipynb #dcece46b
 def local_world_size(
@@ -135,3 +139,31 @@ def label_maps(
     folder = resolve_path(named.replace("{step}", str(step.index)))
     checked, coverage = pseudo_label_split(part, folder, task.classes, step.groups[step.index])
     return checked, {"folder": display_path(folder), **coverage._asdict()}
+
+
+def corrected_split(
+    folder: Path,             # a prepared data set with masks of some of the step's images
+    data: SegmentationFolder,
+    step: Step,
+) -> Split:                   # the step's images; those without such a mask have none
+    "A weak step's images with corrected masks, which count in place of pseudo-labels."
+    file, split = read_dataset_file(folder / DATASET_FILE), data.train_of(step.index)
+    part = split.at(step.images(split.labels))
+    there = files_by_id(folder / "SegmentationClass", (".png",))
+    if not {*there} & {*part.ids}:
+        raise InputError(f"corrected_masks={folder}: none of its {len(there):,} masks is of an image that step "
+                         f"{step.index} trains on, such as {part.ids[0] if part.ids else 'none'}; name masks "
+                         f"like the images.")
+    if strange := [n for n in file.classes.names if n not in data.classes.names]:
+        raise InputError(f"corrected_masks={folder} has a class {strange[0]!r}, which {data.classes.dataset} "
+                         f"lacks.{did_you_mean(strange[0], data.classes.names)}")
+    own = dict(zip(data.classes.names, data.classes.ids))
+    values = {0: 0, 255: 255, **{i: own[n] for n, i in zip(file.classes.names, file.classes.ids)}}
+    masks, digest = tuple(there[i][0] if i in there else None for i in part.ids), hashlib.sha256()
+    for mask, image in zip(masks, part.images):
+        if mask is not None:
+            pixels = read_mask(mask)
+            check_size(pixels, mask, image)
+            digest.update(pixels.tobytes())
+    return replace(part, masks=masks, values=tuple(values.get(n, 255) for n in range(256)),
+                   content=digest.hexdigest()[:16], mask_labels=None)

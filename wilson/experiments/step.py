@@ -16,7 +16,7 @@ from typing import Any
 from ..core.distributed import broadcast_from_main, is_main_process
 from ..core.errors import InputError, require
 from ..core.files import atomic_write
-from ..core.paths import display_path
+from ..core.paths import display_path, resolve_path
 from ..data.label_edits import EDITS_FILE
 from ..data.splits import AppliedEdits, SegmentationFolder, Split
 from ..data.tasks import Step, Task
@@ -31,7 +31,7 @@ from ..evaluation.evaluate import masks_of
 from ..evaluation.scores import incremental_scores, read_facts
 from .build import build_trainer
 from .measure import primary_scores, evaluate_step, metric_classes, training_images, step_models
-from .start import label_maps, parent_folder
+from .start import corrected_split, label_maps, parent_folder
 from ..loading.workers import check_while_waiting
 from ..run.folder import StepResult, lock_step, parent_lock, recorded_parent, remove_step_files
 from ..run.folder import resolve_existing, step_path
@@ -61,6 +61,10 @@ def train_step(
     same = step_fingerprint(config, index, data.fingerprint) | {"groups": task.groups[: index + 1]}
     if labelled is not None:
         same["pseudo_labels"] = labelled.fingerprint
+    named = config.method_params.get("corrected_masks")
+    corrected = corrected_split(resolve_path(named), data, step) if named and parent else None
+    if corrected is not None:
+        same["corrected_masks"] = corrected.fingerprint
     if data.edits and data.edits.effect:  # the data's fingerprint tells too, but names no reason
         same["label_edits"] = data.edits.effect
     if parent is not None:
@@ -82,7 +86,8 @@ def train_step(
                 device = choose_device(config.device)
                 precision = restore_numerics(folder, device, config.precision, config.norm,
                                              config.threads)
-        trainer, record = build_trainer(config, data, step, folder, parent, labelled, precision)
+        trainer, record = build_trainer(config, data, step, folder, parent, labelled or corrected,
+                                        precision)
         record |= {"identity": same, "pseudo_labels": coverage, **_code_record(config),
                    "run": broadcast_from_main(lambda: run_token(folder, anew=action == "new"))}
         trainer.run, trainer.stop = record["run"], stop or trainer.stop

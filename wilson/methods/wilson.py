@@ -17,7 +17,7 @@ from ..data.batches import Batch, denormalize
 from ..models.localizer import Localizer, pool_class_scores
 from ..models.segmenter import Segmenter
 from ..pseudo.step_targets import step_target_functions, segmenter_targets
-from ..pseudo.targets import TargetRule, Targets, make_targets
+from ..pseudo.targets import TargetRule, Targets, make_targets, with_masks
 from wilson.methods.losses import (
     classification_loss, feature_loss, open_gate_share, prior_loss, segmentation_loss, self_loss,
 )
@@ -39,6 +39,9 @@ class Wilson(Method):
                        choices=("learned", "fixed", "none"))
     pseudo_epoch: int = param(5, "epoch from which pseudo-labels teach the segmenter", min=0, preset=True,
                               flag="--pseudo_ep")
+    corrected_masks: str | None = param(
+        None, "folder of a prepared data set whose masks stand in place of the pseudo-labels of its images",
+        text=True)
     lr_localizer: float = param(0.01, "learning rate of the localizer", above=0, preset=True,
                                 flag="--lr_pseudo")
     measures_early = False  # whether targets are made in the epoch before they teach too
@@ -119,7 +122,8 @@ class Wilson(Method):
         training = localizer.training
         maps = localizer.eval()(features, logits_old)
         localizer.train(training)
-        return make_targets(maps, logits_old, denormalize(batch.images), batch.image_labels, self.rule)
+        made = make_targets(maps, logits_old, denormalize(batch.images), batch.image_labels, self.rule)
+        return made if batch.masks is None else with_masks(made, batch.masks, batch.has_mask)
 
     def last_targets(self, batch: Batch) -> Tensor | None:
         return self._taught

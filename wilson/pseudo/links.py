@@ -237,6 +237,11 @@ class RuleMaps:
                                 else measured)
         return self._made[name]
 
+    @property
+    def computed(self) -> dict[str, Tensor]:
+        "The maps that are known, by name."
+        return dict(self._made)
+
     def unchanged(self, other: RuleMaps) -> frozenset[str]:
         "Names of the maps that are the same in `other`, computed or not."
         changed = {n for n in self.inputs.keys() | other.inputs.keys() if not _same(self, other, n)}

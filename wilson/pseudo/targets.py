@@ -12,13 +12,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..core.params import param
-from .labels import hard_mask, image_gate, mask_by_labels, segmentation_target, soft_label
+from .labels import IGNORE, hard_mask, image_gate, mask_by_labels, one_hot, segmentation_target
+from .labels import soft_label
 from .links import Link, Rule, RuleMaps
 from .pamr import refine
 
 # %% auto #0
 __all__ = ['KnownLabels', 'LocalizerSoftmax', 'OldSigmoid', 'Mask', 'Affinity', 'MaskRefined', 'Threshold', 'Soften', 'Combine',
-           'Gate', 'TargetRule', 'Targets', 'make_targets']
+           'Gate', 'TargetRule', 'Targets', 'with_masks', 'make_targets']
 
 # %% ../../nbs/pseudo/02_targets.ipynb #e061a363
 class KnownLabels(Link):
@@ -190,6 +191,27 @@ class Targets(RuleMaps):
     def gate(self) -> Tensor:     # B
         "1 where the image takes part."
         return self["gate"]
+
+
+def with_masks(
+    made: Targets,
+    masks: Tensor,     # B, H, W int64 in training order; 255 is void
+    has_mask: Tensor,  # B bool: the images whose mask counts
+) -> Targets:
+    "Targets in which a mask stands in place of the pseudo-label of each image that has one."
+    target, hard = made.target, made.hard
+    size, count = tuple(target.shape[-2:]), target.shape[1]
+    small = F.interpolate(masks[:, None].float(), size, mode="nearest-exact")[:, 0].long()
+    small = small.masked_fill(~has_mask[:, None, None], IGNORE)
+    known = (small != IGNORE)[:, None]
+    named = F.pad(made["labels"].bool(), (1, 0), value=True)  # the localizer learns what the labels name
+    outside = ~named.gather(1, small.flatten(1).clamp(max=count - 1)).view_as(small) & (small != IGNORE)
+    local = F.interpolate(small.masked_fill(outside, 0)[:, None].float(), tuple(hard.shape[-2:]),
+                          mode="nearest-exact")[:, 0].long()
+    return Targets(made.rule, made.inputs, {
+        **made.computed, "target": torch.where(known, one_hot(small, count).to(target.dtype), target),
+        "hard": torch.where(has_mask[:, None, None], local, hard),
+        "gate": made.gate.masked_fill(has_mask, 1)})
 
 
 def make_targets(
