@@ -79,7 +79,7 @@ def test_notebooks_are_clean(copied):
 
 
 STORIES = "nbs/guide/why_*.ipynb"
-READ_WITH_PICTURES = ("nbs/index.ipynb", STORIES, "nbs/guide/your_method.ipynb")
+READ_WITH_PICTURES = ("nbs/index.ipynb", STORIES, "nbs/guide/your_method.ipynb", "nbs/guide/formats.ipynb")
 
 
 def test_only_the_index_and_stories_keep_their_outputs(listed):
