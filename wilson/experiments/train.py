@@ -140,8 +140,9 @@ def train_steps(
 
 def _work(config: ResolvedConfig, task: Task, data: SegmentationFolder, index: int) -> tuple[int, int]:
     "About how many updates and validations a step takes, for the time left; none where it is finished."
-    if StepFolder(step_path(config, task, index)).state == "finished" and not config.overwrite:
-        return 0, 0
+    with suppress(InputError):  # a file that cannot be read is an error when the step's turn comes
+        if StepFolder(step_path(config, task, index)).state == "finished" and not config.overwrite:
+            return 0, 0
     kind, step = method_facts(config.method), task.step(index)
     images = len(step.images(data.train_of(index).labels, kind.all_classes))
     epochs = int(value_for_step(config, "epochs", index))
