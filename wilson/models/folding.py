@@ -68,7 +68,7 @@ def fold_norms(network: nn.Module) -> nn.Module:  # the same network
             scale, shift = scale_and_shift(norm)
             for n, group in enumerate(groups):
                 _fold(group, scale, torch.zeros_like(shift) if n else shift)  # of groups that are added, once
-            setattr(module, name, Activation(norm) if isinstance(norm, ABN) else nn.Identity())
+            setattr(module, name, (Activation(norm) if isinstance(norm, ABN) else nn.Identity()).eval())
     return network
 
 
