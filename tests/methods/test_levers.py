@@ -17,7 +17,7 @@ from wilson.run.opened import open_step
 
 VALUES = {**QUICK_PARAMETERS, "task": "striped disc,plain disc|dotted square|plain cross", "history_images": 0, "epochs": "1/2", "pseudo_epoch": 0}
 LEVERS = dict(frozen_norms=True, fusion=True, refit_epochs=1, loss_negatives=0.2, loss_relation=1, confidence_power=1, balance_classes=True,
-              teacher_decay=0.9, estimate_old=True, threshold_by_area=True)
+              teacher_decay=0.9, estimate_old=True, threshold_by_area=True, loss_prototypes=0.1)
 
 
 def test_every_lever_over_three_steps(root):
@@ -29,6 +29,8 @@ def test_every_lever_over_three_steps(root):
     assert means[0] and all(torch.equal(a, b) for later in means[1:] for a, b in zip(means[0], later))
     assert any(not torch.equal(states[0][n], states[1][n]) for n in states[0] if n.startswith("head."))
     assert [read_carried(step.path / "weights.safetensors")["rule.pairs"].shape for step in run.steps[1:]] == [(3, 2, 2), (3, 3, 2)]
+    prototypes = [read_carried(step.path / "weights.safetensors")["prototypes"] for step in run.steps[1:]]
+    assert len(prototypes[0]) == 3 and len(prototypes[1]) == 4 and all(p.isfinite().all() and p[0, 0] > 0 for p in prototypes)
     assert "relation " in (Path(run.path) / "log.txt").read_text(encoding="utf-8")
 
 

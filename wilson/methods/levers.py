@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from ..core.distributed import all_reduce_sum
 from ..core.params import param
 from ..data.batches import Batch
 from ..levers.negatives import negative_loss
+from ..levers.prototypes import class_sums, merge_sums, prototype_loss
 from ..levers.pixel_weights import confidence_weight, old_class_weight, weighted_segmentation_loss
 from ..levers.relations import count_similarities, name_similarities, relation_loss, seed_counts
 from ..levers.stability import freeze_norms, fuse_weights, fusion_share
@@ -54,9 +56,11 @@ class LeverParams(Wilson):
     balance_classes: bool = param(False, "weigh old classes by their number of pixels beside the new ones (RBC)")
     teacher_decay: float = param(0.0, "share of the averaged localizer that an update keeps, whose maps become "
                                       "targets; 0: the localizer itself", min=0, below=1)
+    loss_prototypes: float = param(0.0, "weight of the rehearsal of old classes from their prototypes", min=0)
     pairs: Tensor      # 3, old foreground classes, new classes + 1: of `pair_sums`, over the step
     counts: Tensor     # new classes, old classes: of `seed_counts`, over the step
     pixels: Tensor     # classes: pixels in the targets, over the step
+    prototypes: Tensor  # old classes, 1 + 2·D: of `class_sums`
     updates: Tensor    # number of updates
     fused: Tensor      # whether the weights are fused
 
@@ -69,7 +73,8 @@ class LeverParams(Wilson):
         super().__init__(segmenter, old, **params)
         n_old, n = self.n_old, sum(segmenter.classes)
         for name, shape in (("pairs", (3, n_old - 1, n - n_old + 1)), ("counts", (n - n_old, n_old)),
-                            ("pixels", (n,)), ("updates", ()), ("fused", ())):
+                            ("pixels", (n,)), ("prototypes", (n_old, 1 + 2 * segmenter.head.channels)),
+                            ("updates", ()), ("fused", ())):
             self.register_buffer(name, torch.zeros(shape))
         self.teacher = copy.deepcopy(self.local).requires_grad_(False) if self.teacher_decay else None
 
@@ -99,6 +104,20 @@ class TargetLevers(LeverParams):
         if mode and self.frozen_norms:
             freeze_norms(self.segmenter.backbone)
         return self
+
+    @torch.no_grad()
+    def prepare(self, batches: Iterable[Batch]) -> None:
+        if not self.loss_prototypes:
+            return
+        for batch in batches:
+            out = self.old_output(batch.images)
+            self.prototypes += class_sums(out.embedding.float(), out.logits.float().sigmoid())
+        self.prototypes.copy_(all_reduce_sum(self.prototypes))
+        if "prototypes" in self.carried:
+            self.prototypes.copy_(merge_sums(self.prototypes, self.carried["prototypes"]))
+
+    def carry(self) -> dict[str, Tensor]:
+        return {"prototypes": self.prototypes} if self.loss_prototypes else {}
 
     @torch.no_grad()
     def targets(self, batch: Batch, features: Tensor, logits_old: Tensor) -> Targets:
@@ -135,6 +154,8 @@ class TargetLevers(LeverParams):
             loss = weighted_segmentation_loss(logits, pseudo.target, pseudo.gate, open_gate_share(pseudo.gate),
                                               weights)
             terms["segmentation"] = self.loss_seg * loss
+        if self.loss_prototypes:
+            terms["prototypes"] = self.loss_prototypes * prototype_loss(self.segmenter.cls, self.prototypes)
         if self.rule["estimate_old"]:
             terms["self"] = self_loss(maps, pseudo.hard, pseudo["labels"])
         return terms
