@@ -5,12 +5,14 @@ import copy
 from pathlib import Path
 
 import pytest
+import rank_jobs
 import torch
 from conftest import QUICK_PARAMETERS
 
 import wilson
 from wilson.data.batches import Batch
 from wilson.engine.checkpoint import read_carried
+from wilson.engine.launch import launch
 from wilson.methods.levers import Levers
 from wilson.models.segmenter import grow, make_segmenter
 from wilson.run.opened import open_step
@@ -55,3 +57,18 @@ def test_a_state_in_a_refit_goes_on_as_it_was(epoch):
     first.train()
     assert all(torch.equal(a, b) for a, b in zip(first(batch, epoch).values(), second(batch, epoch).values(), strict=True))
     assert torch.equal(first.segmenter.cls.groups[0].weight, second.segmenter.cls.groups[0].weight)
+
+
+def test_two_ranks_are_one_process(root):
+    "Sums over the step and class balances are those of the whole batch; prototypes are drawn by each rank and left out."
+    values = {**VALUES, "task": "striped disc,plain disc|dotted square", "pseudo_epoch": 1, "batch_size": 9, "optimizer": "sgd", "lr": "0.02/0.01", "lr_policy": "poly",
+              "class_prior": 0.5}  # at the start every class is claimed somewhere
+    wilson.train(**{**values, "step": 0, "lr": "0.0001/0.01"})
+    levers = {**LEVERS, "loss_prototypes": 0, "refit_epochs": 0}
+    arguments = ({**values, **levers, "step": 1, "lr": "0.0001/0.01", "method": "old-first", "lookalike_share": 0.2}, 1, 2)
+    (losses, state), (theirs, their_state) = rank_jobs.updated(*arguments), launch(rank_jobs.updated, arguments, 2, root / "logs", "cpu")
+    assert losses[-1].keys() >= {"segmentation", "self", "negatives", "relation"} and state["pairs"].any() and state["pixels"].any()
+    for ours, other in zip(losses, theirs, strict=True):
+        assert ours == pytest.approx(other, rel=1e-5, abs=1e-7)
+    for name in ("pairs", "counts", "pixels", "segmenter.cls.1.weight", "local.4.bias"):
+        torch.testing.assert_close(state[name], their_state[name], rtol=1e-5, atol=1e-6)
