@@ -326,6 +326,7 @@ LAYERS = {
     "inference": 2,
     "formats": 2,
     "pseudo": 2,
+    "evidence": 2.5,  # between the target rule, whose links it adds to, and the methods
     "datasets": 3,
     "checks": 4,
     "methods": 3,

@@ -245,9 +245,9 @@ def parameter_plot(
     protocol: str = "published",
 ) -> Figure:
     "Scores by the value of a parameter, of the method that varies it; a bar is the deviation over seeds."
-    methods = [v.records[0].method for v in found if name in v.label.split("=")[0]]
+    methods = [v.records[0].method for v in found if name in v.recipe_label.split("=")[0]]
     method = methods[0] if methods else found[0].records[0].method
-    kin = [v for v in found if v.label in (method, *_alone(found, method, name))]
+    kin = [v for v in found if v.recipe_label in (method, *_alone(found, method, name))]
     kin = sorted(kin, key=lambda v: v.records[0].recipe[name])
     figure, axes = _framed(4.5, 3.2)
     ax, groups = axes[0, 0], table_groups(found)
@@ -265,4 +265,5 @@ def parameter_plot(
 
 
 def _alone(found: Sequence[Variant], method: str, name: str) -> list[str]:
-    return [v.label for v in found if v.label.startswith(f"{method} {name}=") and v.label.count("=") == 1]
+    labels = [v.recipe_label for v in found]
+    return [label for label in labels if label.startswith(f"{method} {name}=") and label.count("=") == 1]

@@ -33,6 +33,7 @@ from ..evaluation.maps import Maps
 from ..evaluation.metrics import Metric
 from ..evaluation.pictures import class_colours, classes_over
 from ..evaluation.scores import StepScores
+from ..evidence.files import evidence_reader
 from ..experiments.measure import fixed_images, evaluate_step, metric_classes
 from ..inference.stages import run_stages
 from ..inference.tiles import TiledSegmenter
@@ -68,7 +69,10 @@ def result_figure(
     if crop is None:
         raise InputError(f"{path}/config.json has no crop_size; expected a number of pixels. "
                          f"Train the step again.")
-    samples = evaluation_samples(recorded_data(opened).val, opened.step, CentreCrop(crop))
+    data = recorded_data(opened)
+    samples = evaluation_samples(
+        data.val, opened.step, CentreCrop(crop),
+        evidence=evidence_reader(opened.config.method_params, data.classes, opened.step))
     return qualitative([Maps(opened.views(samples[0, i]), opened.rule)
                         for i in fixed_images(samples, opened.step, count)], opened.step)
 
@@ -253,14 +257,16 @@ def write_label_maps(
     opened = _open_weak_step(path, device)
     outputs, named = OutputFolder(out, overwrite), [] if data_root is None else [str(data_root)]
     outputs.check((), data_roots(opened.config) + named)
-    split = recorded_data(opened, data_root).train_of(opened.step.index)
+    data = recorded_data(opened, data_root)
+    split = data.train_of(opened.step.index)
     ids = np.zeros(256, np.uint8)
     ids[opened.step.n_old: opened.step.n_classes] = opened.step.ids[opened.step.n_old - 1:]
     ids[255] = 255
     if split.values is not None:  # the masks' files use other numbers than ids; so will these
         ids = np.array([split.values.index(i) for i in ids], np.uint8)
     samples = training_samples(split, opened.step, None, reads_masks=False,
-                               old_labels=opened.rule.label_old_classes)
+                               old_labels=opened.rule.label_old_classes,
+                               evidence=evidence_reader(opened.config.method_params, data.classes, opened.step))
     outputs.check(f"{i}.png" for i in samples.split.ids)
     out = ensure_dir(resolve_path(out))
     for index in tqdm(range(len(samples)), desc=f"label maps ({kind})", leave=False):

@@ -19,7 +19,7 @@ from ..core.paths import resolve_path, markdown_text, display_path
 from ..engine.step_folder import STATES, StepFolder
 from ..evaluation.scores import ScoreFacts, column_facts
 from ..run.folder import remove_step_files, lock_step, is_step_locked, rebuild_results
-from ..run.records import Record, select_records, read_records
+from ..run.records import Record, mark_label, select_records, read_records
 
 # %% auto #0
 __all__ = ['ListedRun', 'run_list', 'run_rows', 'run_text', 'run_facts', 'remove_runs']
@@ -77,7 +77,7 @@ def run_rows(
 ) -> tuple[list[str], list[list[str]], str]:  # titles, rows, the sum of sizes
     "The list as texts."
     facts = column_facts(one.record.facts for one in listed)
-    rows = [[one.name, one.state, _bytes(one.size), *(_score(one.record, f) for f in facts),
+    rows = [[mark_label(one.name, one.record.outside_evidence), one.state, _bytes(one.size), *(_score(one.record, f) for f in facts),
              str(len(one.used_by) or "")]
             for one in listed]
     head = ["step", "state", "size", *(f.heading for f in facts), "used by"]

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -56,6 +56,7 @@ class Batch:
     masks: Tensor | None  # B, H, W int64 in training order; None in a weak step
     image_labels: Tensor  # B, C-1 float32, 0 or 1
     ids: list[str]
+    evidence: Mapping[str, Tensor] = field(default_factory=dict)  # by name, B, K, H, W: of another model
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -72,7 +73,8 @@ class Batch:
     def pin_memory(self) -> Batch:
         "The batch in page-locked memory, from which a GPU copies while it computes."
         masks = None if self.masks is None else self.masks.pin_memory()
-        return Batch(self.images.pin_memory(), masks, self.image_labels.pin_memory(), self.ids)
+        evidence = {name: maps.pin_memory() for name, maps in self.evidence.items()}
+        return Batch(self.images.pin_memory(), masks, self.image_labels.pin_memory(), self.ids, evidence)
 
     def to(self, device: torch.device | str) -> Batch:
         "The batch on `device`, images normalised and masks widened there."
@@ -80,7 +82,8 @@ class Batch:
             return t.to(device, non_blocking=True)
         masks = None if self.masks is None else move(self.masks).long()
         images = normalize(move(self.images)).contiguous(memory_format=torch.channels_last)
-        return Batch(images, masks, move(self.image_labels).float(), self.ids)
+        evidence = {name: move(maps) for name, maps in self.evidence.items()}
+        return Batch(images, masks, move(self.image_labels).float(), self.ids, evidence)
 
 # %% ../../nbs/data/10_batches.ipynb #d8374d9a
 def collate(
@@ -91,6 +94,7 @@ def collate(
     images: Tensor | None = None
     masks: list[Tensor | None] = []
     labels, ids = [], []
+    evidence: list[Mapping[str, Tensor]] = []
     for n, sample in enumerate(samples):
         if images is None:
             images = torch.empty(count, *sample.image.shape, dtype=torch.uint8,
@@ -99,13 +103,15 @@ def collate(
         masks.append(sample.mask)
         labels.append(sample.image_labels)
         ids.append(sample.id)
+        evidence.append(sample.evidence)
     if images is None:
         raise ValueError("a batch without samples; expected at least one")
     found = [mask for mask in masks if mask is not None]
     if masks[0] is not None and len(found) < len(masks):
         raise ValueError(f"{len(masks) - len(found)} of {len(masks)} samples of a batch have no mask; "
                          f"expected a mask for each sample or for none")
-    return Batch(images, None if masks[0] is None else torch.stack(found), torch.stack(labels), ids)
+    together = {name: torch.stack([maps[name] for maps in evidence]) for name in evidence[0]}
+    return Batch(images, None if masks[0] is None else torch.stack(found), torch.stack(labels), ids, together)
 
 # %% ../../nbs/data/10_batches.ipynb #f0a6ccda
 def smaller_batch(

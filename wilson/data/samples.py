@@ -5,7 +5,7 @@
 # %% ../../nbs/data/06_samples.ipynb #87294e41
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +23,8 @@ from .tasks import Step
 from .transforms import Crop, resize, nearest_indices
 
 # %% auto #0
-__all__ = ['NO_MASK', 'Sample', 'image_of', 'mask_of', 'scaled_size', 'StepSamples', 'training_samples', 'evaluation_samples']
+__all__ = ['NO_MASK', 'EvidenceReader', 'Sample', 'image_of', 'mask_of', 'scaled_size', 'StepSamples', 'training_samples',
+           'evaluation_samples']
 
 # %% ../../nbs/data/06_samples.ipynb #c8837e26
 NO_MASK = 254  # every pixel of an image without a mask, in a batch of which others have one
@@ -35,6 +36,7 @@ class Sample(NamedTuple):
     mask: Tensor | None   # H, W uint8 in training order; None in a weak step
     image_labels: Tensor  # C-1 bool
     id: str
+    evidence: Mapping[str, Tensor] = {}  # by name, K, H, W: what another model says of it, cropped like the image
 
 
 def image_of(
@@ -67,6 +69,9 @@ def scaled_size(height: int, width: int, side: int | None) -> tuple[int, int]:
     return max(1, round(height * factor)), max(1, round(width * factor))
 
 # %% ../../nbs/data/06_samples.ipynb #92f1da7f
+EvidenceReader = Callable[[str, Sequence[int]], Mapping[str, Tensor]]  # id and H, W → K, H, W by name
+
+
 @dataclass(frozen=True)
 class StepSamples(Dataset):
     "Samples of `split` in the training order of `step`, by key `(epoch, index)` or `(epoch, index, draw)`."
@@ -79,6 +84,7 @@ class StepSamples(Dataset):
     side: int | None = None              # longest, pixels; None: images as they are
     fills_masks: bool = False            # an image without a mask has one of `NO_MASK`
     decoded: Mapping[Path, np.ndarray] = field(default_factory=dict)  # images H, W, 3 and masks H, W by file
+    evidence: EvidenceReader | None = None  # what another model says of the images
 
     def __len__(self) -> int:
         return len(self.split)
@@ -112,10 +118,32 @@ class StepSamples(Dataset):
             mask = self.number_table.take(mask, mode="clip")  # bytes are never out of range
         elif self.fills_masks:
             mask = np.full(image.shape[1:], NO_MASK, np.uint8)
+        place = (self.seed, epoch, *(draw or [index]))
+        evidence = self.image_evidence(index, image, place)
         if self.crop is not None:
-            image, mask = self.crop(image, mask, (self.seed, epoch, *(draw or [index])))
+            image, mask = self.crop(image, mask, place)
         return Sample(image, None if mask is None else torch.from_numpy(mask),
-                      torch.from_numpy(self.image_labels[index]), self.split.ids[index])
+                      torch.from_numpy(self.image_labels[index]), self.split.ids[index], evidence)
+
+    def image_evidence(
+        self,
+        index: int,
+        image: Tensor,         # 3, H, W uint8 before the crop
+        place: Sequence[int],  # what its crop is drawn by
+    ) -> dict[str, Tensor]:    # K, H, W by name: bytes are interpolated like the image, ids taken like a mask
+        "What another model says of an image, in the crop of the image."
+        if self.evidence is None:
+            return {}
+        found, crop = dict(self.evidence(self.split.ids[index], image.shape[1:])), self.crop
+        if crop is None:
+            return found
+        for name, maps in found.items():
+            if maps.dtype == torch.uint8:
+                found[name] = crop(maps, None, place)[0].contiguous()
+            else:
+                cut = crop(image[:1], maps[0].numpy(), place)[1]
+                found[name] = torch.from_numpy(np.ascontiguousarray(cut))[None]
+        return found
 
 # %% ../../nbs/data/06_samples.ipynb #17249888
 def training_samples(
@@ -129,6 +157,7 @@ def training_samples(
     void: int = 0,              # what a mask's 255 becomes: 0 as published
     side: int | None = None,    # longest side of the images, pixels
     corrected: bool = False,    # a weak step, some of whose images have masks of all classes seen so far
+    evidence: EvidenceReader | None = None,  # what another model says of the images
 ) -> StepSamples:
     "The training samples of a step."
     part = split.at(step.images(split.labels, seen))
@@ -143,7 +172,8 @@ def training_samples(
                              f"supervised method (method=wilson).")
         part = masked
     return StepSamples(part, step.mask_table("seen" if seen else "train", void),
-                       step.image_labels(part.labels, old_labels or seen), crop, seed, reads_masks, side)
+                       step.image_labels(part.labels, old_labels or seen), crop, seed, reads_masks, side,
+                       evidence=evidence)
 
 
 def evaluation_samples(
@@ -151,7 +181,8 @@ def evaluation_samples(
     step: Step,
     crop: Crop | None = None,   # None: whole images; or `CentreCrop`
     later: int = 0,             # what classes of later steps become: background, or a mark of their own
+    evidence: EvidenceReader | None = None,  # what another model says of the images
 ) -> StepSamples:
     "Every image of the split, with its mask if it has one; later classes are background, 255 is ignored."
     return StepSamples(split, step.mask_table("evaluate", later=later), step.image_labels(split.labels, True),
-                       crop)
+                       crop, evidence=evidence)

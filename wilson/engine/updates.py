@@ -210,7 +210,8 @@ def find_fitting_batch(
 def first_images(batch: Batch, count: int) -> Batch:
     "The first images of a batch."
     masks = None if batch.masks is None else batch.masks[:count]
-    return Batch(batch.images[:count], masks, batch.image_labels[:count], batch.ids[:count])
+    evidence = {name: maps[:count] for name, maps in batch.evidence.items()}
+    return Batch(batch.images[:count], masks, batch.image_labels[:count], batch.ids[:count], evidence)
 
 # %% ../../nbs/engine/08_updates.ipynb #8a7794ab
 @dataclass

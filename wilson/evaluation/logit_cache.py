@@ -190,7 +190,8 @@ def _of_image(found: Parts, sample: Sample) -> Logits | None:
             or (old is not None and len(old) >= n)
             or not all(m is None or bool(m.isfinite().all()) for m in found)):
         return None
-    return Logits(sample.image, sample.mask, sample.image_labels, segmenter, localizer, old, sample.id)
+    return Logits(sample.image, sample.mask, sample.image_labels, segmenter, localizer, old, sample.id,
+                  sample.evidence)
 
 
 def cached_logits(

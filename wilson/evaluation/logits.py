@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,7 @@ class Logits:
     localizer: Tensor | None = None  # C, h, w; None where nothing is learned from image-level labels
     old: Tensor | None = None        # C_old, h, w; None in the base step
     id: str = ""
+    evidence: Mapping[str, Tensor] = field(default_factory=dict)  # by name, K, H, W: of another model
 
     @property
     def weak(self) -> bool:
@@ -51,7 +52,7 @@ class Logits:
         "What a target rule reads, as far as it is there; batch of one."
         labels = self.image_labels if image_labels is None else image_labels
         given = {"picture": self.picture.float() / 255, "image_labels": labels.float(),
-                 "localizer_logits": self.localizer, "old_logits": self.old}
+                 "localizer_logits": self.localizer, "old_logits": self.old, **self.evidence}
         return {name: value[None] for name, value in given.items() if value is not None}
 
     def targets(
@@ -104,7 +105,7 @@ class StepModels:
                 m.train(mode)
         return Logits(sample.image, sample.mask, sample.image_labels, out.logits[0].cpu(),
                       localizer if localizer is None else localizer[0].cpu(),
-                      old if old is None else old[0].cpu(), sample.id)
+                      old if old is None else old[0].cpu(), sample.id, sample.evidence)
 
     def _outputs(self, images: Tensor) -> tuple[SegmenterOutput, Tensor | None]:
         "What the segmenter gives, and the logits of the old model."

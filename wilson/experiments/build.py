@@ -25,6 +25,7 @@ from ..data.samples import training_samples
 from ..data.splits import SegmentationFolder, Split
 from ..data.tasks import Step
 from ..data.transforms import TrainingCrop
+from ..evidence.files import evidence_reader
 from ..engine.callbacks import BestWeights, Validation, standard_callbacks
 from ..engine.checkpoint import read_carried, WEIGHTS_FILES
 from ..engine.devices import choose_device, numerics, compute_dtype
@@ -128,7 +129,8 @@ def build_trainer(
         split, step, TrainingCrop(config.crop_size), config.seed, method.reads_masks, seen=kind.all_classes,
         old_labels=config.method_params.get("label_old_classes", False),
         void=255 if config.void_label == "ignore" else 0, side=config.max_image_size,
-        corrected=bool(parent and config.method_params.get("corrected_masks")))
+        corrected=bool(parent and config.method_params.get("corrected_masks")),
+        evidence=None if kind is BASE else evidence_reader(config.method_params, data.classes, step))
     record = _record(asked, data, step, len(samples))
     left_out = len(step.images(split.labels, kind.all_classes)) - len(samples)
     record["data"]["without_masks"] = left_out

@@ -26,6 +26,7 @@ from ..evaluation.logits import StepModels
 from ..evaluation.metrics import METRICS, ConfusionMatrix, Metric
 from ..evaluation.pictures import panels, strip
 from ..evaluation.scores import ScoreFacts, recorded_facts
+from ..evidence.files import EvidenceFolder, evidence_reader
 from ..loading.cache import cache_samples
 from ..loading.loader import Loader
 from ..methods.base import Method
@@ -80,7 +81,9 @@ def evaluate_step(
     if taught and views.localizer is not None and views.old is not None:
         rule = rule or target_rule(config)
         targets = batch_targets(views.segmenter, views.localizer, views.old, rule)
-        batches = training_images(images_with_masks(data, step, CALIBRATED), config, step, device, LATER)
+        evidence = evidence_reader(config.method_params, data.classes, step)
+        batches = training_images(images_with_masks(data, step, CALIBRATED), config, step, device, LATER,
+                                  evidence)
         details["calibration"] = calibration(targets, batches, step)
     return result | ({"pseudo_labels": taught} if taught else {})
 
@@ -160,8 +163,9 @@ def label_quality(
     split = images_with_masks(data, step, most)
     if not len(step.images(split.labels)):
         return {}
-    return {name: evaluate_labels(made, training_images(split, config, step, device, LATER), step, LATER,
-                                  further)
+    evidence = evidence_reader(config.method_params, data.classes, step)
+    return {name: evaluate_labels(made, training_images(split, config, step, device, LATER, evidence), step,
+                                  LATER, further)
             for name, made in labels.items()}
 
 
@@ -183,10 +187,11 @@ def images_with_masks(
 
 def training_images(
     split: Split, config: ResolvedConfig, step: Step, device: torch.device, later: int = 0,
+    evidence: EvidenceFolder | None = None,
 ) -> Iterator[Batch]:
     "A step's training images in their order, cropped as in the published evaluation."
     part = split.at(step.images(split.labels))
-    samples = evaluation_samples(part, step, CentreCrop(config.crop_size_val), later)
+    samples = evaluation_samples(part, step, CentreCrop(config.crop_size_val), later, evidence)
     return evaluation_batches(samples, config, device)
 
 # %% ../../nbs/experiments/01_measure.ipynb #515198cc
@@ -197,7 +202,8 @@ def make_validator(
     method: Method, config: ResolvedConfig, data: SegmentationFolder, step: Step, device: torch.device,
 ) -> Callable[[Trainer], float | None]:
     "A function that validates between epochs and returns the mean IoU of all classes, in percent."
-    samples = evaluation_samples(data.val, step, CentreCrop(config.crop_size_val))
+    samples = evaluation_samples(data.val, step, CentreCrop(config.crop_size_val),
+                                 evidence=evidence_reader(config.method_params, data.classes, step))
     scored = data.val.with_masks
     marked = evaluation_samples(scored, step, CentreCrop(config.crop_size_val), LATER)
     marked = cache_samples(marked, resolve_path(config.runs_dir) / "cache", config.cache_gb)

@@ -16,23 +16,25 @@ from ..core.errors import InputError, did_you_mean, require
 from ..core.paths import resolve_path, display_path
 from ..data.image_io import check_size, read_mask
 from ..data.label_maps import pseudo_label_split
+from ..data.samples import training_samples
 from ..data.splits import Split, SegmentationFolder, files_by_id
 from ..data.tasks import Step, Task
 from ..engine.devices import norm_for_device, choose_device
 from ..engine.gpus import count_gpus, describe_gpus, describe_ignored
 from ..engine.step_folder import StepFolder
+from ..evidence.files import EvidenceSummary, check_evidence, evidence_reader
 from ..formats.dataset_file import DATASET_FILE, read_dataset_file
 from ..models.backbones import Backbone
 from ..models.pretrained import download_weights, find_pretrained, load_pretrained, missing_pretrained
 from ..models.segmenter import Segmenter, make_segmenter
 from ..run.folder import step_path
 from ..run.opened import open_step
-from ..run.presets import ResolvedConfig
+from ..run.presets import ResolvedConfig, is_base
 from ..run.chosen_method import load_backbone
 
 # %% auto #0
 __all__ = ['local_world_size', 'norm_name', 'fresh_segmenter', 'load_published', 'parent_folder', 'parent_segmenter',
-           'label_maps', 'corrected_split']
+           'step_evidence', 'label_maps', 'corrected_split']
 
 # %% ../../nbs/experiments/00_start.ipynb #dcece46b
 def local_world_size(
@@ -126,6 +128,19 @@ def parent_segmenter(path: Path, step: Step, config: ResolvedConfig) -> Segmente
     return parent.segmenter
 
 # %% ../../nbs/experiments/00_start.ipynb #94e6f969
+def step_evidence(
+    config: ResolvedConfig,
+    data: SegmentationFolder,
+    step: Step,
+) -> EvidenceSummary | None:  # None: the step uses none
+    "The evidence from outside of a step's images, checked; InputError for a wrong file."
+    reader = None if is_base(config, step.index) else evidence_reader(config.method_params, data.classes, step)
+    if reader is None:
+        return None
+    samples = training_samples(data.train_of(step.index), step, None, reads_masks=False)
+    return check_evidence(reader, samples, step)
+
+
 def label_maps(
     config: ResolvedConfig,  # with pseudo_dir
     task: Task,

@@ -10,6 +10,7 @@ import signal
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, ExitStack, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,10 @@ from ..engine.trainer import Trainer
 from ..engine.updates import compile_disabled
 from ..evaluation.evaluate import masks_of
 from ..evaluation.scores import incremental_scores, read_facts
+from ..evidence.files import EvidenceSummary
 from .build import build_trainer
 from .measure import primary_scores, evaluate_step, metric_classes, training_images, step_models
-from .start import corrected_split, label_maps, parent_folder
+from .start import corrected_split, label_maps, parent_folder, step_evidence
 from ..loading.workers import check_while_waiting
 from ..run.folder import StepResult, lock_step, parent_lock, recorded_parent, remove_step_files
 from ..run.folder import resolve_existing, step_path
@@ -42,7 +44,7 @@ from ..run.presets import uses_base_schedule, step_fingerprint, ResolvedConfig
 from ..run.user_code import code_hash, keep_code
 
 # %% auto #0
-__all__ = ['train_step', 'run_token', 'record_failures', 'report_full_disk', 'describe_edits', 'earlier_scores']
+__all__ = ['train_step', 'used_evidence', 'run_token', 'record_failures', 'report_full_disk', 'describe_edits', 'earlier_scores']
 
 # %% ../../nbs/experiments/03_step.ipynb #5a28d977
 def train_step(
@@ -65,6 +67,8 @@ def train_step(
     corrected = corrected_split(resolve_path(named), data, step) if named and parent else None
     if corrected is not None:
         same["corrected_masks"] = corrected.fingerprint
+    if (evidence := step_evidence(config, data, step)) is not None:
+        same["evidence"] = evidence.hash
     if data.edits and data.edits.effect:  # the data's fingerprint tells too, but names no reason
         same["label_edits"] = data.edits.effect
     if parent is not None:
@@ -89,6 +93,8 @@ def train_step(
         trainer, record = build_trainer(config, data, step, folder, parent, labelled or corrected,
                                         precision)
         record |= {"identity": same, "pseudo_labels": coverage, **_code_record(config),
+                   "evidence": evidence and asdict(evidence),
+                   "outside_evidence": evidence is not None or used_evidence(parent),
                    "run": broadcast_from_main(lambda: run_token(folder, anew=action == "new"))}
         trainer.run, trainer.stop = record["run"], stop or trainer.stop
         trainer.find(Cost).left.ahead = ahead
@@ -96,6 +102,12 @@ def train_step(
             broadcast_from_main(lambda: _begun(folder, record, config, data.edits, parent, anew=action == "new"))
             with record_failures(trainer), check_while_waiting(trainer.obey):
                 return _trained(trainer, config, data, step, action, labelled)
+
+
+def used_evidence(parent: Path | None) -> bool:
+    "Whether the step before, or one before that, used what a model from outside says of the images."
+    record = StepFolder(parent).read("config.json") if parent is not None else None
+    return bool((record or {}).get("outside_evidence"))
 
 
 def run_token(folder: StepFolder, anew: bool) -> str:
@@ -205,6 +217,8 @@ def _trained(trainer: Trainer, config: ResolvedConfig, data: SegmentationFolder,
                    f"{', '.join(step.new)}" + (f"; {left_out} without a mask left out" if left_out else ""))
         for line in describe_edits(data.edits, folder):
             folder.log(line)
+        if evidence := (folder.read("config.json") or {}).get("evidence"):
+            folder.log(f"    {EvidenceSummary(**evidence)}")
     trainer.fit()
     cost = trainer.find(Cost).of_all_ranks()
     folder.log(f"    {cost}")

@@ -30,7 +30,7 @@ from ..engine.devices import choose_device, set_threads
 from ..engine.launch import RankFailed, launch
 from ..engine.signals import Interrupted, Stop, graceful_shutdown, end_with_parent, exit_watchdog
 from ..engine.step_folder import StepFolder
-from .start import label_maps, local_world_size
+from .start import label_maps, local_world_size, step_evidence
 from .step import train_step
 from ..run.chosen_method import load_callbacks, method_class, method_facts, references_of
 from ..run.config import TrainConfig
@@ -94,6 +94,7 @@ def _checked(config: ResolvedConfig, task: Task, data: SegmentationFolder, index
                          f"steps, and label maps are of one; name a folder for each, such as maps/{{step}}.")
     if config.pseudo_dir:
         label_maps(config, task, data, task.step(index))
+    step_evidence(config, data, step)
     return size
 
 # %% ../../nbs/experiments/04_train.ipynb #90aa699a

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from .base import Base, Finetune, Joint, Method
+from .evidence import WilsonEvidence
 from .lwf import External, ICaRL, ILT, LwF, LwFMC
 from .mib import MiB
 from .old_first import OldFirst, TME
@@ -20,4 +21,4 @@ __all__ = ['BASE', 'METHODS']
 BASE = Base
 METHODS: dict[str, type[Method]] = {
     m.name: m for m in (Finetune, Joint, LwF, LwFMC, ICaRL, ILT, MiB, PLOP, External, Wilson, RaSP, TME,
-                          OldFirst)}
+                          OldFirst, WilsonEvidence)}

@@ -122,7 +122,8 @@ class Wilson(Method):
         training = localizer.training
         maps = localizer.eval()(features, logits_old)
         localizer.train(training)
-        made = make_targets(maps, logits_old, denormalize(batch.images), batch.image_labels, self.rule)
+        made = make_targets(maps, logits_old, denormalize(batch.images), batch.image_labels, self.rule,
+                            batch.evidence)
         return made if batch.masks is None else with_masks(made, batch.masks, batch.has_mask)
 
     def last_targets(self, batch: Batch) -> Tensor | None:

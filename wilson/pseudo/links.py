@@ -27,6 +27,7 @@ __all__ = ['Link', 'StepMap', 'Rule', 'RuleMaps']
 class Link:
     "A function from named maps to one; a subclass states `reads`, `returns`, `compute` and parameters."
     reads: Sequence[str] = ()   # names of maps, in the order of `compute`'s arguments
+    optional: Sequence[str] = ()  # those of `reads` that are None where nothing gives them
     returns: str = ""           # name of the map it computes
     title: str = ""             # of its group of controls; empty: the name of its map
 
@@ -177,7 +178,8 @@ class Rule:
         "What has to be given for a map: the names that no link returns."
         if name not in self.links:
             return frozenset({name})
-        return frozenset(given for read in self.links[name].reads for given in self.inputs_of(read))
+        reads = [read for read in self.links[name].reads if read not in self.links[name].optional]
+        return frozenset(given for read in reads for given in self.inputs_of(read))
 
     def in_order(self) -> list[Link]:
         "The links in the order in which they run: each after those that it reads."
@@ -228,6 +230,8 @@ class RuleMaps:
             return self.inputs[name]
         if name not in self._made:
             link = self.rule.links.get(name)
+            if link is None and any(name in other.optional for other in self.rule.links.values()):
+                return None  # type: ignore[return-value]  # only a link that says so asks for it
             if link is None:
                 known = [*self.rule.links, *self.inputs]
                 raise InputError(f"No link of the target rule returns a map {name!r}."

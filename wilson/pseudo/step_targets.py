@@ -47,7 +47,8 @@ def batch_targets(
     "Everything that teaches the step, as the trained models would make it now."
     def targets(batch: Batch) -> Targets:
         logits, logits_old = _localized(segmenter, localizer, old, batch.images)
-        return make_targets(logits, logits_old, denormalize(batch.images), batch.image_labels, rule)
+        return make_targets(logits, logits_old, denormalize(batch.images), batch.image_labels, rule,
+                            batch.evidence)
     return targets
 
 # %% ../../nbs/pseudo/03_step_targets.ipynb #d1e16670

@@ -5,7 +5,7 @@
 # %% ../../nbs/pseudo/02_targets.ipynb #f1996b42
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -38,7 +38,8 @@ class KnownLabels(Link):
 
 class LocalizerSoftmax(Link):
     "Softmax of the localizer, the CAM."
-    reads, returns = ("localizer_logits",), "cam"
+    reads: Sequence[str] = ("localizer_logits",)
+    returns = "cam"
 
     def compute(self, localizer_logits: Tensor) -> Tensor:
         return localizer_logits.float().softmax(1)
@@ -220,7 +221,8 @@ def make_targets(
     pictures: Tensor,          # B, 3, H, W in [0, 1]
     image_labels: Tensor,      # B, C-1 in {0, 1}
     rule: TargetRule = TargetRule(),
+    evidence: Mapping[str, Tensor] = {},  # by name, B, K, H, W: what another model says of the images
 ) -> Targets:
     "Pseudo-labels and targets of a batch."
     return Targets(rule, {"localizer_logits": localizer_logits, "old_logits": logits_old, "picture": pictures,
-                          "image_labels": image_labels})
+                          "image_labels": image_labels, **evidence})

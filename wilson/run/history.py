@@ -29,6 +29,7 @@ from ..engine.step_folder import MAPS_FOLDER, StepFolder
 from ..engine.trainer import Callback, Trainer
 from ..engine.updates import compile_disabled
 from ..evaluation.logits import Logits, StepModels
+from ..evidence.files import evidence_reader
 from .chosen_method import method_facts
 from .config import TrainConfig
 
@@ -47,8 +48,9 @@ def whole_images(
     old_labels = seen or config.method_params.get("label_old_classes", False)
     split = data.train_of(step.index)
     trained = split.at(step.images(split.labels, seen=seen).tolist())
+    evidence = evidence_reader(config.method_params, data.classes, step)
     return {name: StepSamples(split, step.mask_table("evaluate"),
-                              step.image_labels(split.labels, old_labels))
+                              step.image_labels(split.labels, old_labels), evidence=evidence)
             for name, split in (("validation", data.val), ("training", trained))}
 
 # %% ../../nbs/run/06_history.ipynb #552d2bcc
@@ -207,7 +209,8 @@ class KeptMaps:
         sample: Sample,  # of a kept image, from `whole_images`
     ) -> Logits:
         "What the networks said of an image then, with its picture, truth and labels."
-        return Logits(sample.image, sample.mask, sample.image_labels, *self.at(epoch, sample.id), sample.id)
+        return Logits(sample.image, sample.mask, sample.image_labels, *self.at(epoch, sample.id), sample.id,
+                      sample.evidence)
 
     def _read(self, name: str, image: str) -> dict[str, Tensor]:
         file, found = self.path / name, {}

@@ -26,7 +26,7 @@ from .presets import resolve_config
 from .user_code import is_reference
 
 # %% auto #0
-__all__ = ['Scores', 'check_config', 'Record', 'read_records', 'select_records', 'Variant', 'group_variants']
+__all__ = ['Scores', 'check_config', 'Record', 'read_records', 'select_records', 'mark_label', 'Variant', 'group_variants']
 
 # %% ../../nbs/run/10_records.ipynb #2271e7a5
 _OF_ONE_RUN = ("seed", "parent", "groups")  # what an identity holds beside the recipe
@@ -76,6 +76,7 @@ class Record:
     cost: Mapping[str, float | None] = field(default_factory=dict)  # seconds, J, GB, images a second
     parent: Path | None = None    # folder of the step before
     own_method: str = ""          # name of a method that is a class of the user
+    outside_evidence: bool = False  # used what a model from outside says of the images, in this step or before
     facts: Mapping[str, ScoreFacts] = field(default_factory=lambda: {f.name: f for f in BUILT_IN}, repr=False)
 
     @property
@@ -165,7 +166,7 @@ def _record(path: Path, before: Mapping[Path, Record], sizes: dict[str, int]) ->
     return Record(path, number, sizes[kind], state, parameters, recipe,
                   column_scores(facts, metrics.get("scores", {})),
                   {name: score["miou"] for name, score in taught.items()}, cost, parent,
-                  _own_method(config), facts)
+                  _own_method(config), bool(config.get("outside_evidence")), facts)
 
 
 def _own_method(config: Mapping[str, Any]) -> str:
@@ -233,11 +234,24 @@ def _names_of_method(record: Record) -> tuple[str, ...]:
         record.method, record.parameters["method"])
 
 # %% ../../nbs/run/10_records.ipynb #b8bdf889
+def mark_label(
+    label: str,
+    outside_evidence: bool,  # of a record
+) -> str:
+    "A row's label, with the mark of runs that used what a model from outside says of the images."
+    return f"{label} (outside evidence)" if outside_evidence else label
+
+
 @dataclass(frozen=True)
 class Variant:
     "Results of one recipe."
-    label: str
+    recipe_label: str            # the method and the parameters that differ: "wilson alpha=0.3"
     records: tuple[Record, ...]  # one per run, by seed
+
+    @property
+    def label(self) -> str:
+        "How tables and figures name it: marked where a model from outside helped."
+        return mark_label(self.recipe_label, any(r.outside_evidence for r in self.records))
 
     def values(self, group: str, protocol: str = "published", score: str = "miou") -> list[float | None]:
         "A score of a group of classes, by run; mean IoUs are in percent."
