@@ -11,7 +11,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .rule_scores import compare_rules
 from ..core.errors import InputError, did_you_mean, require
 from ..core.paths import resolve_path, display_path
 from ..core.templates import html_table

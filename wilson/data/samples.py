@@ -163,7 +163,7 @@ def training_samples(
     part = split.at(step.images(split.labels, seen))
     if corrected:
         return StepSamples(part, step.mask_table("seen", 255), step.image_labels(part.labels, old_labels),
-                           crop, seed, True, side, fills_masks=True)
+                           crop, seed, True, side, fills_masks=True, evidence=evidence)
     if reads_masks:
         masked = part.fully_annotated(step.ids if seen else step.groups[step.index])
         if len(part) and not len(masked):
