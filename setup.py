@@ -49,6 +49,7 @@ setup(
         "timm": facts["timm_requirements"].split(),
         "export": facts["export_requirements"].split(),
         "hub": facts["hub_requirements"].split(),
+        "wandb": facts["wandb_requirements"].split(),
         "sbd": facts["sbd_requirements"].split(),
         "voila": facts["voila_requirements"].split(),
         "dev": facts["dev_requirements"].split(),

@@ -332,6 +332,7 @@ LAYERS = {
     "methods": 3,
     "evaluation": 3,
     "engine": 4,
+    "loggers": 4.5,  # callbacks that configurations name
     "run": 5,
     "experiments": 6,
     "analysis": 7,

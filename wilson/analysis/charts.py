@@ -59,11 +59,14 @@ def read_curve(
     step: Path,  # its folder
     tag: str,    # as TensorBoard shows it: "miou/all", "loss/segmentation", "iou/dog"
 ) -> dict[int, float]:  # by epoch; empty where there is none
-    "One scalar of a step over its epochs."
+    "One scalar of a step over its epochs, from TensorBoard files or curves.csv."
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     events = EventAccumulator(str(step), size_guidance={"scalars": 0, "images": 1, "histograms": 1})
     events.Reload()
-    return {e.step: e.value for e in events.Scalars(tag)} if tag in events.Tags()["scalars"] else {}
+    if tag in events.Tags()["scalars"]:
+        return {e.step: e.value for e in events.Scalars(tag)}
+    from wilson.loggers.csv_logger import read_curves
+    return {epoch: value for epoch, name, value in read_curves(step) if name == tag}
 
 
 def learning_curves(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -128,7 +128,8 @@ class BestWeights(Callback):
 def standard_callbacks(
     device: torch.device,
     max_bad: int = 5,         # updates in a row that are not finite, before the run stops
-    histograms: bool = False,  # of weights and gradients in TensorBoard
+    loggers: Sequence[Callback] | None = None,  # of curves and pictures; None: TensorBoard
 ) -> list[Callback]:
     "The callbacks of every training. Validation and best weights follow them."
-    return [Cost(device), ProgressBar(), EpochStats(), FiniteGuard(max_bad), TensorBoardLogger(histograms)]
+    written = [TensorBoardLogger()] if loggers is None else loggers
+    return [Cost(device), ProgressBar(), EpochStats(), FiniteGuard(max_bad), *written]

@@ -37,6 +37,7 @@ from .measure import make_validator, step_models
 from .start import fresh_segmenter, norm_name, parent_segmenter
 from ..loading.cache import cache_samples
 from ..loading.loader import Loader
+from ..loggers.names import make_loggers
 from ..methods.base import Method
 from ..methods.builtin import BASE
 from ..methods.facts import method_params
@@ -149,7 +150,8 @@ def build_trainer(
                       compute_dtype(device, config.precision, config.norm))
     record["machine"] |= numerics(updates.dtype)
     keeper = MapKeeper(step_models(method, step), whole_images(config, step, data), folder, config.history_images)
-    callbacks = [*standard_callbacks(device, config.max_bad_updates, config.histograms), keeper,
+    loggers = make_loggers(config.logger, config.histograms)
+    callbacks = [*standard_callbacks(device, config.max_bad_updates, loggers), keeper,
                  Validation(make_validator(method, config, data, step, device)), BestWeights(),
                  *(kind() for kind in load_callbacks(config.callbacks).values())]
     trainer = Trainer(loader, updates, epochs, folder, step, callbacks, config.val_interval,

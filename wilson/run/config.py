@@ -16,6 +16,7 @@ from ..core.params import Param, convert_value, param, params_of
 from ..core.paths import resolve_path
 from ..methods.facts import builtin_facts
 from ..datasets.built_in import DATASETS, DEMO, PRESETS
+from ..loggers.names import LOGGERS, parse_loggers
 from ..models.backbones import BACKBONE_NAMES
 from .chosen_method import convert_params, load_backbone, method_facts
 
@@ -181,8 +182,10 @@ class RunParams(DataParams):
     max_bad_updates: int = param(
         5, "updates whose loss is not finite, skipped in a row, before the run stops", above=0,
         affects="nothing")
+    logger: str = param("tensorboard", f"of curves and pictures: {', '.join(LOGGERS)}; several with commas",
+                        text=True, affects="nothing")
     histograms: bool = param(
-        False, "weights and gradients as histograms in TensorBoard, once per validation", affects="nothing")
+        False, "weights and gradients as histograms, once per validation; csv has none", affects="nothing")
     history_images: int = param(
         8, "images, half of them training images, whose maps are kept at each validation, to see later "
         "how the pseudo-labels grew; 0: none", min=0, affects="nothing")
@@ -245,11 +248,7 @@ def is_folder_name(name: str) -> bool:
 
 
 def _is_utf8(path: Path) -> bool:
-    try:
-        str(path).encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
+    return not any("\ud800" <= c <= "\udfff" for c in str(path))  # what stands for other bytes
 
 
 def _check(config: TrainConfig) -> None:
@@ -263,6 +262,7 @@ def _check(config: TrainConfig) -> None:
                          f"UTF-8; weights cannot be written there, so give another runs_dir.")
     if config.backbone is not None:
         load_backbone(config.backbone)
+    parse_loggers(config.logger)
     if config.batch_size == 1:
         raise InputError("batch_size=1: batch norm needs at least 2 images; give batch_size=2 or more.")
     if config.norm == "inplace" and config.precision == "bf16":
