@@ -17,7 +17,7 @@ for torch in ${*:-"$first" "$last"}; do
   cd "$place"
   venv/bin/wilson new bench
   cd bench
-  make setup
+  env -u PYTHON -u MAKEFLAGS -u MAKEOVERRIDES make setup  # its own Python, not the one that made the environment
   ../venv/bin/papermill nbs/train.ipynb -p task 15-5 -p dataset shapes -p epochs 1 -p crop_size 48 -p pseudo_epoch 0 -p device cpu >"$place/log" 2>&1 ||
     { tail -n 40 "$place/log"; exit 1; }
   ../venv/bin/wilson runs

@@ -99,3 +99,11 @@ def test_errors(tmp_path, monkeypatch, capsys):
         assert main(arguments) == 2 and message in capsys.readouterr().err
     assert main(["lab", "--help"]) == 0 and "flags of jupyter lab" in capsys.readouterr().out
     assert [p.name for p in tmp_path.iterdir()] == ["there"] and os.listdir("there") == ["file"]
+
+
+def test_demo_trains_the_demo_data(monkeypatch, capsys):
+    "Both steps of 15-5 on the data that wilson draws."
+    from wilson.experiments import train
+    asked = []
+    monkeypatch.setattr(train, "run_training", lambda config: asked.append((config.dataset, config.task, config.step)) or [])
+    assert main(["demo"]) == 0 and asked == [("shapes", "15-5", "all")] and "`wilson lab` opens" in capsys.readouterr().out
