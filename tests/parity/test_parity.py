@@ -165,7 +165,7 @@ def void_as_background(result):
 
 
 SCALED = {
-    "models.localizer": ["class_scores", "weighted_pool", "focal_penalty"],
+    "models.localizer": ["pool_class_scores", "weighted_pool", "focal_penalty"],
     "pseudo.pamr": ["pixel_affinity", "refine"],
     "pseudo.labels": ["mask_by_labels", "one_hot", "soft_label", "segmentation_target"],
     "methods.losses": ["bce_loss", "ce_loss", "unbiased_ce_loss", "kd_loss", "unbiased_kd_loss",
