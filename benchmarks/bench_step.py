@@ -42,7 +42,7 @@ from wilson.experiments.start import norm_name
 from wilson.loading.loader import Loader
 from wilson.methods.base import Base
 from wilson.methods.wilson import Wilson
-from wilson.models.folding import fold_norms
+from wilson.inference.folding import fold_norms
 from wilson.models.segmenter import freeze, grow, make_segmenter
 from wilson.run.config import parse_config
 from wilson.run.presets import resolve_config

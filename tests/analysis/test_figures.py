@@ -143,7 +143,7 @@ import test_figures as t
 scenes = [t.made_up(5, [1, 17])]
 for disk in map(Path, sys.argv[1:]):
     for write in (lambda: t.save_figure(t.qualitative(scenes, t.STEP), disk / "figure.pdf"),
-                  lambda: t.report(disk / "report.html", "", {}, [t.ReportImage(m) for m in scenes], t.STEP)):
+                  lambda: t.write_image_report(disk / "report.html", "", {}, [t.ReportImage(m) for m in scenes], t.STEP)):
         try: write()
         except t.InputError as e: print(e)
     print(sorted(p.name for p in disk.iterdir()))

@@ -27,7 +27,8 @@ from wilson.run.presets import resolve_config
 
 # ------------------------------------------------------------------------- one place
 
-DEFINITIONS = {"data/classes.py", "datasets/voc.py", "datasets/coco.py", "datasets/built_in.py"}
+DEFINITIONS = {"data/classes.py", "datasets/voc.py", "datasets/coco.py", "datasets/built_in.py",
+               "formats/writers.py"}  # names of formats, and keys of their JSON, that are names of data sets too
 
 
 def compared_names(text: str) -> Iterator[int]:

@@ -9,7 +9,7 @@ from wilson.data.batches import Batch
 from wilson.engine.updates import Updates
 from wilson.methods import wilson as method_module
 from wilson.methods.wilson import Wilson
-from wilson.models.folding import fold_norms
+from wilson.inference.folding import fold_norms
 from wilson.models.segmenter import freeze, grow, make_segmenter
 from wilson.pseudo import targets as targets_module
 

@@ -46,7 +46,8 @@ def by_command(*given: str) -> TrainConfig:
     "The configuration of `wilson train`."
     parser = Parser(allow_abbrev=False)
     add_options(parser, run_train, given)
-    return parse_config(**arguments_of(run_train, vars(parser.parse_args([*given]))))
+    arguments = arguments_of(run_train, vars(parser.parse_args([*given])))
+    return parse_config(arguments["parameters"])
 
 
 def typed(command: list[str]) -> TrainConfig:
@@ -101,7 +102,7 @@ def test_a_name_that_has_become_a_number_is_refused(number):
 
 def test_text_is_what_the_configuration_takes_as_text():
     "Everything but choices, and what has a form of its own."
-    for name in TEXT:
+    for name in set(TEXT) - {"logger"}:  # names of a list
         more = {"method": "external"} if name == "pseudo_dir" else {}
         assert getattr(parse_config({name: "none"} | more), name) == "none"
 

@@ -97,7 +97,7 @@ def test_help_and_names_need_no_torch(tmp_path):
 
 
 def test_texts_name_every_backbone_and_every_file():
-    page, readme = ((REPO / name).read_text(encoding="utf-8") for name in ("pretrained/README.md", "README.md"))
+    page, readme = ((REPO / name).read_text(encoding="utf-8") for name in ("pretrained/README.md", "nbs/guide/weights.ipynb"))
     cell = json.loads((REPO / "nbs/train.ipynb").read_text(encoding="utf-8"))
     parameters = next("".join(c["source"]) for c in cell["cells"] if "parameters" in c["metadata"].get("tags", []))
     assert all(name in parameters for name in BACKBONE_NAMES)

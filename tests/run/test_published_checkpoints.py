@@ -200,7 +200,7 @@ def test_commands_from_file_to_file(root, small, capsys):
     assert code == 0 and "published" in said
     image = next(Path("data/few/JPEGImages").glob("val_*"))
     assert command("predict", base, image, "--device", "cpu", capsys=capsys)[0] == 0
-    code, said = command("export", base, "again.pth", capsys=capsys)
+    code, said = command("export", base, "--format", "checkpoint", "--out", "again.pth", capsys=capsys)
     assert code == 0 and "shapes_net" in said and said.endswith("again.pth\n")
     again, first = read_published("again.pth"), read_published("Base_0.pth")
     assert again[1:] == first[1:]

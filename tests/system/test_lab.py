@@ -64,7 +64,7 @@ def root(tmp_path_factory):
     typed = "\n".join(f"{name} = {value!r}" for name, value in GIVEN.items())
     notebook.cells.insert(place + 1, nbformat.v4.new_code_cell(typed))
     nbformat.write(notebook, folder / "nbs/train.ipynb")
-    testing.demo_data(folder / "data/few", n_train=160, n_val=12)
+    testing.demo_data(folder / "data/few", n_train=800, n_val=12)
     without_news(folder)
     # somebody's own configuration must not open the server to the network
     (folder / ".jupyter/jupyter_server_config.py").write_text('c.ServerApp.ip = "0.0.0.0"\n', encoding="utf-8")

@@ -13,22 +13,19 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torchvision.io import write_png
-from tqdm.auto import tqdm
 
-from ..core.errors import InputError, did_you_mean
+from ..core.errors import InputError
 from ..core.files import ensure_dir
 from ..core.limits import shortage
 from ..core.output_files import OutputFolder
 from ..core.paths import resolve_path
 from ..data.image_files import open_image
 from ..data.image_io import read_image, write_mask
-from ..data.samples import evaluation_samples, training_samples
+from ..data.samples import evaluation_samples
 from ..data.tasks import Step
 from ..data.transforms import CentreCrop
 from ..engine.devices import choose_device
-from ..evaluation.logits import Logits, class_map
 from ..evaluation.maps import Maps
 from ..evaluation.metrics import Metric
 from ..evaluation.pictures import class_colours, classes_over
@@ -37,18 +34,16 @@ from ..evidence.files import evidence_reader
 from ..experiments.measure import fixed_images, evaluate_step, metric_classes
 from ..inference.stages import run_stages
 from ..inference.tiles import TiledSegmenter
-from ..formats.writers import WRITERS, Annotated
 from ..pseudo.step_targets import step_target_functions
-from ..pseudo.targets import TargetRule
 from ..run.folder import StepResult
 from ..run.images import recorded_data
-from ..run.opened import OpenedStep, open_step
+from ..run.opened import open_step
 from ..run.presets import ResolvedConfig
 
 # %% auto #0
-__all__ = ['IMAGE_SUFFIXES', 'DECODED_FIRST', 'LABEL_MAPS', 'result_table', 'result_figure', 'evaluate_saved_step', 'image_files',
-           'check_images', 'prediction_outputs', 'PredictedImage', 'predict_images', 'predict', 'write_prediction',
-           'data_roots', 'with_data_root', 'label_map', 'write_label_maps', 'write_annotations']
+__all__ = ['IMAGE_SUFFIXES', 'DECODED_FIRST', 'result_table', 'result_figure', 'evaluate_saved_step', 'find_images',
+           'check_readable', 'prediction_outputs', 'PredictedImage', 'predict_images', 'predict', 'write_prediction',
+           'data_roots', 'with_data_root']
 
 # %% ../../nbs/analysis/00_results.ipynb #16b51551
 def result_table(
@@ -104,7 +99,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 DECODED_FIRST = 64  # images that are decoded before anything is written; of further ones the header is read
 
 
-def image_files(
+def find_images(
     images: Sequence[Path | str],  # files, and folders of files
 ) -> list[Path]:
     "The files, and those in the folders, in order of their names."
@@ -121,7 +116,7 @@ def image_files(
     return found
 
 
-def check_images(files: Sequence[Path]) -> None:
+def check_readable(files: Sequence[Path]) -> None:
     "InputError for the first file that cannot be read as an image."
     for file in files[:DECODED_FIRST]:
         read_image(file)
@@ -168,10 +163,10 @@ def predict_images(
 ) -> Iterator[PredictedImage]:       # in order of the images
     "Segment images of your own one after another: masks in dataset ids and overlays go to `out`."
     opened, out = open_step(path, choose_device(device), with_old=False), resolve_path(out)
-    files = image_files(images)
+    files = find_images(images)
     network = TiledSegmenter(opened.segmenter, tile)
     outputs = prediction_outputs(files, out, overwrite, opened.config)
-    check_images(files)
+    check_readable(files)
     ensure_dir(out)
 
     def compute(file: Path, picture: Tensor) -> tuple[Tensor, Tensor]:
@@ -225,100 +220,3 @@ def data_roots(config: ResolvedConfig) -> list[str]:
 def with_data_root(config: ResolvedConfig, data_root: Path | str | None) -> ResolvedConfig:
     "The configuration of a run whose data lies elsewhere now."
     return config if data_root is None else replace(config, data_root=str(data_root))
-
-# %% ../../nbs/analysis/00_results.ipynb #7c0d3b8d
-LABEL_MAPS = ("cam", "refined", "hard")
-
-
-def label_map(
-    logits: Logits,
-    rule: TargetRule,
-    kind: str,     # "cam": arg-max of the localizer; "refined": after the affinity; "hard": 255 where unsure
-) -> Tensor:       # H, W uint8 in training order
-    "A pseudo-label of one image as classes."
-    size = logits.picture.shape[1:]
-    targets = logits.targets(rule)
-    if kind == "hard":
-        return F.interpolate(targets.hard[None].float(), tuple(size), mode="nearest-exact")[0, 0].byte()
-    return class_map(targets["masked" if kind == "cam" else kind], size)[0]
-
-
-def write_label_maps(
-    path: Path | str,   # a finished step's folder, with a localizer
-    out: Path | str,    # folder of the maps, made
-    kind: str = "cam",
-    device: str = "auto",
-    data_root: Path | str | None = None,  # where its data lies now; None: where it was
-    overwrite: bool = False,  # replace files that wilson has not written, also in a data set
-) -> Path:              # `out`
-    "Write the label maps of a step's training images as `<image>.png`."
-    if kind not in LABEL_MAPS:
-        raise InputError(f"kind={kind!r}: expected one of {', '.join(LABEL_MAPS)}.")
-    opened = _open_weak_step(path, device)
-    outputs, named = OutputFolder(out, overwrite), [] if data_root is None else [str(data_root)]
-    outputs.check((), data_roots(opened.config) + named)
-    data = recorded_data(opened, data_root)
-    split = data.train_of(opened.step.index)
-    ids = np.zeros(256, np.uint8)
-    ids[opened.step.n_old: opened.step.n_classes] = opened.step.ids[opened.step.n_old - 1:]
-    ids[255] = 255
-    if split.values is not None:  # the masks' files use other numbers than ids; so will these
-        ids = np.array([split.values.index(i) for i in ids], np.uint8)
-    samples = training_samples(split, opened.step, None, reads_masks=False,
-                               old_labels=opened.rule.label_old_classes,
-                               evidence=evidence_reader(opened.config.method_params, data.classes, opened.step))
-    outputs.check(f"{i}.png" for i in samples.split.ids)
-    out = ensure_dir(resolve_path(out))
-    for index in tqdm(range(len(samples)), desc=f"label maps ({kind})", leave=False):
-        logits = opened.views(samples[0, index])
-        with outputs.file(f"{logits.id}.png") as aside:
-            write_mask(aside, ids[label_map(logits, opened.rule, kind)])
-    return out
-
-
-def _open_weak_step(path: Path | str, device: str) -> OpenedStep:
-    opened = open_step(path, choose_device(device))
-    if opened.localizer is None or opened.old is None:
-        raise InputError(f"{path} has no localizer to make label maps with; name a later step of "
-                         f"method=wilson.")
-    return opened
-
-
-def write_annotations(
-    path: Path | str,   # a finished step's folder, with a localizer
-    out: Path | str,    # folder of the files, made
-    format: str,        # "voc", "coco" or "labelme"
-    ids: Sequence[str] = (),  # of images; none: all that the step trained on
-    device: str = "auto",
-    data_root: Path | str | None = None,  # where its data lies now; None: where it was
-    overwrite: bool = False,  # replace files that wilson has not written, also in a data set
-) -> Path:              # `out`
-    "Write the targets of a step's training images as files that annotation tools open."
-    if format not in WRITERS:
-        raise InputError(f"format={format!r}: expected one of {', '.join(WRITERS)}.")
-    opened = _open_weak_step(path, device)
-    named = [] if data_root is None else [str(data_root)]
-    outputs, data = OutputFolder(out, overwrite), recorded_data(opened, data_root)
-    outputs.check((), data_roots(opened.config) + named)
-    samples = training_samples(data.train_of(opened.step.index), opened.step, None, reads_masks=False,
-                               old_labels=opened.rule.label_old_classes)
-    if strange := [i for i in ids if i not in samples.split.ids]:
-        raise InputError(f"images: step {opened.step.index} does not train on {strange[0]!r}."
-                         f"{did_you_mean(strange[0], samples.split.ids)}")
-    numbers = np.zeros(256, np.uint8)
-    numbers[1:opened.step.n_classes] = opened.step.ids
-    numbers[255] = 255
-
-    def items() -> Iterator[Annotated]:
-        chosen = [n for n, i in enumerate(samples.split.ids) if not ids or i in ids]
-        for index in tqdm(chosen, desc=f"annotations ({format})", leave=False):
-            logits = opened.views(samples[0, index])
-            shown = class_map(logits.targets(opened.rule)["target"], logits.picture.shape[1:])[0]
-            yield Annotated(logits.id, samples.split.images[index], numbers[shown.cpu().numpy()])
-
-    out = ensure_dir(resolve_path(out))
-    for name, content in WRITERS[format](items(), data.classes):
-        ensure_dir((out / name).parent)
-        with outputs.file(name) as aside:
-            aside.write_bytes(content)
-    return out

@@ -277,7 +277,7 @@ class Run(ExportMethods):
         >>> wilson.load_run("shapes-15-5-overlap/wilson-s42").pseudo_labels("labels", "hard").name
         'labels'
         """
-        from wilson.analysis.results import write_label_maps
+        from wilson.deploy.label_maps import write_label_maps
         return write_label_maps(self.path, out, kind, self.device, overwrite=overwrite)
 
     def __repr__(self) -> str:

@@ -77,9 +77,10 @@ def run_predict(
     from wilson.analysis.results import predict, predict_images
     with messages_apart(json):
         _trust(step_folder, trust_code)
-        if json:
-            print_json([vars(p) for p in predict(step_folder, images, out, device, overwrite, tile)])
-            return
+        predictions = predict(step_folder, images, out, device, overwrite, tile) if json else []
+    if json:
+        print_json([vars(prediction) for prediction in predictions])
+        return
     for prediction in predict_images(step_folder, images, out, device, overwrite, tile):
         shares = ", ".join(f"{name} {share:.0%}" for name, share in prediction.shares.items())
         print(f"{prediction.mask}: {shares or 'background only'}")
@@ -168,7 +169,7 @@ def run_pseudo_labels(
     trust_code: TrustCode = False,
 ) -> None:
     "write a weak step's pseudo-labels as PNGs, or for annotation tools"
-    from wilson.analysis.results import write_annotations, write_label_maps
+    from wilson.deploy.label_maps import write_annotations, write_label_maps
     from wilson.core.paths import display_path
     _trust(step_folder, trust_code)
     if format is not None:

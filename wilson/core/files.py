@@ -172,4 +172,5 @@ def _imported(tree: ast.AST) -> list[str]:
     nodes = [*ast.walk(tree)]
     names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
     names += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module]
-    return [part for name in names if (part := name.partition(".")[0]) != "wilson"]
+    own = __name__.partition(".")[0]
+    return [part for name in names if (part := name.partition(".")[0]) != own]

@@ -41,7 +41,7 @@ from ..loggers.names import make_loggers
 from ..methods.base import Method
 from ..methods.builtin import BASE
 from ..methods.facts import method_params
-from ..models.folding import fold_norms
+from ..inference.folding import fold_norms
 from ..models.segmenter import freeze, grow, Segmenter, init_class_prior
 from ..run.history import MapKeeper, whole_images
 from ..run.chosen_method import method_class
@@ -113,7 +113,9 @@ def build_trainer(
         segmenter = grow(old, step.classes_per_step[-1], balanced=balanced)
         # the evaluation window follows this step's crops, as it will when the step is opened again
         segmenter.head.pool_size = max(1, config.crop_size // config.output_stride)
-        fold_norms(freeze(old))
+        freeze(old)
+        if not kind.reads_old_weights:
+            fold_norms(old)
     if config.class_prior < 0.5 and not balanced:
         init_class_prior(segmenter.cls, config.class_prior, fresh=parent is None)
     # channels last: the layout that torch's convolution libraries prefer

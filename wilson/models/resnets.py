@@ -29,7 +29,7 @@ class FeatureNetwork(nn.Module):
 # %% ../../nbs/models/02_resnets.ipynb #8beb1f29
 class ResidualBlock(nn.Module):
     "`leaky_relu(convs(x) + shortcut(x))`; the stride sits on the first 3×3 and on the projection."
-    folds = ((("proj_conv",), "proj_bn"),)  # see wilson.models.folding
+    folds = ((("proj_conv",), "proj_bn"),)  # see wilson.inference.folding
 
     def __init__(
         self,

@@ -120,7 +120,7 @@ class DilatedConv2d(nn.Conv2d):
 class DeepLabHead(nn.Module):
     "DeepLabv3 head: B,in_channels,h,w → B,channels,h,w."
     folds = ((("map_convs",), "map_bn"), (("global_pooling_conv",), "global_pooling_bn"),
-             (("red_conv", "pool_red_conv"), "red_bn"))  # see wilson.models.folding
+             (("red_conv", "pool_red_conv"), "red_bn"))  # see wilson.inference.folding
 
     def __init__(
         self,

@@ -21,7 +21,7 @@ from ..data.tasks import Step, Task
 from ..engine.checkpoint import load_part, read_carried, read_weights, WEIGHTS_FILES, weights_hash
 from ..engine.step_folder import INDEX, StepFolder
 from ..evaluation.logits import StepModels
-from ..models.folding import fold_norms
+from ..inference.folding import fold_norms
 from ..models.localizer import Localizer
 from ..models.norms import norm_for
 from ..models.segmenter import Segmenter, freeze, make_segmenter

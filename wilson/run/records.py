@@ -16,8 +16,7 @@ from typing import Any
 from ..core.errors import InputError, did_you_mean
 from ..core.paths import resolve_path, display_path
 from ..engine.step_folder import StepFolder
-from ..evaluation.scores import BUILT_IN, ScoreFacts, check_metrics, column_scores
-from ..evaluation.scores import is_number, read_facts, require_field
+from ..evaluation.scores import BUILT_IN, ScoreFacts, check_metrics, column_scores, is_number, read_facts, require_field
 from ..methods.facts import builtin_facts
 from .config import SHARED, TrainConfig, all_parameters
 from .folder import error_line, recorded_config, recorded_parent, recorded_task
@@ -76,7 +75,7 @@ class Record:
     cost: Mapping[str, float | None] = field(default_factory=dict)  # seconds, J, GB, images a second
     parent: Path | None = None    # folder of the step before
     own_method: str = ""          # name of a method that is a class of the user
-    outside_evidence: bool = False  # used what a model from outside says of the images, in this step or before
+    outside_evidence: bool = False  # used what a model from outside says, in this step or before
     facts: Mapping[str, ScoreFacts] = field(default_factory=lambda: {f.name: f for f in BUILT_IN}, repr=False)
 
     @property
