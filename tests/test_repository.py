@@ -336,7 +336,7 @@ LAYERS = {
     "run": 5,
     "experiments": 6,
     "analysis": 7,
-    "deploy": 7,
+    "deploy": 7.5,
     "api": 8,
     "widgets": 8,
     "workbench": 8,
