@@ -167,10 +167,12 @@ def read_files(
     return UserFiles(path.parent, contents)
 
 
+_PACKAGE = "wilson"
+
+
 def _imported(tree: ast.AST) -> list[str]:
     "First parts of the names of imported modules; wilson is none of the user's, also in a clone of it."
     nodes = [*ast.walk(tree)]
     names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
     names += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module]
-    own = __name__.partition(".")[0]
-    return [part for name in names if (part := name.partition(".")[0]) != own]
+    return [part for name in names if (part := name.partition(".")[0]) != _PACKAGE]
