@@ -114,7 +114,7 @@ def build_trainer(
         # the evaluation window follows this step's crops, as it will when the step is opened again
         segmenter.head.pool_size = max(1, config.crop_size // config.output_stride)
         freeze(old)
-        if not kind.reads_old_weights:
+        if not config.method_params.get(kind.reads_old_weights):
             fold_norms(old)
     if config.class_prior < 0.5 and not balanced:
         init_class_prior(segmenter.cls, config.class_prior, fresh=parent is None)

@@ -33,7 +33,7 @@ class MethodBase(nn.Module):
     all_classes: ClassVar[bool] = False      # trains on all classes at once and has no base step
     uses_old: ClassVar[bool] = True          # needs the model of the step before
     own_schedule: ClassVar[bool] = False     # the later part of lr_policy holds; else that of the base step
-    reads_old_weights: ClassVar[bool] = False  # the old model keeps its norms; else they are folded
+    reads_old_weights: ClassVar[str] = ""    # the parameter with which it does; without, the old norms are folded
     target_rule: ClassVar[TargetRule | None] = None  # whose links have parameters too, where it has one
 
     def __init__(

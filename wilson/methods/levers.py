@@ -187,7 +187,7 @@ class TargetLevers(LeverParams):
 class Levers(TargetLevers):
     "WILSON with every lever of later work as a parameter, all off."
     name, paper = "levers", "2112.01882"
-    reads_old_weights = True  # fusion mixes them in
+    reads_old_weights = "fusion"
 
     def losses(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
         if not self.refit_epochs or epoch < self.epochs - self.refit_epochs:
