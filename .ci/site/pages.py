@@ -51,7 +51,9 @@ def without_directives(cell: dict) -> dict:
     elif all(re.match(r"from |import |[ )\w,]*$", line) for line in cell["source"]):  # nothing but imports
         tags.append("hide-input")
     cell["metadata"] = {"tags": tags}
-    cell["outputs"], cell["execution_count"] = [], None
+    if "skip-execution" not in tags:  # what is not run keeps the outputs that are stored with it
+        cell["outputs"] = []
+    cell["execution_count"] = None
     return cell
 
 
