@@ -1,6 +1,7 @@
 """A workbench without a clone: the distributions, `wilson new` from an installed wheel, and the user's card in it."""
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -107,3 +108,21 @@ def test_demo_trains_the_demo_data(monkeypatch, capsys):
     asked = []
     monkeypatch.setattr(train, "run_training", lambda config: asked.append((config.dataset, config.task, config.step)) or [])
     assert main(["demo"]) == 0 and asked == [("shapes", "15-5", "all")] and "`wilson lab` opens" in capsys.readouterr().out
+
+
+def test_a_failure_leaves_no_half_of_a_workbench(tmp_path, monkeypatch, capsys):
+    "The same command works afterwards; what was no part of it stays."
+    monkeypatch.chdir(tmp_path)
+    write, count = Path.write_bytes, iter(range(100))
+
+    def full(self, content):
+        if next(count) == 5:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(self, content)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        assert main(["new", "bench"]) == 2 and "Make room there" in capsys.readouterr().err
+    assert not (tmp_path / "bench").exists()
+    assert main(["new", "bench"]) == 0 and (tmp_path / "bench/nbs/train.ipynb").is_file()
+    (tmp_path / "file").touch()
+    assert main(["new", "file/bench"]) == 2 and "file/bench cannot be written" in capsys.readouterr().err

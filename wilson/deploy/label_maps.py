@@ -19,7 +19,8 @@ from ..core.files import ensure_dir
 from ..core.output_files import OutputFolder
 from ..core.paths import resolve_path
 from ..data.image_io import write_mask
-from ..data.samples import training_samples
+from ..data.samples import StepSamples, training_samples
+from ..data.splits import SegmentationFolder
 from ..engine.devices import choose_device
 from ..evaluation.logits import Logits, class_map
 from ..evidence.files import evidence_reader
@@ -69,9 +70,7 @@ def write_label_maps(
     ids[255] = 255
     if split.values is not None:  # the masks' files use other numbers than ids; so will these
         ids = np.array([split.values.index(i) for i in ids], np.uint8)
-    samples = training_samples(split, opened.step, None, reads_masks=False,
-                               old_labels=opened.rule.label_old_classes,
-                               evidence=evidence_reader(opened.config.method_params, data.classes, opened.step))
+    samples = _samples(opened, data)
     outputs.check(f"{i}.png" for i in samples.split.ids)
     out = ensure_dir(resolve_path(out))
     for index in tqdm(range(len(samples)), desc=f"label maps ({kind})", leave=False):
@@ -87,6 +86,13 @@ def _open_weak_step(path: Path | str, device: str) -> OpenedStep:
         raise InputError(f"{path} has no localizer to make label maps with; name a later step of "
                          f"method=wilson.")
     return opened
+
+
+def _samples(opened: OpenedStep, data: SegmentationFolder) -> StepSamples:
+    "The images that a step trained on, whole, as it saw them."
+    return training_samples(data.train_of(opened.step.index), opened.step, None, reads_masks=False,
+                            old_labels=opened.rule.label_old_classes,
+                            evidence=evidence_reader(opened.config.method_params, data.classes, opened.step))
 
 
 def write_annotations(
@@ -105,8 +111,7 @@ def write_annotations(
     named = [] if data_root is None else [str(data_root)]
     outputs, data = OutputFolder(out, overwrite), recorded_data(opened, data_root)
     outputs.check((), data_roots(opened.config) + named)
-    samples = training_samples(data.train_of(opened.step.index), opened.step, None, reads_masks=False,
-                               old_labels=opened.rule.label_old_classes)
+    samples = _samples(opened, data)
     if strange := [i for i in ids if i not in samples.split.ids]:
         raise InputError(f"images: step {opened.step.index} does not train on {strange[0]!r}."
                          f"{did_you_mean(strange[0], samples.split.ids)}")

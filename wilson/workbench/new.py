@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import wilson
 from ..core.errors import InputError
-from ..core.files import atomic_write
+from ..core.files import atomic_write, report_disk_errors
 
 # %% auto #0
 __all__ = ['TEMPLATES', 'workbench_sources', 'write_workbench']
@@ -41,7 +42,16 @@ def write_workbench(
     for name in ("Makefile", "wilson.toml"):
         text = (TEMPLATES / name).read_text(encoding="utf-8")
         contents[name] = text.replace("{python}", str(python)).encode()
-    for name, content in contents.items():
-        with atomic_write(folder / name) as aside:
-            aside.write_bytes(content)
+    with report_disk_errors(folder):
+        try:
+            for name, content in contents.items():
+                with atomic_write(folder / name) as aside:
+                    aside.write_bytes(content)
+        except BaseException:  # also an interrupt: the same command must not find half a workbench
+            for path in (folder / name for name in contents):
+                with suppress(OSError):  # a folder that holds something else stays
+                    path.unlink(missing_ok=True)
+                    for parent in path.parents[:len(path.relative_to(folder).parts)]:
+                        parent.rmdir()
+            raise
     return folder
