@@ -130,8 +130,8 @@ def test_values_of_json():
 
 
 def test_processes_that_a_command_starts_do_not_write_into_the_json(tmp_path):
-    code = ("import os, subprocess, sys; from wilson.cli.output import messages_apart, print_json\n"
-            "with messages_apart():\n    print('ours'); subprocess.run([sys.executable, '-c', 'print(\"theirs\")'], check=True)\n"
+    code = ("import os, subprocess, sys; from wilson.cli.output import messages_to_stderr, print_json\n"
+            "with messages_to_stderr():\n    print('ours'); subprocess.run([sys.executable, '-c', 'print(\"theirs\")'], check=True)\n"
             "print_json([1])")
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment(), capture_output=True, text=True,
                           encoding="utf-8", timeout=120)

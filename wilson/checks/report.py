@@ -15,7 +15,7 @@ from .files import Finding, Look, Pair, look_at_all, pairs_of
 from .lists import TRAINING, count_text, entries, label_findings, leaked_findings, list_findings
 from .lists import names_of, number_findings, twin_findings
 from .published_lists import published_findings, sizes_text, step_sizes, trained_on
-from .teaching import absent_findings, empty_mask_findings, palette_findings, pixelless_findings
+from .teaching import absent_class_findings, empty_mask_findings, palette_findings, undrawn_class_findings
 from ..core.templates import html_table
 from ..data.classes import Classes
 from ..data.splits import Split
@@ -175,14 +175,14 @@ def check_dataset(
     for split in splits.values():
         findings += [*number_findings(split, looks, classes), *empty_mask_findings(split, looks, classes),
                      *label_findings(split, looks, classes, dataset.exact_labels)]
-    findings += [*palette_findings(splits.values(), looks), *pixelless_findings(splits, looks, classes)]
+    findings += [*palette_findings(splits.values(), looks), *undrawn_class_findings(splits, looks, classes)]
     lines = entries(splits, looks)
     findings += [*list_findings(splits.values()), *leaked_findings(lines), *twin_findings(lines)]
     known = list(published_findings(splits, dataset))
     findings += [f for f in known if isinstance(f, Finding)]
     if "train" in splits:
         findings += [f for name, task in named.items() for f in task_findings(splits, name, task)]
-    findings += unseen_findings(splits, named.values()) if named else absent_findings(splits, classes)
+    findings += unseen_findings(splits, named.values()) if named else absent_class_findings(splits, classes)
     return Report(
         findings=tuple(dict.fromkeys(findings)),  # a file of two lists is named once
         splits=tuple(split_facts(name, split, looks) for name, split in splits.items()), classes=classes,

@@ -18,7 +18,7 @@ from ..data.classes import Classes
 from ..data.splits import Split
 
 # %% auto #0
-__all__ = ['empty_mask_findings', 'absent_findings', 'pixelless_findings', 'palette_findings']
+__all__ = ['empty_mask_findings', 'absent_class_findings', 'undrawn_class_findings', 'palette_findings']
 
 # %% ../../nbs/checks/06_teaching.ipynb #4a88f851
 def empty_mask_findings(split: Split, looks: Mapping[Pair, Look], classes: Classes) -> Iterator[Finding]:
@@ -47,7 +47,7 @@ def empty_mask_findings(split: Split, looks: Mapping[Pair, Look], classes: Class
                       kind="mask that is void throughout")
 
 # %% ../../nbs/checks/06_teaching.ipynb #cd228cf3
-def absent_findings(splits: Mapping[str, Split], classes: Classes) -> Iterator[Finding]:
+def absent_class_findings(splits: Mapping[str, Split], classes: Classes) -> Iterator[Finding]:
     "Classes that no training image or no validation image shows."
     for trained, what in ((True, "to train on"), (False, "to validate on")):
         chosen = [split for name, split in splits.items() if (name in TRAINING) == trained]
@@ -66,7 +66,7 @@ def absent_findings(splits: Mapping[str, Split], classes: Classes) -> Iterator[F
                           kind="class without an image")
 
 
-def pixelless_findings(
+def undrawn_class_findings(
     splits: Mapping[str, Split],
     looks: Mapping[Pair, Look],
     classes: Classes,

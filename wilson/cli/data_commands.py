@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from .output import Json, messages_apart, print_json, print_report, report_json
+from .output import Json, messages_to_stderr, print_json, print_report, report_json
 from ..datasets.built_in import DATASETS
 from ..formats.recognition import FORMATS
 
@@ -39,7 +39,7 @@ def run_prepare(
     from wilson.datasets.prepare import prepare_dataset
     from wilson.checks.verify import verify_dataset
     from wilson.run.dataset import load_dataset
-    with messages_apart(json):
+    with messages_to_stderr(json):
         chosen = load_dataset(dataset, data_root)
         prepared = prepare_dataset(chosen, from_, data_root, masks, val_share, voc_root, format, strict)
         report = None if no_verify else verify_dataset(chosen, data_root, voc_root=voc_root)
@@ -70,7 +70,7 @@ def run_verify(
     from wilson.core.output_files import output_file
     from wilson.run.config import as_bool
     from wilson.run.dataset import load_dataset
-    with messages_apart(json):
+    with messages_to_stderr(json):
         chosen = load_dataset(dataset, data_root)
         tasks = (Task(chosen.classes, task, as_bool("overlap", overlap)),) if task else ()
         found = verify_dataset(chosen, data_root, tasks, train_list, val_list, image_labels, voc_root)

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from wilson.run.folder import StepResult
 
 # %% auto #0
-__all__ = ['Json', 'STYLES', 'RESULT_PARTS', 'TextTable', 'is_terminal', 'print_table', 'messages_apart', 'print_json', 'as_json',
-           'scores_text_table', 'scores_json', 'print_results', 'print_report', 'report_json']
+__all__ = ['Json', 'STYLES', 'RESULT_PARTS', 'TextTable', 'is_terminal', 'print_table', 'messages_to_stderr', 'print_json',
+           'as_json', 'scores_text_table', 'scores_json', 'print_results', 'print_report', 'report_json']
 
 # %% ../../nbs/cli/05_output.ipynb #6370ceda
 Json = Annotated[bool, "print the result as JSON; all other messages go to standard error"]
@@ -110,7 +110,7 @@ def _print_rich(table: TextTable) -> None:
 
 # %% ../../nbs/cli/05_output.ipynb #3c2bce8d
 @contextlib.contextmanager
-def messages_apart(apart: bool = True) -> Iterator[None]:
+def messages_to_stderr(apart: bool = True) -> Iterator[None]:
     "Within it, what is printed goes to standard error."
     if not apart:
         yield

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 from .data_commands import Overwrite
-from .output import (Json, TextTable, messages_apart, print_json, print_results, print_table, scores_json,
+from .output import (Json, TextTable, messages_to_stderr, print_json, print_results, print_table, scores_json,
                                scores_text_table)
 from ..core.errors import did_you_mean, InputError
 from ..run.config import TrainConfig, as_bool, parse_config
@@ -39,7 +39,7 @@ def run_train(
 ) -> None:
     "train the steps of a task"
     from wilson.experiments.train import run_training
-    with messages_apart(json):
+    with messages_to_stderr(json):
         results = run_training(parse_config(parameters))
     print_results(results, json)
 
@@ -56,7 +56,7 @@ def run_evaluate(
 ) -> None:
     "score a finished step"
     from wilson.analysis.results import evaluate_saved_step
-    with messages_apart(json):
+    with messages_to_stderr(json):
         _trust(step_folder, trust_code)
         result = evaluate_saved_step(step_folder, device, data_root, weights, metrics)
     print_results([result], json)
@@ -75,7 +75,7 @@ def run_predict(
 ) -> None:
     "segment images with a finished step"
     from wilson.analysis.results import predict, predict_images
-    with messages_apart(json):
+    with messages_to_stderr(json):
         _trust(step_folder, trust_code)
         predictions = predict(step_folder, images, out, device, overwrite, tile) if json else []
     if json:
@@ -107,7 +107,7 @@ def run_runs(
         removed = remove_runs(remove, runs_dir, force)
         print_json({"removed": removed}) if json else print("\n".join(removed))
         return
-    with messages_apart(json):
+    with messages_to_stderr(json):
         listed = run_list(runs_dir, task, runs, state)
     if json:
         print_json([run_facts(one) for one in listed])
@@ -138,7 +138,7 @@ def run_compare(
     from wilson.core.paths import display_path
     if format not in (known := ("auto", "text", *FORMATS)):
         raise InputError(f"format={format!r} is not known.{did_you_mean(format, known)}")
-    with messages_apart(json):
+    with messages_to_stderr(json):
         found, records = find_variants(runs_dir, task, methods, runs)
     if not out:
         chosen = comparison_table(table, found, records, protocol)

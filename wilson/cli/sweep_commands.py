@@ -8,7 +8,7 @@ from __future__ import annotations
 import shlex
 from typing import Annotated, Any
 
-from .output import Json, TextTable, messages_apart, print_json, print_table
+from .output import Json, TextTable, messages_to_stderr, print_json, print_table
 from ..core.errors import InputError
 from ..experiments.slurm_resources import Resources
 from ..run.config import TrainConfig
@@ -49,7 +49,7 @@ def run_sweep_command(
             print_table(TextTable(["run", "state", "about", ""], [plan_row(p) for p in planned], left=4,
                                   notes=[plan_summary(planned, runs_dir, jobs)]))
         return 0
-    with messages_apart(json):
+    with messages_to_stderr(json):
         outcomes = run_sweep(runs, sweep_name, jobs, runs_dir, fail_fast, retry_failed)
     if json:
         print_json([vars(outcome) for outcome in outcomes])

@@ -32,7 +32,7 @@ from ..core.errors import InputError
 # %% auto #0
 __all__ = ['REMEDY', 'MAX_PIXELS', 'FileInputError', 'MissingFileInputError', 'MaskInputError', 'file_error', 'max_pixels',
            'check_pixels', 'file_bytes', 'read_file', 'image_format', 'png_data', 'decode_jpeg_data', 'open_image',
-           'deep_tiff']
+           'deep_tiff_error']
 
 # %% ../../nbs/data/02_image_files.ipynb #5a1c0e06
 REMEDY = "replace the file, or take its id out of the list"
@@ -253,12 +253,12 @@ def open_image(
                          "scale it down or cut it into tiles") from None
     except Exception as e:  # a damaged file can break a decoder in any way
         if kind == "TIFF" and "unknown pixel mode" in str(e):
-            raise deep_tiff(path, what) from None
+            raise deep_tiff_error(path, what) from None
         reason = re.sub(r"^.*\.cpp:\d+, ", "", str(e).partition("\n")[0]).rstrip(".") or type(e).__name__
         raise file_error(path, f"is a broken {kind} ({reason})", what) from None
 
 
-def deep_tiff(path: Path | str, what: str = "image") -> FileInputError:
+def deep_tiff_error(path: Path | str, what: str = "image") -> FileInputError:
     "The error for a TIFF of more than 8 bits a channel: each program scales such numbers in its own way."
     return file_error(path, "is a TIFF of more than 8 bits a channel, and 8 are read", what,
                       "save it with 8 bits a channel, as PNG or TIFF")

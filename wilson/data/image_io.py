@@ -15,7 +15,7 @@ from PIL import Image, ImageFile
 
 from ..core.errors import InputError
 from .classes import palette
-from .image_files import MaskInputError, decode_jpeg_data, deep_tiff, file_error, open_image
+from .image_files import MaskInputError, decode_jpeg_data, deep_tiff_error, file_error, open_image
 from .image_files import png_data
 from .image_files import read_file
 
@@ -76,7 +76,7 @@ def decode_image(
         raise file_error(path, f"has {n_frames} frames, expected one picture",
                          remedy="save one of them as JPEG or PNG")
     if image.format == "TIFF" and image.mode[0] in "IF":
-        raise deep_tiff(path)
+        raise deep_tiff_error(path)
     pixels = decode_jpeg_data(path, content) if image.format == "JPEG" else _rgb(image)
     if pixels.shape != (*image.size[::-1], 3):
         raise ValueError(f"its data is {pixels.shape[1]}×{pixels.shape[0]} pixels, its header says "

@@ -22,7 +22,7 @@ from ..data.image_io import read_mask, write_mask, check_size
 from ..data.image_labels import read_labels, write_labels
 from ..data.splits import read_text
 from .base import Problem, Problems
-from .outlines import beyond, usable_polygons
+from .outlines import exceeds_image, usable_polygons
 
 # %% auto #0
 __all__ = ['LABELS_FILE', 'LEFT_OUT_FILE', 'COCOAnnotations', 'read_annotations', 'annotated_labels', 'usable_regions',
@@ -171,7 +171,7 @@ def _box_beyond(box: Any, height: int, width: int) -> bool:
         x, y, w, h = (float(number) for number in box)
     except (TypeError, ValueError):  # boxes are not read otherwise, and many files have none
         return False
-    return beyond((x, y, x + w, y + h), height, width)
+    return exceeds_image((x, y, x + w, y + h), height, width)
 
 
 def draw_mask(

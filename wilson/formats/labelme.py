@@ -21,7 +21,7 @@ from ..data.splits import read_text
 from .base import Evidence, Export, Format, Problem, Problems, class_numbers, split_of
 from .coco import has_keys
 from .dataset_file import DatasetFile
-from .outlines import beyond, fill_ellipse, fill_polygon, polygon_problem
+from .outlines import exceeds_image, fill_ellipse, fill_polygon, polygon_problem
 from .survey import Survey, unique_ids
 
 # %% auto #0
@@ -177,7 +177,7 @@ def _draw_shape(mask: np.ndarray, shape: dict[str, Any], value: int) -> str:  # 
     if xy.shape != (2, 2) or not np.isfinite(xy).all():
         return f"{kind} without two points"
     box = (*xy.min(0), *xy.max(0)) if kind != "circle" else _circle(xy)
-    if beyond(box, *mask.shape):
+    if exceeds_image(box, *mask.shape):
         return "outline beyond the image"
     return _SHAPES[kind](mask, shape, box, value)
 

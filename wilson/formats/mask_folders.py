@@ -16,7 +16,7 @@ from ..data.splits import id_of, list_lines, read_text
 from .base import Evidence, Export, Format, Problems, Rgb, class_numbers, split_of
 from .dataset_file import DATASET_FILE, DatasetFile, mask_ids
 from .mask_pairs import (IMAGE_FOLDERS, MASK_FOLDERS, file_advice, folders_named, mask_pairs,
-                                       two_valued)
+                                       read_black_and_white)
 from .survey import Survey, unique_ids
 
 # %% auto #0
@@ -195,7 +195,7 @@ class ClassFolderFormat(Format):
         if not folders or any(mask_pairs(found)[0].values()):  # the folders are those of the images
             return None
         masks = [next(iter(files.values())) for files in folders.values()]
-        if any(two_valued(found.path(mask)) is None for mask in masks):
+        if any(read_black_and_white(found.path(mask)) is None for mask in masks):
             return None
         counts = ", ".join(f"{name} {len(files):,}" for name, files in folders.items())
         return Evidence((f"black-and-white masks in folders of their own ({counts}), such as {masks[0]}",))
@@ -235,7 +235,7 @@ def _class_folders(found: Survey) -> dict[str, dict[str, PurePosixPath]]:
 def _overlaid(found: Survey, masks: Mapping[int, PurePosixPath]) -> np.ndarray:
     drawn: np.ndarray | None = None
     for number, mask in masks.items():
-        inside = two_valued(found.path(mask))
+        inside = read_black_and_white(found.path(mask))
         if inside is None:
             raise InputError(f"{found.path(mask)} has more than two values; expected a black-and-white mask "
                              f"of one class.")

@@ -12,13 +12,13 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 # %% auto #0
-__all__ = ['MARGIN', 'beyond', 'polygon_problem', 'usable_polygons', 'fill_polygon', 'fill_ellipse']
+__all__ = ['MARGIN', 'exceeds_image', 'polygon_problem', 'usable_polygons', 'fill_polygon', 'fill_ellipse']
 
 # %% ../../nbs/formats/04_outlines.ipynb #d9780d8d
 MARGIN = 0.05  # of a side: how far beyond the image an outline may reach; at least 2 pixels
 
 
-def beyond(box: Sequence[float], height: int, width: int) -> bool:  # x0, y0, x1, y1
+def exceeds_image(box: Sequence[float], height: int, width: int) -> bool:  # x0, y0, x1, y1
     "Whether a box reaches farther beyond an image than a stroke of a mouse does."
     x, y = max(2.0, MARGIN * width), max(2.0, MARGIN * height)
     return box[0] < -x or box[1] < -y or box[2] > width + x or box[3] > height + y
@@ -39,7 +39,7 @@ def polygon_problem(
     if len(points) < 6:
         return "polygon of fewer than 3 points"
     xy = np.array(points, float).reshape(-1, 2)
-    if beyond((*xy.min(0), *xy.max(0)), height, width):
+    if exceeds_image((*xy.min(0), *xy.max(0)), height, width):
         return "outline beyond the image"
     after = np.roll(xy, -1, 0)
     area = abs((xy[:, 0] * after[:, 1] - after[:, 0] * xy[:, 1]).sum()) / 2
