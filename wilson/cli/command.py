@@ -172,7 +172,8 @@ def main(
         with safe_output():
             return _answer(list(arguments))
     use_utf8_names()  # a process of its own
-    set_bars()
+    if sys.argv[1:2] and sys.argv[1] not in WITH_FLAGS:  # the kernels of a server show bars in a page
+        set_bars()
     with safe_output(controls=None):
         return _answer(sys.argv[1:])
 
