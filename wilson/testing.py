@@ -88,7 +88,7 @@ def cache_folder() -> Path:
         raise InputError(f"{folder} belongs to another user; remove it, or set TMPDIR to another folder.")
     return folder
 
-
+# %% ../nbs/testing.ipynb #6e191e47
 def make_once(
     kind: str,
     facts: Mapping[str, Any],      # what the result depends on beside the package; JSON

@@ -149,7 +149,7 @@ def step_curves(
 
 CLASS_IOU = next(f for f in BUILT_IN if f.by == "class")
 
-
+# %% ../../nbs/analysis/04_charts.ipynb #580cdcaf
 def forgetting_plot(
     found: Sequence[Variant],
     protocol: str = "published",
@@ -177,7 +177,7 @@ def class_score_plot(
         n_old = n_old or (read_details(v.records[0].path) or {}).get("n_old")
     return _by_class(scores, facts.heading, n_old)
 
-
+# %% ../../nbs/analysis/04_charts.ipynb #e66b95fb
 def _by_class(values: Mapping[str, Mapping[str, Sequence[float]]], label: str, n_old: int | None = None,
               zero: bool = False) -> Figure:
     names = [*dict.fromkeys(name for by_class in values.values() for name in by_class)]
@@ -240,7 +240,7 @@ def varying_parameters(
                 names.append(differing[0])
     return [*dict.fromkeys(names)]
 
-
+# %% ../../nbs/analysis/04_charts.ipynb #5124562c
 def parameter_plot(
     found: Sequence[Variant],
     name: str,                                    # one of `varying_parameters`

@@ -118,7 +118,7 @@ FIGURES: dict[str, Callable[[Sequence[Variant], Sequence[Record], str], Mapping[
         f"by {name}": parameter_plot(found, name, _drawn(found, name), protocol) for name in varying_parameters(found)},
 }
 
-
+# %% ../../nbs/analysis/06_comparison.ipynb #c1b45318
 def comparison_figures(
     found: Sequence[Variant],
     records: Sequence[Record],
@@ -158,7 +158,7 @@ def figure_files(made: Mapping[str, Figure]) -> list[str]:
     "Names of the files of figures."
     return [f"{_file_name(name)}.{end}" for name in made for end in ("png", "pdf")]
 
-
+# %% ../../nbs/analysis/06_comparison.ipynb #a9ec9cf7
 def _file_name(name: str) -> str:
     "A name for a file: labels hold what users typed."
     return re.sub(r"[^\w.+,-]+", "-", name).lstrip(".-") or "figure"
@@ -188,7 +188,7 @@ def comparison_table(
                          f"{did_you_mean(protocol, there)}")
     return TABLES[kind](found, records, protocol)
 
-
+# %% ../../nbs/analysis/06_comparison.ipynb #02d78c59
 def write_tables(
     tables: Mapping[str, Table],  # by the name of its file
     out: Path | str,              # folder, made

@@ -80,7 +80,7 @@ _FRAME, _INK = "#9a9a9a", "#1a1a1a"
 _CM = 1 / 2.54                     # in inches
 _STILL: dict[str, Any] = dict(facecolor="white", edgecolor="none", transparent=False)  # not a user's
 
-
+# %% ../../nbs/analysis/07_figures.ipynb #38f487a8
 class Page(Figure):
     "A matplotlib figure in centimetres from the bottom left, which a notebook can show."
 
@@ -185,7 +185,7 @@ def _flowed(widths: Sequence[float], room: float) -> list[list[int]]:
         used += _ENTRY + width
     return lines
 
-
+# %% ../../nbs/analysis/07_figures.ipynb #e8b4a509
 def _legend(page: Page, entries: Sequence[tuple[np.ndarray, str]], width: float) -> tuple[float, list]:
     "Write the legend's texts at the bottom; gives its height and x, y, width, colours of its swatches."
     wide = [_SWATCH * (4 if len(colours) > 1 else 1) for colours, _ in entries]

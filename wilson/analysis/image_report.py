@@ -141,7 +141,7 @@ def write_image_report(
         aside.write_text(page, encoding="utf-8", errors="backslashreplace")
     return path
 
-
+# %% ../../nbs/analysis/09_image_report.ipynb #89e020ad
 _HINT = ("Pixels are counted over all images, then divided. The hard mask is scored where it has a label: on "
          "so many per cent of the pixels. A map made from image-level labels is not blamed for classes that "
          "they do not name, nor the old model for new ones.")

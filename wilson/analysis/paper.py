@@ -58,7 +58,7 @@ def experiments(
     rows = OURS if part == "ours" else anchors(table=PARTS[part])
     return [_experiment(a, seed, label_maps, common) for a in rows]
 
-
+# %% ../../nbs/analysis/11_paper.ipynb #e791747b
 def _experiment(a: Anchor, seed: int, label_maps: Path | str | None, common: Mapping[str, Any]) -> Experiment:
     own = None if a.parameters is None else dict(a.parameters)
     if a.method in _EXTERNAL:
@@ -152,7 +152,7 @@ def _run_of(member: Mapping[str, Any], runs_dir: Path | str) -> str:
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.1f}"
 
-
+# %% ../../nbs/analysis/11_paper.ipynb #94945384
 def _sums(
     members: Sequence[Mapping[str, Any]], states: Mapping[str, PlannedMember], runs_dir: Path | str, tflops: float,
 ) -> str:

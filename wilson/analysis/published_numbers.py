@@ -76,7 +76,7 @@ def _both(table: str, task: str, text: str, source: str = PAPER) -> Iterator[Anc
             yield Anchor(table, "voc", task, overlap, method, _scores(names, values), supervision, source,
                          note=note, parameters=_parameters(parameters))
 
-
+# %% ../../nbs/analysis/02_published_numbers.ipynb #5866eb2d
 def _alls(
     table: str, settings: list[tuple[str, bool]], method: str, part: str, supervision: str, source: str,
     mark: str = "V",
@@ -87,7 +87,7 @@ def _alls(
             yield Anchor(table, "voc", task, overlap, method, {"all": value}, supervision, source,
                          mark)
 
-
+# %% ../../nbs/analysis/02_published_numbers.ipynb #725f59d1
 def _all_anchors() -> Iterator[Anchor]:
     yield from _both("Table 1", "15-5", TABLE_1)
     yield from _both("Table 2", "10-10", TABLE_2)
@@ -164,7 +164,7 @@ def anchor_for(
             return a
     return None
 
-
+# %% ../../nbs/analysis/02_published_numbers.ipynb #fa358f2e
 def caveats(
     parameters: Mapping[str, Any],
     anchor: Anchor,

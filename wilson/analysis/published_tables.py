@@ -47,6 +47,7 @@ SS        | -               | image labels | 60.7 25.7 45.0 | 69.6 32.8 52.5
 EPS       | -               | image labels, saliency | 64.2 54.1 60.6 | 69.0 57.0 64.3
 WILSON    | method=wilson   | image labels | 64.5 54.3 60.8 | 70.4 57.1 65.0"""
 
+# %% ../../nbs/analysis/01_published_tables.ipynb #3f1077f0
 TABLE_3 = """  # COCO→VOC                   COCO: old new all, VOC: the new classes
 FT        | method=finetune | masks        |  1.9 41.7 12.7 75.0
 LwF       | method=lwf      | masks        | 36.7 49.0 40.3 73.6
@@ -122,6 +123,7 @@ BY_STEP = {  # task, overlap, method: all classes after each step
     ("10-5", True, "WILSON"): (74.29, 65.61, 58.08), ("10-5", True, "RaSP"): (74.29, 67.34, 60.36),
 }
 
+# %% ../../nbs/analysis/01_published_tables.ipynb #36e83536
 RASP_ABLATIONS = """  # RaSP's own, 10-2; disjoint, overlap
 tau 1                 | - | image labels, class names | 41.9 23.7 35.0 | 47.5 28.3 40.0
 tau 3                 | - | image labels, class names | 42.2 25.0 35.9 | 45.9 28.4 39.3

@@ -124,7 +124,7 @@ def check_readable(files: Sequence[Path]) -> None:
         with open_image(file):
             pass
 
-
+# %% ../../nbs/analysis/00_results.ipynb #711b7e85
 def prediction_outputs(
     files: Sequence[Path],
     out: Path,
@@ -182,7 +182,7 @@ def predict_images(
 
     return run_stages(files, read_image, compute, write)
 
-
+# %% ../../nbs/analysis/00_results.ipynb #45386e18
 def predict(
     path: Path | str, images: Sequence[Path | str], out: Path | str = "runs/predictions",
     device: str = "auto", overwrite: bool = False, tile: int | None = None,

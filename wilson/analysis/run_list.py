@@ -63,7 +63,7 @@ def _state(record: Record) -> str:
     host = (StepFolder(record.path).read("status.json") or {}).get("host")
     return "killed" if host in (None, socket.gethostname()) else "running"  # locks may not reach other hosts
 
-
+# %% ../../nbs/analysis/10_run_list.ipynb #01da8001
 def _size(folder: Path) -> int:
     total = 0
     for file in folder.rglob("*"):
@@ -100,7 +100,7 @@ def run_facts(one: ListedRun) -> dict[str, Any]:
     return {"step": one.name, "path": r.path, "state": one.state, "bytes": one.size,
             "method": r.parameters.get("method"), "scores": r.scores, "used_by": one.used_by}
 
-
+# %% ../../nbs/analysis/10_run_list.ipynb #7ef43767
 def _score(record: Record, facts: ScoreFacts) -> str:
     value = record.scores.get(facts.name, {}).get("published", {}).get("all")
     return "" if value is None else f"{value:.{facts.digits}f}"
@@ -150,7 +150,7 @@ def _named(name: str, listed: dict[str, ListedRun], root: Path) -> list[str]:
     raise InputError(f"There is no run {name!r} in {display_path(root)}.{did_you_mean(short, known)} Expected "
                      f"<task>/<run>, or <task>/<run>/step<k> for one step, as `wilson runs` lists them.")
 
-
+# %% ../../nbs/analysis/10_run_list.ipynb #fbfcbefa
 def _remove(name: str, one: ListedRun) -> str:
     folder = StepFolder(one.record.path)
     run = folder.path.parent

@@ -43,7 +43,7 @@ class Column:
     better: str = "more"  # "more" | "less" | "neither": what is marked as best
     digits: int = 1
 
-
+# %% ../../nbs/analysis/03_tables.ipynb #a7ebe41d
 @dataclass(frozen=True, repr=False)
 class Table:
     "Rows of cells; a cell contains one value per run. A notebook renders a table as HTML."
@@ -129,7 +129,7 @@ def _field(text: str) -> str:
     text = one_line(text)
     return f"'{text}" if text.lstrip().startswith(("=", "+", "-", "@")) else text
 
-
+# %% ../../nbs/analysis/03_tables.ipynb #77f0ac13
 def to_csv(table: Table) -> str:
     "A header and one line per row; an empty field where there is no value."
     names = [_field(f"{c.name}{part}") for c in table.columns for part in ("", " std", " n")]
@@ -190,7 +190,7 @@ def score_table(
     title = f"{_task(found)}: {', '.join(f.heading for f in facts)}{how}"
     return Table(title, (*columns, Column("runs", "neither", 0)), rows)
 
-
+# %% ../../nbs/analysis/03_tables.ipynb #affff716
 def _heading(facts: ScoreFacts, protocol: str, group: str, is_first: bool, is_only: bool) -> str:
     "Of a column: `old, published`, `boundary IoU, old, published`; what all columns share is left out."
     words = [*[facts.title] * (not is_first), *[group] * bool(is_first or facts.by)]
@@ -229,7 +229,7 @@ def step_table(
              for label, runs in rows.items()}
     return Table(f"{_task(found)}: mean IoU of all classes in % by step ({protocol})", tuple(columns), cells)
 
-
+# %% ../../nbs/analysis/03_tables.ipynb #fd7d0a38
 def _over_steps(record: Record, at: Mapping, protocol: str) -> list[float | None]:
     chain = [record]
     while chain[0].parent in at:

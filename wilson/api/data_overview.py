@@ -69,7 +69,7 @@ class DataOverview:
     def _repr_html_(self) -> str:
         return report_html(self.report, self.task)
 
-
+# %% ../../nbs/api/04_data_overview.ipynb #d0ee1402
 def overview(
     dataset: str,                         # a built-in name, or one of yours
     data_root: Path | str | None = None,  # its folder; data/<dataset>

@@ -79,7 +79,7 @@ def collect_parameters(
     parse_config(found)  # what is misspelt is an error here, above the training
     return found
 
-
+# %% ../../nbs/api/02_functions.ipynb #bdd6f682
 def load_run(
     name: Path | str,              # "<task>/<run>", with "/step<k>" for an earlier step, or a folder
     device: str = "auto",          # auto | cpu | cuda | cuda:1
@@ -137,7 +137,7 @@ def runs(
     table = pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("name")
     return table.astype({"step": int, "steps": int})  # of an empty table too
 
-
+# %% ../../nbs/api/02_functions.ipynb #d347c6f5
 def sweep(
     grid: str | Mapping[str, Sequence[Any]] | None = None,  # "method=mib;wilson seed=42;1", or by name
     members: Path | str | None = None,  # a JSON file, [{"method": "wilson", "alpha": 0.7}, …]
@@ -175,7 +175,7 @@ def sweep(
     table = runs(runs_dir=runs_dir)
     return table[[row.rpartition("/")[0] + "/" in trained for row in table.index]]
 
-
+# %% ../../nbs/api/02_functions.ipynb #4711a686
 def _members(
     grid: Any, members: Path | str | None, common: str, axes: Mapping[str, Any],
 ) -> list[dict[str, Any]]:

@@ -73,7 +73,7 @@ class RunComparison:
     def _repr_html_(self) -> str:
         return self.table()._repr_html_()
 
-
+# %% ../../nbs/api/03_run_comparison.ipynb #01ae9d88
 def compare(
     task: str | None = None,                     # its folder, or a pattern; None: that with most results
     methods: str | Sequence[str] | None = None,  # such as "wilson,mib"; None: all

@@ -117,7 +117,7 @@ def _mark_steps(ax: Axes, bounds: np.ndarray) -> None:
     for place in bounds[1:-1]:
         ax.axvline(place - 0.5, color="0.5", linewidth=0.8, linestyle=":")
 
-
+# %% ../../nbs/checks/05_overview.ipynb #acdaaeb9
 def _name_steps(ax: Axes, bounds: np.ndarray) -> None:
     # the number alone where a step is too narrow for the word
     room = np.diff(bounds).min() / bounds[-1]

@@ -158,7 +158,7 @@ def _dataset_of(classes: Classes | Dataset) -> Dataset:
     dataset.name, dataset.classes = classes.dataset, classes
     return dataset
 
-
+# %% ../../nbs/checks/03_report.ipynb #cf9d8193
 def check_dataset(
     splits: Mapping[str, Split],  # `train`, perhaps `later`; all others are validated on
     classes: Classes | Dataset,   # of a built-in data set: checked against its published lists too

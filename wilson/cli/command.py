@@ -99,7 +99,7 @@ def add_training_params(parser: argparse.ArgumentParser, arguments: Sequence[str
     parser.epilog = ("A method has parameters of its own: --method NAME --help lists them. Methods: "
                      f"{', '.join(builtin_facts())}, or a class of yours, my_ideas.py:Mine.")
 
-
+# %% ../../nbs/cli/03_command.ipynb #d415c082
 def add_options(
     parser: argparse.ArgumentParser,
     command: Callable[..., object],

@@ -89,7 +89,7 @@ def print_table(
             return
     print(table.text())
 
-
+# %% ../../nbs/cli/05_output.ipynb #d65ca100
 def _print_rich(table: TextTable) -> None:
     from rich import box
     from rich.console import Console
@@ -140,7 +140,7 @@ def print_json(value: Any) -> None:
     "Print a value as JSON."
     print(json.dumps(as_json(value), indent=1, allow_nan=False), flush=True)
 
-
+# %% ../../nbs/cli/05_output.ipynb #743ef211
 def as_json(value: Any) -> Any:
     "A value of what JSON has: paths as text, numbers of NumPy as numbers, NaN and infinity as None."
     if isinstance(value, Mapping):
@@ -190,7 +190,7 @@ def print_results(results: Sequence[StepResult], as_json_text: bool = False) -> 
     else:
         print(table, flush=True)
 
-
+# %% ../../nbs/cli/05_output.ipynb #381af4da
 def print_report(report: Report, as_json_text: bool = False) -> None:
     "What was found in a data set, as `wilson verify` prints it."
     if as_json_text:

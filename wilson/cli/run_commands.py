@@ -61,7 +61,7 @@ def run_evaluate(
         result = evaluate_saved_step(step_folder, device, data_root, weights, metrics)
     print_results([result], json)
 
-
+# %% ../../nbs/cli/01_run_commands.ipynb #b3f8dd1c
 def run_predict(
     step_folder: StepPath,
     images: Annotated[list[str], "JPEG or PNG files, or folders of them"],
@@ -206,7 +206,7 @@ def run_import_checkpoint(
                                   crop_size, name, runs_dir, data_root, parent, overwrite))
     print(f"{path} is a finished step now: wilson evaluate {path}")
 
-
+# %% ../../nbs/cli/01_run_commands.ipynb #f3dab361
 def run_export(
     run: Annotated[str, "<task>/<run>, with /step<k> for an earlier step, or a step's folder"],
     format: Annotated[str, "onnx | torch-export: image of any size in, ids and scores out; checkpoint: "

@@ -93,7 +93,7 @@ class _Header(tarfile.TarInfo):
     def _proc_gnusparse_10(self, *_: object) -> None:
         raise TooMuch("it has a sparse file, which no published archive has")
 
-
+# %% ../../nbs/core/09_archives.ipynb #2cd06db0
 def _check_count(count: int, size: int) -> None:
     if count > MOST_MEMBERS:
         raise TooMuch(f"it has more than {MOST_MEMBERS:,} members")
@@ -121,7 +121,7 @@ def _opened_zip(path: Path) -> Iterator[zipfile.ZipFile]:
         _check_count(len(archive.infolist()), sum(info.file_size for info in archive.infolist()))
         yield archive
 
-
+# %% ../../nbs/core/09_archives.ipynb #f1758e14
 @contextmanager
 def archive_members(path: Path) -> Iterator[list[Member]]:
     "What the tar, tar.gz or zip at `path` holds, open to be read; one of `TORN` where it is damaged."

@@ -131,7 +131,7 @@ def check_loopback() -> None:
                      "this machine. Have its loopback interface started (`ip link set lo up`) and `127.0.0.1 "
                      "localhost` in /etc/hosts, or train in one process: nproc=1.")
 
-
+# %% ../../nbs/core/10_distributed.ipynb #8621549e
 def _check_store() -> None:
     "Of torchrun: the address where ranks meet is known here, and what is to answer there does."
     host, port = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]

@@ -166,7 +166,7 @@ def read_files(
             waiting += sorted(package.rglob("*.py")) if (package / "__init__.py").is_file() else []
     return UserFiles(path.parent, contents)
 
-
+# %% ../../nbs/core/02_files.ipynb #bae56332
 _PACKAGE = "wilson"
 
 

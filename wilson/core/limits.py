@@ -49,7 +49,7 @@ def _numbers(kind: str, names: tuple[str, ...], root: Path) -> list[int]:
                 found.append(int(_words(folder / name)[0]))
     return found
 
-
+# %% ../../nbs/core/05_limits.ipynb #f5a663ef
 def available_cpus(root: Path = Path("/")) -> int:
     "How many processors this process may use: of its CPU set, and of its container's quota; at least 1."
     if hasattr(os, "sched_getaffinity"):

@@ -80,7 +80,7 @@ def _create(file: Path) -> bool:
             json.dump(content, out)
         return True
 
-
+# %% ../../nbs/core/04_locks.ipynb #885625b7
 def _clear(file: Path) -> bool:
     "Remove a lock file whose process has ended; False where it may still be running."
     found = _holder(file)
@@ -131,7 +131,7 @@ def _flock(handle: int, shared: bool) -> bool | None:
 
 _locks: weakref.WeakSet[FileLock] = weakref.WeakSet()  # of this process
 
-
+# %% ../../nbs/core/04_locks.ipynb #777f2398
 class FileLock:
     "A lock that this process holds on the file at `path`; `file` is open to append to."
 
@@ -191,7 +191,7 @@ class FileLock:
                 fcntl.flock(self.file, fcntl.LOCK_UN)
         self.file.close()
 
-
+# %% ../../nbs/core/04_locks.ipynb #8a6e290b
 def _close_after_fork() -> None:
     "A forked process that kept the files open would keep the locks of a parent that is killed."
     for lock in list(_locks):
@@ -225,7 +225,7 @@ def try_lock(
 class LockTimeout(InputError):
     "Another process has held a lock for longer than somebody would wait."
 
-
+# %% ../../nbs/core/04_locks.ipynb #9e367473
 def file_lock(
     path: Path | str,                             # made, empty, where there is no file
     shared: bool = False,                         # together with others that share it
@@ -258,7 +258,7 @@ def _who(path: Path | str) -> str:
     return (f" (process {holder.get('pid', '?')} on {holder.get('host', '?')}; if it has ended, remove "
             f"{file})")
 
-
+# %% ../../nbs/core/04_locks.ipynb #0f1aa5f3
 def is_locked(path: Path | str) -> bool:
     "Whether a process, this one included, holds a file's exclusive lock; False where there is no file."
     with suppress(OSError), open(path, "rb", buffering=0) as file:  # shared, and let go at once

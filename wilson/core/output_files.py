@@ -55,7 +55,7 @@ def data_set_around(
 # %% ../../nbs/core/08_output_files.ipynb #843347fb
 RECORD = ".written-by-wilson"
 
-
+# %% ../../nbs/core/08_output_files.ipynb #a37c91a9
 class OutputFolder:
     "A folder for files that a user asked for; with `overwrite`, whatever is there is replaced."
 
@@ -109,7 +109,7 @@ class OutputFolder:
                     record.write(f"{line}\n".encode())
                 self._known.add(line)
 
-
+# %% ../../nbs/core/08_output_files.ipynb #8b621cb6
 @contextmanager
 def output_file(
     path: Path | str,

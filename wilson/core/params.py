@@ -53,7 +53,7 @@ def _as_int(value: Any) -> int:
 # %% ../../nbs/core/06_params.ipynb #7c2e0009
 EFFECTS = ("weights", "scores", "nothing")
 
-
+# %% ../../nbs/core/06_params.ipynb #de050f42
 @dataclass(frozen=True)
 class Param:
     """A parameter of the class in whose body it is assigned; as an attribute it gives the default.
@@ -151,7 +151,7 @@ class Param:
         said = [words.format(bound) for words, bound in bounds if bound is not None]
         return ", ".join(said) or "a finite number"
 
-
+# %% ../../nbs/core/06_params.ipynb #c890d413
 def text_expected(name: str, value: Any) -> InputError:
     "The error for a name that has become a number on its way."
     kind = "a truth value" if isinstance(value, bool) else "a number"

@@ -46,7 +46,7 @@ def _text(path: str) -> str:
         return Path(path).read_text(encoding="utf-8", errors="replace").strip()
     return ""
 
-
+# %% ../../nbs/core/03_processes.ipynb #131c07e3
 @cache
 def _machine() -> dict[str, str]:
     "Where the numbers of processes mean what they mean here; empty words for what the system does not tell."

@@ -93,7 +93,7 @@ class Output:
     def __getattr__(self, name: str) -> Any:  # encoding, fileno, buffer …
         return getattr(self._stream, name)
 
-
+# %% ../../nbs/core/07_terminals.ipynb #08cfda71
 @contextmanager
 def safe_output(
     controls: bool | None = True,  # see `Output`; a notebook draws bars by them, though it is no terminal

@@ -23,7 +23,7 @@ class _Functions(ctypes.Structure):  # cookie_io_functions_t of glibc
     _fields_ = [("read", ctypes.c_void_p), ("write", _Write), ("seek", ctypes.c_void_p),
                 ("close", ctypes.c_void_p)]
 
-
+# %% ../../nbs/data/11_c_warnings.ipynb #40b6a9a3
 class _Warnings:
     "What C libraries write to `stderr`, by thread."
 

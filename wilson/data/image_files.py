@@ -257,7 +257,7 @@ def open_image(
         reason = re.sub(r"^.*\.cpp:\d+, ", "", str(e).partition("\n")[0]).rstrip(".") or type(e).__name__
         raise file_error(path, f"is a broken {kind} ({reason})", what) from None
 
-
+# %% ../../nbs/data/02_image_files.ipynb #59081d6a
 def deep_tiff_error(path: Path | str, what: str = "image") -> FileInputError:
     "The error for a TIFF of more than 8 bits a channel: each program scales such numbers in its own way."
     return file_error(path, "is a TIFF of more than 8 bits a channel, and 8 are read", what,

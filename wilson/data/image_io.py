@@ -145,7 +145,7 @@ def decode_mask(path: Path | str, content: bytes) -> np.ndarray:
             raise MaskInputError(f"{path} {problem}; {remedy}.", problem, remedy)
         return np.array(image)
 
-
+# %% ../../nbs/data/03_image_io.ipynb #d541f3b5
 def _mask_problem(image: ImageFile.ImageFile) -> str:  # "" if the file can hold class ids
     stored = image.tile[0][3] if image.tile else None
     if image.format == "JPEG":

@@ -112,7 +112,7 @@ def _check_columns(columns: list[str], path: Path) -> None:
     if "id" not in columns:
         raise InputError(f"{path} has no column 'id'; its first line has to be {','.join(COLUMNS)}.")
 
-
+# %% ../../nbs/data/09_label_edits.ipynb #06553728
 def _edit(cells: Mapping[str, str], where: str) -> LabelEdit:
     said: dict[str, bool] = {}
     classes: dict[str, frozenset[str]] = {}

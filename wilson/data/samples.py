@@ -62,7 +62,7 @@ def mask_of(
         return mask
     return mask[nearest_indices(0, h, height)][:, nearest_indices(0, w, width)]
 
-
+# %% ../../nbs/data/06_samples.ipynb #4f6187c4
 def scaled_size(height: int, width: int, side: int | None) -> tuple[int, int]:
     "Height and width, the longer one at most `side`."
     factor = min(1.0, side / max(height, width)) if side else 1.0
@@ -71,7 +71,7 @@ def scaled_size(height: int, width: int, side: int | None) -> tuple[int, int]:
 # %% ../../nbs/data/06_samples.ipynb #92f1da7f
 EvidenceReader = Callable[[str, Sequence[int]], Mapping[str, Tensor]]  # id and H, W → K, H, W by name
 
-
+# %% ../../nbs/data/06_samples.ipynb #c55ee625
 @dataclass(frozen=True)
 class StepSamples(Dataset):
     "Samples of `split` in the training order of `step`, by key `(epoch, index)` or `(epoch, index, draw)`."
@@ -175,7 +175,7 @@ def training_samples(
                        step.image_labels(part.labels, old_labels or seen), crop, seed, reads_masks, side,
                        evidence=evidence)
 
-
+# %% ../../nbs/data/06_samples.ipynb #46cbc82b
 def evaluation_samples(
     split: Split,
     step: Step,

@@ -114,7 +114,7 @@ def _check_name(path: Path) -> None:
         raise InputError(f"{path.parent} holds a file whose name is not UTF-8, '{shown}'; rename it (on "
                          f"Linux `convmv -f latin1 -t utf8 --notest` renames whole folders).") from None
 
-
+# %% ../../nbs/data/05_splits.ipynb #6296d6a6
 def image_files(
     folder: Path,
     ids: Sequence[str],
@@ -223,7 +223,7 @@ class AppliedEdits:
         "16 hex digits of the file's content, notes included."
         return hashlib.sha256(self.content).hexdigest()[:16]
 
-
+# %% ../../nbs/data/05_splits.ipynb #388a2657
 @dataclass(frozen=True)
 class SegmentationFolder:
     "The splits of a data set and the classes their ids stand for."

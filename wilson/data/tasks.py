@@ -75,7 +75,7 @@ def _plain(name: str) -> str:
     # a keyboard and an editor may write one letter by different characters
     return re.sub(r"[\s_-]+", "", unicodedata.normalize("NFC", name)).lower()
 
-
+# %% ../../nbs/data/01_tasks.ipynb #3f1b0a8f
 def _groups_by_name(classes: Classes, task: str) -> tuple[tuple[int, ...], ...]:
     ids = {_plain(n): i for n, i in zip(classes.names, classes.ids)}
     exact = dict(zip(classes.names, classes.ids))  # two names may differ by a capital alone

@@ -180,7 +180,7 @@ class PrepareOptions:
     format: str | None = None     # of a folder; None: the one it is recognized as
     strict: bool = False          # a broken annotation is an error; else it is left out
 
-
+# %% ../../nbs/datasets/00_base.ipynb #b9865d8c
 class Dataset:
     """A data set: what is true of it, how it is opened and prepared. A subclass states what differs.
 

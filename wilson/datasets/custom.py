@@ -96,7 +96,7 @@ def is_plain(
 def _has_folders(folder: Path) -> bool:
     return any(p.is_dir() and not p.name.startswith(".") for p in folder.iterdir())
 
-
+# %% ../../nbs/datasets/09_custom.ipynb #53fe75a7
 def prepare_masks(
     folder: Path,   # SegmentationClass of the data set
     source: Path,   # the masks as they were made
@@ -126,7 +126,7 @@ def prepare_masks(
             write_mask(aside, mask_ids(path, said)[0])
     return f"{folder.name}: {len(stale):,} masks made anew" if stale else f"{folder.name}: there"
 
-
+# %% ../../nbs/datasets/09_custom.ipynb #1beab6b2
 def _look_at(masks: Sequence[Path], said: DatasetFile) -> tuple[bool, set[int]]:
     "Whether the files hold class numbers as they are, and the numbers of all masks."
     # every mask is looked at, so that one message names all that are wrong

@@ -63,7 +63,7 @@ def _note_digest(archive: Archive, part: Path, path: Path) -> None:
     print(f"{path.name}: nobody publishes its digest; that of this first download is noted in {note}, and a "
           f"file that differs from it is refused", file=sys.stderr)
 
-
+# %% ../../nbs/datasets/04_download.ipynb #006100de
 def _flaw(archive: Archive, path: Path, note: Path | None = None) -> str:
     "What keeps the file at `path` from being `archive`, in a few words; empty when it is right."
     try:

@@ -73,7 +73,7 @@ def dataset_text(export: Export, path: Path) -> str:
     tasks = re.search(r"^\[tasks\]\n(?:(?!\[).*\n?)*", before, re.MULTILINE)
     return "\n".join(text) + "\n" + (f"\n{tasks[0]}" if tasks else "")
 
-
+# %% ../../nbs/datasets/08_exports.ipynb #c3142912
 def _key(name: str) -> str:
     "A key of TOML; names with other characters are quoted."
     return name if re.fullmatch("[A-Za-z0-9_-]+", name) else json.dumps(name, ensure_ascii=False)
@@ -133,7 +133,7 @@ def _masks(root: Path, export: Export, found: Survey, name: str, strict: bool) -
     if problems:
         yield problems.sentence(display_path(root / REPORT))
 
-
+# %% ../../nbs/datasets/08_exports.ipynb #a2e664aa
 def _draw_all(folder: Path, export: Export, problems: Problems) -> None:
     from tqdm.contrib.concurrent import thread_map  # slow to import
     shutil.rmtree(folder, ignore_errors=True)

@@ -32,7 +32,7 @@ class PreparedDataset:
     data: SegmentationFolder
     done: tuple[str, ...]  # what was done, part by part
 
-
+# %% ../../nbs/datasets/10_prepare.ipynb #b198b6ef
 def prepare_dataset(
     dataset: str | Dataset,             # voc | coco | coco-voc | shapes, a name of one's own, or an object
     source: Path | str | None = None,   # where the data or its archives lie; None: under root, or fetched

@@ -100,7 +100,7 @@ def apply_texture(
     first, second = choose_two_colours(rng)
     return first + mix[..., None] * (second - first)
 
-
+# %% ../../nbs/datasets/02_shapes.ipynb #c3783598
 def draw_object(
     image: np.ndarray,           # H, W, 3 float in [0, 1]: drawn into
     mask: np.ndarray,            # H, W uint8: drawn into
@@ -174,7 +174,7 @@ def place_objects(
         shrink *= 0.98
     return np.array(placed)
 
-
+# %% ../../nbs/datasets/02_shapes.ipynb #c4ccdc38
 def draw_scene(
     rng: np.random.Generator,              # where chance comes from: equal states give equal scenes
     size: int = 96,                        # side of the square image in pixels
@@ -228,7 +228,7 @@ def shapes_problem(
             return f"{folder} holds {count} .{kind} files instead of {expected}"
     return ""
 
-
+# %% ../../nbs/datasets/02_shapes.ipynb #f1631b40
 def make_shapes(
     root: Path,             # where the data set goes, e.g. data/shapes
     n_train: int = 1500,    # images to train on
@@ -259,7 +259,7 @@ def make_shapes(
         shutil.rmtree(draft, ignore_errors=True)
     return root
 
-
+# %% ../../nbs/datasets/02_shapes.ipynb #dbf4fca7
 def write_scenes(
     folder: Path,   # made here
     wanted: dict,   # n_train, n_val, size, seed, version

@@ -110,7 +110,7 @@ def _say_links(path: Path, folder: Path, places: Iterable[PurePosixPath]) -> Non
             print(f"{path.name}: {files} left out, because {link} is a link to {os.readlink(link)}; nothing "
                   f"is written there")
 
-
+# %% ../../nbs/datasets/05_unpack.ipynb #4f1274b9
 def _extract(wanted: dict[PurePosixPath, Member], staging: Path, name: str) -> None:
     blocks = sum(-(-m.size // 4096) for m in wanted.values())  # what a disk counts in
     check_space(blocks * 4096, staging.parent, f"unpacking {name}")

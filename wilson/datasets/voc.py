@@ -82,7 +82,7 @@ def _below(prefix: str, *wanted: str) -> Callable[[PurePosixPath], PurePosixPath
         return inner if not wanted or any(inner.is_relative_to(w) for w in wanted) else None
     return place
 
-
+# %% ../../nbs/datasets/07_voc.ipynb #185d2bba
 def _masks_from_colours(root: Path, source: Path) -> Iterator[str]:
     "Masks that were saved as RGB, turned into class numbers by VOC's own colours."
     for name in MASK_FOLDERS:

@@ -39,7 +39,7 @@ class ModelFacts:
         "The facts as JSON text."
         return json.dumps(asdict(self), ensure_ascii=False, indent=2)
 
-
+# %% ../../nbs/deploy/01_facts.ipynb #13ff3971
 def facts_from(
     values: Mapping[str, Any],  # of the JSON text
     source: str,                # file, for the error

@@ -61,7 +61,7 @@ def _quiet(facts: ModelFacts, form: str) -> Iterator[None]:
     finally:
         logging.disable(logging.NOTSET)
 
-
+# %% ../../nbs/deploy/05_formats.ipynb #1fdbffd9
 def _compare(
     graph: ExportGraph,
     run: Callable[[torch.Tensor], Any],  # the exported file: image → ids, scores

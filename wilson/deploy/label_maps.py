@@ -48,7 +48,7 @@ def label_map(
         return F.interpolate(targets.hard[None].float(), tuple(size), mode="nearest-exact")[0, 0].byte()
     return class_map(targets["masked" if kind == "cam" else kind], size)[0]
 
-
+# %% ../../nbs/deploy/07_label_maps.ipynb #6f82ac3e
 def write_label_maps(
     path: Path | str,   # a finished step's folder, with a localizer
     out: Path | str,    # folder of the maps, made
@@ -87,14 +87,14 @@ def _open_weak_step(path: Path | str, device: str) -> OpenedStep:
                          f"method=wilson.")
     return opened
 
-
+# %% ../../nbs/deploy/07_label_maps.ipynb #a11db58c
 def _samples(opened: OpenedStep, data: SegmentationFolder) -> StepSamples:
     "The images that a step trained on, whole, as it saw them."
     return training_samples(data.train_of(opened.step.index), opened.step, None, reads_masks=False,
                             old_labels=opened.rule.label_old_classes,
                             evidence=evidence_reader(opened.config.method_params, data.classes, opened.step))
 
-
+# %% ../../nbs/deploy/07_label_maps.ipynb #9845ca7c
 def write_annotations(
     path: Path | str,   # a finished step's folder, with a localizer
     out: Path | str,    # folder of the files, made

@@ -32,7 +32,7 @@ def card_header(facts: ModelFacts, name: str) -> str:
     lines = (f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in fields.items())
     return "\n".join(["---", *lines, "---"])
 
-
+# %% ../../nbs/deploy/03_model_card.ipynb #75d3ee4f
 def model_card(
     facts: ModelFacts,
     name: str,  # of the run: "<task>/<run>/step<k>"
@@ -79,6 +79,6 @@ Mean over classes of the intersection over union on the validation images of the
 Written by wilson {facts.version}.
 """
 
-
+# %% ../../nbs/deploy/03_model_card.ipynb #5dd66b9f
 def _code(text: str) -> str:
     return re.sub(r"[`\s]+", " ", text)

@@ -159,7 +159,7 @@ def _read_facts(folder: Path) -> ModelFacts:
         raise InputError(f"{display_path(file)} is not valid JSON ({e}). Fetch the folder again.") from None
     return facts_from(values, display_path(file))
 
-
+# %% ../../nbs/deploy/04_pretrained.ipynb #4a2bc129
 def _backbone_of(facts: ModelFacts, backbone: str | type[Backbone] | None,
                  folder: Path) -> str | Backbone | type[Backbone]:
     from wilson.run.chosen_method import load_backbone

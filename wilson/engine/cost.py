@@ -97,7 +97,7 @@ class TimeLeft:
         updates, validations = updates + self.ahead[0], validations + self.scoring + self.ahead[1]
         return updates * self.typical(self.updates) + validations * self.typical(self.validations)
 
-
+# %% ../../nbs/engine/06_cost.ipynb #fba7a25e
 def display_duration(seconds: float) -> str:
     "For example 40 s, 12 min, 3 h 05 min."
     if seconds < 60:

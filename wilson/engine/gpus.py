@@ -116,7 +116,7 @@ def start_gpu(device: torch.device) -> None:
         raise gpu_error(device, e) from None
     _started.add(str(device))
 
-
+# %% ../../nbs/engine/04_gpus.ipynb #da93ddd2
 def count_gpus() -> int:
     "GPUs that this process can use; InputError where torch counts some and can use none."
     n = torch.cuda.device_count()

@@ -108,7 +108,7 @@ def _another_lost(logs: Path) -> bool:
     return any(end.get("state") == "failed" or end.get("state") == "running" and not is_running(end["pid"])
                for end in ends)
 
-
+# %% ../../nbs/engine/03_launch.ipynb #422dfc48
 def _as_rank(
     work: Callable[..., T], arguments: tuple, device: str, logs: Path, meeting: Path,
 ) -> T | Interrupted | None:
@@ -176,7 +176,7 @@ def launch(
         raise failure([RankStatus(logs, r) for r in range(n)], result) from None
     return result
 
-
+# %% ../../nbs/engine/03_launch.ipynb #b3aa1648
 def _launch(outcome: list, n: int, folder: Path, arguments: tuple) -> None:
     "torch elastic, in a thread: the main thread keeps its own handling of signals."
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
@@ -214,7 +214,7 @@ def _wait(
         if time.monotonic() - since > KILL_AFTER.get(stop.signal, float("inf")):
             _send(processes(), KILL)
 
-
+# %% ../../nbs/engine/03_launch.ipynb #1ec47392
 def _send(processes: set[BaseProcess], number: int) -> None:
     for pid in (process.pid for process in processes):
         with suppress(ProcessLookupError):  # it has ended
@@ -258,7 +258,7 @@ def _named(code: int) -> str:
         return signal.Signals(-code).name  # a fault in compiled code, a watchdog
     return f"exit code {code}"
 
-
+# %% ../../nbs/engine/03_launch.ipynb #1feddf92
 def failure(statuses: list[RankStatus], outcome: BaseException) -> Exception:
     "The error to raise when the ranks have failed with `outcome`."
     ends = [status.read() for status in statuses]

@@ -54,7 +54,7 @@ GRACE = 2.0  # seconds
 KILL_AFTER = {number: 2 * GRACE if number == signal.SIGINT else 20.0
               for number in STOP_SIGNALS if number != getattr(signal, "SIGUSR1", None)}
 
-
+# %% ../../nbs/engine/00_signals.ipynb #8beee8b8
 @contextmanager
 def graceful_shutdown(
     grace: float | None = GRACE,  # seconds from SIGINT until KeyboardInterrupt; None: never

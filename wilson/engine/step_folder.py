@@ -57,7 +57,7 @@ MAPS_FOLDER = "maps"  # what the networks said of a few images, epoch by epoch
 INDEX = "index"         # facts about a step's images; found again where they are missing
 OWN_FOLDERS = (MAPS_FOLDER, INDEX)
 
-
+# %% ../../nbs/engine/01_step_folder.ipynb #485b338e
 @dataclass(frozen=True)
 class StepFolder:
     "A step's folder and the files in it."

@@ -87,7 +87,7 @@ class Callback:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         "Called on every rank after `before_fit` with the saved state, its tensors on the CPU."
 
-
+# %% ../../nbs/engine/10_trainer.ipynb #edb80b3d
 C = TypeVar("C", bound=Callback)
 
 # %% ../../nbs/engine/10_trainer.ipynb #c0117b03
@@ -204,7 +204,7 @@ class TrainerState:
 # %% ../../nbs/engine/10_trainer.ipynb #c0117b05
 PATIENCE = 1.0  # seconds that a run which is asked to stop waits for an image
 
-
+# %% ../../nbs/engine/10_trainer.ipynb #6388e348
 class Trainer(TrainerState):
     "Trains `updates.method` on `loader`; callbacks do everything else, in their order."
 

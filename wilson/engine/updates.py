@@ -66,7 +66,7 @@ class PendingStats:
         pixels, waited = (next(values), next(values), next(values)), next(values) / ranks
         return StepStats(losses, lengths, bad[0] if bad else "", pixels, waited, tuple(values), self.ids)
 
-
+# %% ../../nbs/engine/08_updates.ipynb #cf960239
 def gradient_norms(optimizer: Optimizer) -> dict[str, Tensor]:
     "Euclidean norm of the gradient of each group."
     norms = {}

@@ -74,7 +74,7 @@ def _wrong(db: sqlite3.Connection, kind: int, version: int, whole: bool, schema:
         return "is torn"
     return None
 
-
+# %% ../../nbs/evaluation/04_database.ipynb #7e627159
 def _cleared(path: Path, kind: int, why: str, say: Callable[[str], None]) -> None:
     "Free a path: what is ours is removed, anything else put aside."
     with open(path, "rb") as file:
@@ -122,7 +122,7 @@ def open_database(
             db.close()
             _cleared(path, kind, why, say)
 
-
+# %% ../../nbs/evaluation/04_database.ipynb #2da055d5
 def _prepare(db: sqlite3.Connection, kind: int, version: int, schema: str) -> None:
     db.execute("PRAGMA synchronous = NORMAL")   # a power cut may undo the last seconds, and nothing else
     db.execute("PRAGMA secure_delete = OFF")    # else what is removed is written once more, as zeros

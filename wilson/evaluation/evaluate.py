@@ -45,7 +45,7 @@ class _Waiting:
     def pixels(self) -> int:
         return self.batch.images[:, 0].numel()
 
-
+# %% ../../nbs/evaluation/01_evaluate.ipynb #7d01cb46
 def labels_by_size(
     labels: Callable[[Batch], Tensor],   # batch → B, H, W
     batches: Iterable[Batch],            # with masks
@@ -83,7 +83,7 @@ def _compute_group(labels: Callable[[Batch], Tensor], waiting: Sequence[_Waiting
         for one, found in zip(group, labels(_concatenate([w.batch for w in group])).split(lengths)):
             one.labels = found
 
-
+# %% ../../nbs/evaluation/01_evaluate.ipynb #7983f6c6
 def _concatenate(batches: Sequence[Batch]) -> Batch:
     masks = [b.masks for b in batches if b.masks is not None]
     return Batch(torch.cat([b.images for b in batches]), torch.cat(masks) if masks else None,
@@ -113,7 +113,7 @@ class SplitMetrics:
                                for metrics in (self.background, self.ignored))
         return background | {"later_ignored": ignored}
 
-
+# %% ../../nbs/evaluation/01_evaluate.ipynb #4d4f6d15
 def run_metrics(
     labels: Callable[[Batch], Tensor],  # batch → B, H, W int64: a class, or 255: no label
     batches: Iterable[Batch],
@@ -232,7 +232,7 @@ def calibration(
     rows = zip(("background", "old", "new"), all_reduce_sum(sums))
     return {name: dict(zip(kinds, row.tolist())) for name, row in rows}
 
-
+# %% ../../nbs/evaluation/01_evaluate.ipynb #4ee5a6d0
 def calibration_error(
     found: dict[str, list[float]],  # pairs, probability, right by bin
 ) -> float | None:                  # in [0, 1]; None without a pair

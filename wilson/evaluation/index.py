@@ -59,7 +59,7 @@ disagreement REAL, confidence REAL, coverage REAL, gate REAL, told BLOB NOT NULL
 UNIQUE (epoch, position))"""
 _ROW = "id, epoch, position, disagreement, confidence, coverage, gate, told, entries"
 
-
+# %% ../../nbs/evaluation/06_index.ipynb #ad92b639
 class Index:
     "Facts by epoch and position in a list; safe for several threads and processes."
 
@@ -264,7 +264,7 @@ class Index:
                     pass
             yield is_mine
 
-
+# %% ../../nbs/evaluation/06_index.ipynb #a92703e1
 def _iou(known: _Known, k: int, told: bool, class_index: int | None) -> np.ndarray:  # N, percent
     "`Maps.iou` of all images at once."
     row, truth, found, pixels = known.pairs[k]

@@ -55,7 +55,7 @@ def build_index(
         unread = _filled(index, logits_of, rule, n, stop, on_progress, first, epoch, every) if mine else {}
     return BuildResult(len(index.missing(n, epoch)) == len(unread), unread)
 
-
+# %% ../../nbs/evaluation/07_index_build.ipynb #0e886e46
 class _FactsInThread:
     "Facts of one image, computed in a thread while the networks run on the next one."
 
@@ -91,7 +91,7 @@ class _FactsInThread:
     def close(self) -> None:
         self._pool.shutdown()
 
-
+# %% ../../nbs/evaluation/07_index_build.ipynb #21facc5c
 def _filled(
     index: Index, logits_of: Callable[[int], Logits], rule: TargetRule, n: int, stop: Callable[[], bool],
     on_progress: Callable[[int, int], None], first: Sequence[int] | Callable[[], Sequence[int]], epoch: int,

@@ -48,7 +48,7 @@ class ImageFacts:
         of = self.entries[self.entries["map"] == self.maps.index(name)]
         return np.stack([of[field].astype(np.int64) for field in COUNTED], 1)
 
-
+# %% ../../nbs/evaluation/05_index_rows.ipynb #953a554b
 def image_facts(maps: Maps) -> ImageFacts:
     "What an index keeps of the maps of one image."
     entries, names = [], indexed_kinds(maps.kinds)
@@ -97,7 +97,7 @@ class _Known(NamedTuple):
     labels: np.ndarray               # N, C bool
     pairs: list[tuple[np.ndarray, ...]]  # by map: row, true class, class of the map, pixels
 
-
+# %% ../../nbs/evaluation/05_index_rows.ipynb #58142e41
 class _Rows:
     "The rows of one epoch, as arrays that grow."
 

@@ -69,7 +69,7 @@ class Logits:
         "Arg-max of the segmenter at the picture's size."
         return class_map(self.segmenter[None], self.picture.shape[1:])[0]
 
-
+# %% ../../nbs/evaluation/11_logits.ipynb #2e2fffa0
 def class_map(
     maps: Tensor,         # B, C, h, w: logits or probabilities
     size: Sequence[int],  # H, W
@@ -123,7 +123,7 @@ class StepModels:
             helper.exception()  # wait for it, whatever has happened here
         return out, helper.result().logits
 
-
+# %% ../../nbs/evaluation/11_logits.ipynb #6851e515
 @functools.cache
 def _helper() -> ThreadPoolExecutor:
     "The thread that runs the second network."

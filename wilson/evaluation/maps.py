@@ -61,7 +61,7 @@ class MapKind:
         "Whether it is the same for all runs."
         return {*self.reads} <= {"picture", "truth"}
 
-
+# %% ../../nbs/evaluation/02_maps.ipynb #74eec707
 class SoftMap(MapKind):
     "The probabilities that a link of the target rule returns: the first of `reads`."
 
@@ -138,7 +138,7 @@ class Truth(MapKind):
     def labels(self, maps: Maps) -> Tensor:
         return require(maps.logits.truth, "this image has no mask")
 
-
+# %% ../../nbs/evaluation/02_maps.ipynb #de7d58fc
 class Difference(MapKind):
     name, reads, help = "difference", ("truth", "segmenter_logits"), "where a map differs from the truth"
     draws, scored = "difference", False

@@ -61,7 +61,7 @@ def count_confusion(
         prediction = prediction.where(counted, n)
     return count_pairs(truth, prediction, n)  # `ignore` is more than n
 
-
+# %% ../../nbs/evaluation/00_metrics.ipynb #740110f9
 def _are_classes(labels: Tensor, n_classes: int, ignore: int) -> bool:
     if not labels.numel():
         return True

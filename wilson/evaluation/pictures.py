@@ -71,7 +71,7 @@ def classes_over(
     "A class map laid over its picture."
     return overlay(picture, colorize(labels, colours), opacity * (np.asarray(labels) > 0))
 
-
+# %% ../../nbs/evaluation/03_pictures.ipynb #7ad84397
 def soft_over(
     picture: Tensor,        # 3, H, W uint8
     soft: Tensor,           # C, h, w in [0, 1]
@@ -124,7 +124,7 @@ def _drawn(maps: Maps, kind: MapKind, colours: np.ndarray, class_index: int | No
 def _codes_in_colour(codes: Tensor) -> np.ndarray:
     return DIFFERENCE_COLOURS[np.asarray(codes % IGNORE, dtype=np.int64)]
 
-
+# %% ../../nbs/evaluation/03_pictures.ipynb #5fe0c0ee
 def strip(
     row: dict[str, np.ndarray],
     gap: int = 2,               # white pixels between panels

@@ -55,7 +55,7 @@ class ScoreFacts:
         "The score by group or class; one number is of `all`."
         return score if self.by else {"all": score}
 
-
+# %% ../../nbs/evaluation/10_scores.ipynb #6e119d31
 BUILT_IN = (  # those of the confusion matrix
     ScoreFacts("miou", "mean IoU", by="group"),
     ScoreFacts("miou_with_background", "mean IoU with background", by="group", column=False),
@@ -125,7 +125,7 @@ def score_rows(
                 rows.append((name if f is facts[0] else f"{name}, {f.title}", cells))
     return rows
 
-
+# %% ../../nbs/evaluation/10_scores.ipynb #b124891b
 @dataclass(frozen=True, repr=False)
 class StepScores:
     "The scores of steps by group of classes: a table in a notebook, aligned text elsewhere."
@@ -197,7 +197,7 @@ def check_metrics(metrics: Mapping[str, Any]) -> None:
                                             for a in across.values())
     require_field(fits, file, "across_steps", "forgetting by protocol and class")
 
-
+# %% ../../nbs/evaluation/10_scores.ipynb #605ee2db
 def _check_scores(metrics: Mapping[str, Any]) -> None:
     none: dict[str, Any] = {}
     facts = [f for f in read_facts(metrics).values() if f.column]

@@ -59,7 +59,7 @@ def what_if(
                "images_used": used[name]}
         for name, m in matrices.items()}
 
-
+# %% ../../nbs/evaluation/09_what_if.ipynb #edb7e591
 def target_labels(
     logits: Logits,
     rule: TargetRule,

@@ -185,7 +185,7 @@ def _check_image(reader: EvidenceFolder, image: str, picture: Path, shown: Itera
     if (path := reader.path(image, ".png")).is_file():
         check_proportions(read_regions(path).shape, size, path)
 
-
+# %% ../../nbs/evidence/00_files.ipynb #5b34cf2c
 def check_evidence(
     reader: EvidenceFolder,
     samples: StepSamples,  # of the step, to train on

@@ -69,7 +69,7 @@ def vote_by_regions(
     winner = winner.masked_fill(votes[:, 1:].sum(1) <= share * votes.sum(1), 0)
     return torch.where(regions > 0, winner[index].view(size), labels)
 
-
+# %% ../../nbs/evidence/01_links.ipynb #6d5c6fbd
 class SoftenByRegions(Soften):
     "The soft pseudo-label, its hard part voted by regions that another model made."
     reads, optional = ("masked", "evidence_regions"), ("evidence_regions",)

@@ -140,7 +140,7 @@ def unique_members(
         found.setdefault(json.dumps(same, default=str), member)
     return [*found.values()]
 
-
+# %% ../../nbs/experiments/07_grid.ipynb #5f904a60
 def _trains(member: Member) -> list:
     "What tells the steps of a member from those of others."
     config = member_config(member)

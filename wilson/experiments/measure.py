@@ -184,7 +184,7 @@ def images_with_masks(
         return split
     return split.at(places[np.linspace(0, len(places) - 1, most).astype(int)])
 
-
+# %% ../../nbs/experiments/01_measure.ipynb #6a14479a
 def training_images(
     split: Split, config: ResolvedConfig, step: Step, device: torch.device, later: int = 0,
     evidence: EvidenceFolder | None = None,

@@ -59,7 +59,7 @@ def _statements(source: str) -> list[ast.stmt]:
             continue
     return []
 
-
+# %% ../../nbs/experiments/05_notebook_parameters.ipynb #1eb1e8cb
 def _literal(node: ast.expr) -> Any:
     # papermill writes nan and inf as calls; unread, they would take their whole cell with them
     if isinstance(node, ast.Call) and ast.unparse(node.func) == "float" and len(node.args) == 1:
@@ -102,7 +102,7 @@ def parse_parameters(
                          "must stand above this one.")
     return given
 
-
+# %% ../../nbs/experiments/05_notebook_parameters.ipynb #eff4517a
 def check_names(
     cells: Sequence[str],       # IPython's `In`
     text: Sequence[str] = (),   # parameters that are names, ids or paths

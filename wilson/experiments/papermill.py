@@ -108,7 +108,7 @@ def with_text(
             more += ["-p", name, value.capitalize()]
     return [*arguments, *more]
 
-
+# %% ../../nbs/experiments/06_papermill.ipynb #3e749b68
 def with_kernel(
     arguments: Sequence[str],
 ) -> list[str]:  # with `-k python3` where the notebook names a kernel that is not here

@@ -90,7 +90,7 @@ def _planned(job: Job, records: Sequence[Record]) -> PlannedMember:
             state, reason = there, said
     return PlannedMember(job.name, state, reason, None if seconds is None else sum(seconds))
 
-
+# %% ../../nbs/experiments/09_plan.ipynb #e5f59068
 def _state(path: Path, config: ResolvedConfig, step: int) -> tuple[str, str]:
     try:
         folder = StepFolder(path)
@@ -151,7 +151,7 @@ def plan_summary(
 def _time(p: PlannedMember) -> str:
     return "?" if p.seconds is None else format_duration(p.seconds) if p.seconds else ""
 
-
+# %% ../../nbs/experiments/09_plan.ipynb #34129cc5
 def plan_row(p: PlannedMember) -> list[str]:
     "Run, state, time and reason as texts."
     return [p.name, p.state, _time(p), " ".join(p.reason.split())]

@@ -148,7 +148,7 @@ def write_script(
                         copies=copy_code(references_of(given), logs))
     return write_scripts({out: text}, config.runs_dir)[0]
 
-
+# %% ../../nbs/experiments/11_slurm.ipynb #56b99857
 def _named(out: Path | str) -> Path:
     out = resolve_path(out)
     if not is_folder_name(out.name):

@@ -47,7 +47,7 @@ class Resources:
         for option in self.sbatch:
             _check_option(option)
 
-
+# %% ../../nbs/experiments/10_slurm_resources.ipynb #e456c5ca
 def _check_option(option: str) -> None:
     name = option.lstrip("-").partition("=")[0]
     known = {name.replace("_", "-") for name in params_of(Resources)} - {"setup", "sbatch"}

@@ -155,7 +155,7 @@ def label_maps(
     checked, coverage = pseudo_label_split(part, folder, task.classes, step.groups[step.index])
     return checked, {"folder": display_path(folder), **coverage._asdict()}
 
-
+# %% ../../nbs/experiments/00_start.ipynb #f002f55a
 def corrected_split(
     folder: Path,             # a prepared data set with masks of some of the step's images
     data: SegmentationFolder,

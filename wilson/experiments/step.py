@@ -103,7 +103,7 @@ def train_step(
             with record_failures(trainer), check_while_waiting(trainer.obey):
                 return _trained(trainer, config, data, step, action, labelled)
 
-
+# %% ../../nbs/experiments/03_step.ipynb #de0db5e6
 def used_evidence(parent: Path | None) -> bool:
     "Whether the step before, or one before that, used what a model from outside says of the images."
     record = StepFolder(parent).read("config.json") if parent is not None else None
@@ -137,7 +137,6 @@ def _begun(folder: StepFolder, record: dict, config: ResolvedConfig, edits: Appl
         with atomic_write(folder.path / EDITS_FILE) as aside:
             aside.write_bytes(edits.content)
     folder.set_state("running")
-
 
 # %% ../../nbs/experiments/03_step.ipynb #40208493
 @contextmanager
@@ -203,7 +202,7 @@ def _reused(folder: StepFolder, index: int, config: ResolvedConfig) -> StepResul
                   f"--metrics {config.metrics}", flush=True)
     return StepResult(folder.path, index, True, metrics)
 
-
+# %% ../../nbs/experiments/03_step.ipynb #6e3681c1
 def _trained(trainer: Trainer, config: ResolvedConfig, data: SegmentationFolder, step: Step, action: str,
              labelled: Split | None) -> StepResult:
     folder, method = trainer.folder, trainer.method

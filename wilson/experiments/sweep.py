@@ -181,7 +181,7 @@ def missing_results(job: Job) -> str:
         return str(e)
     return ""
 
-
+# %% ../../nbs/experiments/08_sweep.ipynb #759023fd
 def start_job(
     job: Job,
     log: Path,     # written on, not over
@@ -249,7 +249,7 @@ def is_ready(
     "Whether its base has ended and nobody is training a step of its."
     return (job.base is None or job.base in outcomes) and not any(is_step_locked(f) for f in job.folders)
 
-
+# %% ../../nbs/experiments/08_sweep.ipynb #404e33bd
 def run_sweep(
     members: Sequence[Mapping[str, Any]],  # parameters of `wilson train`, one mapping per run
     name: str = "sweep",                   # logs go to <runs_dir>/sweeps/<name>/

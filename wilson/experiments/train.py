@@ -71,7 +71,7 @@ def validate_config(
         trust(code_hash(reference))
     return config, steps
 
-
+# %% ../../nbs/experiments/04_train.ipynb #95533423
 def _checked(config: ResolvedConfig, task: Task, data: SegmentationFolder, index: int) -> int | None:
     "What can be known of a step before the first is trained; returns the number of its images, if known."
     size = None
@@ -138,7 +138,7 @@ def train_steps(
         broadcast_from_main(lambda: rebuild_results(config.runs_dir))
     return results
 
-
+# %% ../../nbs/experiments/04_train.ipynb #b22cb402
 def _work(config: ResolvedConfig, task: Task, data: SegmentationFolder, index: int) -> tuple[int, int]:
     "About how many updates and validations a step takes, for the time left; none where it is finished."
     with suppress(InputError):  # a file that cannot be read is an error when the step's turn comes
@@ -149,7 +149,6 @@ def _work(config: ResolvedConfig, task: Task, data: SegmentationFolder, index: i
     epochs = int(value_for_step(config, "epochs", index))
     validations = -(-epochs // config.val_interval) + TimeLeft.scoring
     return epochs * (images // config.batch_size), validations
-
 
 # %% ../../nbs/experiments/04_train.ipynb #8a7e8238
 def _among_others(config: TrainConfig) -> list[StepResult]:
@@ -183,7 +182,7 @@ def _recorded_by_rank(number: int, folders: Sequence[StepFolder]) -> None:
             folder.set_state("interrupted", f"by {signal.Signals(number).name}, while a rank did not answer; "
                                             f"it goes on from its last state")
 
-
+# %% ../../nbs/experiments/04_train.ipynb #cd402e80
 def _recorded_for_ranks(error: BaseException, folders: Sequence[StepFolder], since: float) -> None:
     "The end of ranks that could not record it."
     for folder in folders:

@@ -137,7 +137,7 @@ def plain_name(name: str) -> str:
     printable = "".join(c if c.isprintable() else " " for c in name)
     return re.sub(r"\s+", " ", re.sub(r"[|,;/\\<>]", "-", printable)).strip() or "-"
 
-
+# %% ../../nbs/formats/03_base.ipynb #baf1959f
 def split_of(
     file: PurePosixPath,
 ) -> str | None:  # "train", "val" or None

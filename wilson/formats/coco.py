@@ -42,7 +42,7 @@ def instance_files(found: Survey) -> list[PurePosixPath]:
     near = [f for f in files if len(f.parts) <= 4][:2000]
     return [f for f in near if has_keys(found.path(f), INSTANCE_KEYS)]
 
-
+# %% ../../nbs/formats/05_coco.ipynb #a3b82471
 class COCOFormat(Format):
     "COCO JSON: the web tools' one file beside the images, or `instances_*.json`."
     name, title = "coco", "COCO JSON"
@@ -97,7 +97,7 @@ def _check_twice(parts: dict[PurePosixPath, COCOAnnotations], found: Survey) -> 
 def _folder_of(file: PurePosixPath) -> str:
     return f"{file.parent}/{split_of(PurePosixPath(file.name)) or ''}"
 
-
+# %% ../../nbs/formats/05_coco.ipynb #f50d21a6
 def _entries(
     parts: dict[PurePosixPath, COCOAnnotations], found: Survey, problems: Problems,
 ) -> dict[Entry, PurePosixPath]:
@@ -134,7 +134,7 @@ def _image_of(
     of_part = [image for image in same if part and split_of(image) == part]
     return same[0] if len(same) == 1 else of_part[0] if len(of_part) == 1 else None
 
-
+# %% ../../nbs/formats/05_coco.ipynb #2641113f
 def unique_ids_of(entries: dict[Entry, PurePosixPath], source: Path) -> dict[Entry, str]:
     "The id of every image that is named, by the file that names it."
     ids = unique_ids(dict.fromkeys(entries.values()), source)

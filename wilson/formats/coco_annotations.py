@@ -67,7 +67,7 @@ def read_annotations(
                              f"{max_pixels():,}.")
     return COCOAnnotations(path, sizes, regions, categories, problems)
 
-
+# %% ../../nbs/formats/01_coco_annotations.ipynb #49ead6b3
 def _image_name(name: str, whole: bool) -> str:
     return name.replace("\\", "/") if whole else PurePosixPath(name.replace("\\", "/")).stem
 
@@ -104,7 +104,7 @@ def _check_categories(path: Path, categories: dict[int, str]) -> None:
                          f"expected its 80 things, 1 ('person') to 90 ('toothbrush'). Annotations with "
                          f"categories of your own: wilson prepare <a name of your own> --from FOLDER.")
 
-
+# %% ../../nbs/formats/01_coco_annotations.ipynb #5845311a
 def annotated_labels(
     annotations: COCOAnnotations,
     ids: Sequence[str],
@@ -143,7 +143,7 @@ def _run_length_problem(runs: dict, height: int, width: int) -> str:
         return "run lengths that cannot be decoded"
     return ""
 
-
+# %% ../../nbs/formats/01_coco_annotations.ipynb #7140ea10
 def usable_regions(
     annotations: COCOAnnotations,
     id: str,                # of the image
@@ -173,7 +173,7 @@ def _box_beyond(box: Any, height: int, width: int) -> bool:
         return False
     return exceeds_image((x, y, x + w, y + h), height, width)
 
-
+# %% ../../nbs/formats/01_coco_annotations.ipynb #eef6d92e
 def draw_mask(
     annotations: COCOAnnotations,
     id: str,         # of the image

@@ -44,7 +44,7 @@ class DatasetFile:
     name: str | None                               # if it gives one
     mask_values: dict[int, int] = field(default_factory=dict)  # number in a mask → dataset id
 
-
+# %% ../../nbs/formats/00_dataset_file.ipynb #26e77e0b
 def read_dataset_file(
     path: Path,
     other_names: Collection[str] = (),  # of data sets that exist already
@@ -88,7 +88,7 @@ def read_dataset_file(
                        bool(colours), name if "name" in found else None,
                        _mask_values(path, found.get("mask_values", {}), ids))
 
-
+# %% ../../nbs/formats/00_dataset_file.ipynb #0c83f719
 def _check_parts(path: Path, found: dict[str, Any]) -> None:
     known = ("name", "classes", "colours", "mask_values", "tasks")
     if strange := [key for key in found if key not in known]:
@@ -180,7 +180,7 @@ def _meant(image: Image.Image, used: np.ndarray, file: DatasetFile) -> np.ndarra
     meant = {n: file.mask_colours.get(tuple(colours.get(n, ()))) for n in used.tolist()}
     return None if None in meant.values() else np.array([meant.get(n, 0) for n in range(256)], np.uint8)
 
-
+# %% ../../nbs/formats/00_dataset_file.ipynb #23162baa
 def _by_colour(pixels: np.ndarray, path: Path, file: DatasetFile) -> np.ndarray:
     codes = pixels.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
     ids = np.full(codes.shape, -1, np.int16)

@@ -35,7 +35,7 @@ _LIST = "shapes"  # key of an image's annotations
 def _is_labelme(path: Path) -> bool:
     return has_keys(path, (_LIST, "imagePath"))
 
-
+# %% ../../nbs/formats/06_labelme.ipynb #799a6973
 class LabelmeFormat(Format):
     "Labelme: `<image>.json` beside each image; flags of an image are its labels."
     name, title = "labelme", "Labelme JSON"
@@ -105,7 +105,7 @@ def _known_order(found: Survey) -> list[str]:
     lines = read_text(found.path(files[0])).splitlines() if files else []
     return [line.strip() for line in lines if line.strip()]
 
-
+# %% ../../nbs/formats/06_labelme.ipynb #8480ca67
 def _image_of(
     file: PurePosixPath, content: dict[str, Any], found: Survey, problems: Problems,
 ) -> PurePosixPath | None:
@@ -181,7 +181,7 @@ def _draw_shape(mask: np.ndarray, shape: dict[str, Any], value: int) -> str:  # 
         return "outline beyond the image"
     return _SHAPES[kind](mask, shape, box, value)
 
-
+# %% ../../nbs/formats/06_labelme.ipynb #cbd4413a
 def _circle(xy: np.ndarray) -> tuple[float, ...]:
     radius = float(np.hypot(*(xy[1] - xy[0])))
     return (*(xy[0] - radius), *(xy[0] + radius))

@@ -50,7 +50,7 @@ def reading_of(
     named = Classes("export", tuple(classes), tuple(classes.values()), shown, ())
     return DatasetFile(named, dict(values), True, None)
 
-
+# %% ../../nbs/formats/08_mask_folders.ipynb #d7c90d74
 def lists_of(found: Survey, ids: Mapping[PurePosixPath, str]) -> dict[str, tuple[str, ...]]:
     "The lists train and val: of the folder's own list files, else by folders named so."
     by_name: dict[str, list[tuple[str, ...]]] = {}
@@ -166,7 +166,7 @@ class CVATFormat(Format):
                              f"images', or put the images into JPEGImages/. It contains {found.describe()}.")
         return paired_export(found, pairs, reading_of(classes, colours, values), classes, colours)
 
-
+# %% ../../nbs/formats/08_mask_folders.ipynb #9d299dfb
 def _label_map(found: Survey, file: PurePosixPath) -> dict[str, Rgb]:
     colours: dict[str, Rgb] = {}
     for line in read_text(found.path(file)).splitlines():
@@ -219,7 +219,7 @@ def _plain_images(found: Survey) -> list[PurePosixPath]:
     folders = folders_named(found, IMAGE_FOLDERS)
     return [f for f in found.images if any(f.is_relative_to(folder) for folder in folders)]
 
-
+# %% ../../nbs/formats/08_mask_folders.ipynb #3bd19e38
 def _class_folders(found: Survey) -> dict[str, dict[str, PurePosixPath]]:
     "By class, the masks by image; empty where a folder holds something else."
     images = _plain_images(found)

@@ -57,7 +57,7 @@ def mask_pairs(found: Survey) -> tuple[dict[PurePosixPath, PurePosixPath | None]
         ending = common_ending([str(m) for m in masks], {str(i) for i in images}) or ""
     return {image: masks.get(key.with_name(key.name + ending)) for key, image in images.items()}, ending
 
-
+# %% ../../nbs/formats/07_mask_pairs.ipynb #7e6c0e7b
 def _side_by_side(found: Survey) -> tuple[dict[PurePosixPath, PurePosixPath | None], str]:
     "JPEG images with PNG masks beside them, of the same name or with an ending."
     images = {f.with_name(id_of(f.name)): f for f in found.with_suffix(".jpg", ".jpeg")}
@@ -111,7 +111,7 @@ def file_advice(found: Survey, masks: Sequence[PurePosixPath]) -> str:
 def _plain_mode(mode: str) -> str:
     return "L" if mode in ("1", "LA") else "RGB"
 
-
+# %% ../../nbs/formats/07_mask_pairs.ipynb #a36cff4f
 def void_advice(
     classes: Sequence[str] = (),  # of the dataset file, where there is one
 ) -> str:

@@ -56,7 +56,7 @@ def numbers_used(files: Sequence[Path]) -> dict[int, str]:
                 used.setdefault(n, path.name)
     return used
 
-
+# %% ../../nbs/formats/10_numbering.ipynb #079ddf91
 def find_numbering(
     files: Sequence[Path],     # of one folder, all of them
     named: bool,               # the folder is called stuffthingmaps
@@ -92,7 +92,7 @@ def find_numbering(
     return Numbering(STUFFTHINGMAPS if named else None, f"{looked} fit both numberings; they are read as "
                                                         f"{kind}")
 
-
+# %% ../../nbs/formats/10_numbering.ipynb #1ba32dd6
 def png_masks(
     root: Path,
     part: str,  # train2017 or val2017

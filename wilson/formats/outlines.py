@@ -54,7 +54,7 @@ def _is_flat(xy: np.ndarray) -> bool:
     "Whether all points lie on one line; a figure of eight has no area and is not flat."
     return np.linalg.matrix_rank(xy - xy[0]) < 2
 
-
+# %% ../../nbs/formats/04_outlines.ipynb #4b011729
 def usable_polygons(
     outline: Any,       # a list of polygons
     height: int,

@@ -22,7 +22,7 @@ __all__ = ['LOSSLESS_SUFFIXES', 'Survey', 'survey', 'unique_ids', 'common_ending
 LOSSLESS_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")  # of files that can be masks
 _SKIPPED = ("__MACOSX", "__pycache__")
 
-
+# %% ../../nbs/formats/02_survey.ipynb #1470083a
 @dataclass(frozen=True)
 class Survey:
     "The files of a folder, by their paths in it."
@@ -73,7 +73,7 @@ class Survey:
         what = f"file{'s' * (count > 1)} without a suffix" if kind == "no suffix" else kind
         return f"{count:,} {what} in {where}, such as {files[0]}"
 
-
+# %% ../../nbs/formats/02_survey.ipynb #f31103e5
 def survey(folder: Path) -> Survey:
     "Look through a folder and all folders in it."
     found: list[PurePosixPath] = []

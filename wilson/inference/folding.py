@@ -71,7 +71,7 @@ def fold_norms(network: nn.Module) -> nn.Module:  # the same network
             setattr(module, name, (Activation(norm) if isinstance(norm, ABN) else nn.Identity()).eval())
     return network
 
-
+# %% ../../nbs/inference/03_folding.ipynb #2d358f66
 def _fold(convolutions: list[nn.Module], scale: Tensor, shift: Tensor) -> None:
     sizes = [c.out_channels for c in convolutions if isinstance(c, nn.Conv2d)]
     for conv, factor, added in zip(convolutions, scale.split(sizes), shift.split(sizes)):

@@ -78,7 +78,7 @@ def spans(
         found.append(Span(start, stop, begin, end))
     return found
 
-
+# %% ../../nbs/inference/01_tiles.ipynb #b6966052
 def choose_tile(
     height: int,
     width: int,
@@ -125,7 +125,7 @@ def argmax_in_strips(
         found[rows] = wide.max(1).indices[0].byte()
     return found
 
-
+# %% ../../nbs/inference/01_tiles.ipynb #67d152b2
 class TiledSegmenter:
     "A segmenter for images of any size: whole where they fit, else in tiles."
 

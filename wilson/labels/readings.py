@@ -60,7 +60,7 @@ class Reading:
 
 ENOUGH_WORDS = 500  # unknown ones; the rows after them are not read
 
-
+# %% ../../nbs/labels/01_readings.ipynb #d7a18a22
 def read_layout(
     layout: Layout,
     words: Vocabulary,

@@ -69,7 +69,7 @@ def json_layouts(content: Any, words: Vocabulary, path: object) -> Iterator[Layo
         raise InputError(f"{path} holds {type(content).__name__} as its JSON; expected classes by image, "
                          f"such as {{\"a.jpg\": [\"cow\"]}}, or a list of records.")
 
-
+# %% ../../nbs/labels/03_records.ipynb #c02e2646
 def _fields(value: Any, words: Vocabulary, where: str) -> tuple[str, ...]:
     if isinstance(value, Mapping):
         wrong = [v for v in value.values() if not isinstance(v, bool) and v not in (0, 1)]

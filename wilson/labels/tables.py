@@ -94,7 +94,7 @@ def titles_of(cells: Sequence[str], words: Vocabulary) -> Titles | None:
     others = tuple(n for n in range(len(cells)) if n not in (image, *labels, *classes))
     return Titles(image, labels, classes, others, numbers.pop() if len(numbers) == 1 else "names")
 
-
+# %% ../../nbs/labels/02_tables.ipynb #c4ba8440
 def _swapped_or_first(labels: tuple[int, ...], plain: Sequence[str]) -> Titles:
     # one unusual title beside one of classes: that column is the image's
     image = next(n for n in range(len(plain)) if n not in labels)
@@ -137,7 +137,7 @@ def _untitled(lines: Sequence[Line], separator: str, words: Vocabulary) -> Itera
         choose = _choice(separator, "class,image")
         yield Layout("lines of a class and an image", choose, rows, rank=_rank(rows))
 
-
+# %% ../../nbs/labels/02_tables.ipynb #ec713186
 def _choice(separator: str, titles: str) -> str:
     if separator == " ":
         return "separate the image from its classes by a comma"

@@ -37,7 +37,7 @@ class Field(NamedTuple):
     ids: tuple[int, ...] = ()
     unknown: tuple[str, ...] = ()  # words that name no class
 
-
+# %% ../../nbs/labels/00_vocabulary.ipynb #101fe761
 class Vocabulary:
     "The words by which a file of labels may name classes."
 
@@ -107,6 +107,6 @@ class Vocabulary:
             if (first := self.find(" ".join(words[:n]))) is not None:
                 yield from ((first, *rest) for rest in self._ways(words[n:]))
 
-
+# %% ../../nbs/labels/00_vocabulary.ipynb #68ed05c9
 def _word(text: str) -> str:
     return text.strip().strip("'\"").strip()

@@ -48,7 +48,7 @@ def draw_embeddings(
     chosen = torch.multinomial(sums[:, 0] + 1e-9, count, replacement=True)
     return mean[chosen] + spread[chosen] * torch.randn_like(mean[chosen]), chosen
 
-
+# %% ../../nbs/levers/05_prototypes.ipynb #826e6f9b
 def prototype_loss(
     classifier: Callable[[Tensor], Tensor],  # B, D, h, w → B, C, h, w
     sums: Tensor,                            # K, 1 + 2·D

@@ -65,7 +65,7 @@ def _mapped(file: Path) -> np.ndarray | None:
         print(f"{file} cannot be mapped into memory ({e.strerror}); each image is read from it instead.")
         return None
 
-
+# %% ../../nbs/loading/00_cache.ipynb #0de728ad
 def pack_name(kind: str, files: Sequence[Path]) -> str:
     "Changes with every file's path, size and times, and where a file is replaced."
     digest = hashlib.sha256(kind.encode())

@@ -56,7 +56,7 @@ def _heed_trainer_only(trainer: int, parent: int) -> None:
             break
     os._exit(0)
 
-
+# %% ../../nbs/loading/01_worker_process.ipynb #cc98ddbf
 def _begin(worker: int) -> None:
     "What each worker does first."
     setattr(queues.Queue, "_on_queue_feeder_error", _send_failure)  # not in its types

@@ -53,7 +53,7 @@ class CsvLogger(Callback):
         with atomic_write(file) as aside:
             Image.fromarray(image).save(aside, format="PNG")
 
-
+# %% ../../nbs/loggers/01_csv_logger.ipynb #1ce6ea51
 def read_curves(
     folder: Path,  # of a step
 ) -> list[tuple[int, str, float]]:  # epoch, name, value, in the order of writing

@@ -24,7 +24,7 @@ def wandb_mode() -> Any:  # "online", "offline" or "disabled"
     "The mode of wandb: as the environment says, and offline without a key."
     return os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
 
-
+# %% ../../nbs/loggers/02_wandb_logger.ipynb #6ac83ec4
 class WandbLogger(Callback):
     "Writes what is logged to a run of Weights & Biases, on the main process."
     affects = "nothing"

@@ -95,7 +95,7 @@ class LeverParams(Wilson):
 # %% ../../nbs/methods/08_levers.ipynb #a2eb6550
 MEMORY = 0.99  # share of a sum over the step that an update keeps
 
-
+# %% ../../nbs/methods/08_levers.ipynb #09dde703
 class TargetLevers(LeverParams):
     "The levers of targets and terms."
 

@@ -78,7 +78,7 @@ def images_per_chunk(maps: Tensor, size: Sequence[int]) -> int:
     "Of how many images `maps` (B, C, h, w) should be brought to `size` together."
     return max(1, PART.get(maps.device.type, 2 ** 23) // (maps.shape[1] * size[0] * size[1]))
 
-
+# %% ../../nbs/methods/00_losses.ipynb #e3fc20e5
 def upsampled_loss(
     loss: Callable[..., Tensor],  # of upsampled logits and `others`, a mean over images → scalar
     size: Sequence[int],          # H, W

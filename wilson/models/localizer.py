@@ -16,7 +16,7 @@ __all__ = ['NOWHERE', 'Localizer', 'weighted_pool', 'focal_penalty', 'attention_
 # %% ../../nbs/models/10_localizer.ipynb #5cb19a28
 NOWHERE = -20.0  # logit of a class that is out of question
 
-
+# %% ../../nbs/models/10_localizer.ipynb #28092e76
 class Localizer(nn.Sequential):
     "Two 3×3 convolutions with ABN and a 1×1: B,in_channels,h,w → B,classes,h,w."
 

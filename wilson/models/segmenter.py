@@ -64,7 +64,7 @@ def _taps(h: int, w: int, dilation: int) -> Iterator[tuple[int, int, tuple[slice
             (ys, yw), (xs, xw) = cut(h, down), cut(w, right)
             yield i, j, (ys, xs), (yw, xw)
 
-
+# %% ../../nbs/models/09_segmenter.ipynb #18f37605
 class _DilatedConv(torch.autograd.Function):
     "A dilated 3×3 convolution, padded to the same size, with a gradient that leaves out the padding."
 
@@ -94,7 +94,7 @@ class _DilatedConv(torch.autograd.Function):
             weight_grad[:, i, j] = rows.t() @ x[:, read[0], read[1]].reshape(-1, channels)
         return x_grad.permute(0, 3, 1, 2), weight_grad.permute(0, 3, 1, 2), None
 
-
+# %% ../../nbs/models/09_segmenter.ipynb #ef348945
 class DilatedConv2d(nn.Conv2d):
     "A dilated 3×3 convolution that keeps the size; its gradient is fast on a CPU where most taps meet padding."
     few = 0.5            # share of products that are not with padding, below which it pays

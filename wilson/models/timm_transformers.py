@@ -49,7 +49,7 @@ class _Tokens(FeatureNetwork):
             images * self.scale + self.shift, indices=self.levels, norm=self.norm, output_fmt="NCHW",
             intermediates_only=True)
 
-
+# %% ../../nbs/models/11_timm_transformers.ipynb #714a4e11
 class PatchNetwork(_Tokens):
     "The last tokens of a vision transformer: B,3,H,W → B,channels,⌈H/stride⌉,⌈W/stride⌉."
 

@@ -62,7 +62,7 @@ WIDER_38 = (
     (1, (1024, 2048, 4096), 1, 4, 0.5),
 )
 
-
+# %% ../../nbs/models/03_wider_resnet.ipynb #07c1ab6d
 class WiderResNet(FeatureNetwork):
     "Wider ResNet, variant A2: B,3,H,W → B,channels,⌈H/8⌉,⌈W/8⌉. State names as in the published checkpoints."
 

@@ -61,7 +61,7 @@ class Link:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{n}={v!r}' for n, v in self.values.items())})"
 
-
+# %% ../../nbs/pseudo/04_links.ipynb #1b989d89
 class StepMap(Link):
     "A map that a method measures over the whole step; `compute` gives the one of a step that measured none."
 
@@ -263,7 +263,7 @@ class RuleMaps:
         other._made.update((n, m) for n, m in self._made.items() if n in same)
         return other
 
-
+# %% ../../nbs/pseudo/04_links.ipynb #7cd58e6d
 def _same(one: RuleMaps, other: RuleMaps, name: str) -> bool:
     if name not in one.inputs or name not in other.inputs:
         return False

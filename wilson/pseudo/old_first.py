@@ -70,7 +70,7 @@ def seen_elsewhere(
     outside = soft.argmax(1, keepdim=True) < old.shape[1]
     return (old[:, 1:] * outside).amax((2, 3), keepdim=True) > 0.5
 
-
+# %% ../../nbs/pseudo/05_old_first.ipynb #8e20883c
 class OldFirstTarget(Combine):
     "Old classes of the old model, new classes of the soft label where no old class is sure."
     reads = ("soft", "old", "pairs")

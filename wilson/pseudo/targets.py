@@ -94,7 +94,7 @@ class MaskRefined(Link):
     def compute(self, pamr: Tensor, labels: Tensor) -> Tensor:
         return mask_by_labels(pamr, labels)
 
-
+# %% ../../nbs/pseudo/02_targets.ipynb #0799e102
 class Threshold(Link):
     "The classes that are sure, 255 elsewhere; it teaches the localizer."
     reads, returns, title = ("refined",), "hard", "Hard mask (teaches the localizer)"
@@ -159,7 +159,7 @@ class TargetRule(Rule):
         "Whether image-level labels of old classes count too."
         return bool(self.values.get("label_old_classes"))
 
-
+# %% ../../nbs/pseudo/02_targets.ipynb #0c4e059b
 class Targets(RuleMaps):
     "Every map between localizer and losses, computed when it is asked for; C classes at h×w."
 
@@ -193,7 +193,7 @@ class Targets(RuleMaps):
         "1 where the image takes part."
         return self["gate"]
 
-
+# %% ../../nbs/pseudo/02_targets.ipynb #ccc9269c
 def with_masks(
     made: Targets,
     masks: Tensor,     # B, H, W int64 in training order; 255 is void

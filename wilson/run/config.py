@@ -71,7 +71,7 @@ class CompatParams(TaskParams):
         "once", "repeat, as published, counts some validation images twice where they do not divide among "
         "the processes", choices=("once", "repeat"), affects="scores")
 
-
+# %% ../../nbs/run/01_config.ipynb #3c845d89
 @dataclass(frozen=True)
 class OptimizerParams(CompatParams):
     "The optimizer"
@@ -124,7 +124,7 @@ class NetworkParams(OptimizerParams):
     compile: bool = param(
         False, "compile the networks by torch.compile before they train", affects="nothing")
 
-
+# %% ../../nbs/run/01_config.ipynb #f56cb4b6
 @dataclass(frozen=True)
 class DataParams(NetworkParams):
     "The data"

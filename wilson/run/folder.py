@@ -130,7 +130,7 @@ def recorded_task(
                       record["dataset"].get("later_list", False))
     return Task(classes, config.task, config.overlap)
 
-
+# %% ../../nbs/run/03_folder.ipynb #609e1cd2
 def recorded_parent(
     folder: Path,               # of a step
     record: Mapping[str, Any],  # its config.json
@@ -200,7 +200,7 @@ def _was_killed(folder: StepFolder) -> bool:
     who = folder.read("status.json") or {}
     return who.get("host") == socket.gethostname() and not is_running(who.get("pid", 0))
 
-
+# %% ../../nbs/run/03_folder.ipynb #0dcc7a0f
 @contextmanager
 def parent_lock(
     parent: Path | None,  # folder of the step that another one starts from; None: of none
@@ -253,7 +253,7 @@ def rebuild_results(
             writer.writerows(rows)
     return path
 
-
+# %% ../../nbs/run/03_folder.ipynb #1bcc9d71
 def _row(file: Path, metrics: Mapping[str, Any]) -> dict[str, Any]:
     row = {"task": file.parents[2].name, "run": file.parents[1].name,
            "step": metrics["step"], "seconds": _rounded(metrics["seconds"], 1)}

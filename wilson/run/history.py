@@ -97,7 +97,7 @@ def epoch_file(epoch: int) -> str:
     "The file of an epoch; 0 is the start."
     return f"epoch_{epoch:04d}.safetensors"
 
-
+# %% ../../nbs/run/06_history.ipynb #d3aa1a4b
 @dataclass
 class MapKeeper(Callback):
     "Keeps the maps of a step's fixed images, at its start and at each validation."
@@ -158,7 +158,7 @@ class MapKeeper(Callback):
             aside.write_text(text + "\n", encoding="utf-8")
         return chosen
 
-
+# %% ../../nbs/run/06_history.ipynb #abf3033e
 def _write(file: Path, tensors: Mapping[str, Tensor]) -> None:
     with atomic_write(file) as aside:
         save_file(dict(tensors), aside)

@@ -75,7 +75,7 @@ def target_rule(
 
 _STEP_MAP = "rule."  # before the names of maps of a step, among what is carried on
 
-
+# %% ../../nbs/run/05_opened.ipynb #b908280f
 def step_maps_to_save(rule: TargetRule) -> dict[str, Tensor]:
     "What a rule was told of the whole step, by the names that a weights file has for it."
     return {_STEP_MAP + name: value for name, value in rule.step_maps.items()}

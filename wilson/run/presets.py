@@ -48,7 +48,7 @@ class ResolvedConfig(TrainConfig):
     val_interval: int
     num_workers: int
 
-
+# %% ../../nbs/run/02_presets.ipynb #1dda609a
 def resolve_config(
     config: TrainConfig,
     dataset: str,  # what `auto` turned out to be: "voc", …, or the name of one's own
@@ -86,7 +86,7 @@ def _preset_of(config: TrainConfig, dataset: str) -> tuple[str, Mapping[str, Any
     values = load_dataset(dataset).preset if lacking else PAPER_PRESET
     return next((n for n, preset in PRESETS.items() if preset == values), "auto"), values
 
-
+# %% ../../nbs/run/02_presets.ipynb #f646e74d
 def task_of(config: ResolvedConfig) -> Task:
     "The task of a resolved configuration."
     return Task(load_dataset(config.dataset, config.data_root).classes, config.task, config.overlap)

@@ -60,7 +60,7 @@ def check_config(config: Mapping[str, Any]) -> None:
 # %% ../../nbs/run/10_records.ipynb #8b793a4c
 Scores = Mapping[str, Mapping[str, float | None]]  # … → group of classes → score, such as mean IoU in percent
 
-
+# %% ../../nbs/run/10_records.ipynb #ac289395
 @dataclass(frozen=True)
 class Record:
     "A step's folder as its files tell of it."
@@ -137,7 +137,7 @@ def _number(step: Path) -> int:
     number = step.name.removeprefix("step")
     return int(number) if number.isdecimal() else 0
 
-
+# %% ../../nbs/run/10_records.ipynb #543a428f
 def _record(path: Path, before: Mapping[Path, Record], sizes: dict[str, int]) -> Record:
     folder = StepFolder(path)
     config = folder.read("config.json") or {}  # just removed
@@ -177,7 +177,7 @@ def _own_method(config: Mapping[str, Any]) -> str:
     is_own = isinstance(name, str) and name and name not in builtin_facts()
     return str(name) if is_own else reference.rpartition(":")[2]
 
-
+# %% ../../nbs/run/10_records.ipynb #ed7d8600
 def _before(recipe: Mapping[str, Any], parent: Record | None, said: Mapping[str, str]) -> dict[str, Any]:
     "What the earlier steps of a run had otherwise."
     if parent is None:  # it has gone, or lies elsewhere: only its weights tell it from another
@@ -269,7 +269,7 @@ def group_variants(
     return {task: _labelled([sorted(rs, key=lambda r: r.parameters["seed"]) for rs in by_recipe.values()])
             for task, by_recipe in found.items()}
 
-
+# %% ../../nbs/run/10_records.ipynb #8b7eb5cd
 def _labelled(groups: Sequence[Sequence[Record]]) -> list[Variant]:
     firsts = [rs[0] for rs in groups]
     usual = {m: _usual([r for r in firsts if r.method == m]) for m in {r.method for r in firsts}}
@@ -297,4 +297,3 @@ def _usual(kin: Sequence[Record]) -> dict[str, Any]:
 
 def _word(value: Any) -> str:
     return {"True": "true", "False": "false", "None": "–"}.get(str(value), str(value))
-

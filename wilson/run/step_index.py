@@ -59,7 +59,7 @@ def step_index(
     return Index(index_path(opened.folder, name), step_identity(opened, samples), opened.step.n_classes, say,
                  kinds)
 
-
+# %% ../../nbs/run/07_step_index.ipynb #6be1a13a
 def _source(kind: MapKind) -> str:
     "What its numbers follow from: its class as it is written, where that can be read."
     try:

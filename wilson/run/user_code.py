@@ -63,7 +63,7 @@ def class_source(found: type) -> str:
     classes = (kind for kind in (*found.__mro__, *map(type, links)) if kind.__module__ == found.__module__)
     return "\n".join(map(_source, dict.fromkeys(classes)))
 
-
+# %% ../../nbs/run/11_user_code.ipynb #afc3ebc3
 def _source(found: type) -> str:
     with suppress(OSError, TypeError):
         return inspect.getsource(found)
@@ -89,7 +89,7 @@ def file_of(reference: str) -> Path:
     "The file that `my_ideas.py:Mine` names; links stay, since what came with a run must be known as that."
     return Path(os.path.abspath(resolve_path(reference.rpartition(":")[0])))
 
-
+# %% ../../nbs/run/11_user_code.ipynb #abe144a3
 def load_class(
     reference: str | type[T],        # name of a built-in class, "file.py:Class", or a class
     base: type[T],                   # what the class must derive from
@@ -205,7 +205,7 @@ def copy_code(
             copies[str(file_of(reference))] = str(keep_code(reference, folder))
     return copies
 
-
+# %% ../../nbs/run/11_user_code.ipynb #27060ead
 @contextmanager
 def use_copies(
     copies: Mapping[str, str],  # file → copy, of `copy_code`

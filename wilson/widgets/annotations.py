@@ -56,7 +56,7 @@ def training_command(
 # %% ../../nbs/widgets/03_annotations.ipynb #03c562e0
 MOST_LINES = 20  # of a figure
 
-
+# %% ../../nbs/widgets/03_annotations.ipynb #4614ea7f
 class Annotations:
     "Notes about images, and exports."
 
@@ -137,7 +137,7 @@ class Annotations:
         written = [display_path(f) for f in files]
         return Answer({"files": written, "text": f"written: {', '.join(written)}"})
 
-
+# %% ../../nbs/widgets/03_annotations.ipynb #9063e6ef
 def merge_edit(
     found: LabelEdit,            # as it stands in the file
     part: Mapping[str, Any],     # the fields that are said now

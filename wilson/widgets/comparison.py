@@ -27,7 +27,7 @@ STYLE = """<style>
 .wilson-comparison caption { text-align: left; }
 </style>"""
 
-
+# %% ../../nbs/widgets/05_comparison.ipynb #cecbefd1
 class Comparison(w.VBox):
     """Tables and pictures of the runs in a folder, filtered by task, variant and name; saved by a button.
 
@@ -126,7 +126,7 @@ class Comparison(w.VBox):
         else:
             self.message.value = escape("saved: " + ", ".join(display_path(f) for f in files))
 
-
+# %% ../../nbs/widgets/05_comparison.ipynb #f8be4c3a
 def _image(figure) -> w.Image:
     content = BytesIO()
     figure.savefig(content, format="png", dpi=90)

@@ -89,7 +89,7 @@ class Builder:
             self._thread.join()
         self._thread = self._of = None
 
-
+# %% ../../nbs/widgets/02_image_browser.ipynb #aae6dac5
 def _epochs_missing(images: StepImages, which: str, index: Index) -> dict[int, list[int]]:
     "By epoch the places of the images whose maps were kept, where the index lacks some."
     kept = images.history_positions(which)
@@ -116,7 +116,7 @@ def columns_of(images: StepImages) -> list[dict[str, Any]]:
                        "higherIsBetter": better}
                       for key, head, factor, digits, better in NUMBER_COLUMNS if images.weak]
 
-
+# %% ../../nbs/widgets/02_image_browser.ipynb #e50f3b48
 class ImageBrowser:
     "Table, confusion matrix, thumbnails and scores of the step that is looked at."
 
@@ -218,7 +218,7 @@ class ImageBrowser:
         self._stop.set()
         self.builder.stop()
 
-
+# %% ../../nbs/widgets/02_image_browser.ipynb #3de57059
 def _placed(column: np.ndarray, kept: list[int], n: int) -> np.ndarray:
     full = np.full(n, np.nan, np.float32)
     full[kept] = column

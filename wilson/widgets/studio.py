@@ -214,6 +214,6 @@ class Studio(anywidget.AnyWidget):
             worker.end()
         super().close()
 
-
+# %% ../../nbs/widgets/04_studio.ipynb #92bcf6fd
 def _sentence(e: Exception) -> str:
     return str(e) if isinstance(e, InputError) else f"{type(e).__name__}: {e}"

@@ -68,7 +68,7 @@ NO_RUNS = ("There is no finished run under {folder} yet. In a terminal, `make de
            "images in minutes, or `papermill nbs/train.ipynb -p task 15-5` the task of your choice; then "
            "run this cell again.")
 
-
+# %% ../../nbs/widgets/01_viewer.ipynb #c17f38a7
 class Viewer:
     "The opened steps, and the image that is looked at."
 
@@ -222,7 +222,7 @@ class Viewer:
         with one_thread(maps.logits.picture):
             return [panel_row(answer, maps, request["panels"], request["differs"]) | {"title": step_title(images)}]
 
-
+# %% ../../nbs/widgets/01_viewer.ipynb #da31d1ec
 def _comparable(one: StepImages, other: StepImages) -> bool:
     "Does one list of classes begin as the other, and are they of one data set?"
     a, b = one.opened.task.classes.dataset, other.opened.task.classes.dataset
@@ -260,7 +260,7 @@ def _shaped(images: StepImages, changed: frozenset[str]) -> list[str]:
     "Names of the kinds that read one of the changed maps."
     return [name for name in images.map_names if changed & {*images.kinds[name].reads}]
 
-
+# %% ../../nbs/widgets/01_viewer.ipynb #b1ce9a30
 def describe_image(images: StepImages, maps: Maps, which: str, position: int) -> str:
     "One line about an image: its place, its image-level labels, and whether it teaches."
     names = [n for n, told in zip(images.step.names[1:], maps.image_labels) if told]

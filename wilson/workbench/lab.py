@@ -90,7 +90,7 @@ def watch_lab(lab: subprocess.Popen[bytes], board: subprocess.Popen[bytes]) -> i
               flush=True)
     return lab.returncode
 
-
+# %% ../../nbs/workbench/03_lab.ipynb #ba85d395
 def run_lab(
     flags: Sequence[str] = (),  # handed to `jupyter lab`
 ) -> int:                       # exit code

@@ -118,7 +118,7 @@ def last_line(name: str) -> str:
     lines = (LOGS / f"{name}.log").read_text(errors="replace", encoding="utf-8").split("\n")
     return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
 
-
+# %% ../../nbs/workbench/02_servers.ipynb #baf899c9
 def end_servers(*processes: subprocess.Popen[bytes]) -> None:
     "Ask all to end, and kill those that do not in time."
     for process in processes:

@@ -48,7 +48,7 @@ def watch_studio(voila: subprocess.Popen[bytes], token: str | None) -> int:
     print(f"voila has ended ({last_line('voila')}); {LOGS / 'voila.log'} has the rest.", flush=True)
     return voila.returncode
 
-
+# %% ../../nbs/workbench/04_studio.ipynb #c994a488
 def run_studio(
     flags: Sequence[str] = (),  # handed to `voila`
 ) -> int:                       # exit code
