@@ -45,6 +45,20 @@ def test_half_precision_learns_the_same(usual, precision):
     assert any(not torch.equal(t, usual[1][n]) for n, t in weights.items())
 
 
+def test_a_step_is_evaluated_in_the_precision_of_its_training(root):
+    "Where the device has it: in bfloat16 here, but not in the float16 of a GPU; maps are float32 in any case."
+    for precision, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float32), ("float32", torch.float32)):
+        path, _ = step(precision=precision, base_name=precision, epochs="1")
+        segmenter, images = open_step(path).segmenter, torch.randn(1, 3, 48, 48)
+        assert segmenter.inference_dtype == dtype
+        with torch.no_grad():
+            maps = segmenter(images).logits
+            segmenter.inference_dtype = torch.float32
+            exact = segmenter(images).logits
+        assert maps.dtype == torch.float32 and torch.equal(maps, exact) == (dtype == torch.float32)
+        torch.testing.assert_close(maps, exact, rtol=0.1, atol=0.1)
+
+
 def test_in_place_norms_learn_the_same(usual):
     "Another kernel of the same function: the same step, to rounding."
     need(importlib.util.find_spec("inplace_abn"), "needs inplace_abn")

@@ -131,6 +131,7 @@ def export_step(
     if format == "checkpoint":
         return export_published(folder, path, overwrite)
     opened = open_step(folder, with_old=False, weights=weights, norm="plain")
+    opened.segmenter.inference_dtype = torch.float32  # of the graph: where it runs, others choose
     if format == "pretrained":
         return write_pretrained(opened, path, overwrite)
     facts = facts_of_step(opened)

@@ -22,8 +22,8 @@ from .step_folder import StepFolder
 from ..models.norms import norm_for
 
 # %% auto #0
-__all__ = ['PRECISIONS', 'PIXELS_OF_A_THREAD', 'has_matrix_unit', 'compute_dtype', 'norm_for_device', 'numerics',
-           'restore_numerics', 'count_threads', 'set_threads', 'rank_device', 'choose_device']
+__all__ = ['PRECISIONS', 'PIXELS_OF_A_THREAD', 'has_matrix_unit', 'compute_dtype', 'inference_dtype', 'norm_for_device',
+           'numerics', 'restore_numerics', 'count_threads', 'set_threads', 'rank_device', 'choose_device']
 
 # %% ../../nbs/engine/02_devices.ipynb #1e8fde8e
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -56,6 +56,19 @@ def compute_dtype(
         return torch.bfloat16 if has_matrix_unit() else torch.float32
     known = norm != "inplace" and torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.bfloat16 if known else torch.float16
+
+
+def inference_dtype(
+    device: torch.device,
+    name: str = "auto",            # auto | float32 | bf16 | fp16, as configured
+    recorded: str = "float32",     # what the step was trained with
+) -> torch.dtype:
+    "The type that the networks of a step compute in when it is evaluated: that of its training where the device has it."
+    dtype = PRECISIONS.get(recorded if name == "auto" else name, torch.float32)
+    if device.type == "cuda":
+        return dtype
+    usable = dtype == torch.bfloat16 and (name != "auto" or has_matrix_unit())
+    return dtype if usable else torch.float32
 
 # %% ../../nbs/engine/02_devices.ipynb #2d0094e8
 def norm_for_device(

@@ -151,6 +151,8 @@ def build_trainer(
     updates = Updates(method, optimizer, schedule, images, device, config.accumulate_grad,
                       compute_dtype(device, config.precision, config.norm))
     record["machine"] |= numerics(updates.dtype)
+    for trained in filter(None, (method.segmenter, old)):
+        trained.inference_dtype = updates.dtype  # of the validation too
     keeper = MapKeeper(step_models(method, step), whole_images(config, step, data), folder, config.history_images)
     loggers = make_loggers(config.logger, config.histograms)
     callbacks = [*standard_callbacks(device, config.max_bad_updates, loggers), keeper,

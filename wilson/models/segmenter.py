@@ -212,6 +212,7 @@ class SegmenterOutput(NamedTuple):
 
 class Segmenter(nn.Module):
     "Backbone, head and classifier."
+    inference_dtype = torch.float32  # of its kernels in evaluation mode
 
     def __init__(
         self,
@@ -228,6 +229,10 @@ class Segmenter(nn.Module):
         return self.cls.classes
 
     def forward(self, images: Tensor) -> SegmenterOutput:
+        dtype, device = torch.float32 if self.training else self.inference_dtype, images.device.type
+        if dtype != torch.float32 and not torch.is_autocast_enabled(device):  # within a training step it is
+            with torch.autocast(device, dtype):
+                return SegmenterOutput(*(output.float() for output in self(images)))
         features = self.backbone(images)
         embedding = self.head(features)
         return SegmenterOutput(self.cls(embedding), features, embedding)

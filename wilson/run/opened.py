@@ -19,6 +19,7 @@ from ..core.paths import resolve_path, display_path
 from ..data.label_edits import EDITS_FILE
 from ..data.tasks import Step, Task
 from ..engine.checkpoint import load_part, read_carried, read_weights, WEIGHTS_FILES, weights_hash
+from ..engine.devices import inference_dtype
 from ..engine.step_folder import INDEX, StepFolder
 from ..evaluation.logits import StepModels
 from ..inference.folding import fold_norms
@@ -108,6 +109,9 @@ def open_step(
     segmenter = make_segmenter(load_backbone(config.backbone), step.classes_per_step, config.output_stride,
                                config.crop_size, norm=norm)
     load_part(segmenter, tensors, "segmenter", file)
+    machine = record.get("machine")
+    trained = machine.get("precision") if isinstance(machine, dict) else None
+    segmenter.inference_dtype = inference_dtype(torch.device(device), config.precision, str(trained))
     starts_from = with_old and record.get("parent")
     old = _parent(folder, record, resolve_path(config.runs_dir), device) if starts_from else None
     localizer = None
