@@ -63,7 +63,7 @@ def inference_dtype(
     name: str = "auto",            # auto | float32 | bf16 | fp16, as configured
     recorded: str = "float32",     # what the step was trained with
 ) -> torch.dtype:
-    "The type that the networks of a step compute in when it is evaluated: that of its training where the device has it."
+    "The type that the networks of a trained step compute in: that of its training, where the device has it."
     dtype = PRECISIONS.get(recorded if name == "auto" else name, torch.float32)
     if device.type == "cuda":
         return dtype

@@ -145,14 +145,10 @@ def build_trainer(
     loader = Loader(samples, images, device, config.seed, config.num_workers, world_size(), config.crop_rng_key,
                     rank=rank(), timeout=config.loader_timeout)
     optimizer, schedule = make_optimizer(method, config, step.index, len(loader) // config.accumulate_grad, epochs)
-    for network in (method.segmenter, method.localizer, old):
-        if config.compile and network is not None:
-            network.compile()
     updates = Updates(method, optimizer, schedule, images, device, config.accumulate_grad,
                       compute_dtype(device, config.precision, config.norm))
+    _prepare_networks(method, config.compile, updates.dtype)
     record["machine"] |= numerics(updates.dtype)
-    for trained in filter(None, (method.segmenter, old)):
-        trained.inference_dtype = updates.dtype  # of the validation too
     keeper = MapKeeper(step_models(method, step), whole_images(config, step, data), folder, config.history_images)
     loggers = make_loggers(config.logger, config.histograms)
     callbacks = [*standard_callbacks(device, config.max_bad_updates, loggers), keeper,
@@ -163,6 +159,15 @@ def build_trainer(
     return trainer, record | {"parent": parent and parent_link(parent, folder.path)}
 
 # %% ../../nbs/experiments/02_build.ipynb #fcd07790
+def _prepare_networks(method: Method, compiled: bool, dtype: torch.dtype) -> None:
+    "Compile the networks of a method where that is asked for; validation computes in the type of the training."
+    for network in (method.segmenter, method.localizer, method.old):
+        if isinstance(network, Segmenter):
+            network.inference_dtype = dtype
+        if compiled and network is not None:
+            network.compile()
+
+
 def _record(config: ResolvedConfig, data: SegmentationFolder, step: Step, images: int) -> dict:
     packages = ("torch", "torchvision", "numpy")
     versions = {"wilson": wilson.__version__} | {p: _version(p) for p in packages}
