@@ -30,7 +30,7 @@ from wilson.data.classes import VOC
 from wilson.data.label_edits import LabelEdit, change_edit, read_edits
 from wilson.datasets.parts import link
 from wilson.engine.step_folder import StepFolder
-from wilson.experiments.step import _begun
+from wilson.experiments.step import _begin
 from wilson.loading.cache import make_room, make_pack
 from wilson.run.config import TrainConfig, all_parameters, parse_config
 from wilson.run.folder import lock_step, is_step_locked, step_path
@@ -328,7 +328,7 @@ def test_a_step_that_begins_keeps_its_base(tmp_path, monkeypatch):
     run_list.remove_runs(["shapes-15-5-overlap/wilson-s42", name], tmp_path)
     late = StepFolder(base.path.parents[1] / "mib-s42/step1")
     with lock_step(late), pytest.raises(InputError, match="was removed meanwhile"):
-        _begun(late, {"step": 1}, TrainConfig(), None, base.path, anew=True)
+        _begin(late, {"step": 1}, TrainConfig(), None, base.path, anew=True)
     assert not late.path.exists()
 
 

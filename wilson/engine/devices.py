@@ -57,7 +57,7 @@ def compute_dtype(
     known = norm != "inplace" and torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.bfloat16 if known else torch.float16
 
-
+# %% ../../nbs/engine/02_devices.ipynb #2d0094e8
 def inference_dtype(
     device: torch.device,
     name: str = "auto",            # auto | float32 | bf16 | fp16, as configured

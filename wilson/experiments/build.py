@@ -12,6 +12,7 @@ import socket
 import subprocess
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.optim import AdamW, Optimizer, SGD
@@ -21,7 +22,7 @@ import wilson
 
 from ..core.distributed import world_size, rank
 from ..core.paths import resolve_path, project_root, display_path
-from ..data.samples import training_samples
+from ..data.samples import StepSamples, training_samples
 from ..data.splits import SegmentationFolder, Split
 from ..data.tasks import Step
 from ..data.transforms import TrainingCrop
@@ -31,7 +32,7 @@ from ..engine.checkpoint import read_carried, WEIGHTS_FILES
 from ..engine.devices import choose_device, numerics, compute_dtype
 from ..engine.schedules import onecycle_factor, poly_factor, warmup_factor
 from ..engine.step_folder import StepFolder
-from ..engine.trainer import Trainer
+from ..engine.trainer import Callback, Trainer
 from ..engine.updates import Updates
 from .measure import make_validator, step_models
 from .start import fresh_segmenter, norm_name, parent_segmenter
@@ -51,7 +52,7 @@ from ..run.presets import ResolvedConfig, is_base, method_of_step, value_for_ste
 from ..run.chosen_method import load_callbacks
 
 # %% auto #0
-__all__ = ['make_optimizer', 'build_method', 'build_trainer']
+__all__ = ['make_optimizer', 'build_method', 'make_networks', 'step_samples', 'step_callbacks', 'build_trainer']
 
 # %% ../../nbs/experiments/02_build.ipynb #59944e54
 def make_optimizer(
@@ -92,6 +93,58 @@ def build_method(
     values = {name: given[name] for name in method_params(kind) if name in given}
     return kind(segmenter, old if kind.uses_old else None, norm=norm, **values)
 
+# %% ../../nbs/experiments/02_build.ipynb #7b2ff9b1
+def make_networks(
+    config: ResolvedConfig,
+    step: Step,
+    kind: type[Method],
+    parent: Path | None,              # the folder of the step before; None: there is none
+) -> tuple[Segmenter, Segmenter | None]:
+    "The segmenter that a step trains, and the old model, frozen: a fresh one, or the parent's with more classes."
+    balanced = kind.new_rows == "background"
+    old = None if parent is None else parent_segmenter(parent, step, config)
+    if old is None:
+        segmenter = fresh_segmenter(config, step)
+    else:
+        segmenter = grow(old, step.classes_per_step[-1], balanced=balanced)
+        # the evaluation window follows this step's crops, as it will when the step is opened again
+        segmenter.head.pool_size = max(1, config.crop_size // config.output_stride)
+        freeze(old)
+        if not config.method_params.get(kind.reads_old_weights):
+            fold_norms(old)
+    if config.class_prior < 0.5 and not balanced:
+        init_class_prior(segmenter.cls, config.class_prior, fresh=old is None)
+    return segmenter, old
+
+# %% ../../nbs/experiments/02_build.ipynb #7b2ff9b2
+def step_samples(
+    config: ResolvedConfig,
+    data: SegmentationFolder,
+    step: Step,
+    split: Split,             # the training list, or one with label maps
+    method: Method,
+    corrected: bool = False,  # whether corrected masks may be among its masks: in a later step
+) -> StepSamples:
+    "The training samples of a step, as its method reads them."
+    values, kind = config.method_params, type(method)
+    return training_samples(
+        split, step, TrainingCrop(config.crop_size), config.seed, method.reads_masks, seen=kind.all_classes,
+        old_labels=values.get("label_old_classes", False), void=255 if config.void_label == "ignore" else 0,
+        side=config.max_image_size, corrected=corrected and bool(values.get("corrected_masks")),
+        evidence=None if kind is BASE else evidence_reader(values, data.classes, step))
+
+
+def step_callbacks(
+    config: ResolvedConfig, data: SegmentationFolder, step: Step, folder: StepFolder, method: Method,
+    device: torch.device,
+) -> list[Callback]:
+    "What watches the training of a step, in the order in which it is called; those of your own come last."
+    keeper = MapKeeper(step_models(method, step), whole_images(config, step, data), folder, config.history_images)
+    loggers = make_loggers(config.logger, config.histograms)
+    return [*standard_callbacks(device, config.max_bad_updates, loggers), keeper,
+            Validation(make_validator(method, config, data, step, device)), BestWeights(),
+            *(kind() for kind in load_callbacks(config.callbacks).values())]
+
 # %% ../../nbs/experiments/02_build.ipynb #7b2ff9be
 def build_trainer(
     config: ResolvedConfig, data: SegmentationFolder, step: Step, folder: StepFolder,
@@ -103,21 +156,9 @@ def build_trainer(
         config = replace(config, precision=precision)
     epochs = int(value_for_step(config, "epochs", step.index))
     kind = BASE if is_base(config, step.index) else method_class(config.method)
-    balanced = kind.new_rows == "background"
     # seeded by step, so that a step's weights do not depend on what the process did before
     torch.manual_seed(config.seed * 1000 + step.index)
-    if parent is None:
-        old, segmenter = None, fresh_segmenter(config, step)
-    else:
-        old = parent_segmenter(parent, step, config)
-        segmenter = grow(old, step.classes_per_step[-1], balanced=balanced)
-        # the evaluation window follows this step's crops, as it will when the step is opened again
-        segmenter.head.pool_size = max(1, config.crop_size // config.output_stride)
-        freeze(old)
-        if not config.method_params.get(kind.reads_old_weights):
-            fold_norms(old)
-    if config.class_prior < 0.5 and not balanced:
-        init_class_prior(segmenter.cls, config.class_prior, fresh=parent is None)
+    segmenter, old = make_networks(config, step, kind, parent)
     # channels last: the layout that torch's convolution libraries prefer
     method = build_method(kind, config, segmenter, old, norm_name(config))
     method.epochs, method.class_names = epochs, tuple(step.names)
@@ -128,18 +169,10 @@ def build_trainer(
         carried = read_carried(parent / WEIGHTS_FILES["last"])
         method.carried = {n: t.to(device) for n, t in carried.items()}
     split = labelled or data.train_of(step.index)
-    samples = training_samples(
-        split, step, TrainingCrop(config.crop_size), config.seed, method.reads_masks, seen=kind.all_classes,
-        old_labels=config.method_params.get("label_old_classes", False),
-        void=255 if config.void_label == "ignore" else 0, side=config.max_image_size,
-        corrected=bool(parent and config.method_params.get("corrected_masks")),
-        evidence=None if kind is BASE else evidence_reader(config.method_params, data.classes, step))
+    samples = step_samples(config, data, step, split, method, corrected=parent is not None)
     record = _record(asked, data, step, len(samples))
     left_out = len(step.images(split.labels, kind.all_classes)) - len(samples)
-    record["data"]["without_masks"] = left_out
-    if (edits := data.edits) is not None:
-        record["data"]["label_edits"] = {"file": display_path(edits.file), "hash": edits.hash,
-                                         "corrected": edits.corrected, "excluded": edits.excluded}
+    record["data"] |= {"without_masks": left_out, **_edits_record(data)}
     samples = cache_samples(samples, resolve_path(config.runs_dir) / "cache", config.cache_gb)
     images = config.batch_size // config.accumulate_grad
     loader = Loader(samples, images, device, config.seed, config.num_workers, world_size(), config.crop_rng_key,
@@ -149,11 +182,7 @@ def build_trainer(
                       compute_dtype(device, config.precision, config.norm))
     _prepare_networks(method, config.compile, updates.dtype)
     record["machine"] |= numerics(updates.dtype)
-    keeper = MapKeeper(step_models(method, step), whole_images(config, step, data), folder, config.history_images)
-    loggers = make_loggers(config.logger, config.histograms)
-    callbacks = [*standard_callbacks(device, config.max_bad_updates, loggers), keeper,
-                 Validation(make_validator(method, config, data, step, device)), BestWeights(),
-                 *(kind() for kind in load_callbacks(config.callbacks).values())]
+    callbacks = step_callbacks(config, data, step, folder, method, device)
     trainer = Trainer(loader, updates, epochs, folder, step, callbacks, config.val_interval,
                       config.save_minutes, left_out=left_out)
     return trainer, record | {"parent": parent and parent_link(parent, folder.path)}
@@ -166,6 +195,14 @@ def _prepare_networks(method: Method, compiled: bool, dtype: torch.dtype) -> Non
             network.inference_dtype = dtype
         if compiled and network is not None:
             network.compile()
+
+
+def _edits_record(data: SegmentationFolder) -> dict[str, Any]:
+    "What label edits changed; empty without them."
+    if (edits := data.edits) is None:
+        return {}
+    return {"label_edits": {"file": display_path(edits.file), "hash": edits.hash, "corrected": edits.corrected,
+                            "excluded": edits.excluded}}
 
 
 def _record(config: ResolvedConfig, data: SegmentationFolder, step: Step, images: int) -> dict:
@@ -188,7 +225,7 @@ def _device(config: ResolvedConfig) -> str:
     device = choose_device(config.device)
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
-
+# %% ../../nbs/experiments/02_build.ipynb #8cca9e76
 def _version(package: str) -> str:
     try:
         return importlib.metadata.version(package)

@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -20,6 +21,7 @@ from ..data.samples import training_samples
 from ..data.splits import Split, SegmentationFolder, files_by_id
 from ..data.tasks import Step, Task
 from ..engine.devices import norm_for_device, choose_device
+from ..engine.checkpoint import weights_hash
 from ..engine.gpus import count_gpus, describe_gpus, describe_ignored
 from ..engine.step_folder import StepFolder
 from ..evidence.files import EvidenceSummary, check_evidence, evidence_reader
@@ -29,12 +31,12 @@ from ..models.pretrained import download_weights, find_pretrained, load_pretrain
 from ..models.segmenter import Segmenter, make_segmenter
 from ..run.folder import step_path
 from ..run.opened import open_step
-from ..run.presets import ResolvedConfig, is_base
+from ..run.presets import ResolvedConfig, is_base, step_fingerprint
 from ..run.chosen_method import load_backbone
 
 # %% auto #0
 __all__ = ['local_world_size', 'norm_name', 'fresh_segmenter', 'load_published', 'parent_folder', 'parent_segmenter',
-           'step_evidence', 'label_maps', 'corrected_split']
+           'step_evidence', 'label_maps', 'corrected_split', 'StepInputs', 'find_inputs', 'training_identity']
 
 # %% ../../nbs/experiments/00_start.ipynb #dcece46b
 def local_world_size(
@@ -182,3 +184,44 @@ def corrected_split(
             digest.update(pixels.tobytes())
     return replace(part, masks=masks, values=tuple(values.get(n, 255) for n in range(256)),
                    content=digest.hexdigest()[:16], mask_labels=None)
+
+# %% ../../nbs/experiments/00_start.ipynb #5a28d982
+@dataclass(frozen=True)
+class StepInputs:
+    "What a step learns from besides its list of images; None: the configuration names none."
+    labelled: Split | None = None               # its images with label maps for masks
+    coverage: dict[str, Any] | None = None      # what these contain, for the record
+    corrected: Split | None = None              # its images, some of them with corrected masks
+    evidence: EvidenceSummary | None = None
+
+
+def find_inputs(
+    config: ResolvedConfig, task: Task, data: SegmentationFolder, step: Step,
+    parent: Path | None,  # the folder of the step before
+) -> StepInputs:
+    "Find and check what a step learns from besides its list. Raises InputError for a wrong file."
+    maps = bool(step.index and config.pseudo_dir)
+    labelled, coverage = label_maps(config, task, data, step) if maps else (None, None)
+    named = config.method_params.get("corrected_masks")
+    corrected = corrected_split(resolve_path(named), data, step) if named and parent else None
+    return StepInputs(labelled, coverage, corrected, step_evidence(config, data, step))
+
+# %% ../../nbs/experiments/00_start.ipynb #5a28d983
+def training_identity(
+    config: ResolvedConfig, task: Task, data: SegmentationFolder, step: Step,
+    parent: Path | None,  # the folder of the step before
+    inputs: StepInputs,
+) -> dict[str, Any]:
+    "All that shapes the weights of a step, for config.json."
+    identity = step_fingerprint(config, step.index, data.fingerprint) | {"groups": task.groups[: step.index + 1]}
+    if inputs.labelled is not None:
+        identity["pseudo_labels"] = inputs.labelled.fingerprint
+    if inputs.corrected is not None:
+        identity["corrected_masks"] = inputs.corrected.fingerprint
+    if inputs.evidence is not None:
+        identity["evidence"] = inputs.evidence.hash
+    if data.edits and data.edits.effect:  # the data's fingerprint tells too, but names no reason
+        identity["label_edits"] = data.edits.effect
+    if parent is not None:
+        identity["parent"] = weights_hash(parent / "weights.safetensors")
+    return identity

@@ -17,11 +17,11 @@ from typing import Any
 from ..core.distributed import broadcast_from_main, is_main_process
 from ..core.errors import InputError, require
 from ..core.files import atomic_write
-from ..core.paths import display_path, resolve_path
+from ..core.paths import display_path
 from ..data.label_edits import EDITS_FILE
 from ..data.splits import AppliedEdits, SegmentationFolder, Split
 from ..data.tasks import Step, Task
-from ..engine.checkpoint import remove_states, save_weights, WEIGHTS_FILES, weights_hash
+from ..engine.checkpoint import remove_states, save_weights, WEIGHTS_FILES
 from ..engine.cost import Cost
 from ..engine.devices import choose_device, restore_numerics
 from ..engine.signals import Interrupted, Stop
@@ -33,14 +33,14 @@ from ..evaluation.scores import incremental_scores, read_facts
 from ..evidence.files import EvidenceSummary
 from .build import build_trainer
 from .measure import primary_scores, evaluate_step, metric_classes, training_images, step_models
-from .start import corrected_split, label_maps, parent_folder, step_evidence
+from .start import find_inputs, parent_folder, training_identity, StepInputs
 from ..loading.workers import check_while_waiting
 from ..run.folder import StepResult, lock_step, parent_lock, recorded_parent, remove_step_files
 from ..run.folder import resolve_existing, step_path
 from ..methods.facts import facts_as_json
 from ..run.chosen_method import method_facts, references_of
 from ..run.opened import step_maps_to_save
-from ..run.presets import uses_base_schedule, step_fingerprint, ResolvedConfig
+from ..run.presets import uses_base_schedule, ResolvedConfig
 from ..run.user_code import code_hash, keep_code
 
 # %% auto #0
@@ -58,50 +58,41 @@ def train_step(
     "Train one step, or take the finished one that is there. Of several ranks, all call it."
     step, folder = task.step(index), StepFolder(step_path(config, task, index))
     parent = None if uses_base_schedule(config, index) else parent_folder(config, task, index)
-    given = bool(index and config.pseudo_dir)
-    labelled, coverage = label_maps(config, task, data, step) if given else (None, None)
-    same = step_fingerprint(config, index, data.fingerprint) | {"groups": task.groups[: index + 1]}
-    if labelled is not None:
-        same["pseudo_labels"] = labelled.fingerprint
-    named = config.method_params.get("corrected_masks")
-    corrected = corrected_split(resolve_path(named), data, step) if named and parent else None
-    if corrected is not None:
-        same["corrected_masks"] = corrected.fingerprint
-    if (evidence := step_evidence(config, data, step)) is not None:
-        same["evidence"] = evidence.hash
-    if data.edits and data.edits.effect:  # the data's fingerprint tells too, but names no reason
-        same["label_edits"] = data.edits.effect
-    if parent is not None:
-        same["parent"] = weights_hash(parent / "weights.safetensors")
+    inputs = find_inputs(config, task, data, step, parent)
+    identity = training_identity(config, task, data, step, parent, inputs)
 
-    def claimed() -> str:
-        return resolve_existing(folder, same, config.resume == "auto", config.overwrite)
+    def check_folder() -> str:
+        return resolve_existing(folder, identity, config.resume == "auto", config.overwrite)
     # a finished step needs no lock
-    if broadcast_from_main(claimed) == "reuse":
-        return _reused(folder, index, config)
+    if broadcast_from_main(check_folder) == "reuse":
+        return _reuse(folder, index, config)
     with ExitStack() as stack:
         broadcast_from_main(lambda: stack.enter_context(lock_step(folder)))
-        action = broadcast_from_main(claimed)
+        action = broadcast_from_main(check_folder)
         if action == "reuse":
-            return _reused(folder, index, config)
-        precision = config.precision
-        if action == "resume":
-            with report_full_disk(folder):
-                device = choose_device(config.device)
-                precision = restore_numerics(folder, device, config.precision, config.norm,
-                                             config.threads)
-        trainer, record = build_trainer(config, data, step, folder, parent, labelled or corrected,
-                                        precision)
-        record |= {"identity": same, "pseudo_labels": coverage, **_code_record(config),
-                   "evidence": evidence and asdict(evidence),
-                   "outside_evidence": evidence is not None or used_evidence(parent),
-                   "run": broadcast_from_main(lambda: run_token(folder, anew=action == "new"))}
+            return _reuse(folder, index, config)
+        trainer, record = _build(config, data, step, folder, parent, inputs, action)
+        record["identity"] = identity
         trainer.run, trainer.stop = record["run"], stop or trainer.stop
         trainer.find(Cost).left.ahead = ahead
         with report_full_disk(folder):
-            broadcast_from_main(lambda: _begun(folder, record, config, data.edits, parent, anew=action == "new"))
+            broadcast_from_main(lambda: _begin(folder, record, config, data.edits, parent, anew=action == "new"))
             with record_failures(trainer), check_while_waiting(trainer.obey):
-                return _trained(trainer, config, data, step, action, labelled)
+                return _train(trainer, config, data, step, action, inputs.labelled)
+
+# %% ../../nbs/experiments/03_step.ipynb #5a28d984
+def _build(config: ResolvedConfig, data: SegmentationFolder, step: Step, folder: StepFolder, parent: Path | None,
+           inputs: StepInputs, action: str) -> tuple[Trainer, dict]:
+    "The trainer and the record; a resumed run has its precision and its number of threads again."
+    precision, evidence = config.precision, inputs.evidence
+    if action == "resume":
+        with report_full_disk(folder):
+            precision = restore_numerics(folder, choose_device(config.device), precision, config.norm, config.threads)
+    trainer, record = build_trainer(config, data, step, folder, parent, inputs.labelled or inputs.corrected, precision)
+    return trainer, record | {
+        "pseudo_labels": inputs.coverage, **_code_record(config), "evidence": evidence and asdict(evidence),
+        "outside_evidence": evidence is not None or used_evidence(parent),
+        "run": broadcast_from_main(lambda: run_token(folder, anew=action == "new"))}
 
 # %% ../../nbs/experiments/03_step.ipynb #de0db5e6
 def used_evidence(parent: Path | None) -> bool:
@@ -124,7 +115,7 @@ def _code_record(config: ResolvedConfig) -> dict[str, Any]:
             "method_facts": facts_as_json(method_facts(config.method))}
 
 
-def _begun(folder: StepFolder, record: dict, config: ResolvedConfig, edits: AppliedEdits | None,
+def _begin(folder: StepFolder, record: dict, config: ResolvedConfig, edits: AppliedEdits | None,
            parent: Path | None, anew: bool) -> None:
     with parent_lock(parent):
         if anew:
@@ -187,11 +178,11 @@ def describe_edits(
     return said
 
 # %% ../../nbs/experiments/03_step.ipynb #020c1b1f
-def _reused(folder: StepFolder, index: int, config: ResolvedConfig) -> StepResult:
+def _reuse(folder: StepFolder, index: int, config: ResolvedConfig) -> StepResult:
     if is_main_process():
         print(f"{display_path(folder.path)} is finished with this configuration: used as it is.", flush=True)
         with suppress(OSError):
-            remove_states(folder.path)  # where a kill came between the last lines of `_trained`
+            remove_states(folder.path)  # where a kill came between the last lines of `_train`
     metrics = folder.read("metrics.json")
     if metrics:  # the reading of later classes is this run's, whatever it was then
         metrics["scores"] = {name: primary_scores(score, config.future_classes)
@@ -203,21 +194,11 @@ def _reused(folder: StepFolder, index: int, config: ResolvedConfig) -> StepResul
     return StepResult(folder.path, index, True, metrics)
 
 # %% ../../nbs/experiments/03_step.ipynb #6e3681c1
-def _trained(trainer: Trainer, config: ResolvedConfig, data: SegmentationFolder, step: Step, action: str,
-             labelled: Split | None) -> StepResult:
+def _train(trainer: Trainer, config: ResolvedConfig, data: SegmentationFolder, step: Step, action: str,
+           labelled: Split | None) -> StepResult:
+    "Train, save the weights, score them and record the scores."
     folder, method = trainer.folder, trainer.method
-    if action == "resume":
-        trainer.resume()
-        within = f", update {trainer.done + 1}" if trainer.done else ""
-        folder.log(f"{display_path(folder.path)}: going on from epoch {trainer.epoch + 1}{within}")
-    else:
-        left_out = trainer.left_out
-        folder.log(f"{display_path(folder.path)}: {len(trainer.loader.samples)} images, "
-                   f"{', '.join(step.new)}" + (f"; {left_out} without a mask left out" if left_out else ""))
-        for line in describe_edits(data.edits, folder):
-            folder.log(line)
-        if evidence := (folder.read("config.json") or {}).get("evidence"):
-            folder.log(f"    {EvidenceSummary(**evidence)}")
+    _start(trainer, data, step, action)
     trainer.fit()
     cost = trainer.find(Cost).of_all_ranks()
     folder.log(f"    {cost}")
@@ -233,22 +214,43 @@ def _trained(trainer: Trainer, config: ResolvedConfig, data: SegmentationFolder,
         labels = {"given": masks_of(training_images(given, config, step, device))}
     with compile_disabled():
         scores = evaluate_step(step_models(method, step), config, data, device, labels,
-                          metric_classes(config.metrics), rule)
+                               metric_classes(config.metrics), rule)
     folder.write("details.json", scores.pop("details"), indent=None)
     speed = trainer.find(Cost).images_per_second
     metrics = {"step": step.index, "seconds": round(cost.seconds, 1),
-               "images_per_second": None if speed is None else round(speed, 1), "cost": cost.record(),
-               **scores}
-    if (before := earlier_scores(folder)) is not None:
-        earlier = {p: [primary_scores(s[p], config.future_classes) for s in before]
-                   for p in metrics["scores"] if all(p in s for s in before)}
-        metrics["across_steps"] = {p: incremental_scores([*of_steps, metrics["scores"][p]])
-                                   for p, of_steps in earlier.items()}
+               "images_per_second": None if speed is None else round(speed, 1), "cost": cost.record(), **scores,
+               **_across_steps(folder, scores["scores"], config.future_classes)}
     folder.write("metrics.json", metrics)
     folder.set_state("finished")
     if is_main_process():
         remove_states(folder.path)
     return StepResult(folder.path, step.index, False, metrics)
+
+# %% ../../nbs/experiments/03_step.ipynb #46e8bb5e
+def _start(trainer: Trainer, data: SegmentationFolder, step: Step, action: str) -> None:
+    "Read the state of a run that is resumed; say in the log what begins."
+    folder = trainer.folder
+    if action == "resume":
+        trainer.resume()
+        within = f", update {trainer.done + 1}" if trainer.done else ""
+        folder.log(f"{display_path(folder.path)}: going on from epoch {trainer.epoch + 1}{within}")
+    else:
+        left_out = trainer.left_out
+        folder.log(f"{display_path(folder.path)}: {len(trainer.loader.samples)} images, "
+                   f"{', '.join(step.new)}" + (f"; {left_out} without a mask left out" if left_out else ""))
+        for line in describe_edits(data.edits, folder):
+            folder.log(line)
+        if evidence := (folder.read("config.json") or {}).get("evidence"):
+            folder.log(f"    {EvidenceSummary(**evidence)}")
+
+
+def _across_steps(folder: StepFolder, scores: dict[str, dict], future_classes: str) -> dict[str, Any]:
+    "Average and forgetting over the steps so far; empty where there is none before, or one was not scored."
+    if (before := earlier_scores(folder)) is None:
+        return {}
+    earlier = {p: [primary_scores(s[p], future_classes) for s in before]
+               for p in scores if all(p in s for s in before)}
+    return {"across_steps": {p: incremental_scores([*of_steps, scores[p]]) for p, of_steps in earlier.items()}}
 
 # %% ../../nbs/experiments/03_step.ipynb #1d176172
 def earlier_scores(folder: StepFolder) -> list[dict] | None:
