@@ -35,6 +35,14 @@ def is_empty(node: ast.AST) -> bool:
     return any(isinstance(statement, ast.Assert) for statement in handled) or all(map(is_report, handled))
 
 
+def returns_none(node: ast.AST) -> bool:
+    "Whether this is a function that returns the error it catches, and None where none is raised."
+    if not isinstance(node, ast.FunctionDef) or not isinstance(last := node.body[-1], ast.Try) or last.orelse:
+        return False
+    caught = any(isinstance(n, ast.Return) for handler in last.handlers for n in ast.walk(handler))
+    return caught and not any(isinstance(n, (ast.Raise, ast.Return)) for statement in last.body for n in ast.walk(statement))
+
+
 @pytest.mark.parametrize("source, expected", [
     ("try: f()\nexcept E as e: assert 'x' in str(e)", True),
     ("try: f()\nexcept E as e: print(e)", True),
@@ -49,8 +57,15 @@ def test_what_an_empty_proof_is(source, expected):
     assert is_empty(ast.parse(source).body[0]) is expected
 
 
+@pytest.mark.parametrize("end, expected", [
+    ("", True), ("    raise AssertionError", False), ("    else: raise AssertionError", False)])
+def test_what_a_silent_helper_is(end, expected):
+    source = f"def message():\n    try: f()\n    except E as e: return str(e)\n{end}"
+    assert returns_none(ast.parse(source).body[0]) is expected
+
+
 def test_errors_are_proved_to_be_raised():
-    found = collections.Counter(page for page, cell in proofs() for node in ast.walk(cell) if is_empty(node))
+    found = collections.Counter(page for page, cell in proofs() for node in ast.walk(cell) if is_empty(node) or returns_none(node))
     assert not found, f"pass also when nothing is raised; use wilson.testing.raises: {dict(found)}"
 
 
