@@ -1,0 +1,13 @@
+"Pages that are read with their pictures: `python .ci/store_outputs.py PAGE` runs one and stores what it shows."
+
+TEACHING = (
+    "nbs/data/04_transforms.ipynb",
+    "nbs/datasets/02_shapes.ipynb",
+    "nbs/engine/07_schedules.ipynb",
+    "nbs/evaluation/03_pictures.ipynb",
+    "nbs/models/10_localizer.ipynb",
+    "nbs/pseudo/00_pamr.ipynb",
+    "nbs/pseudo/01_labels.ipynb",
+    "nbs/pseudo/02_targets.ipynb",
+    "nbs/pseudo/05_old_first.ipynb",
+)
