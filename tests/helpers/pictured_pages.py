@@ -1,10 +1,14 @@
 "Pages that are read with their pictures: `python .ci/store_outputs.py PAGE` runs one and stores what it shows."
 
 TEACHING = (
+    "nbs/data/01_tasks.ipynb",
     "nbs/data/04_transforms.ipynb",
     "nbs/datasets/02_shapes.ipynb",
     "nbs/engine/07_schedules.ipynb",
     "nbs/evaluation/03_pictures.ipynb",
+    "nbs/methods/03_mib.ipynb",
+    "nbs/methods/04_plop.ipynb",
+    "nbs/methods/05_wilson.ipynb",
     "nbs/models/10_localizer.ipynb",
     "nbs/pseudo/00_pamr.ipynb",
     "nbs/pseudo/01_labels.ipynb",
