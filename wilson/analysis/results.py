@@ -5,8 +5,10 @@
 # %% ../../nbs/analysis/00_results.ipynb #15184660
 from __future__ import annotations
 
+import glob
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torchvision.io import write_png
+from tqdm.auto import tqdm
 
 from ..core.errors import InputError
 from ..core.files import ensure_dir
@@ -42,8 +45,8 @@ from ..run.presets import ResolvedConfig
 
 # %% auto #0
 __all__ = ['IMAGE_SUFFIXES', 'DECODED_FIRST', 'result_table', 'result_figure', 'evaluate_saved_step', 'find_images',
-           'check_readable', 'prediction_outputs', 'PredictedImage', 'predict_images', 'predict', 'write_prediction',
-           'data_roots', 'with_data_root']
+           'check_readable', 'prediction_outputs', 'PredictedImage', 'predict_images', 'name_image_too_large',
+           'predict', 'write_prediction', 'class_shares', 'data_roots', 'with_data_root']
 
 # %% ../../nbs/analysis/00_results.ipynb #16b51551
 def result_table(
@@ -100,20 +103,25 @@ DECODED_FIRST = 64  # images that are decoded before anything is written; of fur
 
 
 def find_images(
-    images: Sequence[Path | str],  # files, and folders of files
+    images: Sequence[Path | str],  # files, folders of files, and patterns such as photos/**/*.jpg
 ) -> list[Path]:
-    "The files, and those in the folders, in order of their names."
-    found: list[Path] = []
-    for given in map(Path, images):
-        inside = [given] if given.is_file() else []
-        if given.is_dir():
-            inside = sorted(p for p in given.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
-            if not inside:
-                raise InputError(f"{given}: the folder contains no image; expected JPEG or PNG files.")
-        if not inside:
-            raise InputError(f"{given}: there is no such file; give JPEG or PNG files.")
-        found += inside
-    return found
+    "The files, and those in the folders and of the patterns, in order of their names."
+    return [file for given in map(Path, images) for file in _images_of(given)]
+
+
+def _images_of(given: Path) -> list[Path]:
+    if given.is_file():
+        return [given]
+    if given.is_dir():
+        kind, there = "folder contains", [*given.iterdir()]
+    elif glob.has_magic(str(given)):
+        kind, there = "pattern matches", [Path(name) for name in glob.glob(str(given), recursive=True)]
+    else:
+        raise InputError(f"{given}: there is no such file; give JPEG or PNG files.")
+    inside = sorted(p for p in there if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+    if not inside:
+        raise InputError(f"{given}: the {kind} no image; expected JPEG or PNG files.")
+    return inside
 
 
 def check_readable(files: Sequence[Path]) -> None:
@@ -155,7 +163,7 @@ class PredictedImage:
 
 def predict_images(
     path: Path | str,                # a finished step's folder
-    images: Sequence[Path | str],    # files, and folders of files
+    images: Sequence[Path | str],    # files, folders of files, and patterns
     out: Path | str = "runs/predictions",
     device: str = "auto",
     overwrite: bool = False,         # replace files that wilson has not written, also in a data set
@@ -170,17 +178,24 @@ def predict_images(
     ensure_dir(out)
 
     def compute(file: Path, picture: Tensor) -> tuple[Tensor, Tensor]:
-        try:
+        with name_image_too_large(file):
             return picture, network.labels(picture)
-        except (RuntimeError, MemoryError) as e:
-            if not (short := shortage(e)):
-                raise
-            raise InputError(f"{file}: {short} Segment it in smaller tiles with tile=…") from e
 
     def write(file: Path, found: tuple[Tensor, Tensor]) -> PredictedImage:
         return write_prediction(outputs, out, file, found[0], found[1], opened.step)
 
-    return run_stages(files, read_image, compute, write)
+    return iter(tqdm(run_stages(files, read_image, compute, write), "segment", len(files), leave=False, delay=1))
+
+
+@contextmanager
+def name_image_too_large(file: Path) -> Iterator[None]:
+    "InputError that names the image where the memory ends."
+    try:
+        yield
+    except (RuntimeError, MemoryError) as e:
+        if not (short := shortage(e)):
+            raise
+        raise InputError(f"{file}: {short} Segment it in smaller tiles with tile=…") from e
 
 # %% ../../nbs/analysis/00_results.ipynb #45386e18
 def predict(
@@ -206,10 +221,16 @@ def write_prediction(
         write_mask(aside, np.array([0, *step.ids], np.uint8)[classes])
     with outputs.file(overlay.name) as aside:
         write_png(torch.from_numpy(laid_over).permute(2, 0, 1).contiguous(), str(aside))
+    return PredictedImage(file, mask, overlay, class_shares(classes, step))
+
+
+def class_shares(
+    classes: Tensor,      # H, W uint8 in training order
+    step: Step,
+) -> dict[str, float]:
+    "The share of an image by foreground class, largest first."
     share = torch.bincount(classes.flatten(), minlength=step.n_classes) / classes.numel()
-    shares = {step.names[c]: share[c].item()
-              for c in share.argsort(descending=True).tolist() if c and share[c]}
-    return PredictedImage(file, mask, overlay, shares)
+    return {step.names[c]: share[c].item() for c in share.argsort(descending=True).tolist() if c and share[c]}
 
 
 def data_roots(config: ResolvedConfig) -> list[str]:

@@ -5,7 +5,8 @@
 # %% ../../nbs/cli/01_run_commands.ipynb #f03de50a
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 from .data_commands import Overwrite
@@ -15,8 +16,8 @@ from ..core.errors import did_you_mean, InputError
 from ..run.config import TrainConfig, as_bool, parse_config
 
 # %% auto #0
-__all__ = ['StepPath', 'DataRoot', 'Device', 'TrustCode', 'RunsDir', 'run_train', 'run_evaluate', 'run_predict', 'run_runs',
-           'run_compare', 'run_pseudo_labels', 'run_import_checkpoint', 'run_export']
+__all__ = ['StepPath', 'DataRoot', 'Device', 'TrustCode', 'RunsDir', 'PREDICTION_FORMATS', 'run_train', 'run_evaluate',
+           'run_predict', 'run_runs', 'run_compare', 'run_pseudo_labels', 'run_import_checkpoint', 'run_export']
 
 # %% ../../nbs/cli/01_run_commands.ipynb #1fdeb8a5
 StepPath = Annotated[str, "runs/<task>/<run>/step<k>"]
@@ -61,11 +62,44 @@ def run_evaluate(
         result = evaluate_saved_step(step_folder, device, data_root, weights, metrics)
     print_results([result], json)
 
+# %% ../../nbs/cli/01_run_commands.ipynb #c0c0b001
+def _predict_masks(step_folder: str, images: list[str], out: str, device: str, overwrite: bool,
+                   tile: int | None) -> list[dict[str, Any]]:
+    from wilson.analysis.results import predict_images
+    predicted = []
+    for image in predict_images(step_folder, images, out, device, overwrite, tile):
+        _print_shares(image.mask, image.shares)
+        predicted.append(vars(image))
+    return predicted
+
+
+def _predict_coco(step_folder: str, images: list[str], out: str, device: str, overwrite: bool,
+                  tile: int | None) -> dict[str, Any]:
+    from wilson.core.paths import display_path
+    from wilson.deploy.coco_predictions import predict_coco
+    predicted = predict_coco(step_folder, images, out, device, overwrite, tile)
+    for image in predicted.images:
+        _print_shares(image.image, image.shares)
+    print(f"{display_path(predicted.predictions)}: images, categories and annotations\n"
+          f"{display_path(predicted.results)}: the list for loadRes of pycocotools")
+    return vars(predicted) | {"images": [vars(image) for image in predicted.images]}
+
+
+def _print_shares(file: Path, shares: Mapping[str, float]) -> None:
+    from tqdm import tqdm
+    listed = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
+    tqdm.write(f"{file}: {listed or 'background only'}")  # above the progress bar, if there is one
+
+
+PREDICTION_FORMATS: dict[str, Callable[..., Any]] = {"png": _predict_masks, "coco": _predict_coco}
+
 # %% ../../nbs/cli/01_run_commands.ipynb #b3f8dd1c
 def run_predict(
     step_folder: StepPath,
-    images: Annotated[list[str], "JPEG or PNG files, or folders of them"],
-    out: Annotated[str, "folder of the masks"] = "runs/predictions",
+    images: Annotated[list[str], "JPEG or PNG files, folders of them, or patterns such as 'photos/**/*.jpg'"],
+    out: Annotated[str, "folder of the files to write"] = "runs/predictions",
+    format: Annotated[str, "png: a mask and an overlay for each image | coco: predictions.json and "
+                           "results.json, which pycocotools reads"] = "png",
     overwrite: Overwrite = False,
     device: Device = "auto",
     tile: Annotated[int | None, "cut images into tiles of this many pixels a side, 0: never (default: only "
@@ -74,16 +108,13 @@ def run_predict(
     json: Json = False,
 ) -> None:
     "segment images with a finished step"
-    from wilson.analysis.results import predict, predict_images
+    if format not in PREDICTION_FORMATS:
+        raise InputError(f"format={format!r} is not known.{did_you_mean(format, PREDICTION_FORMATS)}")
     with messages_to_stderr(json):
         _trust(step_folder, trust_code)
-        predictions = predict(step_folder, images, out, device, overwrite, tile) if json else []
+        predicted = PREDICTION_FORMATS[format](step_folder, images, out, device, overwrite, tile)
     if json:
-        print_json([vars(prediction) for prediction in predictions])
-        return
-    for prediction in predict_images(step_folder, images, out, device, overwrite, tile):
-        shares = ", ".join(f"{name} {share:.0%}" for name, share in prediction.shares.items())
-        print(f"{prediction.mask}: {shares or 'background only'}")
+        print_json(predicted)
 
 # %% ../../nbs/cli/01_run_commands.ipynb #34d1ffb9
 def run_runs(
