@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['Json', 'STYLES', 'RESULT_PARTS', 'TextTable', 'is_terminal', 'print_table', 'messages_to_stderr', 'print_json',
-           'as_json', 'scores_text_table', 'scores_json', 'print_results', 'print_report', 'report_json']
+           'print_outcome', 'as_json', 'scores_text_table', 'scores_json', 'print_results', 'print_report',
+           'report_json']
 
 # %% ../../nbs/cli/05_output.ipynb #6370ceda
 Json = Annotated[bool, "print the result as JSON; all other messages go to standard error"]
@@ -139,6 +140,11 @@ def _copy_of_stdout() -> int | None:
 def print_json(value: Any) -> None:
     "Print a value as JSON."
     print(json.dumps(as_json(value), indent=1, allow_nan=False), flush=True)
+
+
+def print_outcome(value: Any, sentence: str, as_json_text: bool = False) -> None:
+    "What a command has written: a sentence for its reader, or the value as JSON."
+    print_json(value) if as_json_text else print(sentence, flush=True)
 
 # %% ../../nbs/cli/05_output.ipynb #743ef211
 def as_json(value: Any) -> Any:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from .data_commands import Overwrite
-from .output import (Json, TextTable, messages_to_stderr, print_json, print_results, print_table, scores_json,
-                               scores_text_table)
+from .output import (Json, TextTable, messages_to_stderr, print_json, print_outcome, print_results,
+                               print_table, scores_json, scores_text_table)
 from ..core.errors import did_you_mean, InputError
 from ..run.config import TrainConfig, as_bool, parse_config
 
@@ -136,7 +136,7 @@ def run_runs(
         raise InputError(f"format={format!r} is not known.{did_you_mean(format, known)}")
     if remove:
         removed = remove_runs(remove, runs_dir, force)
-        print_json({"removed": removed}) if json else print("\n".join(removed))
+        print_outcome({"removed": removed}, "\n".join(removed), json)
         return
     with messages_to_stderr(json):
         listed = run_list(runs_dir, task, runs, state)
@@ -184,7 +184,7 @@ def run_compare(
     drawn = comparison_figures(found, records, protocol)
     OutputFolder(out, overwrite).check([*table_files(tables), *figure_files(drawn)])
     written = write_tables(tables, out, overwrite=overwrite) + write_figures(drawn, out, overwrite)
-    print_json(written) if json else print("\n".join(display_path(f) for f in written))
+    print_outcome(written, "\n".join(display_path(f) for f in written), json)
 
 # %% ../../nbs/cli/01_run_commands.ipynb #52785701
 def run_pseudo_labels(
@@ -198,21 +198,25 @@ def run_pseudo_labels(
     data_root: DataRoot = None,
     device: Device = "auto",
     trust_code: TrustCode = False,
+    json: Json = False,
 ) -> None:
     "write a weak step's pseudo-labels as PNGs, or for annotation tools"
     from wilson.deploy.label_maps import write_annotations, write_label_maps
     from wilson.core.paths import display_path
-    _trust(step_folder, trust_code)
-    if format is not None:
-        ids = [i.strip() for i in (images or "").split(",") if i.strip()]
-        folder = display_path(write_annotations(step_folder, out, format, ids, device, data_root, overwrite))
-        print(f"{folder}: correct the masks with your tool, then run wilson prepare corrected --from {folder}, and "
-              f"train with --corrected-masks data/corrected")
-        return
-    if images is not None:
+    if format is None and images is not None:
         raise InputError("images: give --format too; PNGs are written of all images.")
-    folder = display_path(write_label_maps(step_folder, out, kind, device, data_root, overwrite))
-    print(f"{folder}: train on them with --method external --pseudo-dir {folder}")
+    with messages_to_stderr(json):
+        _trust(step_folder, trust_code)
+        if format is not None:
+            ids = [i.strip() for i in (images or "").split(",") if i.strip()]
+            folder = display_path(write_annotations(step_folder, out, format, ids, device, data_root, overwrite))
+            next_step = (f"correct the masks with your tool, then run wilson prepare corrected --from {folder}, "
+                         f"and train with --corrected-masks data/corrected")
+        else:
+            folder = display_path(write_label_maps(step_folder, out, kind, device, data_root, overwrite))
+            next_step = f"train on them with --method external --pseudo-dir {folder}"
+    print_outcome({"folder": folder, "format": format or "png", "kind": "target" if format else kind},
+                  f"{folder}: {next_step}", json)
 
 # %% ../../nbs/cli/01_run_commands.ipynb #c27f4a96
 def run_import_checkpoint(
@@ -229,13 +233,16 @@ def run_import_checkpoint(
     data_root: Annotated[str | None, "what evaluation reads (default: data/<dataset>)"] = None,
     parent: Annotated[str | None, "folder of the step before: the old model of its pseudo-labels"] = None,
     overwrite: Annotated[bool, "replace a step in the same folder"] = False,
+    json: Json = False,
 ) -> None:
     "take in a checkpoint of the published trainer"
     from wilson.run.published_checkpoints import import_published
     from wilson.core.paths import display_path
-    path = display_path(import_published(file, dataset, task, step, as_bool("overlap", overlap), output_stride,
-                                  crop_size, name, runs_dir, data_root, parent, overwrite))
-    print(f"{path} is a finished step now: wilson evaluate {path}")
+    with messages_to_stderr(json):
+        path = display_path(import_published(
+            file, dataset, task, step, as_bool("overlap", overlap), output_stride, crop_size, name, runs_dir,
+            data_root, parent, overwrite))
+    print_outcome({"step": step, "path": path}, f"{path} is a finished step now: wilson evaluate {path}", json)
 
 # %% ../../nbs/cli/01_run_commands.ipynb #f3dab361
 def run_export(
@@ -247,11 +254,14 @@ def run_export(
     runs_dir: RunsDir = "runs",
     overwrite: Annotated[bool, "replace files that wilson has not written"] = False,
     trust_code: TrustCode = False,
+    json: Json = False,
 ) -> None:
     "write a step for other programs"
     from wilson.api.functions import find_step
     from wilson.core.paths import display_path
     from wilson.deploy.formats import export_step
-    step_folder = find_step(run, runs_dir)
-    _trust(str(step_folder), trust_code)
-    print(display_path(export_step(step_folder, out, format, overwrite)))
+    with messages_to_stderr(json):
+        step_folder = find_step(run, runs_dir)
+        _trust(str(step_folder), trust_code)
+        path = display_path(export_step(step_folder, out, format, overwrite))
+    print_outcome({"step_folder": step_folder, "format": format, "path": path}, path, json)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import shlex
 from typing import Annotated, Any
 
-from .output import Json, TextTable, messages_to_stderr, print_json, print_table
+from .output import Json, TextTable, messages_to_stderr, print_json, print_outcome, print_table
 from ..core.errors import InputError
 from ..experiments.slurm_resources import Resources
 from ..run.config import TrainConfig
@@ -63,6 +63,7 @@ def run_slurm(
     members: Members = None,
     jobs: Annotated[int | None, "of a sweep: at a time (default: as many as Slurm lets)"] = None,
     out: Annotated[str, "the script to write; of a sweep, the folder of its scripts"],
+    json: Json = False,
     parameters: Annotated[dict[str, Any], TrainConfig],
 ) -> None:
     "write a batch script that trains on a cluster"
@@ -71,12 +72,17 @@ def run_slurm(
     from wilson.experiments.slurm import write_script, write_sweep
     if grid or members:
         runs_dir = parameters.pop("runs_dir", "runs")
-        runs = find_members(grid, members, parameters)
-        submit, *_ = write_sweep(runs, out, Resources(**resources), runs_dir, jobs)
-        print(f"{display_path(submit.parent)}: submit the sweep with: {shlex.quote(str(submit))}")
+        with messages_to_stderr(json):
+            runs = find_members(grid, members, parameters)
+            scripts = write_sweep(runs, out, Resources(**resources), runs_dir, jobs)
+        submit = shlex.quote(str(scripts[0]))
+        print_outcome({"submit": submit, "scripts": scripts},
+                      f"{display_path(scripts[0].parent)}: submit the sweep with: {submit}", json)
     elif jobs is not None:
         raise InputError(f"jobs={jobs}: only a sweep has several jobs; give --grid or --members, or leave "
                          "--jobs out.")
     else:
-        path = write_script(parameters, out, Resources(**resources))
-        print(f"{display_path(path)}: submit it with: sbatch {shlex.quote(str(path))}")
+        with messages_to_stderr(json):
+            path = write_script(parameters, out, Resources(**resources))
+        submit = f"sbatch {shlex.quote(str(path))}"
+        print_outcome({"submit": submit, "scripts": [path]}, f"{display_path(path)}: submit it with: {submit}", json)

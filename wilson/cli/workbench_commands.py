@@ -9,27 +9,32 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Annotated
 
+from .output import Json, messages_to_stderr, print_outcome, print_results
 from ..core.errors import InputError
 
 # %% auto #0
 __all__ = ['WITH_FLAGS', 'run_new', 'run_demo', 'run_lab_command', 'run_studio_command', 'run_bench_command']
 
 # %% ../../nbs/cli/06_workbench_commands.ipynb #3cc8bc2e
-def run_new(folder: Annotated[str, "a new folder"]) -> None:
+def run_new(folder: Annotated[str, "a new folder"], json: Json = False) -> None:
     "write a workbench: notebooks, Makefile, folders"
     from wilson.workbench.new import write_workbench
-    print(f"{write_workbench(folder)} is a workbench. Now: cd {folder}; make setup; "
-          f"papermill nbs/train.ipynb -p task 15-5")
+    with messages_to_stderr(json):
+        written = write_workbench(folder)
+    print_outcome({"folder": written}, f"{written} is a workbench. Now: cd {folder}; make setup; "
+                  f"papermill nbs/train.ipynb -p task 15-5", json)
 
 
-def run_demo() -> None:
+def run_demo(json: Json = False) -> None:
     "train base and incremental step on the demo data"
-    from wilson.analysis.results import result_table
     from wilson.experiments.train import run_training
     from wilson.run.config import parse_config
-    print(result_table(run_training(parse_config({"dataset": "shapes", "task": "15-5"}))), flush=True)
-    print("Now look at the pseudo-labels: `wilson lab` opens nbs/explore.ipynb in JupyterLab, "
-          "`wilson studio` serves it as a page.")
+    with messages_to_stderr(json):
+        results = run_training(parse_config({"dataset": "shapes", "task": "15-5"}))
+    print_results(results, json)
+    if not json:
+        print("Now look at the pseudo-labels: `wilson lab` opens nbs/explore.ipynb in JupyterLab, "
+              "`wilson studio` serves it as a page.")
 
 # %% ../../nbs/cli/06_workbench_commands.ipynb #905a26ac
 def run_lab_command(flags: Sequence[str]) -> int:
