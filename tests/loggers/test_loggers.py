@@ -66,6 +66,7 @@ def test_every_logger_has_the_same_curves_and_pictures(trained, root):
     pictures = {(e.step, tag) for tag in events.Tags()["images"] for e in events.Images(tag)}
     assert {(row["epoch"], name) for row in rows for name, value in row.items() if isinstance(value, dict)} >= pictures != set()
     assert len([*trained.glob("pictures/*.png")]) == len(pictures)
+    assert {tag.rpartition("_")[0] for _, tag in pictures} == {"image-prediction-truth/val"}, "panels from left to right, and the image"
     mine = (root / "mine.txt").read_text(encoding="utf-8").splitlines()
     assert {(int(line.partition(" ")[0]), line.partition(" ")[2]) for line in mine} == {*board}
     shutil.rmtree(trained / "wandb")

@@ -215,10 +215,11 @@ def make_validator(
 
     def validate(trainer: Trainer) -> float | None:
         method.eval()
-        for n, index in enumerate(shown_images if is_main_process() else ()):
+        for index in shown_images if is_main_process() else ():
             rule = method.step_rule() or target_rule(config)
-            picture = strip(panels(views(samples[0, index]), step, rule))
-            trainer.log_image(f"image/{n}", picture)
+            shown = panels(logits := views(samples[0, index]), step, rule)
+            # the name tells the panels from left to right, and the image
+            trainer.log_image(f"{'-'.join(shown).replace(' ', '_')}/{logits.id}", strip(shown))
         qualities = label_quality(method.pseudo_labels(), config, data, step, device, WATCHED)
         for name, quality in qualities.items():
             trainer.log_scalars(f"pseudo_labels_{name}", quality["miou"] | {"coverage": quality["coverage"]})
