@@ -7,13 +7,20 @@ from docutils import nodes
 from latex2mathml.converter import convert
 
 sys.path.insert(0, str(Path(__file__).parent))
+from reference import process_docstring  # noqa: E402
+
 settings = configparser.ConfigParser()
 settings.read(Path(__file__).parents[2] / "settings.ini", encoding="utf-8")
 
 project, author = settings["DEFAULT"]["title"], settings["DEFAULT"]["author"]
 copyright = author  # noqa: A001
 version = release = settings["DEFAULT"]["version"]
-extensions = ["myst_nb"]
+extensions = ["myst_nb", "sphinx.ext.autodoc"]
+autodoc_member_order, autodoc_typehints_format = "bysource", "short"
+toc_object_entries = False  # else every menu is built from all names
+python_use_unqualified_type_names, add_module_names, maximum_signature_line_length = True, False, 80
+nitpick_ignore_regex = [(r"py:.*", r".*")]  # types of other libraries; links of the prose stay strict
+suppress_warnings = ["ref.python"]  # a method's name in a signature may be that of several classes
 html_theme, html_title = "furo", "wilson"
 html_theme_options = {"light_css_variables": {"color-brand-primary": "#0072B2", "color-brand-content": "#0072B2"}}
 html_static_path, html_css_files = ["static"], ["site.css"]
@@ -46,4 +53,5 @@ def block_math(writer, node) -> None:
 
 
 def setup(app) -> None:
+    app.connect("autodoc-process-docstring", process_docstring)
     app.add_html_math_renderer("mathml", (inline_math, None), (block_math, None))

@@ -1,6 +1,7 @@
 """The sources of the documentation site from the notebooks: `python .ci/site/pages.py FOLDER [PAGE …]`.
 
 A copy of `nbs/` in which nbdev's directives are gone, cells that take long are left unrun, and a table of contents leads to every page.
+The API reference is written beside them (`reference.py`).
 Where pages are named (`index`, `data/01_tasks`), they alone are run when the site is built; else all are.
 """
 from __future__ import annotations
@@ -10,6 +11,8 @@ import re
 import shutil
 import sys
 from pathlib import Path
+
+from reference import write_reference
 
 REPO = Path(__file__).resolve().parents[2]
 WORKBENCH = ("train", "explore", "prepare", "sweep", "compare")
@@ -62,6 +65,7 @@ def contents() -> str:
     parts = {"Workbench": list(WORKBENCH), "Guide": sorted(f"guide/{p.stem}" for p in REPO.glob("nbs/guide/*.ipynb"))}
     for package, title in PACKAGES.items():
         parts[title] = sorted(f"{package}/{p.stem}" for p in REPO.glob(f"nbs/{package}/*.ipynb"))
+    parts["Reference"] = ["reference/index"]
     parts["The project"] = ["testing", *(Path(name).stem for name in TEXTS.values())]
     return "\n\n".join("\n".join(["```{toctree}", ":hidden:", f":caption: {title}", "", *pages, "```"])
                        for title, pages in parts.items())
@@ -84,6 +88,7 @@ def main(target: Path, run: list[str]) -> None:
         text = json.dumps(notebook, ensure_ascii=False).replace("](../../wilson/widgets/browser/", "](browser/")
         path.write_text(text, encoding="utf-8")
     shutil.copytree(REPO / "wilson/widgets/browser", target / "widgets/browser")
+    write_reference(target / "reference", PACKAGES)
     for name, page in TEXTS.items():
         text = (REPO / name).read_text(encoding="utf-8")
         linked = re.sub(r"\]\((\w+\.md)\)", lambda link: f"]({TEXTS.get(link[1], link[1])})", text)  # to each other
