@@ -289,7 +289,7 @@ def test_by_the_command(root, data, capsys):
     ("id,add\n{0},dotted sqare\n", ["no class 'dotted sqare'", "'dotted square'"]),
     ("id,ad\n{0},dotted square\n", ["unknown column 'ad'", "'add'"]),
     ("id,add,remove\n{0},dotted square,dotted square\n", ["both added and removed"]),
-    ("id,exclude\n{0},yes\n{0},\n", ["line 3", "keep one"]),
+    ("id,exclude\n{0},yes\n{0},\n", ["line 3", "merge the two lines"]),
     ("id,exclude\n{0}.jpg,yes\n", ["1 images", "does not have", "Did you mean '{0}'"]),
     ("id,exclude\nnobody,yes\n", ["nobody", "take the line out"]),
     ("id,exclude\n{0},maybe\n", ["exclude is 'maybe'", "expected yes"]),
