@@ -27,7 +27,7 @@ __all__ = ['CODE_PARAMETERS', 'method_class', 'method_facts', 'convert_params', 
 def method_class(
     method: str,  # name of a built-in method, or FILE.py:CLASS
 ) -> type[Method]:
-    "The class of a method; runs the file where it is in one."
+    "Return the class of a method. Runs the file if the class is in one."
     from wilson.methods.base import Method  # imports torch, which few callers need
     from wilson.methods.builtin import METHODS
     found = load_class(method, Method, METHODS, "method")
@@ -44,7 +44,7 @@ def method_class(
 def method_facts(
     method: str,  # name of a built-in method, or FILE.py:CLASS
 ) -> MethodFacts:
-    "The facts of a method; of one that came with a run, as the run recorded them: nothing is run for it."
+    "Return the facts of a method. For a class that came with a run, they are read from the run's record."
     builtin = builtin_facts()
     if method in builtin:
         return builtin[method]
@@ -106,7 +106,7 @@ def references_of(
 def load_backbone(
     reference: str,  # a name, `timm:<model>`, or "file.py:Class"
 ) -> Backbone:
-    "The backbone that a configuration names; runs the file where it is one of your own."
+    "Return the backbone that a configuration names. Runs the file if the backbone is yours."
     if not is_reference(reference):
         return find_backbone(reference)
     backbone = load_class(reference, Backbone, {}, "backbone")()
