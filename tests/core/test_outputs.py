@@ -88,7 +88,7 @@ def test_predict_leaves_files_of_others(project, tmp_path, capsys):
     (theirs / f"{images[1].stem}.png").write_bytes(b"drawn by hand")
     before = snapshot(tmp_path)
     said = refused(capsys, "predict", LATER, *images, "--out", theirs)
-    assert f"{images[1].stem}.png is there already" in said and "--overwrite" in said and snapshot(tmp_path) == before
+    assert f"{images[1].stem}.png exists already" in said and "--overwrite" in said and snapshot(tmp_path) == before
 
     own = ("predict", LATER, *images, "--out", tmp_path / "own")
     for _ in range(2):
@@ -128,7 +128,7 @@ def test_data_sets_are_not_written_to(project, tmp_path, capsys):
     one = min(Path("runs/label_maps").glob("*.png"))
     one.write_bytes(b"mine")
     before = snapshot(Path("runs/label_maps"))
-    assert f"{one.name} is there already" in refused(capsys, "pseudo-labels", LATER, "--out", "runs/label_maps")
+    assert f"{one.name} exists already" in refused(capsys, "pseudo-labels", LATER, "--out", "runs/label_maps")
     assert snapshot(Path("runs/label_maps")) == before
 
 
@@ -138,7 +138,7 @@ def test_tables_figures_and_reports_leave_files_of_others(project, capsys):
     Path("shown/scores.pdf").write_text("mine", encoding="utf-8")
     before = snapshot(project)
     said = refused(capsys, "compare", "--out", "shown")
-    assert "scores.pdf is there already" in said and "--overwrite" in said and snapshot(project) == before
+    assert "scores.pdf exists already" in said and "--overwrite" in said and snapshot(project) == before
 
     verify = ["verify", "shapes", "--data-root", "data/few", "--report", "found.txt"]
     table, figure = Table("two", (Column("all"),), {"wilson": [[1.0]]}), Figure((1, 1))
@@ -150,9 +150,9 @@ def test_tables_figures_and_reports_leave_files_of_others(project, capsys):
         write()
         Path(file).write_text("mine", encoding="utf-8")
         if file == "found.txt":
-            assert "found.txt is there already" in refused(capsys, *verify)
+            assert "found.txt exists already" in refused(capsys, *verify)
         else:
-            with pytest.raises(InputError, match=f"{file} is there already"):
+            with pytest.raises(InputError, match=f"{file} exists already"):
                 write()
         assert Path(file).read_text(encoding="utf-8") == "mine"
         write(overwrite=True)
@@ -168,7 +168,7 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path):
         aside.write_text("tw", encoding="utf-8")
         raise ZeroDivisionError
     assert file.read_text(encoding="utf-8") == "one" and {p.name for p in tmp_path.iterdir()} == {"a.txt", RECORD}
-    with pytest.raises(InputError, match="is there already"), output_file(tmp_path / "late.txt") as aside:
+    with pytest.raises(InputError, match="exists already"), output_file(tmp_path / "late.txt") as aside:
         (tmp_path / "late.txt").write_text("theirs, a moment before", encoding="utf-8")
     assert (tmp_path / "late.txt").read_text(encoding="utf-8").startswith("theirs")
     (tmp_path / "folder.txt").mkdir()

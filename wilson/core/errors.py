@@ -16,18 +16,18 @@ __all__ = ['T', 'InputError', 'did_you_mean', 'require']
 
 # %% ../../nbs/core/00_errors.ipynb #8c21506c
 class InputError(ValueError):
-    "The user's input is at fault; the message is a whole sentence with the remedy."
+    "The user's input is wrong. The message states the problem and the fix in whole sentences."
 
     def _render_traceback_(self) -> list[str]:
-        "What a notebook shows: the sentence, as the command line does."
+        "Show only the message in a notebook, as the command line does."
         return [f"{type(self).__name__}: {self}"]
 
 
 def did_you_mean(
-    word: str,             # what was given
-    known: Iterable[str],  # what would be right
-) -> str:                  # " Did you mean '…'?" with the nearest known names, or all of them if none is near
-    "The helpful half of an error about an unknown name."
+    word: str,             # the unknown name
+    known: Iterable[str],  # the valid names
+) -> str:                  # " Did you mean '…'?" with the most similar valid names, or all of them if none is similar
+    "Suggest valid names, to append to an error about an unknown name."
     known = list(known)
     lower = {k.lower(): k for k in known}
     near = difflib.get_close_matches(word.lower(), lower, n=2, cutoff=0.5)
@@ -38,9 +38,9 @@ def did_you_mean(
 
 def require(
     value: T | None,
-    otherwise: str,  # what the error says where it is None
+    otherwise: str,  # message of the error
 ) -> T:
-    "`value`, which the caller needs not to be None; else ValueError."
+    "Return `value`. Raises ValueError if it is None."
     if value is None:
         raise ValueError(otherwise)
     return value

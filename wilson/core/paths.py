@@ -19,7 +19,7 @@ __all__ = ['display_path', 'project_root', 'resolve_path', 'flush', 'check_temp_
 
 # %% ../../nbs/core/01_paths.ipynb #956a9373
 def display_path(path: Path) -> str:
-    "A path as a person would type it: from the root, where it lies under it."
+    "Return a path as text: relative to the project root if it is inside it, else unchanged."
     path = Path(path)
     return str(path.relative_to(project_root())) if path.is_relative_to(project_root()) else str(path)
 
@@ -46,17 +46,17 @@ def _is_root(folder: Path, start: Path) -> bool:
 
 
 def _is_trusted(file: Path, start: Path) -> bool:
-    "Whether the file, and the link that leads to it, are this user's or root's."
+    "Whether this user, root or the owner of the working directory owns the file and a link to it."
     if not hasattr(os, "getuid"):  # Windows
         return True
-    # who owns the working directory could have put the file there as well
+    # the owner of the working directory could have created the file there as well
     return {file.lstat().st_uid, file.stat().st_uid} <= {os.getuid(), 0, start.stat().st_uid}
 
 
 def resolve_path(
     path: Path | str,  # absolute (or `~`), or relative to the root
 ) -> Path:             # absolute path
-    "`path` seen from `project_root()`; InputError for `~` where there is no home folder."
+    "Resolve `path` against `project_root()`. Raises InputError for `~` if there is no home folder."
     try:
         return project_root() / Path(path).expanduser()
     except RuntimeError:
@@ -65,7 +65,7 @@ def resolve_path(
 
 # %% ../../nbs/core/01_paths.ipynb #6266d133
 def flush(handle: int) -> None:
-    "Have a file, or a folder's entries, on the disk; a file system that cannot flush it is left to itself."
+    "Flush a file, or a folder's entries, to the disk. File systems that do not support this are ignored."
     try:
         os.fsync(handle)
     except OSError as e:
@@ -74,7 +74,7 @@ def flush(handle: int) -> None:
 
 # %% ../../nbs/core/01_paths.ipynb #1dbabe56
 def check_temp_folder() -> None:
-    "InputError where there is no folder for temporary files, which torch needs as soon as it is imported."
+    "Raise InputError if there is no folder for temporary files, which `import torch` needs."
     try:
         tempfile.gettempdir()
     except OSError as e:
@@ -86,11 +86,11 @@ _MARKS = str.maketrans({c: rf"\{c}" for c in "\\`*[]|$"}
 
 
 def one_line(text: str) -> str:
-    "A text without line breaks and control characters: a blank stands for each."
+    "Replace line breaks and control characters by blanks."
     return "".join(c if c.isprintable() else " " for c in text)
 
 
 def markdown_text(text: str) -> str:
-    "A text that Markdown shows as it is, in a notebook or a page: no tags, links, code or formulas."
+    "Escape a text so that Markdown shows it literally: no tags, links, code or formulas."
     # an address would become a link
     return one_line(text).translate(_MARKS).replace("://", r"\://")

@@ -36,11 +36,11 @@ def render(
 def html_table(
     head: Sequence[object],
     rows: Sequence[Sequence[object]],
-    totals: Sequence[Sequence[object]] = (),  # rows below, of class `mean`
+    totals: Sequence[Sequence[object]] = (),  # rows at the bottom, with the class `mean`
     caption: str = "",
-    titles: int = 1,                          # so many cells of a row are its titles
-    align: str = "",                          # "llrr": styles are written into the cells
-    notes: Sequence[str] = (),                # a list below
+    titles: int = 1,                          # how many leading cells of a row are headers
+    align: str = "",                          # a letter per column, such as "llrr", written as styles of the cells
+    notes: Sequence[str] = (),                # a list below the table
 ) -> Markup:
     "Write a table as HTML; text is escaped, `Markup` is inserted as it is."
     return render("one_table.html", {"head": head, "rows": rows, "totals": totals, "caption": caption,
