@@ -158,9 +158,10 @@ def training_samples(
     side: int | None = None,    # longest side of the images, pixels
     corrected: bool = False,    # a weak step, some of whose images have masks of all classes seen so far
     evidence: EvidenceReader | None = None,  # what another model says of the images
+    negatives: bool = False,    # images of a later step that show none of its classes, too
 ) -> StepSamples:
     "The training samples of a step."
-    part = split.at(step.images(split.labels, seen))
+    part = split.at(step.images(split.labels, seen, negatives))
     if corrected:
         return StepSamples(part, step.mask_table("seen", 255), step.image_labels(part.labels, old_labels),
                            crop, seed, True, side, fills_masks=True, evidence=evidence)

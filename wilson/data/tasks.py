@@ -138,8 +138,11 @@ class Step:
         self,
         labels: np.ndarray,  # N, K+1: image-level labels, bool; column = dataset id
         seen: bool = False,  # images of all classes seen so far (joint training), not of this step's alone
+        negatives: bool = False,  # images of a later step that show none of its classes, too
     ) -> np.ndarray:         # positions of this step's training images
         "Training images of the step from image-level labels alone."
+        if negatives and self.index > 0:
+            return np.arange(len(labels))
         ids = self.ids if seen else self.groups[self.index]
         chosen = labels[:, list(ids)].any(1)
         later = [i for g in self.groups[self.index + 1:] for i in g]

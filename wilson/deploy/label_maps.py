@@ -28,6 +28,7 @@ from ..formats.writers import WRITERS, Annotated
 from ..pseudo.targets import TargetRule
 from ..run.images import recorded_data
 from ..run.opened import OpenedStep, open_step
+from ..run.presets import uses_negatives
 
 # %% auto #0
 __all__ = ['LABEL_MAPS', 'label_map', 'write_label_maps', 'write_annotations']
@@ -91,7 +92,7 @@ def _open_weak_step(path: Path | str, device: str) -> OpenedStep:
 def _samples(opened: OpenedStep, data: SegmentationFolder) -> StepSamples:
     "The images that a step trained on, whole, as it saw them."
     return training_samples(data.train_of(opened.step.index), opened.step, None, reads_masks=False,
-                            old_labels=opened.rule.label_old_classes,
+                            old_labels=opened.rule.label_old_classes, negatives=uses_negatives(opened.config),
                             evidence=evidence_reader(opened.config.method_params, data.classes, opened.step))
 
 # %% ../../nbs/deploy/07_label_maps.ipynb #9845ca7c

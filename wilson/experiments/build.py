@@ -48,7 +48,7 @@ from ..run.history import MapKeeper, whole_images
 from ..run.chosen_method import method_class
 from ..run.config import all_parameters
 from ..run.opened import parent_link
-from ..run.presets import ResolvedConfig, is_base, method_of_step, value_for_step
+from ..run.presets import ResolvedConfig, is_base, method_of_step, uses_negatives, value_for_step
 from ..run.chosen_method import load_callbacks
 
 # %% auto #0
@@ -131,7 +131,8 @@ def step_samples(
         split, step, TrainingCrop(config.crop_size), config.seed, method.reads_masks, seen=kind.all_classes,
         old_labels=values.get("label_old_classes", False), void=255 if config.void_label == "ignore" else 0,
         side=config.max_image_size, corrected=corrected and bool(values.get("corrected_masks")),
-        evidence=None if kind is BASE else evidence_reader(values, data.classes, step))
+        evidence=None if kind is BASE else evidence_reader(values, data.classes, step),
+        negatives=uses_negatives(config))
 
 
 def step_callbacks(
@@ -171,7 +172,7 @@ def build_trainer(
     split = labelled or data.train_of(step.index)
     samples = step_samples(config, data, step, split, method, corrected=parent is not None)
     record = _record(asked, data, step, len(samples))
-    left_out = len(step.images(split.labels, kind.all_classes)) - len(samples)
+    left_out = len(step.images(split.labels, kind.all_classes, uses_negatives(config))) - len(samples)
     record["data"] |= {"without_masks": left_out, **_edits_record(data)}
     samples = cache_samples(samples, resolve_path(config.runs_dir) / "cache", config.cache_gb)
     images = config.batch_size // config.accumulate_grad

@@ -31,7 +31,7 @@ from ..models.pretrained import download_weights, find_pretrained, load_pretrain
 from ..models.segmenter import Segmenter, make_segmenter
 from ..run.folder import step_path
 from ..run.opened import open_step
-from ..run.presets import ResolvedConfig, is_base, step_fingerprint
+from ..run.presets import ResolvedConfig, is_base, step_fingerprint, uses_negatives
 from ..run.chosen_method import load_backbone
 
 # %% auto #0
@@ -139,7 +139,8 @@ def step_evidence(
     reader = None if is_base(config, step.index) else evidence_reader(config.method_params, data.classes, step)
     if reader is None:
         return None
-    samples = training_samples(data.train_of(step.index), step, None, reads_masks=False)
+    samples = training_samples(data.train_of(step.index), step, None, reads_masks=False,
+                               negatives=uses_negatives(config))
     return check_evidence(reader, samples, step)
 
 
@@ -162,10 +163,11 @@ def corrected_split(
     folder: Path,             # a prepared data set with masks of some of the step's images
     data: SegmentationFolder,
     step: Step,
+    negatives: bool = False,  # images that show no class of the step, too
 ) -> Split:                   # the step's images; those without such a mask have none
     "A weak step's images with corrected masks, which count in place of pseudo-labels."
     file, split = read_dataset_file(folder / DATASET_FILE), data.train_of(step.index)
-    part = split.at(step.images(split.labels))
+    part = split.at(step.images(split.labels, negatives=negatives))
     there = files_by_id(folder / "SegmentationClass", (".png",))
     if not {*there} & {*part.ids}:
         raise InputError(f"corrected_masks={folder}: none of its {len(there):,} masks is of an image that step "
@@ -203,7 +205,8 @@ def find_inputs(
     maps = bool(step.index and config.pseudo_dir)
     labelled, coverage = label_maps(config, task, data, step) if maps else (None, None)
     named = config.method_params.get("corrected_masks")
-    corrected = corrected_split(resolve_path(named), data, step) if named and parent else None
+    corrected = (corrected_split(resolve_path(named), data, step, uses_negatives(config))
+                 if named and parent else None)
     return StepInputs(labelled, coverage, corrected, step_evidence(config, data, step))
 
 # %% ../../nbs/experiments/00_start.ipynb #5a28d983

@@ -37,6 +37,7 @@ from ..run.config import TrainConfig
 from ..run.dataset import chosen_dataset, load_dataset, open_data
 from ..run.folder import lock_step, rebuild_results, step_path, StepResult
 from ..run.presets import uses_base_schedule, is_base, value_for_step, resolve_config, ResolvedConfig, task_of
+from ..run.presets import uses_negatives
 from ..run.user_code import code_copies, code_hash, copy_code, trust, use_copies
 
 # %% auto #0
@@ -79,7 +80,7 @@ def _checked(config: ResolvedConfig, task: Task, data: SegmentationFolder, index
     later = index > 0
     if not (later and config.pseudo_dir):
         samples = training_samples(data.train_of(index), step, None, seen=facts.all_classes,
-                                   reads_masks=facts.reads_masks or not later)
+                                   reads_masks=facts.reads_masks or not later, negatives=uses_negatives(config))
         if not len(samples):
             raise InputError(f"step {index} of task {task.name!r} has nothing to train on: no image of the "
                              f"training list shows {', '.join(step.new)}.")
@@ -145,7 +146,7 @@ def _work(config: ResolvedConfig, task: Task, data: SegmentationFolder, index: i
         if StepFolder(step_path(config, task, index)).state == "finished" and not config.overwrite:
             return 0, 0
     kind, step = method_facts(config.method), task.step(index)
-    images = len(step.images(data.train_of(index).labels, kind.all_classes))
+    images = len(step.images(data.train_of(index).labels, kind.all_classes, uses_negatives(config)))
     epochs = int(value_for_step(config, "epochs", index))
     validations = -(-epochs // config.val_interval) + TimeLeft.scoring
     return epochs * (images // config.batch_size), validations

@@ -45,6 +45,7 @@ class LeverParams(Wilson):
                                              "the share of new classes", min=0, max=1)
     refit_epochs: int = param(0, "last epochs of the step, in which only the classifier rows of new classes "
                                  "and the localizer learn; fusion then comes before them", min=0)
+    negative_images: bool = param(False, "train on the images of the list that show no class of the step, too")
     loss_negatives: float = param(0.0, "weight of the negatives: the surest pixels of the old model are no "
                                        "new class", min=0)
     negative_share: float = param(0.3, "share of each image's pixels that are negatives", min=0, max=1)

@@ -32,6 +32,7 @@ from ..evaluation.logits import Logits, StepModels
 from ..evidence.files import evidence_reader
 from .chosen_method import method_facts
 from .config import TrainConfig
+from .presets import uses_negatives
 
 # %% auto #0
 __all__ = ['IMAGES_FILE', 'OLD_FILE', 'whole_images', 'spread_over_classes', 'choose_history_images', 'epoch_file', 'MapKeeper',
@@ -47,7 +48,7 @@ def whole_images(
     seen = method_facts(config.method).all_classes
     old_labels = seen or config.method_params.get("label_old_classes", False)
     split = data.train_of(step.index)
-    trained = split.at(step.images(split.labels, seen=seen).tolist())
+    trained = split.at(step.images(split.labels, seen, uses_negatives(config)).tolist())
     evidence = evidence_reader(config.method_params, data.classes, step)
     return {name: StepSamples(split, step.mask_table("evaluate"),
                               step.image_labels(split.labels, old_labels), evidence=evidence)

@@ -20,7 +20,7 @@ from .user_code import code_hash, is_reference
 
 # %% auto #0
 __all__ = ['ResolvedConfig', 'resolve_config', 'task_of', 'part_for_step', 'is_base', 'method_of_step', 'uses_base_schedule',
-           'value_for_step', 'step_fingerprint']
+           'uses_negatives', 'value_for_step', 'step_fingerprint']
 
 # %% ../../nbs/run/02_presets.ipynb #591c5749
 class ResolvedConfig(TrainConfig):
@@ -114,6 +114,11 @@ def method_of_step(config: TrainConfig, step: int) -> str:
 def uses_base_schedule(config: TrainConfig, step: int) -> bool:
     "Does the base part of base/later values hold? In step 0, and in training on all classes at once."
     return step == 0 or method_facts(config.method).all_classes
+
+
+def uses_negatives(config: TrainConfig) -> bool:
+    "Whether a later step trains on images that show none of its classes, too."
+    return bool(config.method_params.get("negative_images"))
 
 
 def value_for_step(config: ResolvedConfig, name: str, step: int) -> str:
