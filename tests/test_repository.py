@@ -338,6 +338,7 @@ LAYERS = {
     "experiments": 6,
     "analysis": 7,
     "deploy": 7.5,
+    "new_class": 7.6,
     "api": 8,
     "widgets": 8,
     "workbench": 8,

@@ -43,6 +43,9 @@ def test_examples_run(root, monkeypatch):
     monkeypatch.setattr(make_shapes, "__defaults__", (160, 16, *make_shapes.__defaults__[2:]))  # the demo data, smaller
     photo = next((root / "data/few/JPEGImages").glob("val_*"))
     (root / "photo.jpg").write_bytes(photo.read_bytes())
+    (root / "photos").mkdir()
+    for name in ("a.jpg", "b.jpg"):
+        (root / "photos" / name).write_bytes(photo.read_bytes())
     runner = doctest.DocTestRunner(Checker(), optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
     for test in examples():
         said: list[str] = []

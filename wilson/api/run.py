@@ -17,6 +17,7 @@ from ..core.templates import html_table
 from ..deploy.export_methods import ExportMethods
 from ..engine.step_folder import StepFolder
 from ..evaluation.scores import StepScores
+from ..new_class.run_method import AddClassMethods
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,7 +50,7 @@ def run_html(run: Run) -> str:
     return f'{table}<img src="data:image/png;base64,{png}" alt="maps of one image" style="max-width:100%">'
 
 # %% ../../nbs/api/01_run.ipynb #7d3f010c
-class Run(ExportMethods):
+class Run(ExportMethods, AddClassMethods):
     "A trained step, from its folder; `wilson.train` and `wilson.load_run` return one."
 
     def __init__(

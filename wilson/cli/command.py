@@ -15,8 +15,8 @@ from typing import Any, get_args, get_origin
 
 from .. import __version__
 from .data_commands import run_prepare, run_verify
-from .run_commands import run_compare, run_evaluate, run_export, run_import_checkpoint, run_pseudo_labels
-from .run_commands import run_predict, run_runs, run_train
+from .run_commands import run_add_class, run_compare, run_evaluate, run_export, run_import_checkpoint
+from .run_commands import run_predict, run_pseudo_labels, run_runs, run_train
 from .sweep_commands import run_slurm, run_sweep_command
 from .workbench_commands import WITH_FLAGS, run_demo, run_new
 from ..core.errors import InputError, did_you_mean
@@ -24,19 +24,27 @@ from ..core.params import Param, params_of
 from ..core.paths import check_temp_folder
 from ..core.terminals import escape_control_characters, safe_output, set_bars, use_utf8_names
 from ..methods.facts import builtin_facts
+from ..new_class.parameters import AddClassConfig
 from ..run.chosen_method import method_facts
 from ..run.config import SHARED, TrainConfig, describe
 
 # %% auto #0
-__all__ = ['COMMANDS', 'Parser', 'add_params', 'named_methods', 'add_training_params', 'add_options', 'arguments_of', 'main']
+__all__ = ['COMMANDS', 'USAGES', 'Parser', 'add_params', 'named_methods', 'add_training_params', 'add_options', 'arguments_of',
+           'main']
 
 # %% ../../nbs/cli/03_command.ipynb #562629d7
 COMMANDS: dict[str, Callable[..., int | None]] = {
-    "prepare": run_prepare, "verify": run_verify, "train": run_train, "sweep": run_sweep_command,
+    "prepare": run_prepare, "verify": run_verify, "train": run_train, "add-class": run_add_class,
+    "sweep": run_sweep_command,
     "runs": run_runs, "slurm": run_slurm, "evaluate": run_evaluate, "predict": run_predict,
     "compare": run_compare, "pseudo-labels": run_pseudo_labels,
     "import-checkpoint": run_import_checkpoint, "export": run_export, "new": run_new, "demo": run_demo,
 }
+
+
+# forty options are better read once, below
+USAGES = {**dict.fromkeys(("train", "sweep", "slurm"), "[--OPTION VALUE …]"),
+          "add-class": "RUN --name NAME --images FOLDER [--labels FILE] [--OPTION VALUE …]"}
 
 
 class Parser(argparse.ArgumentParser):
@@ -84,9 +92,14 @@ def named_methods(arguments: Sequence[str]) -> list[str]:
     return [*dict.fromkeys(m for m in found if m)]
 
 
-def add_training_params(parser: argparse.ArgumentParser, arguments: Sequence[str], prefix: str) -> None:
+def add_training_params(
+    parser: argparse.ArgumentParser,
+    arguments: Sequence[str],
+    prefix: str,
+    shared: Mapping[str, Param] = SHARED,  # those of the shared parameters that the command has
+) -> None:
     "Options for the shared parameters and for those of the methods that the command line names."
-    add_params(parser, SHARED, prefix)
+    add_params(parser, shared, prefix)
     added = {*SHARED}
     for method in named_methods(arguments):
         facts = method_facts(method)
@@ -110,6 +123,8 @@ def add_options(
         kind, about, *metavar = get_args(parameter.annotation)
         if about is TrainConfig:
             add_training_params(parser, arguments, f"{parameter.name}.")
+        elif about is AddClassConfig:
+            add_training_params(parser, arguments, f"{parameter.name}.", about.options)
         elif isinstance(about, type):
             add_params(parser, params_of(about), f"{parameter.name}.")
         else:
@@ -126,7 +141,7 @@ def _add_option(parser: argparse.ArgumentParser, parameter: inspect.Parameter, k
     kind = get_args(kind)[0] if isinstance(kind, UnionType) else kind
     many = get_origin(kind) is list
     value: dict[str, Any] = {"type": str if many else kind, "nargs": "+" if many else None,
-                             "metavar": metavar}
+                             "metavar": metavar, "action": "extend" if many else "store"}
     if required and parameter.kind is not parameter.KEYWORD_ONLY:
         parser.add_argument(name, **value, help=_help(about))
     else:
@@ -151,8 +166,8 @@ def arguments_of(
 def _call(name: str, arguments: list[str]) -> int:
     command = COMMANDS[name]
     parser = Parser(prog=f"wilson {name}", description=command.__doc__, allow_abbrev=False)
-    if name in ("train", "sweep", "slurm"):  # forty options are better read once, below
-        parser.usage = f"wilson {name} [--OPTION VALUE …]"
+    if name in USAGES:
+        parser.usage = f"wilson {name} {USAGES[name]}"
     add_options(parser, command, arguments)
     return command(**arguments_of(command, vars(parser.parse_args(arguments)))) or 0
 

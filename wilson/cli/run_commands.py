@@ -13,11 +13,13 @@ from .data_commands import Overwrite
 from .output import (Json, TextTable, messages_to_stderr, print_json, print_outcome, print_results,
                                print_table, scores_json, scores_text_table)
 from ..core.errors import did_you_mean, InputError
+from ..new_class.parameters import AddClassConfig
 from ..run.config import TrainConfig, as_bool, parse_config
 
 # %% auto #0
-__all__ = ['StepPath', 'DataRoot', 'Device', 'TrustCode', 'RunsDir', 'PREDICTION_FORMATS', 'run_train', 'run_evaluate',
-           'run_predict', 'run_runs', 'run_compare', 'run_pseudo_labels', 'run_import_checkpoint', 'run_export']
+__all__ = ['StepPath', 'DataRoot', 'Device', 'TrustCode', 'RunsDir', 'PREDICTION_FORMATS', 'run_train', 'run_add_class',
+           'run_evaluate', 'run_predict', 'run_runs', 'run_compare', 'run_pseudo_labels', 'run_import_checkpoint',
+           'run_export']
 
 # %% ../../nbs/cli/01_run_commands.ipynb #1fdeb8a5
 StepPath = Annotated[str, "runs/<task>/<run>/step<k>"]
@@ -43,6 +45,32 @@ def run_train(
     with messages_to_stderr(json):
         results = run_training(parse_config(parameters))
     print_results(results, json)
+
+# %% ../../nbs/cli/01_run_commands.ipynb #a1c0c1a5
+def run_add_class(
+    run: Annotated[str, "<task>/<run>, with /step<k> for an earlier step, or a step's folder"],
+    parameters: Annotated[Mapping[str, Any], AddClassConfig],
+    *,
+    name: Annotated[list[str], "of the new class; several: with blanks or commas between them", "NAME"],
+    images: Annotated[str, "folder of photographs, with and without the class; nothing is written there", "FOLDER"],
+    labels: Annotated[str | None, "image-level labels: lines of image,class,… or another form (default: folders named "
+                                  "like the classes, or every image shows the class)", "FILE"] = None,
+    data_root: Annotated[str | None, "folder that will describe the images (default: data/<data set>+<name>)",
+                         "FOLDER"] = None,
+    val_share: Annotated[float, "share of the images that are not trained on"] = 0.2,
+    run_name: Annotated[str | None, "name of the new run (default: <run>+<name>)", "NAME"] = None,
+    runs_dir: RunsDir = "runs",
+    trust_code: TrustCode = False,
+    json: Json = False,
+) -> None:
+    "teach a finished run one more class"
+    from wilson.api.functions import find_step
+    from wilson.new_class.add_class import add_class, added_facts, finish_message
+    step_folder = find_step(run, runs_dir)
+    with messages_to_stderr(json):
+        _trust(str(step_folder), trust_code)
+        added = add_class(step_folder, name, images, labels, data_root, val_share, run_name, runs_dir, parameters)
+    print_json(added_facts(added)) if json else print(finish_message(added))
 
 # %% ../../nbs/cli/01_run_commands.ipynb #f2718e99
 def run_evaluate(

@@ -21,7 +21,7 @@ from ..core.limits import available_cpus
 from ..core.paths import display_path
 from ..data.image_io import write_mask
 from ..data.splits import files_by_id
-from ..formats.base import Evidence, Export, Format, Problems
+from ..formats.base import Evidence, Export, Format, Problems, Rgb
 from ..formats.coco import INSTANCE_KEYS, has_keys
 from ..formats.dataset_file import DATASET_FILE, read_dataset_file
 from ..formats.mask_pairs import check_void_only
@@ -32,7 +32,7 @@ from .built_in import DATASETS
 from .parts import link, list_text, is_up_to_date, replace_text
 
 # %% auto #0
-__all__ = ['RECORD', 'REPORT', 'write_export', 'dataset_text']
+__all__ = ['RECORD', 'REPORT', 'write_export', 'classes_text', 'dataset_text', 'link_images']
 
 # %% ../../nbs/datasets/08_exports.ipynb #1257bc02
 RECORD, REPORT = "export.json", "left_out.csv"
@@ -57,21 +57,26 @@ def write_export(
     else:
         replace_text(root / DATASET_FILE, dataset_text(export, root / DATASET_FILE))
         yield f"{DATASET_FILE}: {len(export.classes)} classes ({', '.join(export.classes)})"
-    yield _image_links(root / IMAGE_FOLDER, export.images)
+    yield link_images(root / IMAGE_FOLDER, export.images)
     yield from _masks(root, export, found, format.name, strict)
     yield from _lists_and_labels(root, export, found)
     yield from export.notes
 
 
-def dataset_text(export: Export, path: Path) -> str:
-    "The text of a dataset file; the tasks of a file that is there stay."
+def classes_text(classes: Mapping[str, int], colours: Mapping[str, Rgb]) -> str:
+    "The parts of a dataset file that name the classes, their numbers and their colours."
     def lines(values: Mapping[str, object]) -> list[str]:
         return [f"{_key(name)} = {json.dumps(value)}" for name, value in values.items()]
-    colours = {name: "#{:02x}{:02x}{:02x}".format(*rgb) for name, rgb in export.colours.items()}
-    text = ["[classes]", *lines(export.classes)] + (["", "[colours]", *lines(colours)] if colours else [])
+    written = {name: "#{:02x}{:02x}{:02x}".format(*rgb) for name, rgb in colours.items()}
+    text = ["[classes]", *lines(classes)] + (["", "[colours]", *lines(written)] if written else [])
+    return "\n".join(text) + "\n"
+
+
+def dataset_text(export: Export, path: Path) -> str:
+    "The text of a dataset file; the tasks of a file that is there stay."
     before = path.read_text(encoding="utf-8") if path.is_file() else ""
     tasks = re.search(r"^\[tasks\]\n(?:(?!\[).*\n?)*", before, re.MULTILINE)
-    return "\n".join(text) + "\n" + (f"\n{tasks[0]}" if tasks else "")
+    return classes_text(export.classes, export.colours) + (f"\n{tasks[0]}" if tasks else "")
 
 # %% ../../nbs/datasets/08_exports.ipynb #c3142912
 def _key(name: str) -> str:
@@ -79,7 +84,7 @@ def _key(name: str) -> str:
     return name if re.fullmatch("[A-Za-z0-9_-]+", name) else json.dumps(name, ensure_ascii=False)
 
 # %% ../../nbs/datasets/08_exports.ipynb #b430811b
-def _image_links(folder: Path, images: Mapping[str, Path]) -> str:
+def link_images(folder: Path, images: Mapping[str, Path]) -> str:
     "A folder of links, or a link to the folder where it contains just these images."
     folders = {path.parent for path in images.values()}
     if len(folders) == 1 and not (folder.is_dir() and not folder.is_symlink()):
