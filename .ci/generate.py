@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT))
 FACTS, TRAIN, README = ROOT / "wilson/methods/builtin.json", ROOT / "nbs/train.ipynb", ROOT / "README.md"
 INDEX = ROOT / "nbs/index.ipynb"
 PACKAGES = ("core", "labels", "data", "models", "loading", "inference", "formats", "datasets", "pseudo", "evidence", "checks", "levers", "methods", "evaluation", "engine", "loggers",
-            "run", "experiments", "analysis", "deploy", "new_class", "api", "widgets", "workbench", "cli",
+            "run", "experiments", "analysis", "deploy", "label_report", "new_class", "api", "widgets", "workbench", "cli",
             "guide")  # in the order in which they are read
 TABLE = re.compile(r"(?<=<!-- methods: written by .ci/generate.py -->\n).*?(?=<!-- end of methods -->)", re.DOTALL)
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.errors import InputError, did_you_mean, require
 from ..core.paths import resolve_path, display_path
 from ..core.templates import html_table
+from .report_methods import ReportMethods
 from ..deploy.export_methods import ExportMethods
 from ..engine.step_folder import StepFolder
 from ..evaluation.scores import StepScores
@@ -50,7 +51,7 @@ def run_html(run: Run) -> str:
     return f'{table}<img src="data:image/png;base64,{png}" alt="maps of one image" style="max-width:100%">'
 
 # %% ../../nbs/api/01_run.ipynb #7d3f010c
-class Run(ExportMethods, AddClassMethods):
+class Run(ExportMethods, AddClassMethods, ReportMethods):
     "A trained step, from its folder; `wilson.train` and `wilson.load_run` return one."
 
     def __init__(

@@ -15,6 +15,7 @@ from typing import Any, get_args, get_origin
 
 from .. import __version__
 from .data_commands import run_prepare, run_verify
+from .report_commands import run_label_report
 from .run_commands import run_add_class, run_compare, run_evaluate, run_export, run_import_checkpoint
 from .run_commands import run_predict, run_pseudo_labels, run_runs, run_train
 from .sweep_commands import run_slurm, run_sweep_command
@@ -38,7 +39,8 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
     "sweep": run_sweep_command,
     "runs": run_runs, "slurm": run_slurm, "evaluate": run_evaluate, "predict": run_predict,
     "compare": run_compare, "pseudo-labels": run_pseudo_labels,
-    "import-checkpoint": run_import_checkpoint, "export": run_export, "new": run_new, "demo": run_demo,
+    "import-checkpoint": run_import_checkpoint, "export": run_export, "label-report": run_label_report,
+    "new": run_new, "demo": run_demo,
 }
 
 

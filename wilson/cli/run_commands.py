@@ -53,7 +53,7 @@ def run_add_class(
     *,
     name: Annotated[list[str], "of the new class; several: with blanks or commas between them", "NAME"],
     images: Annotated[str, "folder of photographs, with and without the class; nothing is written there", "FOLDER"],
-    labels: Annotated[str | None, "image-level labels: lines of image,class,… or another form (default: folders named "
+    labels: Annotated[str | None, "image-level labels: image,class,… or another form (default: folders named "
                                   "like the classes, or every image shows the class)", "FILE"] = None,
     data_root: Annotated[str | None, "folder that will describe the images (default: data/<data set>+<name>)",
                          "FOLDER"] = None,

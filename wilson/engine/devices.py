@@ -70,7 +70,7 @@ def inference_dtype(
     usable = dtype == torch.bfloat16 and (name != "auto" or has_matrix_unit())
     return dtype if usable else torch.float32
 
-# %% ../../nbs/engine/02_devices.ipynb #2d0094e8
+# %% ../../nbs/engine/02_devices.ipynb #2d0094ef
 def norm_for_device(
     device: torch.device,
     precision: str = "auto",
