@@ -22,7 +22,7 @@ from .images import LabelledImages, read_labelled_images
 from .names import extend_classes, extended_name, extended_task, parse_names
 from .parameters import ADD_CLASS_METHOD, DERIVED, INHERITED
 from ..run.chosen_method import method_facts
-from ..run.config import as_bool, parse_config
+from ..run.config import as_bool, parse_config, SHARED
 from ..run.folder import StepResult
 from ..run.opened import recorded_step
 from ..run.presets import part_for_step
@@ -74,19 +74,24 @@ def choose_negatives(
     known: Mapping[str, Any],    # parameters of the method
 ) -> tuple[dict[str, Any], list[str]]:  # values of the method's parameters; sentences for the user
     "Where the step learns from what its new classes are not."
-    without = [i for i in train if not {*images.labels[i]} & {*new}]
-    always = [name for name in new if all(name in images.labels[i] for i in train)]
+    positive = [i for i in train if {*images.labels[i]} & {*new}]
+    without, notes = len(train) - len(positive), []
     if without and "negative_images" in known:
         return {"negative_images": True}, []
+    if without:
+        notes.append(f"Images without {', '.join(new)} ({without:,}) are not used: the method has no parameter "
+                     f"negative_images, as {ADD_CLASS_METHOD} has.")
+    always = [name for name in new if all(name in images.labels[i] for i in positive)]
     if not always:
-        return {}, []
+        return {}, notes
     names, them = ", ".join(always), "them" if len(always) > 1 else "it"
     advice = (f"Add photographs without {them} to the folder, with a line without a class in the labels, such as "
               f"`photo.jpg,`: about as many as there are with {them}.")
     if "loss_negatives" in known:
         return {"loss_negatives": PIXEL_NEGATIVES}, [
             f"Every image shows {names}, so pixels that the old model is sure of serve as negatives. {advice}"]
-    return {}, [f"Every image shows {names}, so nothing teaches what is not {names}. {advice}"]
+    return {}, [*notes, f"Every image that is used shows {names}, so nothing teaches what is not {names}."
+                        + ("" if without else f" {advice}")]
 
 # %% ../../nbs/new_class/04_add_class.ipynb #31d2e6e0
 FEWEST_UPDATES = 300
@@ -167,7 +172,7 @@ def add_class(
     root = resolve_path(data_root or f"data/{classes.dataset}")
     config = parse_config(step_parameters(parent, given, len(used)) | dict(
         dataset=classes.dataset, data_root=display_path(root), task=extended_task(step, new), step=str(step.index + 1),
-        overlap=parent.task.overlap, parent=display_path(path), name=run_name or extended_name(parent.run_name, new),
+        overlap=parent.task.overlap, parent=display_path(path), name=run_name or _run_name(parent, new, given),
         runs_dir=str(runs_dir), val_list=None if lists.held_out else "train"))
     written = write_data_folder(root, classes, found, lists, config.overwrite)
     shown = {name: len(found.showing(name)) for name in new}
@@ -176,6 +181,18 @@ def add_class(
     return AddedClass(result, new, root, len(used), len(lists.held_out), shown, tuple(notes))
 
 # %% ../../nbs/new_class/04_add_class.ipynb #a5374a90
+def _run_name(parent: ParentStep, new: Sequence[str], given: Mapping[str, Any]) -> str:
+    "The run's name and the classes; a method and a seed that are not the usual ones are named too."
+    facts, usual = method_facts(str(given.get("method") or ADD_CLASS_METHOD)), str(SHARED["seed"].default)
+    seed = str(given.get("seed", usual))
+    parts = [extended_name(parent.run_name, new)]
+    if facts.name != ADD_CLASS_METHOD:
+        parts.append(facts.name)
+    if seed != usual:
+        parts.append(f"s{seed}")
+    return "-".join(parts)
+
+
 def _check_parameters(parameters: Mapping[str, Any]) -> None:
     for name in parameters:
         if name in DERIVED:
@@ -196,7 +213,7 @@ def finish_message(
 ) -> str:
     "What to read when a class was added: that no IoU is known, and what to do next."
     path = display_path(added.result.path)
-    images = f"the {added.held_out:,} images held out have no masks" if added.held_out else "no image is held out"
+    images = "no image has a mask" if not added.held_out else f"held out: {added.held_out:,}, none with a mask"
     return f"No IoU can be given: {images}. Look at the result: wilson predict {path} IMAGES\n{path}"
 
 

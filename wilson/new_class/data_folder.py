@@ -10,7 +10,7 @@ import hashlib
 import io
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from ..core.errors import InputError
 from ..core.files import report_disk_errors
 from ..core.paths import display_path
 from ..data.classes import Classes
-from ..data.splits import id_of
+from ..data.splits import files_by_id, id_of
 from ..datasets.base import IMAGE_FOLDER, LABELS_TABLE, LIST_FOLDERS
 from ..datasets.exports import classes_text, link_images
 from ..datasets.parts import list_text, replace_text
@@ -73,7 +73,7 @@ def write_data_folder(
     with report_disk_errors(root):
         try:
             _fill(aside, classes, images, lists)
-            if _content(root) == _content(aside):
+            if _content(root, images.files) == _content(aside, images.files):
                 return False
             _make_room(root, overwrite)
             aside.rename(root)
@@ -101,12 +101,16 @@ _TEXTS = (DATASET_FILE, LABELS_TABLE, f"{LIST_FOLDERS[0]}/train.txt", f"{LIST_FO
 _DERIVED = ("thumbnails", "prepared.json", "label_edits.csv")  # what other commands write beside it
 
 
-def _content(root: Path) -> tuple[object, ...] | None:
+def _content(
+    root: Path,
+    ids: Collection[str] = (),  # of images; there may be others, which no list names
+) -> tuple[object, ...] | None:
     "What a folder describes; None where it describes nothing."
     texts = tuple(path.read_bytes() if (path := root / name).is_file() else None for name in _TEXTS)
     if None in texts[:3] or not (root / IMAGE_FOLDER).is_dir():
         return None
-    return (*texts, *sorted((path.name, path.resolve()) for path in (root / IMAGE_FOLDER).iterdir()))
+    there = files_by_id(root / IMAGE_FOLDER)
+    return (*texts, *((i, path.resolve()) for i in sorted(ids) for path in there.get(i, ())))
 
 
 def _make_room(root: Path, overwrite: bool) -> None:
