@@ -15,6 +15,7 @@ import wilson
 from wilson.cli.command import main
 from wilson.core.errors import InputError
 from wilson.engine.step_folder import StepFolder
+from wilson.experiments import step as training_step
 from wilson.models.segmenter import make_segmenter
 from wilson.new_class import data_folder
 from wilson.run.published_checkpoints import import_published, published_name
@@ -180,6 +181,20 @@ def test_a_full_disk(project, monkeypatch):
     monkeypatch.undo()
     os.chdir(project)
     assert wilson.load_run(RUN, "cpu").add_class("goat", images="photos", labels="labels.csv", **FEW).state == "finished"
+
+
+def test_the_same_call_resumes(project, monkeypatch, capsys):
+    def interrupted(*args):
+        raise KeyboardInterrupt
+    monkeypatch.setattr(training_step, "save_weights", interrupted)                   # after the last epoch
+    with pytest.raises(KeyboardInterrupt):
+        wilson.load_run(RUN, "cpu").add_class("goat", images="photos", labels="labels.csv", **FEW)
+    assert StepFolder(project / GOATS).state == "interrupted"
+    monkeypatch.undo()
+    os.chdir(project)
+    assert typed("--labels", "labels.csv") == 0
+    out = capsys.readouterr().out
+    assert "described already" in out and "going on from epoch" in out and StepFolder(project / GOATS).state == "finished"
 
 
 def test_short_lists_get_more_epochs():

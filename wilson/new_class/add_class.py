@@ -89,7 +89,8 @@ def choose_negatives(
               f"`photo.jpg,`: about as many as there are with {them}.")
     if "loss_negatives" in known:
         return {"loss_negatives": PIXEL_NEGATIVES}, [
-            f"Every image shows {names}, so pixels that the old model is sure of serve as negatives. {advice}"]
+            f"Every image shows {names}, so only pixels that the old model is sure of serve as negatives, which works "
+            f"far less well. {advice}"]
     return {}, [*notes, f"Every image that is used shows {names}, so nothing teaches what is not {names}."
                         + ("" if without else f" {advice}")]
 
