@@ -173,8 +173,8 @@ def test_browser_files_are_tracked_once_and_linked_from_the_page_of_the_studio(l
 
 def test_browser_files_are_one_module(page):  # noqa: F811
     "As a widget gets them. A module cannot have a name twice at its top: the browser says which."
-    from wilson.widgets.studio import PARTS, browser_code
-    assert sorted(f"{part}.js" for part in PARTS) == sorted(contents(REPO / BROWSER, "*.js"))
+    from wilson.widgets.studio import GRADING_PARTS, PARTS, browser_code
+    assert sorted(f"{part}.js" for part in {*PARTS, *GRADING_PARTS}) == sorted(contents(REPO / BROWSER, "*.js"))
     assert page.evaluate(IMPORTED, browser_code()) == ["render"]
     twice = browser_code() + "\nfunction newestOnly() {}"
     assert page.evaluate(IMPORTED, twice) == "SyntaxError: Identifier 'newestOnly' has already been declared"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from wilson.label_report.report import LabelReport
+    from wilson.widgets.grading import GradingSheet
 
 # %% auto #0
 __all__ = ['ReportMethods']
@@ -35,3 +36,23 @@ class ReportMethods:
         """
         from wilson.label_report.measure import build_report
         return build_report(self.path, images, labels, self.device)
+
+    def grading_sheet(
+        self,
+        class_name: str | None = None,     # a new class of the step; None: the first
+        images: Path | str | None = None,  # as in `label_report`
+        labels: Path | str | None = None,
+        count: int = 40,                   # images to grade
+    ) -> GradingSheet:
+        """A widget to grade images of a new class by key, from which the class's IoU is estimated.
+
+        Grades are saved at once, under `runs/grading`; the sheet opens where you left it, and `label_report` shows
+        the estimate.
+
+        >>> sheet = wilson.load_run("shapes-15-5-overlap/wilson-s42").grading_sheet(count=10)
+        >>> sheet.answers.held_out.source
+        "the run's validation list (... images)"
+        >>> sheet.close()
+        """
+        from wilson.widgets.grading import GradingAnswers, GradingSheet
+        return GradingSheet(GradingAnswers(self.path, images, labels, count, self.device), class_name)

@@ -30,7 +30,7 @@ from ..run.images import data_of
 from ..run.opened import OpenedStep, open_step
 
 # %% auto #0
-__all__ = ['MOST_IMAGES', 'EXAMPLES', 'open_for_report', 'build_report']
+__all__ = ['MOST_IMAGES', 'EXAMPLES', 'open_for_report', 'new_to_step', 'build_report']
 
 # %% ../../nbs/label_report/11_measure.ipynb #62f7de09
 MOST_IMAGES = 200  # of stability and of agreement
@@ -72,7 +72,7 @@ def _training_logits(opened: OpenedStep, most: int, notes: list[str]) -> Iterato
     return (opened.views(samples[0, p]) for p in tqdm(chosen, desc="training images", leave=False))
 
 
-def _new_to_step(opened: OpenedStep, held_out: HeldOut, notes: list[str]) -> HeldOut:
+def new_to_step(opened: OpenedStep, held_out: HeldOut, notes: list[str]) -> HeldOut:
     "The held-out images without those that the step was trained on."
     try:
         data = data_of(opened)
@@ -115,7 +115,7 @@ def build_report(
     notes: list[str] = []
     opened = open_for_report(path, device, notes)
     step, predictor = opened.step, StepPredictor(opened)
-    held_out = _new_to_step(opened, labelled_images(opened, images, labels), notes)
+    held_out = new_to_step(opened, labelled_images(opened, images, labels), notes)
     classes = {step.names.index(name): name for name in step.new}
     facts = scan_images(predictor, held_out)
     presence = measure_presence(facts, held_out, classes)

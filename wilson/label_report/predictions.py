@@ -5,6 +5,7 @@
 # %% ../../nbs/label_report/01_predictions.ipynb #207ee2cc
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -76,7 +77,17 @@ def image_pixels(predictor: StepPredictor, picture: Tensor, id: str) -> ImagePix
     return ImagePixels(id, torch.bincount(new, minlength=n).numpy(), found.probabilities.numpy(), changes)
 
 
-def scan_images(predictor: StepPredictor, held_out: HeldOut) -> list[ImagePixels]:
-    "The facts of all images, in their order."
-    places = tqdm(range(len(held_out)), desc="held-out images", leave=False)
-    return [image_pixels(predictor, held_out.picture(p), held_out.ids[p]) for p in places]
+def scan_images(
+    predictor: StepPredictor,
+    held_out: HeldOut,
+    progress: Callable[[int], None] | None = None,  # hears how many images are done; None: a bar
+) -> list[ImagePixels]:                             # in the order of the images
+    "The facts of all images."
+    places: Iterable[int] = range(len(held_out))
+    places = tqdm(places, desc="held-out images", leave=False) if progress is None else places
+    found = []
+    for p in places:
+        found.append(image_pixels(predictor, held_out.picture(p), held_out.ids[p]))
+        if progress is not None:
+            progress(len(found))
+    return found

@@ -198,7 +198,8 @@ def label_report_html(report: LabelReport) -> str:
 
 
 def _sections(report: LabelReport) -> list[dict[str, Any]]:
-    return [{"title": t.title, "about": t.about, "table": html_table(t.head, t.rows, titles=t.left)}
+    return [{"title": t.title, "about": t.about, "table": html_table(t.head, t.rows, titles=t.left),
+             "left": t.left}
             for t in report.tables.values()]
 
 

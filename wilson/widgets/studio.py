@@ -29,20 +29,21 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['BROWSER', 'PARTS', 'KINDS', 'browser_code', 'browser_style', 'Worker', 'Studio']
+__all__ = ['BROWSER', 'PARTS', 'GRADING_PARTS', 'KINDS', 'browser_code', 'browser_style', 'Worker', 'Studio']
 
 # %% ../../nbs/widgets/04_studio.ipynb #539277b8
 BROWSER = Path(str(files("wilson.widgets")), "browser")
 PARTS = ("elements", "link", "controls", "panels", "finder", "sidebar", "main")  # main exports the widget
+GRADING_PARTS = ("elements", "link", "grading")  # of the grading sheet
 KINDS = {  # of questions, by the thread that answers them
     "viewer": ("hello", "step", "image", "export"),
     "browser": ("table", "behind", "thumbnails", "edit"),
     "scores": ("score",)}
 
 
-def browser_code() -> str:
+def browser_code(parts: Sequence[str] = PARTS) -> str:
     "The parts as one module."
-    return "\n".join((BROWSER / f"{name}.js").read_text(encoding="utf-8") for name in PARTS)
+    return "\n".join((BROWSER / f"{name}.js").read_text(encoding="utf-8") for name in parts)
 
 
 def browser_style() -> str:
