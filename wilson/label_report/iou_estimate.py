@@ -50,7 +50,8 @@ def _allocate(frame: Frame, strata: Mapping[str, np.ndarray], count: int) -> dic
     "Images of each stratum: by its share of the predicted pixels, and at least a few of each."
     mean = frame.predicted[frame.labelled].mean() or 1.0
     weights = {name: len(part) * (frame.predicted[part].mean() or mean) for name, part in strata.items()}
-    taken = {name: min(len(part), FEWEST_PER_STRATUM) for name, part in strata.items()}
+    fewest = min(FEWEST_PER_STRATUM, count // len(strata))
+    taken = {name: min(len(part), fewest) for name, part in strata.items()}
     while sum(taken.values()) < min(count, sum(map(len, strata.values()))):
         free = [name for name, part in strata.items() if taken[name] < len(part)]
         neediest = max(free, key=lambda name: weights[name] / (taken[name] + 1))
@@ -71,7 +72,7 @@ def draw_sample(
     rng, places = np.random.default_rng(seed), []
     for name, number in _allocate(frame, strata, count).items():
         chosen = rng.permutation(strata[name])[:number]
-        places += [((k + rng.random()) / number, int(p)) for k, p in enumerate(chosen)]
+        places += [((k + rng.random()) / len(chosen), int(p)) for k, p in enumerate(chosen)]
     return [p for _, p in sorted(places)]
 
 # %% ../../nbs/label_report/07_iou_estimate.ipynb #4b14b252
