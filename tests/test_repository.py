@@ -80,7 +80,8 @@ def test_notebooks_are_clean(copied):
 
 
 STORIES = "nbs/guide/why_*.ipynb"
-READ_WITH_PICTURES = ("nbs/index.ipynb", STORIES, "nbs/guide/your_method.ipynb", "nbs/guide/formats.ipynb", *TEACHING)
+READ_WITH_PICTURES = ("nbs/index.ipynb", STORIES, "nbs/guide/your_method.ipynb", "nbs/guide/formats.ipynb",
+                      "nbs/guide/use_a_model.ipynb", *TEACHING)
 
 
 def test_only_pages_that_are_read_with_pictures_keep_their_outputs(listed):

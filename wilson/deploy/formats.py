@@ -27,16 +27,18 @@ from ..run.opened import open_step
 from ..run.published_checkpoints import export_published
 
 # %% auto #0
-__all__ = ['TRACED', 'TRIED', 'ENDINGS', 'write_onnx', 'write_torch_export', 'export_step']
+__all__ = ['TRACED', 'TRIED', 'LONGEST_SIDE', 'ONNX_TORCH', 'ENDINGS', 'write_onnx', 'write_torch_export', 'export_step']
 
 # %% ../../nbs/deploy/05_formats.ipynb #b4da0428
 TRACED = (97, 129)   # height and width of the image that the graph is traced with
 TRIED = (150, 110)   # and of the one that the exported file is compared on
+LONGEST_SIDE = 1 << 16  # pixels; torch 2.5 proves nothing of sides without an upper limit
+ONNX_TORCH = (2, 6)     # the first release that writes sides of any length into an ONNX file
 
 
 def _free_sides(facts: ModelFacts) -> dict[str, dict[int, Any]]:
-    least = 2 * facts.output_stride
-    return {"image": {0: torch.export.Dim("height", min=least), 1: torch.export.Dim("width", min=least)}}
+    sides = {"min": 2 * facts.output_stride, "max": LONGEST_SIDE}
+    return {"image": {0: torch.export.Dim("height", **sides), 1: torch.export.Dim("width", **sides)}}
 
 
 def _example(size: tuple[int, int]) -> torch.Tensor:  # H, W, 3 uint8
@@ -49,7 +51,7 @@ def _quiet(facts: ModelFacts, form: str) -> Iterator[None]:
     try:
         with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
-            logging.disable(logging.WARNING)
+            logging.disable(logging.ERROR)
             yield
     except ImportError as e:
         raise InputError(f"format={form} needs {e.name}, which is not installed: pip install "
@@ -78,8 +80,15 @@ def _compare(
                          f"report the backbone and the version of torch ({torch.__version__}).")
 
 # %% ../../nbs/deploy/05_formats.ipynb #5cbd4681
+def _check_torch(version: str) -> None:
+    if tuple(int(part) for part in version.split(".")[:2]) < ONNX_TORCH:
+        raise InputError(f"format=onnx needs torch {'.'.join(map(str, ONNX_TORCH))} or newer, and torch {version} is "
+                         f"installed. Upgrade torch, or write format=torch-export.")
+
+
 def write_onnx(graph: ExportGraph, facts: ModelFacts, path: Path) -> None:
     "Write the graph as an ONNX file: `image` in, `ids` and `scores` out."
+    _check_torch(torch.__version__)
     with _quiet(facts, "onnx"):
         import onnx
         import onnxscript  # noqa: F401  torch needs it and names no extra

@@ -32,7 +32,7 @@ def to_picture(
     if isinstance(image, Image.Image):
         turned = ImageOps.exif_transpose(image) or image
         return torch.from_numpy(np.array(turned.convert("RGB"))).permute(2, 0, 1).contiguous()
-    pixels = image if isinstance(image, Tensor) else torch.from_numpy(np.ascontiguousarray(image))
+    pixels = image if isinstance(image, Tensor) else torch.from_numpy(np.require(image, None, ("C", "W")))
     if pixels.ndim == 2:
         pixels = pixels[None].expand(3, -1, -1)
     elif isinstance(image, np.ndarray) and pixels.ndim == 3:
