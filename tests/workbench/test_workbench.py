@@ -58,6 +58,23 @@ def test_distributions(dist, installed):
     assert wheel.stat().st_size < 3_000_000
     metadata, = (p.read_text(encoding="utf-8") for p in installed.glob("wilson_wilss-*.dist-info/METADATA"))
     assert "Provides-Extra: export" in metadata and "\nName: wilson-wilss\n" in metadata
+    pages = {p.relative_to(REPO).as_posix() for p in REPO.glob("nbs/**/*.ipynb") if ".ipynb_checkpoints" not in p.parts}
+    assert len(pages) > 100 and not pages - names, "the source distribution lacks pages"
+
+
+def test_the_notebooks_at_the_top_are_in_a_workbench():
+    "Index and testing are for the project itself."
+    assert {*(f"nbs/{p.name}" for p in REPO.glob("nbs/*.ipynb"))} - {*workbench_sources()} == {"nbs/index.ipynb", "nbs/testing.ipynb"}
+
+
+def test_distributions_name_no_folder_of_this_machine(dist, tmp_path):
+    "Neither the clone, nor the home, nor where they were built."
+    for archive in (*dist.glob("*.whl"), *dist.glob("*.tar.gz")):
+        shutil.unpack_archive(archive, tmp_path / archive.name, "zip" if archive.suffix == ".whl" else "gztar")
+    folders = [str(place).encode() for place in (REPO, dist.parent, Path.home()) if len(place.parts) > 2]
+    files = [file for file in tmp_path.rglob("*") if file.is_file()]
+    wrong = [f"{file.relative_to(tmp_path)}: {folder.decode()}" for file in files for folder in folders if folder in file.read_bytes()]
+    assert len(files) > 300 and not wrong
 
 
 def test_the_users_card_runs_in_a_new_workbench(installed, tmp_path):
