@@ -11,7 +11,7 @@ import math
 import os
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -51,6 +51,15 @@ class TextTable:
         title = [one_line(self.title), ""] if self.title else []
         notes = ["", *map(one_line, self.notes)] if self.notes else []
         return "\n".join([*title, aligned[0], rule, *aligned[1:], *notes])
+
+    def width(self) -> int:
+        "Columns of a terminal that the table takes."
+        return sum(max(len(one_line(cell)) for cell in column) + 2 for column in zip(self.head, *self.rows))
+
+    def turned(self) -> TextTable:
+        "Rows as columns; the first column becomes the head."
+        rows = [[name, *cells] for name, *cells in zip(self.head, *self.rows)]
+        return replace(self, head=rows[0], rows=rows[1:], best={(k - 1, n + 1) for n, k in self.best})
 
     def markdown(self) -> str:
         "A table of Markdown."
@@ -97,6 +106,8 @@ def _print_rich(table: TextTable) -> None:
     from rich.table import Table as RichTable
     from rich.text import Text
     console = Console(file=sys.stdout, highlight=False)
+    if table.left == 1 and table.width() > console.width and len(table.head) > len(table.rows) + 1:
+        table = table.turned()  # a score for each of 80 classes is read from top to bottom
     if table.title:  # rich would wrap it at the width of the table
         console.print(Text(one_line(table.title), "bold"))
     drawn = RichTable(box=box.SIMPLE_HEAD, header_style="bold")
