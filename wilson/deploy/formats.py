@@ -33,7 +33,7 @@ __all__ = ['TRACED', 'TRIED', 'LONGEST_SIDE', 'ONNX_TORCH', 'ENDINGS', 'write_on
 TRACED = (97, 129)   # height and width of the image that the graph is traced with
 TRIED = (150, 110)   # and of the one that the exported file is compared on
 LONGEST_SIDE = 1 << 16  # pixels; torch 2.5 proves nothing of sides without an upper limit
-ONNX_TORCH = (2, 6)     # the first release that writes sides of any length into an ONNX file
+ONNX_TORCH = (2, 7)     # the first release that writes sides of any length into an ONNX file
 
 
 def _free_sides(facts: ModelFacts) -> dict[str, dict[int, Any]]:
