@@ -109,7 +109,7 @@ def random_states() -> dict[str, Any]:
 
 
 def set_random_states(states: Mapping[str, Any]) -> None:
-    "Put the generators of this process where `random_states` found them."
+    "Restore the generators of this process to the states from `random_states`."
     random.setstate(states["python"])
     name, keys, *rest = states["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
@@ -133,7 +133,7 @@ def save_state(folder: Path, state: Mapping[str, Any]) -> None:
 
 
 def remove_states(folder: Path) -> None:
-    "A finished step goes on from nothing: its weights are all that is needed."
+    "Remove the states of a finished step; only its weights are needed."
     for name in STATE_FILES:
         (folder / name).unlink(missing_ok=True)
 

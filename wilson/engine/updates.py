@@ -240,7 +240,7 @@ class Updates:
         epoch: int,
         flags: Callable[[], Sequence[float]] = tuple,  # called late in the update; summed over the ranks
     ) -> StepStats | None:  # None: there was none
-        "One update; the report is of the one before, which the device has done meanwhile."
+        "Make one update. Returns the statistics of the update before, which the device has finished meanwhile."
         kept = BufferSnapshot(self.method)
         self.optimizer.zero_grad(set_to_none=True)
         passes = [self._passed(batches, epoch, exchanged=n == self.accumulate_grad - 1)
@@ -260,7 +260,7 @@ class Updates:
         return now.read() if now else None
 
     def last(self) -> StepStats | None:
-        "The report of the last update, unless it has been given."
+        "Return the statistics of the last update, unless they were returned already."
         now, self.pending = self.pending, None
         report = now.read() if now else None
         if report and not all(map(math.isfinite, report.norms.values())):
