@@ -124,7 +124,7 @@ def _checked(rows: Sequence[Maps | Mapping[str, Maps]], step: Step, names: Seque
     lines = [{"": row} if isinstance(row, Maps) else row for row in rows]
     every = [maps for line in lines for maps in line.values()]
     if not every:
-        raise InputError("a figure of no images was asked for; give at least one.")
+        raise InputError("a figure needs at least one image; found none. Choose one.")
     known = every[0].kinds
     for name in names:
         if name not in known:
