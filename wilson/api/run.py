@@ -211,6 +211,8 @@ class Run(ExportMethods, AddClassMethods, ReportMethods):
             logits = self.images.logits(which, position)
             told = None if labels is None else self._labels(labels)
             return ImageMaps(Maps(logits, self._rule(rule), told), self.step)
+        if isinstance(image, str | int) and not Path(str(image)).suffix and not resolve_path(str(image)).exists():
+            self.images.find(image)  # raises InputError, which names an id
         if labels is None and self.images.weak:
             raise InputError("labels=None: pseudo-labels need the classes that an image shows, which are not "
                              f"known of your own; give labels=[…] of {', '.join(self.step.new)}.")

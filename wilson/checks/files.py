@@ -46,7 +46,7 @@ def _unreadable(path: Path, what: str, error: FileInputError) -> Finding:
     if isinstance(error, MissingFileInputError):
         kind = f"{what} that is missing"
     elif isinstance(error, MaskInputError):
-        kind = "mask that is no 8-bit PNG of ids"
+        kind = "mask that is not an 8-bit PNG of ids"
     return Finding(display_path(path), error.problem, error.remedy, kind=kind)
 
 # %% ../../nbs/checks/00_files.ipynb #165426f4
@@ -54,7 +54,7 @@ _UNUSUAL = {  # Pillow's mode → what it is, what becomes of it
     "1": ("is black and white", "it is read as grey, the three channels alike"),
     "L": ("is grey", "it is read with the three channels alike"),
     "LA": ("is grey with an alpha channel", "alpha is dropped and the three channels are alike"),
-    "P": ("is a palette image", "it is read in its colours; make sure that it is no mask"),
+    "P": ("is a palette image", "it is read in its colours; make sure that it is not a mask"),
     "RGBA": ("has an alpha channel", "alpha is dropped: what was transparent shows its colour"),
     "CMYK": ("is CMYK, as for print", "it is converted plainly; save it as RGB if its colours look odd"),
 }
@@ -186,7 +186,8 @@ def look_at_all(
     pool = ThreadPoolExecutor(threads or available_cpus())
     try:
         looks = pool.map(look_at_pair, *zip(*pairs)) if pairs else ()
-        bar = tqdm(looks, "verifying", len(pairs), disable=not progress, leave=False, delay=1)
+        # without `disable`, which would override TQDM_DISABLE
+        bar = tqdm(looks, "verifying", len(pairs), leave=False, delay=1) if progress else looks
         return dict(zip(pairs, list(bar)))  # to its end: a bar left before it stays, and red
     finally:
         pool.shutdown(cancel_futures=True)  # whoever interrupts need not wait for the rest

@@ -239,7 +239,7 @@ def make_shapes(
 ) -> Path:                  # `root`
     """Draw the data set in VOC layout, or do nothing if `root` already holds it.
 
-    Raises InputError where the folder holds anything else, and leaves it as it is.
+    Raises InputError if the folder contains anything else, and does not change it.
     """
     root = Path(root)
     wanted = {"n_train": n_train, "n_val": n_val, "size": size, "seed": seed, "version": VERSION}
@@ -272,7 +272,8 @@ def write_scenes(
         made.mkdir(parents=True)
     names = {s: [f"{s}_{i:05d}" for i in range(wanted[f"n_{s}"])] for s in SPLITS}
     from tqdm.auto import tqdm  # slow to import
-    with tqdm(total=sum(map(len, names.values())), desc="shapes", disable=not progress) as bar:
+    hidden = not progress or "TQDM_DISABLE" in os.environ  # an argument would override the variable
+    with tqdm(total=sum(map(len, names.values())), desc="shapes", disable=hidden) as bar:
         for split in SPLITS:
             for index, name in enumerate(names[split]):
                 image, mask = draw_scene(scene_rng(wanted["seed"], split, index), wanted["size"])
