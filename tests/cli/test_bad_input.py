@@ -250,7 +250,7 @@ def test_parent_weights(how, based, capsys):
         weights.unlink()
     else:
         weights.write_bytes(weights.read_bytes()[:5000] if how == "torn" else b"nothing of ours" * 100)
-    expected = ("is missing",) if how == "missing" else ("no weights file of wilson", "train the step again")
+    expected = ("is missing",) if how == "missing" else ("not a valid weights file", "Train the step again")
     says(refused(capsys, *quick(step=1)), "weights.safetensors", *expected)
     says(refused(capsys, "evaluate", BASE), "weights.safetensors", *expected)
 
@@ -279,7 +279,7 @@ def test_folder_of_something_else(root, capsys):
 
 def test_no_trained_step(based, capsys):
     says(refused(capsys, "evaluate", "runs"), "no config.json", "Did you mean", str(BASE))
-    says(refused(capsys, "predict", "runs/nothing", FEW / f"JPEGImages/{FIRST}.jpg"), "runs/nothing", "no trained step")
+    says(refused(capsys, "predict", "runs/nothing", FEW / f"JPEGImages/{FIRST}.jpg"), "runs/nothing", "not a trained step")
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]"])

@@ -239,8 +239,8 @@ def test_pillow_has_no_limit_of_its_own(tmp_path, recwarn):
 
 
 @pytest.mark.parametrize("change, said", [
-    (lambda a: a["segmentation"].__setitem__(0, [0, 0, 1e9, 0, 1e9, 1e9]), "no numbers of pixels"),
-    (lambda a: a["segmentation"].__setitem__(0, [0, 0, float("nan"), 0, 5, 5]), "no numbers of pixels"),
+    (lambda a: a["segmentation"].__setitem__(0, [0, 0, 1e9, 0, 1e9, 1e9]), "not numbers of pixels"),
+    (lambda a: a["segmentation"].__setitem__(0, [0, 0, float("nan"), 0, 5, 5]), "not numbers of pixels"),
     (lambda a: a.update(segmentation={"size": [1 << 20, 1 << 20], "counts": [1 << 40]}), "run lengths of an image of another size"),
     (lambda a: a.update(segmentation={"size": [16, 16], "counts": [100]}), "run lengths that do not fill the image"),
 ], ids=["far away", "not a number", "another size", "other counts"])

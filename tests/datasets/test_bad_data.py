@@ -288,7 +288,7 @@ CLASSES = 'classes = ["cow", "horse", "sheep"]\n'
 
 
 @pytest.mark.parametrize("text, expected", [
-    ('classes = ["cow"', ["is no TOML"]),
+    ('classes = ["cow"', ["is not valid TOML"]),
     ('class = ["cow"]', ["has a part 'class'", "Did you mean 'classes'"]),
     ("", ["lists no classes", 'classes = ["cow", "horse"]']),
     ('classes = "cow"', ["lists no classes", 'classes = ["cow", "horse"]']),
@@ -309,13 +309,13 @@ CLASSES = 'classes = ["cow", "horse", "sheep"]\n'
     (CLASSES + '[colours]\ncow = "#ff0000"\nsheep = "#ff0000"', ["the colour of another class"]),
     (CLASSES + '[tasks]\n2-1 = "cow, caw | sheep"', ["task '2-1'", "no class 'caw'", "Did you mean 'cow'"]),
     (CLASSES + '[tasks]\n2-1 = "cow | "', ["task '2-1'", "step 1 names no class"]),
-    (CLASSES + '[tasks]\n2-2 = "cow | horse"', ["task='2-1' is no protocol of farm", "Did you mean '2-2'"]),
+    (CLASSES + '[tasks]\n2-2 = "cow | horse"', ["task='2-1' is not a protocol of farm", "Did you mean '2-2'"]),
 ])
 def test_dataset_file(text, expected, root, capsys):
     (FARM / "dataset.toml").write_text(text + "\n", encoding="utf-8")
     message = refused(capsys, *TRAIN)
     says(message, *expected)
-    if "is no protocol" not in message:
+    if "is not a protocol" not in message:
         says(message, "data/farm/dataset.toml")
         says(listed(), "refused", *expected)
 

@@ -166,7 +166,7 @@ def test_data_that_cannot_be_written_to(coco):
     (lambda root: (root / "images/train2017/000000000008.jpg").unlink(), ("1 images that", "000000000008")),
     (lambda root: Image.new("RGB", (9, 9)).save(root / "images/train2017/x.jpg"), ("nothing on 1 of the 4", "first x")),
     (lambda root: Image.new("RGB", (9, 9)).save(root / "images/train2017/000000000007.jpg"), ("30×20", "9×9")),
-    (lambda root: write_instances(root, []), ("no instances file",)),
+    (lambda root: write_instances(root, []), ("not an instances file",)),
     (lambda root: write_instances(root, instances() | {"images": [], "annotations": []}), ("names no image",)),
     (lambda root: write_instances(root, instances() | {"categories": []}), ("has no category",)),
 ])

@@ -378,7 +378,7 @@ def test_members_that_are_no_files(type_, link, says, tmp_path):
     with tarfile.open(path, "a") as t:
         t.addfile(info)
     said = refused(unpack, path, tmp_path / "voc", place)
-    assert f"'{info.name}' that is no file but a {says}" in said and names(tmp_path) == ["x.tar"]
+    assert f"'{info.name}' that is not a file but a {says}" in said and names(tmp_path) == ["x.tar"]
 
 
 def test_zip_members_that_are_no_files(tmp_path):
@@ -386,7 +386,7 @@ def test_zip_members_that_are_no_files(tmp_path):
     info.create_system, info.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
     with zipfile.ZipFile(path, "w") as z:
         z.writestr(info, "/etc/passwd")
-    assert "no file but a symbolic link" in refused(unpack, path, tmp_path / "voc", place)
+    assert "not a file but a symbolic link" in refused(unpack, path, tmp_path / "voc", place)
     assert names(tmp_path) == ["x.zip"]
 
 
@@ -395,7 +395,7 @@ def test_torn(share, kind, tmp_path):
     whole = packed(kind, IMAGES)
     path = _file(tmp_path / f"x.{kind}", whole[:int(share * len(whole))])
     said = refused(unpack, path, tmp_path / "voc", place)
-    assert f"{path} is torn" in said and "download it anew" in said and names(tmp_path) == [path.name]
+    assert f"{path} is damaged" in said and "download it anew" in said and names(tmp_path) == [path.name]
 
 
 @pytest.mark.parametrize("kind", ["tar.gz", "zip"])
@@ -404,7 +404,7 @@ def test_one_byte_changed(kind, tmp_path):
     damaged = bytearray(packed(kind, IMAGES))
     damaged[len(damaged) // 2] ^= 1
     path = _file(tmp_path / f"x.{kind}", bytes(damaged))
-    assert "is torn" in refused(unpack, path, tmp_path / "voc", place) and names(tmp_path) == [path.name]
+    assert "is damaged" in refused(unpack, path, tmp_path / "voc", place) and names(tmp_path) == [path.name]
 
 
 KILLED = """

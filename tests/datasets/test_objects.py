@@ -160,7 +160,7 @@ def test_what_is_wrong_with_it_is_named(mine, capsys):
     says(refused(capsys, "verify", TILES), "data/tiles", "there is no such folder")
     says(refused(capsys, "verify", TILES.replace("Tiles", "Tile")), "defines no Tile", "Did you mean 'Tiles'")
     says(refused(capsys, "verify", TILES.replace("Tiles", "Wrong")), "its name is 'voc'", "no name of a built-in data set")
-    says(refused(capsys, "train", "--dataset", TILES, "--task", "2-1"), "no protocol of tiles", "1-1")
+    says(refused(capsys, "train", "--dataset", TILES, "--task", "2-1"), "not a protocol of tiles", "1-1")
     says(refused(capsys, "train", "--dataset", TILES.replace("Tiles", "Misspelt")), "'crop_sise'", "Did you mean 'crop_size'")
 
 

@@ -284,7 +284,7 @@ def test_broken_mask_of_sbd(sbd, root):
     quietly("voc", sbd, masks="sbd")
     shutil.rmtree(root / "voc/SegmentationClassAug")
     (root / f"voc/sbd/cls/{IDS['extra'][0]}.mat").write_bytes(b"no matlab file at all" * 20)
-    said(partial(quietly, "voc", sbd, masks="sbd"), f"sbd/cls/{IDS['extra'][0]}.mat is no mask of SBD", "remove")
+    said(partial(quietly, "voc", sbd, masks="sbd"), f"sbd/cls/{IDS['extra'][0]}.mat is not a mask of SBD", "remove")
     assert not (root / "voc/SegmentationClassAug").exists()
     shutil.rmtree(root / "voc/sbd/cls")
     assert len(quietly("voc", sbd, masks="sbd").data.train) == 10
@@ -675,8 +675,8 @@ def with_member(folder: Path, **kind: object) -> None:
     (dict(name="../../../outside.jpg"), "leads out of the folder"),
     (dict(name="VOCdevkit/VOC2012/JPEGImages/../../../../outside.jpg"), "leads out of the folder"),
     (dict(name="/tmp/wilson-outside.jpg"), "has an absolute name"),
-    (dict(type=tarfile.SYMTYPE, linkname="/etc"), "is no file but a symbolic link"),
-    (dict(type=tarfile.LNKTYPE, linkname="/etc/passwd"), "is no file but a hard link"),
+    (dict(type=tarfile.SYMTYPE, linkname="/etc"), "is not a file but a symbolic link"),
+    (dict(type=tarfile.LNKTYPE, linkname="/etc/passwd"), "is not a file but a hard link"),
 ])
 def test_hostile_archive(kind, words, voc_archives, root, tmp_path, monkeypatch):
     source = tmp_path / "hostile"

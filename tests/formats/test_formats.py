@@ -258,7 +258,7 @@ BROKEN = {
     "no category": {"category_id": 77, "segmentation": [[1, 1, 9, 1, 9, 9]]},
     "no image": {"image_id": 77, "segmentation": [[1, 1, 9, 1, 9, 9]]},
     "not a list of numbers": {"segmentation": [["a", "b"]]},
-    "no numbers of pixels": {"segmentation": [[1, 1, float("inf"), 1, 9, 9]]},
+    "not numbers of pixels": {"segmentation": [[1, 1, float("inf"), 1, 9, 9]]},
     "without an area": {"segmentation": [[1, 1, 2, 2, 3, 3]]},
 }
 

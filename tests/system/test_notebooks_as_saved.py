@@ -136,7 +136,7 @@ def test_a_cell_of_parameters_that_people_changed(change, expected):
 
 def test_what_is_no_constant_is_refused():
     source = next("".join(c["source"]) for c in read()["cells"] if c["cell_type"] == "code")
-    with pytest.raises(InputError, match="seed: a cell assigns what is no constant"):
+    with pytest.raises(InputError, match="seed: a cell assigns a value that is not constant"):
         parse_parameters(["", source.replace("seed = 42", "seed = 40 + 2")])
 
 

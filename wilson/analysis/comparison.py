@@ -39,7 +39,7 @@ def find_variants(
     methods: str | Sequence[str] | None = None,
     runs: str | Sequence[str] | None = None,  # names of runs, or patterns of them
 ) -> tuple[list[Variant], list[Record]]:  # what is compared; all that was read
-    "The variants of a task; InputError where there is no result."
+    "Find the variants of a task. Raises InputError if there is no result."
     records = read_records(runs_dir)
     if not records:
         raise InputError(f"There is no run in {display_path(resolve_path(runs_dir))}. `make demo` trains two steps, "

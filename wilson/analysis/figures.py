@@ -61,7 +61,7 @@ def legend_entries(
     class_index: int | None = None,
     kinds: Mapping[str, MapKind] = MAP_KINDS,
 ) -> list[tuple[np.ndarray, str]]:    # colours n, 3 uint8, and what they mean
-    "Classes in training order, then what is no class."
+    "Classes in training order, then other entries."
     known, colours = sorted(set(classes)), class_colours(step)
     entries = [(colours[[c]], step.names[c]) for c in known if c != IGNORE]
     entries += [(colours[[IGNORE]], "no label")] * (IGNORE in known)
@@ -91,7 +91,7 @@ class Page(Figure):
         self.cm = Affine2D().scale(_CM) + self.dpi_scale_trans
 
     def write(self, x: float, y: float, text: str, size: float, room: float, ha: str = "center") -> Text:
-        "A line of text, made smaller and then shorter where there is no room for it."
+        "A line of text, made smaller and then shorter if it does not fit."
         made = self.text(x, y, text, transform=self.cm, fontsize=size, fontfamily=self.font, color=_INK,
                          ha=ha, va="center", parse_math=False, usetex=False)
         if self.wide(made) > room:
@@ -251,7 +251,7 @@ def save_figure(
     path: Path | str,          # from the root; its ending, .png or .pdf or none, does not matter
     overwrite: bool = False,   # replace files that wilson has not written
 ) -> tuple[Path, Path]:        # the PNG, 300 dots per inch, and the PDF
-    "Write a figure as PNG and as PDF, each whole or not at all; InputError where that cannot be."
+    "Write a figure as PNG and PDF, atomically. Raises InputError if that is impossible."
     path = resolve_path(path)
     stem = path.stem if path.suffix.lower() in (".png", ".pdf") else path.name
     written = path.with_name(f"{stem}.png"), path.with_name(f"{stem}.pdf")

@@ -139,7 +139,7 @@ def prediction_outputs(
     overwrite: bool,
     config: ResolvedConfig,  # of the run
 ) -> OutputFolder:
-    "The folder of the masks; InputError where a mask would overwrite an image, another mask or a data set."
+    "Return the folder of the masks. Raises InputError if a mask would overwrite an image or another mask."
     written = [out / f"{file.stem}{end}" for file in files for end in (".png", "-overlay.png")]
     taken = {p.resolve() for p in written} & {file.resolve() for file in files}
     if taken or len({*written}) < len(written):
@@ -202,7 +202,7 @@ def predict(
     path: Path | str, images: Sequence[Path | str], out: Path | str = "runs/predictions",
     device: str = "auto", overwrite: bool = False, tile: int | None = None,
 ) -> list[PredictedImage]:
-    "All of `predict_images`."
+    "Segment all images; see `predict_images`."
     return [*predict_images(path, images, out, device, overwrite, tile)]
 
 
@@ -239,5 +239,5 @@ def data_roots(config: ResolvedConfig) -> list[str]:
 
 
 def with_data_root(config: ResolvedConfig, data_root: Path | str | None) -> ResolvedConfig:
-    "The configuration of a run whose data lies elsewhere now."
+    "The configuration of a run whose data has moved."
     return config if data_root is None else replace(config, data_root=str(data_root))

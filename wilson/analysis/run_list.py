@@ -113,7 +113,7 @@ def _bytes(size: int) -> str:
 def remove_runs(
     names: Sequence[str],     # "<task>/<run>" or "<task>/<run>/step<k>"
     runs_dir: Path | str = "runs",
-    force: bool = False,      # also what another host is said to train, where its lock is free
+    force: bool = False,      # also steps that are recorded as being trained on another host, if their lock is free
 ) -> list[str]:               # what was done, line by line
     "Remove steps; InputError, before any is removed, where one may not go."
     root = resolve_path(runs_dir)

@@ -131,7 +131,7 @@ def _field(text: str) -> str:
 
 # %% ../../nbs/analysis/03_tables.ipynb #77f0ac13
 def to_csv(table: Table) -> str:
-    "A header and one line per row; an empty field where there is no value."
+    "A header and one line per row; a field without a value is empty."
     names = [_field(f"{c.name}{part}") for c in table.columns for part in ("", " std", " n")]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -21,9 +21,9 @@ __all__ = ['verify_dataset']
 
 # %% ../../nbs/checks/04_verify.ipynb #7e1acc6a
 def verify_dataset(
-    dataset: str | Dataset,             # voc | coco | coco-voc | shapes, one's own, or an object
+    dataset: str | Dataset,             # voc | coco | coco-voc | shapes, the name of your own data set, or an object
     data_root: Path | str | None = None,  # data/<dataset>
-    tasks: tuple[Task, ...] = (),       # whose steps must have images; one's own: all of its
+    tasks: tuple[Task, ...] = (),       # tasks whose steps must have images; empty: all tasks of your own data set
     train_list: str | None = None,
     val_list: str | None = None,
     image_labels: Path | str | None = None,

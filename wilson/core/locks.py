@@ -49,7 +49,7 @@ _HALF = 60  # seconds that a lock file may be empty: it was created and is being
 
 
 def _holder(file: Path) -> dict[str, Any] | None:
-    "The process that a lock file names; None where there is no such file."
+    "The process that a lock file names; None if there is no such file."
     try:
         content = file.read_bytes()
         if content:

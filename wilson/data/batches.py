@@ -67,7 +67,7 @@ class Batch:
         return (self.require_masks() != NO_MASK).flatten(1).any(1)
 
     def require_masks(self) -> Tensor:
-        "The masks; ValueError where the batch has none."
+        "Return the masks. Raises ValueError if the batch has none."
         return require(self.masks, "this batch has no masks: its samples were made with reads_masks=False")
 
     def pin_memory(self) -> Batch:

@@ -159,7 +159,7 @@ def image_format(path: Path | str, head: bytes, what: str = "image") -> str:
     if found is None and head[4:8] == b"ftyp":
         found = "HEIC or AVIF file"
     if found is None:
-        raise file_error(path, f"is no image, it begins with {head[:12]!r}; {expected}", what)
+        raise file_error(path, f"is not an image, it begins with {head[:12]!r}; {expected}", what)
     if found not in (_IMAGES if what == "image" else _READERS):
         raise file_error(path, f"is a {found}, which is not read here; {expected}", what)
     return found

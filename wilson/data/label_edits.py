@@ -58,7 +58,7 @@ COLUMNS = ("id", "add", "remove", "exclude", "flag", "note")
 
 
 def edits_path(data_root: Path | str) -> Path:
-    "Where the label edits of a data set lie by default. Nothing reads them from there unless it is told to."
+    "The usual path of the label edits of a data set. They are read only if a call names them."
     return resolve_path(data_root) / EDITS_FILE
 
 
@@ -136,7 +136,7 @@ def read_edits(
     path: Path | str,
     classes: Classes,            # of the data set
 ) -> dict[str, LabelEdit]:       # by id
-    "Read a file of label edits; an unknown class and an image that is there twice are errors."
+    "Read a file of label edits. Raises InputError for an unknown class or a repeated image."
     path = resolve_path(path)
     return parse_edits(edits_content(path), path, classes)
 
@@ -177,7 +177,7 @@ def change_edit(
     change: Callable[[LabelEdit], LabelEdit],   # called with the image's edit as it is in the file
     classes: Classes,
 ) -> dict[str, LabelEdit]:                      # all that the file holds now, by id
-    "Change one image's edit; nobody else writes the file between reading and writing it."
+    "Change one image's edit; the file is locked between reading and writing."
     path = resolve_path(path).resolve()  # what a link points to is written, and the link stays
     with report_disk_errors(path), open_exclusive(path.with_name(f".{path.name}.lock"), quiet=True):
         for aside in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
@@ -188,8 +188,8 @@ def change_edit(
         edits = {i: e for i, e in edits.items() if not e.is_empty}
         content = edits_text(edits.values()).encode(errors="replace")
         if {e for _, e in _edits(content, path)} != {*edits.values()}:
-            raise InputError(f"{path} would not be read back as it is written; take what is no text out of "
-                             f"the notes.")
+            raise InputError(f"{path} would not be read back as it is written; remove characters that are "
+                             f"not text from the notes.")
         with atomic_write(path) as aside:
             aside.write_bytes(content)
     return edits
@@ -200,7 +200,7 @@ def label_changes(
     edits: Mapping[str, LabelEdit],    # of `read_edits`
     classes: Classes,
 ) -> dict[int, np.ndarray | None]:     # position → its corrected labels (256 bool), None: left out
-    "What edits change in a split; what the labels said anyway is no change."
+    "What edits change in a split; edits that agree with the labels are ignored."
     of, found = dict(zip(classes.names, classes.ids)), {}
     for n, (i, labels) in enumerate(zip(split.ids, split.labels)):
         if i in edits:
@@ -248,7 +248,7 @@ def apply_edits_to_data(
 def check_edited_ids(
     data: SegmentationFolder,  # of `apply_edits_to_data`, or without edits
 ) -> None:
-    "InputError where label edits are of an image that neither a list nor the folders of the images hold."
+    "Raise InputError for label edits of an image that no list and no image folder contains."
     if data.edits is None:
         return
     others = {*data.edits.others}

@@ -63,7 +63,7 @@ def list_lines(
 def read_list(
     path: Path,
 ) -> tuple[str, ...]:  # image ids
-    "Ids of a list file; an empty list, and an id that is there twice, are errors."
+    "Read the ids of a list file. Raises InputError for an empty list or a repeated id."
     ids = [id_of(line) for line in list_lines(path)]
     if not ids:
         raise InputError(f"{path} is empty; expected one image id a line.")
@@ -79,7 +79,7 @@ def find_list(
     names: Sequence[str],    # list names without ".txt", in order of preference
     folders: Sequence[str],  # where lists lie, in order of preference
 ) -> Path:
-    "The first of the lists that is there; the error shows those that are."
+    "Find the first of the lists that exists. The error shows the lists that exist."
     for name in names:
         for folder in folders:
             path = root / folder / f"{name.removesuffix('.txt')}.txt"
@@ -191,7 +191,7 @@ class Split:
         return part.at(np.flatnonzero((shown >= told).all(1)))
 
     def mask_path(self, index: int) -> Path:
-        "The file of the mask at `index`; ValueError where the image has none."
+        "Return the file of the mask at `index`. Raises ValueError if the image has none."
         path = self.masks[index] if self.masks else None
         if path is None:
             raise ValueError(f"image {self.ids[index]} of the split {self.name!r} has no mask")

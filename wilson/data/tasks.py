@@ -59,7 +59,7 @@ def task_groups(
     first, last = classes.names[:2], classes.names[2:3]
     written = f"{','.join(first)}|{last[0]}" if last else "|".join(first)
     raise InputError(
-        f"task={task!r} is no protocol of {classes.dataset} and names no class of it."
+        f"task={task!r} is not a protocol of {classes.dataset} and names no class of it."
         f"{did_you_mean(task, [*own, *protocols])} Or write the classes out, steps divided by '|': "
         f"\"{written}\".")
 
@@ -185,7 +185,7 @@ class Task:
     >>> wilson.Task("voc", "15-5").step(1).new
     ('pottedplant', 'sheep', 'sofa', 'train', 'tvmonitor')
     """
-    dataset: str | Classes       # a name of `CLASSES`, or classes of one's own
+    dataset: str | Classes       # a name of `CLASSES`, or your own classes
     name: str                    # protocol, or class names by step: "cat,dog|cow,sheep"
     overlap: bool = True         # the setting, where the protocol has one
     classes: Classes = field(init=False, repr=False)

@@ -121,7 +121,7 @@ def _seen(mask: Path | None) -> Sequence[int]:
 # %% ../../nbs/datasets/00_base.ipynb #4a9ebc1e
 @dataclass(frozen=True)
 class Location:
-    "Where a data set lies, and which of its lists to take."
+    "The location of a data set, and which of its lists to use."
     root: Path | str
     train_list: str | None = None            # name of a list; None: the usual one
     val_list: str | None = None
@@ -270,7 +270,7 @@ def link_parts(
     source: Path,               # a folder of the same layout
     *more: str | None,          # further files of it
 ) -> Iterator[str]:             # what was done, part by part
-    "Link the folders and lists of a data set that lies elsewhere."
+    "Link the folders and lists of a data set in another place."
     for name in (IMAGE_FOLDER, *MASK_FOLDERS, "ImageSets", *filter(None, more)):
         if (source / name).exists():
             yield link(root / name, source / name)

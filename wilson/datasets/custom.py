@@ -75,7 +75,7 @@ def _suggested(source: Path) -> str:
 def is_plain(
     folder: Path,
 ) -> bool:
-    "Whether a folder lies as the data set will, or too little of it is there to be of another format."
+    "Whether a folder has the layout of a data set, or too few files to have another format."
     images = find_folder([folder / "images", folder / IMAGE_FOLDER])
     masks = find_folder([folder / "masks", folder / MASK_FOLDERS[1]])
     table = find_label_file(folder)
@@ -219,7 +219,7 @@ def _share(i: str) -> float:  # 0…1, the same for a name on every machine
 
 # %% ../../nbs/datasets/09_custom.ipynb #bb58a222
 class CustomDataset(Dataset):
-    "A data set of one's own, described by the dataset file in its folder."
+    "Your own data set, described by the dataset file in its folder."
 
     def __init__(self, name: str, root: Path | str | None = None):  # root: None for data/<name>
         self.name = name
@@ -227,7 +227,7 @@ class CustomDataset(Dataset):
 
     @cached_property
     def classes(self) -> Classes:  # type: ignore[override]  # a file's, read when they are asked for
-        "The classes of the dataset file; InputError where there is none."
+        "The classes of the dataset file. Raises InputError if there is none."
         if not self._file.is_file():
             raise InputError(f"dataset={self.name!r} is not known, and there is no {self._file}."
                              f"{did_you_mean(self.name, DATASETS)} A data set of your own is described by "

@@ -73,7 +73,7 @@ def classes_text(classes: Mapping[str, int], colours: Mapping[str, Rgb]) -> str:
 
 
 def dataset_text(export: Export, path: Path) -> str:
-    "The text of a dataset file; the tasks of a file that is there stay."
+    "The text of a dataset file; the tasks of an existing file are kept."
     before = path.read_text(encoding="utf-8") if path.is_file() else ""
     tasks = re.search(r"^\[tasks\]\n(?:(?!\[).*\n?)*", before, re.MULTILINE)
     return classes_text(export.classes, export.colours) + (f"\n{tasks[0]}" if tasks else "")

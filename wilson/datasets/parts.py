@@ -27,7 +27,7 @@ def link(
     path: Path,      # where the part belongs
     target: Path,    # where it lies
 ) -> str:            # what was done, for people
-    "Link a part that lies elsewhere; what is there already stays."
+    "Link a part of the source; an existing path is kept."
     if path.is_symlink() and not path.exists():
         raise InputError(f"{path} is a link to {os.readlink(path)}, which is gone; put that back, or remove "
                          f"the link and prepare again.")
@@ -69,7 +69,7 @@ def make_files(
     make: Callable[[int, Path], None],        # place in `names`, path to write
     sources: Sequence[Sequence[Path]] | None = None,  # what each is made of
 ) -> None:
-    "A folder of files that appears when all of them are made; a run that was killed is gone on with."
+    "Generate a folder of files, which appears when it is complete; an interrupted call is continued."
     from tqdm.contrib.concurrent import thread_map  # slow to import
     aside = folder.with_name(f".{folder.name}.part")
 

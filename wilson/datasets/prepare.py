@@ -34,13 +34,13 @@ class PreparedDataset:
 
 # %% ../../nbs/datasets/10_prepare.ipynb #b198b6ef
 def prepare_dataset(
-    dataset: str | Dataset,             # voc | coco | coco-voc | shapes, a name of one's own, or an object
+    dataset: str | Dataset,             # voc | coco | coco-voc | shapes, the name of your own data set, or an object
     source: Path | str | None = None,   # where the data or its archives lie; None: under root, or fetched
     data_root: Path | str | None = None,  # where the data set goes; data/<dataset>
     masks: str | None = None,           # one of the data set's `mask_sources`; None: the first
-    val_share: float = 0.2,             # of one's own images with masks, where there are no lists
+    val_share: float = 0.2,             # share of your images with masks to validate on, if there are no lists
     voc_root: Path | str = "data/voc",  # of coco-voc
-    format: str | None = None,          # of one's own folder; None: the one it is recognized as
+    format: str | None = None,          # the format of your own folder; None: recognize it
     strict: bool = False,               # a broken annotation is an error; else it is left out and listed
     say: Callable[[str], None] = print,
 ) -> PreparedDataset:

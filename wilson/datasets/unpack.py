@@ -26,7 +26,7 @@ __all__ = ['MemberPath', 'unpack', 'unpack_archive']
 def _trouble(member: Member) -> str:
     "Why a member must not be unpacked, or nothing."
     if member.kind not in ("file", "folder"):
-        return f"is no file but a{'n' * (member.kind[0] == 'e')} {member.kind}"
+        return f"is not a file but a{'n' * (member.kind[0] == 'e')} {member.kind}"
     if member.name.startswith("/"):
         return "has an absolute name"
     if "\\" in member.name or PureWindowsPath(member.name).drive:
@@ -126,11 +126,11 @@ def _extract(wanted: dict[PurePosixPath, Member], staging: Path, name: str) -> N
 # %% ../../nbs/datasets/05_unpack.ipynb #2dc42df9
 @contextmanager
 def _whole(path: Path) -> Iterator[None]:
-    "What shows that the archive `path` is torn, as an InputError."
+    "Raise InputError inside the block if the archive `path` is damaged."
     try:
         yield
     except TORN as e:
-        raise InputError(f"{path} is torn: {error_reason(e)}. Delete it, and run the same command again to "
+        raise InputError(f"{path} is damaged: {error_reason(e)}. Delete it, and run the same command again to "
                          "download it anew.") from e
 
 
@@ -150,7 +150,7 @@ def unpack(
     with report_disk_errors(folder), _whole(path), archive_members(path) as members:
         _check_names(path, members)
         if not (places := _places(members, member_path)):
-            raise InputError(f"{path} holds none of the files that are expected of it; it is torn, or "
+            raise InputError(f"{path} holds none of the files that are expected of it; it is damaged, or "
                              f"another archive. Move it away or delete it, and run the same command again.")
         _say_links(path, folder, places)
         if not _wanted(folder, members, member_path):

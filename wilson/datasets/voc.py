@@ -136,7 +136,7 @@ def sbd_mask(path: Path) -> np.ndarray:  # H, W uint8
     try:
         return np.ascontiguousarray(loadmat(str(path))["GTcls"]["Segmentation"][0, 0], np.uint8)
     except (ValueError, KeyError, OSError, TypeError) as e:
-        raise InputError(f"{path} is no mask of SBD ({e}); remove {path.parent} and prepare again.") from None
+        raise InputError(f"{path} is not a mask of SBD ({e}); remove {path.parent} and prepare again.") from None
 
 # %% ../../nbs/datasets/07_voc.ipynb #e1be8a0d
 _ID = r"\d{4}_\d{6}"

@@ -68,7 +68,7 @@ def read_weights(
     except FileNotFoundError:
         raise InputError(f"{display_path(path)} is missing: the step has not been trained to its end.") from None
     except (SafetensorError, KeyError, TypeError, OSError) as e:
-        raise InputError(f"{display_path(path)} is no weights file of wilson ({e}); train the step again.") from None
+        raise InputError(f"{display_path(path)} is not a valid weights file ({e}). Train the step again.") from None
     check_finite(tensors, display_path(path))
     return tensors, tuple(classes.split("|"))
 
@@ -142,7 +142,7 @@ def newest_state(
     folder: Path,
     run: str,  # what `save_state` was given as "run"
 ) -> dict[str, Any]:
-    "The newest state that is whole and of this run; InputError where there is none."
+    "Return the newest intact state of this run. Raises InputError if there is none."
     problems = []
     for file in (folder / name for name in STATE_FILES):
         if not file.is_file():
@@ -162,7 +162,7 @@ def newest_state(
 def _read(file: Path, run: str) -> dict[str, Any]:
     state = torch.load(file, map_location="cpu", weights_only=True)
     if not isinstance(state, dict) or not STATE_KEYS <= state.keys():
-        raise ValueError("it is no state of wilson, or of another version")
+        raise ValueError("it is not a state of wilson, or of another version")
     if state["run"] != run:
         raise ValueError("it is of another run")
     return state
@@ -216,7 +216,7 @@ def weights_hash(
     except FileNotFoundError:
         raise InputError(f"{display_path(path)} is missing: the step has not been trained to its end.") from None
     except (SafetensorError, OSError) as e:
-        raise InputError(f"{display_path(path)} is no weights file of wilson ({e}); train the step again.") from None
+        raise InputError(f"{display_path(path)} is not a valid weights file ({e}). Train the step again.") from None
     digest = hashlib.sha256()
     with open(path, "rb") as f:
         start = 8 + (length := int.from_bytes(f.read(8), "little"))

@@ -188,7 +188,7 @@ class Cost(Callback):
         return replace(self, energy=None if None in parts else sum(parts))
 
     def record(self) -> dict[str, float | None]:
-        "For a state or metrics.json."
+        "The cost as plain values, for a state or metrics.json."
         return {"seconds": self.seconds, "energy": self.energy, "memory": self.memory}
 
     def __str__(self) -> str:

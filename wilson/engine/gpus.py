@@ -26,7 +26,7 @@ def gpu_variable() -> tuple[str, str | None]:
 
 
 def parse_gpus(value: str) -> list[str]:
-    "The valid entries of such a list, as they were written; InputError where one is there twice."
+    "Return the valid entries of such a list, as written. Raises InputError if one is repeated."
     entries: list[str] = []
     seen: set[str | int] = set()
     kind = next((kind for kind in ("GPU-", "MIG-") if value.strip().startswith(kind)), "")
@@ -106,7 +106,7 @@ _started: set[str] = set()
 
 
 def start_gpu(device: torch.device) -> None:
-    "Make a GPU the current one of this process; InputError where it cannot be used."
+    "Make a GPU the current one of this process. Raises InputError if it cannot be used."
     if device.type != "cuda" or str(device) in _started:
         return
     try:
@@ -118,7 +118,7 @@ def start_gpu(device: torch.device) -> None:
 
 # %% ../../nbs/engine/04_gpus.ipynb #da93ddd2
 def count_gpus() -> int:
-    "GPUs that this process can use; InputError where torch counts some and can use none."
+    "Count the usable GPUs. Raises InputError if torch counts some and can use none."
     n = torch.cuda.device_count()
     if n and not torch.cuda.is_available():
         try:

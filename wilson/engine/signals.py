@@ -41,7 +41,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Stop:
-    "Whether this process was asked to stop, and by which signal."
+    "Whether a signal asked this process to stop, and which."
     signal: int | None = None
 
 # %% ../../nbs/engine/00_signals.ipynb #744de2a4

@@ -92,7 +92,7 @@ class StepFolder:
 
     @property
     def state(self) -> str | None:
-        "One of STATES, or None for a folder without a status; InputError where the status cannot be read."
+        "One of STATES, or None without a status. Raises InputError if the status cannot be read."
         status = self.read("status.json")
         if status is not None and status.get("state") not in STATES:
             raise InputError(f"{display_path(self.path / 'status.json')} has the state {status.get('state')!r:.60}; "

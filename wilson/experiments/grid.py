@@ -77,7 +77,7 @@ def read_grid(
         if word == "+":
             parts.append({})
         elif not equals or not name.isidentifier():
-            raise InputError(f"grid={text!r}: {word!r} is no parameter with values; expected "
+            raise InputError(f"grid={text!r}: {word!r} is not a parameter with values; expected "
                              f"name=value;value, such as seed=1;2; a value with blanks needs quotes.")
         elif name in parts[-1]:
             raise InputError(f"grid={text!r}: {name} stands there twice; give all its values at once, "
@@ -194,7 +194,7 @@ def find_members(
     file: Path | str | None = None,   # of `read_members`
     common: Member = {},
 ) -> list[dict[str, Any]]:
-    "The members of a sweep as a user names them; InputError where there is none."
+    "Find the members of a sweep. Raises InputError if there is none."
     members = grid_members(read_grid(grid) if isinstance(grid, str) else grid, common) if grid else []
     members += read_members(file, common) if file else []
     if not members:

@@ -95,7 +95,7 @@ def parse_parameters(
         given |= mine
         unread = (unread - {*mine}) | (cell.others & known)
     if unread:
-        raise InputError(f"{', '.join(sorted(unread))}: a cell assigns what is no constant, which the record "
+        raise InputError(f"{', '.join(sorted(unread))}: a cell assigns a value that is not constant, which the record "
                          f"of the run could not hold; write the value itself, such as seed = 42.")
     if not given:
         raise InputError("No cell has assigned a parameter yet: run the cell tagged `parameters` first; it "

@@ -90,7 +90,7 @@ def text_parameters(notebook: Mapping[str, Any]) -> set[str]:
 def with_text(
     arguments: Sequence[str],  # of the command line, without the program's name
 ) -> list[str]:                # with `-r` for what is text, and True or False for what is neither
-    "The command line with its parameters as typed; InputError where they would have no effect."
+    "Complete the command line to pass parameters as typed. Raises InputError if they would have no effect."
     options, notebook = _named(arguments)
     if notebook is None or "--" in arguments:
         return list(arguments)

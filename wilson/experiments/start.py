@@ -86,7 +86,7 @@ def fresh_segmenter(
 
 
 def load_published(network: nn.Module, backbone: Backbone, folder: Path) -> None:
-    "Load the ImageNet weights in `folder`; InputError where the backbone has some and none are there."
+    "Load the ImageNet weights in `folder`. Raises InputError if the backbone needs a file that is missing."
     path = find_pretrained(backbone, folder)
     for file in backbone.weights:
         if path is None and file.download:
@@ -102,7 +102,7 @@ def parent_folder(
     task: Task,
     step: int,  # at least 1
 ) -> Path:
-    "The finished step that `step` starts from; InputError where there is none."
+    "Return the finished step that `step` starts from. Raises InputError if there is none."
     auto = config.parent == "auto"
     path = step_path(config, task, step - 1) if auto else resolve_path(config.parent)
     if not (path / "weights.safetensors").is_file() and StepFolder(path).state == "finished":

@@ -55,7 +55,7 @@ def train_step(
     stop: Stop | None = None,  # looked at between updates
     ahead: tuple[int, int] = (0, 0),  # updates and validations of the steps that follow, for the time left
 ) -> StepResult:
-    "Train one step, or take the finished one that is there. Of several ranks, all call it."
+    "Train one step, or reuse a finished one. All ranks must call it."
     step, folder = task.step(index), StepFolder(step_path(config, task, index))
     parent = None if uses_base_schedule(config, index) else parent_folder(config, task, index)
     inputs = find_inputs(config, task, data, step, parent)

@@ -233,7 +233,7 @@ def end_processes(
 
 # %% ../../nbs/experiments/08_sweep.ipynb #d855b141
 def summarize_outcomes(outcomes: Sequence[Outcome]) -> str:
-    "How many ended how; by name what is not there, why, and where to read on."
+    "Count the outcomes; list the jobs without results with the reason and the log."
     counts = Counter(o.state for o in outcomes)
     lines = [", ".join(f"{count} {state}" for state, count in counts.items()) or "nothing to do"]
     for o in outcomes:
@@ -246,7 +246,7 @@ def is_ready(
     job: Job,
     outcomes: Mapping[str, Outcome],  # by name: what has ended so far
 ) -> bool:
-    "Whether its base has ended and nobody is training a step of its."
+    "Whether the base of a job has ended and no process is training one of its steps."
     return (job.base is None or job.base in outcomes) and not any(is_step_locked(f) for f in job.folders)
 
 # %% ../../nbs/experiments/08_sweep.ipynb #404e33bd

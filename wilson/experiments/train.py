@@ -47,7 +47,7 @@ __all__ = ['validate_config', 'run_training', 'train_steps']
 def validate_config(
     config: TrainConfig,
 ) -> tuple[ResolvedConfig, list[int]]:
-    "The configuration resolved, and the steps to train; InputError where one of them cannot be."
+    "Resolve the configuration and list the steps to train. Raises InputError if one cannot be trained."
     config = resolve_config(config, chosen_dataset(config))
     load_callbacks(config.callbacks)  # what is misspelt is an error at once
     task = task_of(config)

@@ -44,7 +44,7 @@ def read_annotations(
     classes: Classes | None = COCO,  # whose ids and names the categories must have; None: any
     whole_names: bool = False,       # images are known by their file names as written
 ) -> COCOAnnotations:
-    "Read an instances file; one that is torn, of other categories or at odds with itself is an error."
+    "Read an instances file. Raises InputError if it is damaged, inconsistent or of other categories."
     text = read_text(path)
     try:
         found = json.loads(text)
@@ -55,7 +55,7 @@ def read_annotations(
         problems = Problems(_sorted_in(regions, found["annotations"], names, categories, path))
     except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as e:
         remedy = "Unpack annotations_trainval2017.zip anew." if classes else "Export it anew."
-        raise InputError(f"{path} is no instances file of COCO ({type(e).__name__}: {e}); expected "
+        raise InputError(f"{path} is not an instances file of COCO ({type(e).__name__}: {e}); expected "
                          f"`images`, `annotations` and `categories`. {remedy}") from None
     if not sizes:
         raise InputError(f"{path} names no image; export it anew with its images.")
@@ -205,7 +205,7 @@ _DRAWN = "drawn from "  # begins the origin of what was drawn here
 def is_drawn(
     folder: Path,  # of masks
 ) -> bool:
-    "Were the masks of a folder drawn here, and not put there by somebody?"
+    "Whether `draw_masks` drew the masks of a folder."
     try:
         with open(folder / LABELS_FILE, encoding="utf-8", errors="replace") as f:
             return f"; {_DRAWN}" in f.readline()

@@ -58,7 +58,7 @@ def read_dataset_file(
     except InputError:
         raise
     except (ValueError, RecursionError) as e:  # also a number of thousands of digits, brackets in brackets
-        raise InputError(f"{path} is no TOML: {e}.") from None
+        raise InputError(f"{path} is not valid TOML: {e}.") from None
     _check_parts(path, found)
     # the name of a folder may hold anything; that of a data set becomes part of other names
     name = str(found.get("name", re.sub(r"[^\w.+-]+", "_", path.absolute().parent.name)))
@@ -119,7 +119,7 @@ def _mask_values(path: Path, values: dict[str, Any], ids: dict[str, int]) -> dic
 def _ids(path: Path, classes: Any) -> dict[str, int]:
     if isinstance(classes, list):
         if len({*map(str, classes)}) < len(classes) or not all(isinstance(name, str) for name in classes):
-            raise InputError(f"{path}: a class is listed twice, or is no text.")
+            raise InputError(f"{path}: a class is listed twice, or is not text.")
         classes = {name: n for n, name in enumerate(classes, start=1)}
     if not isinstance(classes, dict) or not classes:
         raise InputError(f"{path} lists no classes; expected classes = [\"cow\", \"horse\"], or a part "

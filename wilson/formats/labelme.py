@@ -168,7 +168,7 @@ def _draw_shape(mask: np.ndarray, shape: dict[str, Any], value: int) -> str:  # 
     try:
         xy = np.array(points, float).reshape(-1, 2)
     except (TypeError, ValueError):
-        return "points that are no pairs of numbers"
+        return "points that are not pairs of numbers"
     if kind in ("polygon", "oriented_rectangle"):
         problem = polygon_problem(xy.ravel().tolist(), *mask.shape)
         if not problem:

@@ -62,7 +62,7 @@ def find_numbering(
     named: bool,               # the folder is called stuffthingmaps
     record: Path | None = None,  # where the numbers are kept, so that the files are read once
 ) -> Numbering:
-    "Which of the two numberings masks have; InputError where their numbers contradict both."
+    "Decide which numbering masks have. Raises InputError if their numbers contradict both."
     key = mask_fingerprint(files)
     used = _recorded(record, key)
     if used is None:
@@ -77,15 +77,15 @@ def find_numbering(
     looked = f"{len(files):,} masks in {files[0].parent}"
     if no_ids and no_stuff:
         raise InputError(f"{looked} have numbers of two numberings: {format_ids(no_ids[:8])} (the first in "
-                         f"{used[no_ids[0]]}) are no category ids of COCO, and {format_ids(no_stuff[:8])} "
-                         f"(the first in {used[no_stuff[0]]}) are no numbers of stuffthingmaps. Replace the "
+                         f"{used[no_ids[0]]}) are not category ids of COCO, and {format_ids(no_stuff[:8])} "
+                         f"(the first in {used[no_stuff[0]]}) are not numbers of stuffthingmaps. Replace the "
                          "masks of one kind.")
     if no_ids:
         return Numbering(STUFFTHINGMAPS, f"{looked} are numbered like stuffthingmaps: "
-                                         f"{format_ids(no_ids[:8])} are no category ids, such as in "
+                                         f"{format_ids(no_ids[:8])} are not category ids, such as in "
                                          f"{used[no_ids[0]]}")
     if no_stuff:
-        return Numbering(None, f"{looked} have category ids: {format_ids(no_stuff[:8])} are no numbers of "
+        return Numbering(None, f"{looked} have category ids: {format_ids(no_stuff[:8])} are not numbers of "
                                f"stuffthingmaps, such as in {used[no_stuff[0]]}")
     kind = ("stuffthingmaps, as the folder is called" if named else
             "category ids, as the folder is not called otherwise")

@@ -33,7 +33,7 @@ def polygon_problem(
     if not isinstance(points, list) or not all(_is_number(p) for p in points):
         return "polygon that is not a list of numbers"
     if not all(abs(p) < 1e9 for p in points):
-        return "polygon with coordinates that are no numbers of pixels"
+        return "polygon with coordinates that are not numbers of pixels"
     if len(points) % 2:
         return "polygon with an odd number of coordinates"
     if len(points) < 6:

@@ -26,7 +26,7 @@ def recognize(
     found: Survey,
     chosen: str | None = None,  # name of a format; None: the one that the folder is recognized as
 ) -> tuple[Format, Evidence]:
-    "The format of a folder and why; InputError where it has none, or more than one."
+    "Recognize the format of a folder. Raises InputError if it has none, or more than one."
     if chosen is not None and chosen not in FORMATS:
         raise InputError(f"format={chosen!r}: expected one of "
                          f"{', '.join(FORMATS)}.{did_you_mean(chosen, FORMATS)}")

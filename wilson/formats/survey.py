@@ -54,7 +54,7 @@ class Survey:
         return {str(parent) for f in self.files for parent in f.parents} - {"."}
 
     def path(self, file: PurePosixPath) -> Path:
-        "Where a file lies."
+        "The path of a file."
         return self.root / file
 
     def describe(self) -> str:

@@ -27,7 +27,7 @@ def find_label_file(
     folder: Path,             # of a data set
     name: str = "labels.csv",
 ) -> Path | None:
-    "The file of labels in a folder, or None; InputError where there are several in other forms."
+    "Find the label file in a folder, or None. Raises InputError if there are several."
     if (folder / name).is_file():
         return folder / name
     found = [folder / other for other in LABEL_FILES if (folder / other).is_file()]
@@ -38,7 +38,7 @@ def find_label_file(
 
 
 def label_text(path: Path) -> str:
-    "The text of a file of labels; InputError where it is none."
+    "Read the text of a label file. Raises InputError if it is not a text file."
     if not path.is_file():
         what = "it is not a regular file" if path.exists() else "there is no such file"
         raise InputError(f"image_labels={path}: {what}; expected lines of `image,class,class…`.")

@@ -49,7 +49,7 @@ class Reading:
 
     @property
     def fits(self) -> bool:
-        "Whether every word names a class and every image is told once."
+        "Whether every word is a class and every image occurs once."
         return not (self.unknown or self.problem)
 
     @property
@@ -125,7 +125,7 @@ def decide(
     dataset: str,
     names: Mapping[str, int],   # class name → its number
 ) -> Table:
-    "The table of the only reading that fits; InputError where none fits, or two that differ."
+    "Return the table of the only reading that fits. Raises InputError if none fits, or two that differ."
     rank = min(r.layout.rank for r in readings)
     readings = [r for r in readings if r.layout.rank == rank]
     fitting = [r for r in readings if r.fits]

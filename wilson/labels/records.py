@@ -19,7 +19,7 @@ __all__ = ['read_json', 'json_layouts']
 
 # %% ../../nbs/labels/03_records.ipynb #d0343b5b
 def read_json(text: str, path: object) -> Any:
-    "The content of a JSON file, or of a file with one JSON value a line; InputError where it is neither."
+    "Read a JSON file, or a file with one JSON value per line. Raises InputError if it is neither."
     lines = [line for line in text.splitlines() if line.strip()]
     try:
         if len(lines) > 1 and _is_whole(lines[0]) and _is_whole(lines[1]):
@@ -49,7 +49,7 @@ def _loads(text: str, path: object) -> Any:
 
 # %% ../../nbs/labels/03_records.ipynb #0f04eed9
 def json_layouts(content: Any, words: Vocabulary, path: object) -> Iterator[Layout]:
-    "The layouts that the content of a JSON file may have; InputError where there is none."
+    "Return the layouts that a JSON file may have. Raises InputError if there is none."
     if isinstance(content, Mapping) and {"images", "annotations", "categories"} <= {*content}:
         yield Layout("annotations as COCO has them", "", tuple(_coco_rows(content, path)))
     elif isinstance(content, Mapping):

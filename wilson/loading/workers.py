@@ -120,7 +120,7 @@ class Workers:
         util.Finalize(self, _end, (self.processes,), exitpriority=20)  # before multiprocessing waits for them
 
     def __iter__(self) -> Iterator[Any]:
-        "The batches of one epoch. Raises InputError where a worker fails; the next epoch starts new ones."
+        "The batches of one epoch. Raises InputError if a worker fails; the next epoch starts new ones."
         left = len(self.sampler) - self.sampler.start
         try:
             self._begin_epoch()

@@ -59,7 +59,7 @@ def convert_params(
     values: Mapping[str, Any],  # of the method's own parameters, by name
     shared: Collection[str],    # names of the parameters that all methods have
 ) -> dict[str, Any]:            # without those that are None
-    "The values of a method's own parameters; InputError for a name that the method lacks, or a wrong value."
+    "Convert a method's own parameters. Raises InputError for an unknown name or a wrong value."
     own = method_facts(method).params
     _check_names(method, own, shared)
     found = {}
@@ -117,7 +117,7 @@ def load_backbone(
 def load_callbacks(
     references: str | None,  # the parameter `callbacks`: "my.py:EMA", comma-separated
 ) -> dict[str, type[Callback]]:  # by reference, in their order
-    "The callbacks that a configuration names; runs their files."
+    "Return the callbacks that a configuration names. Runs their files."
     names = [name.strip() for name in (references or "").split(",") if name.strip()]
     if not names:
         return {}

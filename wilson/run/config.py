@@ -196,7 +196,7 @@ class RunParams(DataParams):
         None, "classes that follow the training, such as averaged weights: my.py:EMA, comma separated",
         text=True, affects="nothing")
     resume: str = param(
-        "auto", "go on with an unfinished run of the same folder, or start it anew",
+        "auto", "resume an unfinished run of the same folder, or start it anew",
         choices=("auto", "never"), affects="nothing")
     overwrite: bool = param(
         False, "replace a run of another configuration in the same folder", affects="nothing")

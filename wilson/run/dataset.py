@@ -42,7 +42,7 @@ def load_dataset(
                          f"Classes({name!r}, (\"cow\", \"horse\"), (1, 2)) of wilson.data.classes.")
     known = dict.fromkeys([*PAPER_PRESET, *SHARED])
     if strange := [n for n in found.preset if n not in known]:
-        raise InputError(f"dataset={typed}: its preset has a value for {strange[0]!r}, which is no parameter."
+        raise InputError(f"dataset={typed}: its preset has a value for {strange[0]!r}, which is not a parameter."
                          f"{did_you_mean(strange[0], known)}")
     found.preset = PAPER_PRESET | dict(found.preset)  # it need only state what differs
     found.reference = typed if isinstance(dataset, str) else ""
@@ -50,7 +50,7 @@ def load_dataset(
 
 # %% ../../nbs/run/04_dataset.ipynb #f5b4f783
 def chosen_dataset(config: TrainConfig) -> str:
-    "What `auto` means here: a data set of one's own by its folder, else voc, else shapes."
+    "Resolve `auto`: your own data set by its folder, else voc, else shapes."
     if config.dataset != "auto":
         load_dataset(config.dataset, config.data_root).classes  # that there is such a data set
         return config.dataset

@@ -54,7 +54,7 @@ def resolve_existing(
     resume: bool = True,       # go on with an unfinished step
     overwrite: bool = False,   # replace a step of another configuration
 ) -> str:                      # "reuse" | "resume" | "new"
-    "What to do with a step's folder; InputError where another configuration lies there."
+    "Decide what to do with a step's folder. Raises InputError if it has another configuration."
     try:
         found, state = folder.read("config.json"), folder.state
     except InputError as e:
@@ -64,7 +64,7 @@ def resolve_existing(
                          f"replaced; overwrite=True trains it anew.") from None
     if found is None:
         if folder.path.is_dir() and any(folder.path.iterdir()) and not overwrite:
-            raise InputError(f"{display_path(folder.path)} holds files but no config.json; it is no run of wilson. "
+            raise InputError(f"{display_path(folder.path)} holds files but no config.json; it is not a run of wilson. "
                              f"Choose another name, or overwrite=True.")
         return "new"
     # through JSON: what was written is what is compared
@@ -169,7 +169,7 @@ def lock_path(
 
 @contextmanager
 def lock_step(folder: StepFolder) -> Iterator[None]:
-    "Hold a step's folder for writing; InputError where another process holds it."
+    "Lock a step's folder for writing. Raises InputError if another process has locked it."
     with report_disk_errors(folder.path):
         folder.path.mkdir(parents=True, exist_ok=True)
         lock_path(folder.path).touch()
@@ -205,7 +205,7 @@ def _was_killed(folder: StepFolder) -> bool:
 def parent_lock(
     parent: Path | None,  # folder of the step that another one starts from; None: of none
 ) -> Iterator[None]:
-    "Within it, a step is neither removed nor trained anew; InputError where that has happened."
+    "Prevent that a step is removed or trained anew. Raises InputError if that has happened."
     with ExitStack() as stack:
         if parent is not None:
             try:

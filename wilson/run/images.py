@@ -92,7 +92,7 @@ def recorded_data(
 
 
 def data_of(opened: OpenedStep) -> SegmentationFolder:
-    "The data that a step was trained on; InputError where it is gone."
+    "Open the data that a step was trained on. Raises InputError if it is missing."
     root = resolve_path(opened.config.data_root)
     if not root.is_dir():
         raise InputError(f"{display_path(opened.folder.path)} was trained on the images in {display_path(root)}, and "
@@ -127,7 +127,7 @@ def load_own(
     base: type[_T],
     parameter: str,   # for the error
 ) -> list[_T]:
-    "Objects of classes of one's own; runs the files that are named."
+    "Create objects of your own classes. Runs the named files."
     found: list[_T] = []
     for one in filter(None, given.split(",")) if isinstance(given, str) else given:
         if isinstance(one, str | type):
@@ -241,7 +241,7 @@ class StepImages:
         return next((folder for folder in (own, apart) if folder.is_dir()), None)
 
     def all_labels(self, which: str) -> np.ndarray:  # N, C-1 bool
-        "Image-level labels of all classes seen so far, whether the step is told of them or not."
+        "Image-level labels of all classes seen so far, even those that the step may not use."
         return self.step.image_labels(self.lists[which].split.labels, old_classes=True)
 
     def has(self, image: str) -> bool:

@@ -96,7 +96,7 @@ def open_step(
         near = sorted(p.parent for p in folder.path.glob("**/step*/config.json"))
         hint = (f" Did you mean {display_path(near[0])}?" if near
                 else " A step's folder is runs/<task>/<run>/step<k>.")
-        raise InputError(f"{display_path(folder.path)} holds no config.json, so it is no trained step.{hint}")
+        raise InputError(f"{display_path(folder.path)} holds no config.json, so it is not a trained step.{hint}")
     config, task, step = recorded_step(folder, record)
     if weights not in WEIGHTS_FILES:
         raise InputError(f"weights={weights!r} is not known.{did_you_mean(weights, WEIGHTS_FILES)}")
@@ -125,7 +125,7 @@ def open_step(
 
 # %% ../../nbs/run/05_opened.ipynb #14a05bd8
 def recorded_step(folder: StepFolder, record: Mapping[str, Any]) -> tuple[ResolvedConfig, Task, Step]:
-    "What a record says of a step, but for where it lies: paths of the machine that wrote it decide nothing."
+    "Read what a record contains of a step, except its location: paths of the machine that wrote it are ignored."
     try:
         config = recorded_config(_with_copies(folder, record))
         config = resolve_config(config, config.dataset)
@@ -156,7 +156,7 @@ def own_runs_dir(
     task: Task,
     step: Step,
 ) -> Path:
-    "The runs folder that a step lies in; of a step without its run, a folder within the step."
+    "The runs folder that contains a step; for a step without a run, a folder inside the step."
     path = Path(os.path.abspath(folder.path))
     within = len(path.parts) > 3 and path.parts[-3] == task.folder and path.name == f"step{step.index}"
     return path.parents[2] if within else path / INDEX

@@ -39,9 +39,9 @@ __all__ = ['published_name', 'nearest_backbone', 'PublishedCheckpoint', 'read_pu
 
 # %% ../../nbs/run/09_published_checkpoints.ipynb #99d97181
 def _loaded(path: Path) -> dict[str, Any]:
-    "What the file holds, no code of it run; InputError where it is no such file."
+    "Load the file without executing code. Raises InputError if it is not a checkpoint."
     if not path.is_file():
-        raise InputError(f"{display_path(path)} is no file; name a checkpoint of the published trainer, "
+        raise InputError(f"{display_path(path)} is not a file; name a checkpoint of the published trainer, "
                          f"checkpoints/step/<task>/<name>_<step>.pth.")
     content = read_foreign(path)
     if not isinstance(content, dict):
@@ -111,7 +111,7 @@ class PublishedCheckpoint(NamedTuple):
 def read_published(
     path: Path | str,  # from the root: model_state and more, or a bare state_dict
 ) -> PublishedCheckpoint:
-    "Read a checkpoint of the published trainer; InputError where it is none or is not whole."
+    "Read a checkpoint of the published trainer. Raises InputError if it is not a complete one."
     path = resolve_path(path)
     content = _loaded(path)
     state = _part(path, content, ("body.", "head.", "cls.0.weight"))
@@ -143,7 +143,7 @@ def _part(path: Path, state: Any, beginnings: tuple[str, ...]) -> dict[str, Tens
 
 
 def _fit(path: Path, what: str, state: dict[str, Tensor], module: nn.Module) -> None:
-    "Fill in counters of older files; InputError where tensors are missing, unknown or of other shapes."
+    "Add counters to older files. Raises InputError if tensors are missing, unknown or of other shapes."
     wanted, known = _shapes(module), [name for name, backbone in BACKBONES.items() if backbone.published]
     for name in wanted:
         if name.endswith("num_batches_tracked"):

@@ -36,7 +36,7 @@ def _is_value(value: Any) -> bool:
 
 
 def check_config(config: Mapping[str, Any]) -> None:
-    "InputError where a config.json lacks a field that a list of runs reads, or has it of another kind."
+    "Raise InputError if a config.json lacks a field that tables read, or if its type is wrong."
     file, number = "config.json", config.get("step")
     require_field(type(number) is int and number >= 0, file, "step", "the number of the step")
     for name in ("parameters", "identity"):
@@ -105,7 +105,7 @@ class Record:
         return self.state == "finished" and bool(self.miou) and self.step == self.steps - 1
 
     def metrics(self) -> dict[str, Any]:
-        "All of metrics.json; InputError where it has gone."
+        "The content of metrics.json. Raises InputError if it is missing."
         found = StepFolder(self.path).read("metrics.json")
         if found is None:
             raise InputError(f"{display_path(self.path)} has no metrics.json any more; train it again.")
@@ -283,7 +283,7 @@ def _labelled(groups: Sequence[Sequence[Record]]) -> list[Variant]:
 
 
 def _usual(kin: Sequence[Record]) -> dict[str, Any]:
-    "By parameter of one method's variants: its value where nobody sets it, if one has that; else the usual."
+    "The usual value of each parameter of a method's variants: the default if a variant has it, else the most frequent."
     dataset, method = (kin[0].parameters[n] for n in ("dataset", "method"))
     known = dataset if dataset in DATASETS else "auto"  # no file of the user's is run for a table
     preset = {} if is_reference(method) else all_parameters(resolve_config(TrainConfig(method=method), known))

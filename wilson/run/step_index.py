@@ -27,7 +27,7 @@ __all__ = ['index_path', 'step_identity', 'step_index', 'step_logits']
 
 # %% ../../nbs/run/07_step_index.ipynb #91e1bbb7
 def index_path(folder: StepFolder, name: str) -> Path:
-    "Where the index of a list lies."
+    "The path of the index of a list."
     return folder.path / INDEX / f"{name}.sqlite"
 
 
@@ -52,7 +52,7 @@ def step_index(
     say: Callable[[str], None] = print,  # hears a sentence where something is wrong with the file
     kinds: Mapping[str, MapKind] = MAP_KINDS,
 ) -> Index:
-    "The index of one list of a step's images, as far as it is filled; kinds of one's own have another file."
+    "The index of one list of a step's images, as far as it is filled. Your own kinds have another file."
     own = [kind for kind in kinds.values() if kind.indexed and kind.name not in MAP_KINDS]
     if own:
         name += "-" + hashlib.sha256("\n".join(sorted(map(_source, own))).encode()).hexdigest()[:8]

@@ -128,7 +128,7 @@ def load_module(
     path: Path,      # a Python file
     parameter: str,  # for the error
 ) -> ModuleType:
-    "Run a Python file, with the modules beside it; InputError where it fails."
+    "Run a Python file, with the modules beside it. Raises InputError if it fails."
     if not path.is_file():
         raise InputError(f"{parameter}: {path} is not a file; expected FILE.py:CLASS, such as "
                          f"my_ideas.py:Mine.")
