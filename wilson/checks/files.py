@@ -187,7 +187,7 @@ def look_at_all(
     try:
         looks = pool.map(look_at_pair, *zip(*pairs)) if pairs else ()
         # without `disable`, which would override TQDM_DISABLE
-        bar = tqdm(looks, "verifying", len(pairs), leave=False, delay=1) if progress else looks
+        bar: Iterable[Look] = tqdm(looks, "verifying", len(pairs), leave=False, delay=1) if progress else looks
         return dict(zip(pairs, list(bar)))  # to its end: a bar left before it stays, and red
     finally:
         pool.shutdown(cancel_futures=True)  # whoever interrupts need not wait for the rest
