@@ -29,7 +29,8 @@ def picture_of(output: dict) -> bytes:
 def test_pictures_are_small_and_texts_are_the_same_each_time(name):
     outputs = outputs_of(name)
     pictures = [picture for output in outputs if (picture := picture_of(output))]
-    assert pictures and max(map(len, pictures)) <= LARGEST
+    assert pictures or any("text/markdown" in output.get("data", {}) for output in outputs), "nothing to look at"
+    assert all(len(picture) <= LARGEST for picture in pictures)
     for picture in pictures:
         assert Image.open(io.BytesIO(picture)).width <= 1000
     for output in outputs:

@@ -3,8 +3,10 @@
 TEACHING = (
     "nbs/data/01_tasks.ipynb",
     "nbs/data/04_transforms.ipynb",
+    "nbs/data/10_batches.ipynb",
     "nbs/datasets/02_shapes.ipynb",
     "nbs/engine/07_schedules.ipynb",
+    "nbs/evaluation/00_metrics.ipynb",
     "nbs/evaluation/03_pictures.ipynb",
     "nbs/methods/03_mib.ipynb",
     "nbs/methods/04_plop.ipynb",
@@ -14,4 +16,5 @@ TEACHING = (
     "nbs/pseudo/01_labels.ipynb",
     "nbs/pseudo/02_targets.ipynb",
     "nbs/pseudo/05_old_first.ipynb",
+    "nbs/run/03_folder.ipynb",
 )
