@@ -6,6 +6,7 @@ TEACHING = (
     "nbs/data/10_batches.ipynb",
     "nbs/datasets/02_shapes.ipynb",
     "nbs/engine/07_schedules.ipynb",
+    "nbs/engine/10_trainer.ipynb",
     "nbs/evaluation/00_metrics.ipynb",
     "nbs/evaluation/02_maps.ipynb",
     "nbs/evaluation/03_pictures.ipynb",
