@@ -41,8 +41,11 @@ def test_pictures_are_small_and_texts_are_the_same_each_time(name):
             assert not NOISE.search(f"{output.get('text', '')} {data}"), name
 
 
-def test_all_pictures_are_few_bytes():
-    assert sum(len(picture_of(output)) for name in TEACHING for output in outputs_of(name)) <= IN_ALL
+def test_all_pictures_of_pages_are_few_bytes():
+    "Those of the index, guides and stories too."
+    sizes = [len(picture_of(output)) for path in sorted(REPO.glob("nbs/**/*.ipynb")) if ".ipynb_checkpoints" not in path.parts
+             for output in outputs_of(path.relative_to(REPO).as_posix())]
+    assert max(sizes) <= LARGEST and sum(sizes) <= IN_ALL
 
 
 @pytest.mark.parametrize("text, noisy", [("12 images/s", True), ("about 10 s left", True), ("0 min 05 s", True), ("mIoU 71.2", False)])

@@ -22,4 +22,5 @@ TEACHING = (
     "nbs/pseudo/02_targets.ipynb",
     "nbs/pseudo/05_old_first.ipynb",
     "nbs/run/03_folder.ipynb",
+    "nbs/run/06_history.ipynb",
 )
