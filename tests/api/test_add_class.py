@@ -62,6 +62,8 @@ def test_the_command_adds_a_class(project, capsys):
     assert typed("--labels", "labels.csv", "--json") == 0
     out, err = capsys.readouterr()
     facts = json.loads(out)
+    report = facts.pop("report")
+    assert report["classes"] == ["goat"] and report["images"] == 2 and report["run"] == "/".join(GOATS.split("/")[1:])
     assert facts | {"path": None} == {"step": 2, "path": None, "reused": False, "classes": ["goat"], "data_root": "data/shapes+goat", "training": 6,
                                       "held_out": 2, "shown": {"goat": 5}, "notes": []}
     assert facts["path"] == GOATS and "8 images of photos (5 show goat), 6 to learn from and 2 held out" in err
@@ -69,6 +71,7 @@ def test_the_command_adds_a_class(project, capsys):
     assert typed("--labels", "labels.csv") == 0                                       # the same command uses what is finished
     out = capsys.readouterr().out
     assert "used as it is" in out and "No IoU can be given" in out and out.splitlines()[-1] == GOATS
+    assert "average precision" in out and f"wilson label-report {GOATS} --out report.html" in out
     config = StepFolder(project / GOATS).read("config.json")["parameters"]
     assert config["method"] == "old-first" and config["negative_images"] is True and config["loss_negatives"] == 0
     assert main(["predict", GOATS, "photos", "--out", "masks"]) == 0

@@ -34,6 +34,8 @@ CALLS = {
     "import-checkpoint": [("step.pth", *TASK, "--step", "1", "--name", "again")],
     "new": [("bench",)],
     "demo": [()],
+    "label-report": [(STEP, "--device", "cpu")],
+    "add-class": [(STEP, "--name", "goat", "--images", "photos", "--labels", "photos.csv", "--epochs", "1", "--batch-size", "2", "--device", "cpu")],
 }
 
 
@@ -51,6 +53,11 @@ def test_every_command_has_the_option():
 def place(tiny_run, tmp_path, monkeypatch) -> Path:
     shutil.copytree(tiny_run, tmp_path / "root")
     monkeypatch.chdir(tmp_path / "root")
+    photos = sorted(Path("data/few/JPEGImages").glob("val_*"))[:6]
+    Path("photos").mkdir()
+    for photo in photos:
+        shutil.copy(photo, "photos")
+    Path("photos.csv").write_text("".join(f"{p.name},{'goat' if n % 2 else ''}\n" for n, p in enumerate(photos)), encoding="utf-8")
     return tmp_path / "root"
 
 

@@ -65,12 +65,13 @@ def run_add_class(
 ) -> None:
     "teach a finished run one more class"
     from wilson.api.functions import find_step
-    from wilson.new_class.add_class import add_class, added_facts, finish_message
+    from wilson.new_class.add_class import add_class, added_facts, finish_message, judge
     step_folder = find_step(run, runs_dir)
     with messages_to_stderr(json):
         _trust(str(step_folder), trust_code)
         added = add_class(step_folder, name, images, labels, data_root, val_share, run_name, runs_dir, parameters)
-    print_json(added_facts(added)) if json else print(finish_message(added))
+        report = judge(added, parameters.get("device") or "auto")
+    print_json(added_facts(added, report)) if json else print(finish_message(added, report))
 
 # %% ../../nbs/cli/01_run_commands.ipynb #f2718e99
 def run_evaluate(

@@ -17,6 +17,8 @@ from ..data.tasks import Step, Task
 from ..engine.checkpoint import WEIGHTS_FILES
 from ..engine.step_folder import StepFolder
 from ..experiments.train import run_training
+from ..label_report.measure import build_report
+from ..label_report.report import LabelReport
 from .data_folder import Lists, split_images, write_data_folder
 from .images import LabelledImages, read_labelled_images
 from .names import extend_classes, extended_name, extended_task, parse_names
@@ -29,7 +31,7 @@ from ..run.presets import part_for_step
 
 # %% auto #0
 __all__ = ['PIXEL_NEGATIVES', 'FEWEST_UPDATES', 'ParentStep', 'open_parent', 'choose_negatives', 'step_parameters', 'AddedClass',
-           'add_class', 'finish_message', 'added_facts']
+           'add_class', 'judge', 'finish_message', 'added_facts']
 
 # %% ../../nbs/new_class/04_add_class.ipynb #3aa968e4
 @dataclass(frozen=True)
@@ -209,20 +211,38 @@ def _summary(root: Path, images: LabelledImages, lists: Lists, shown: Mapping[st
             f"{len(lists.held_out):,} held out{left_out}.")
 
 
+def judge(
+    added: AddedClass,
+    device: str = "auto",
+) -> LabelReport | None:  # None: no image is held out, or they cannot be judged, which is printed
+    "The report of the new classes on the images that were not trained on, by their labels alone."
+    if not added.held_out:
+        return None
+    try:
+        return build_report(added.result.path, device=device)
+    except InputError as e:
+        print(f"The held-out images cannot be judged. {e}", flush=True)
+        return None
+
+
 def finish_message(
     added: AddedClass,
+    report: LabelReport | None = None,
 ) -> str:
-    "What to read when a class was added: that no IoU is known, and what to do next."
+    "What to read when a class was added: what the labels tell, that no IoU is known, and what to do next."
     path = display_path(added.result.path)
     images = "no image has a mask" if not added.held_out else f"held out: {added.held_out:,}, none with a mask"
-    return f"No IoU can be given: {images}. Look at the result: wilson predict {path} IMAGES\n{path}"
+    table = () if report is None else (report.tables["summary"].text(), f"All tables, with pictures: wilson label-report "
+                                       f"{path} --out report.html")
+    return "\n".join([*table, f"No IoU can be given: {images}. Look at the result: wilson predict {path} IMAGES", path])
 
 
 def added_facts(
     added: AddedClass,
+    report: LabelReport | None = None,
 ) -> dict[str, Any]:
     "What was added, as `--json` prints it."
     result = added.result
     return {"step": result.step, "path": result.path, "reused": result.reused, "classes": added.names,
             "data_root": added.data_root, "training": added.training, "held_out": added.held_out,
-            "shown": added.shown, "notes": added.notes}
+            "shown": added.shown, "notes": added.notes, "report": None if report is None else report.to_json()}

@@ -42,8 +42,8 @@ class AddClassMethods:
         >>> run.add_class("goat", images="photos", epochs=1, batch_size=2).step.new
         ('goat',)
         """
-        from wilson.new_class.add_class import add_class, finish_message
+        from wilson.new_class.add_class import add_class, finish_message, judge
         parameters = {"device": self.device} | parameters
         added = add_class(self.path, name, images, labels, data_root, val_share, run_name, runs_dir, parameters)
-        print(finish_message(added), flush=True)
+        print(finish_message(added, judge(added, str(parameters["device"]))), flush=True)
         return type(self)(added.result.path, str(parameters["device"]))  # type: ignore[call-arg]
