@@ -232,8 +232,8 @@ def finish_message(
     "What to read when a class was added: what the labels tell, that no IoU is known, and what to do next."
     path = display_path(added.result.path)
     images = "no image has a mask" if not added.held_out else f"held out: {added.held_out:,}, none with a mask"
-    table = () if report is None else (report.tables["summary"].text(), f"All tables, with pictures: wilson label-report "
-                                       f"{path} --out report.html")
+    table = () if report is None else (report.tables["summary"].text(), "All tables, with pictures: "
+                                       f"wilson label-report {path} --out report.html")
     return "\n".join([*table, f"No IoU can be given: {images}. Look at the result: wilson predict {path} IMAGES", path])
 
 
