@@ -174,7 +174,7 @@ def test_torn_files(small, tmp_path):
         with pytest.raises(InputError, match="torn.pth is not a file of weights"):
             read_published(tmp_path / "torn.pth")
     for name in ("gone.pth", "."):
-        with pytest.raises(InputError, match="is no file"):
+        with pytest.raises(InputError, match="is not a file"):
             read_published(tmp_path / name)
 
 
