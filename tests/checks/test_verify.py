@@ -129,7 +129,7 @@ def test_clean_folder_is_ok(clean):
 @pytest.mark.parametrize("place, error, problem, remedy", [
     (0, "E", "broken JPEG", "replace the file"),
     (1, "E", "is empty (0 bytes)", "replace the file"),
-    (2, "E", "no image, it begins with b'<html>404", "replace the file"),
+    (2, "E", "not an image, it begins with b'<html>404", "replace the file"),
     (3, "E", "is missing", "restore it, or take the id out of the list"),
     (4, "n", "16 bits a channel", "upper 8"),
     (5, "E", "is a HEIC", "replace the file"),

@@ -94,7 +94,7 @@ def test_a_path_by_every_front_end(path, tmp_path, monkeypatch):
 def test_a_name_that_has_become_a_number_is_refused(number):
     "By every parameter that is a name; the message says what to type."
     for name in TEXT:
-        with pytest.raises(InputError, match=rf"{name}=.*-r {name} TEXT in place of -p {name} TEXT.*quotes"):
+        with pytest.raises(InputError, match=rf"{name}=.*-r {name} TEXT instead of -p {name} TEXT.*quotes"):
             parse_config({name: number})
     with pytest.raises(InputError, match="member|name=7|text"):
         member_config({"name": number})
