@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -87,6 +87,18 @@ def pytest_make_collect_report(collector):
 def seeded() -> None:
     "Chance is the same in every run: a test that fails by lot says nothing."
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def same_working_directory() -> Iterator[None]:
+    "A test that leaves the working directory fails itself, not all that come after it in folders that are removed."
+    before = Path.cwd()
+    yield
+    try:
+        after = Path.cwd()
+    finally:
+        os.chdir(before)
+    assert after == before, f"the test left {before} for {after}; use monkeypatch.chdir"
 
 
 @pytest.fixture(scope="session")

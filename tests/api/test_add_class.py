@@ -177,24 +177,22 @@ def test_a_folder_that_is_taken(project, capsys):
 def test_a_full_disk(project, monkeypatch):
     def full(*args):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    monkeypatch.setattr(data_folder, "link_images", full)
-    with pytest.raises(InputError, match="data/shapes.goat cannot be written: No space left on device. Make room"):
-        wilson.load_run(RUN).add_class("goat", images="photos", labels="labels.csv", **FEW)
+    with monkeypatch.context() as patch:
+        patch.setattr(data_folder, "link_images", full)
+        with pytest.raises(InputError, match="data/shapes.goat cannot be written: No space left on device. Make room"):
+            wilson.load_run(RUN).add_class("goat", images="photos", labels="labels.csv", **FEW)
     assert sorted(os.listdir("data")) == ["few"]
-    monkeypatch.undo()
-    os.chdir(project)
     assert wilson.load_run(RUN, "cpu").add_class("goat", images="photos", labels="labels.csv", **FEW).state == "finished"
 
 
 def test_the_same_call_resumes(project, monkeypatch, capsys):
     def interrupted(*args):
         raise KeyboardInterrupt
-    monkeypatch.setattr(training_step, "save_weights", interrupted)                   # after the last epoch
-    with pytest.raises(KeyboardInterrupt):
-        wilson.load_run(RUN, "cpu").add_class("goat", images="photos", labels="labels.csv", **FEW)
+    with monkeypatch.context() as patch:
+        patch.setattr(training_step, "save_weights", interrupted)                     # after the last epoch
+        with pytest.raises(KeyboardInterrupt):
+            wilson.load_run(RUN, "cpu").add_class("goat", images="photos", labels="labels.csv", **FEW)
     assert StepFolder(project / GOATS).state == "interrupted"
-    monkeypatch.undo()
-    os.chdir(project)
     assert typed("--labels", "labels.csv") == 0
     out = capsys.readouterr().out
     assert "described already" in out and "going on from epoch" in out and StepFolder(project / GOATS).state == "finished"
