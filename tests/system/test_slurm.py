@@ -296,7 +296,7 @@ def test_the_end_of_a_jobs_time_is_told(cluster, stand_in):
     number = cluster.submit(write_script(PLAYED | {"epochs": 1000}, "job.sh", ONE_CORE, stand_in))
     cluster.until_says(number, "from update 0")
     cluster.run("scontrol", "update", f"JobId={number}", "TimeLimit=2")
-    cluster.wait(number, "PENDING", restarts=1, seconds=90)
+    cluster.wait(number, "PENDING", "RUNNING", restarts=1, seconds=240)
     update = int(Path("saved-1-0").read_text(encoding="utf-8"))
     cluster.until_says(number, f"from update {update}")
     cluster.run("scancel", number)

@@ -120,7 +120,7 @@ def _print_shares(file: Path, shares: Mapping[str, float]) -> None:
     tqdm.write(f"{file}: {listed or 'background only'}")  # above the progress bar, if there is one
 
 
-PREDICTION_FORMATS: dict[str, Callable[..., Any]] = {"png": _predict_masks, "coco": _predict_coco}
+PREDICTION_FORMATS: dict[str, Callable[..., Any]] = dict(png=_predict_masks, coco=_predict_coco)
 
 # %% ../../nbs/cli/01_run_commands.ipynb #b3f8dd1c
 def run_predict(
