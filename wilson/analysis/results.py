@@ -186,7 +186,7 @@ def predict_images(
 
     return iter(tqdm(run_stages(files, read_image, compute, write), "segment", len(files), leave=False, delay=1))
 
-
+# %% ../../nbs/analysis/00_results.ipynb #5040b98a
 @contextmanager
 def name_image_too_large(file: Path) -> Iterator[None]:
     "InputError that names the image where the memory ends."
@@ -237,7 +237,7 @@ def data_roots(config: ResolvedConfig) -> list[str]:
     "Folders of the data that a run was trained on."
     return [root for root in (config.data_root, config.voc_root) if root]
 
-
+# %% ../../nbs/analysis/00_results.ipynb #3a4aae1f
 def with_data_root(config: ResolvedConfig, data_root: Path | str | None) -> ResolvedConfig:
     "The configuration of a run whose data has moved."
     return config if data_root is None else replace(config, data_root=str(data_root))

@@ -30,7 +30,7 @@ __all__ = ['Json', 'STYLES', 'RESULT_PARTS', 'TextTable', 'is_terminal', 'print_
 # %% ../../nbs/cli/05_output.ipynb #6370ceda
 Json = Annotated[bool, "print the result as JSON; all other messages go to standard error"]
 
-
+# %% ../../nbs/cli/05_output.ipynb #c0877a3f
 @dataclass(frozen=True)
 class TextTable:
     "A table of texts."

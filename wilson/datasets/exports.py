@@ -71,7 +71,7 @@ def classes_text(classes: Mapping[str, int], colours: Mapping[str, Rgb]) -> str:
     text = ["[classes]", *lines(classes)] + (["", "[colours]", *lines(written)] if written else [])
     return "\n".join(text) + "\n"
 
-
+# %% ../../nbs/datasets/08_exports.ipynb #c0966bd4
 def dataset_text(export: Export, path: Path) -> str:
     "The text of a dataset file; the tasks of an existing file are kept."
     before = path.read_text(encoding="utf-8") if path.is_file() else ""

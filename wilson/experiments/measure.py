@@ -197,7 +197,7 @@ def training_images(
 # %% ../../nbs/experiments/01_measure.ipynb #515198cc
 WATCHED = 100  # training images whose pseudo-labels are scored between epochs
 
-
+# %% ../../nbs/experiments/01_measure.ipynb #70d2426b
 def make_validator(
     method: Method, config: ResolvedConfig, data: SegmentationFolder, step: Step, device: torch.device,
 ) -> Callable[[Trainer], float | None]:

@@ -47,7 +47,7 @@ def measure_forgetting(
         images += changes.any(1)
     return [_row(names[k], int(images[k]), total[k], int(denied[k]), k, n_old) for k in (*range(1, n_old), 0)]
 
-
+# %% ../../nbs/label_report/05_forgetting.ipynb #95d63141
 def _row(name: str, images: int, row: np.ndarray, denied: int, k: int, n_old: int) -> Forgetting:
     pixels = int(row.sum())
     if not pixels:

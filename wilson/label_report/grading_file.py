@@ -132,7 +132,7 @@ def open_grading(
         made._write()
     return made
 
-
+# %% ../../nbs/label_report/09_grading_file.ipynb #42b88d81
 def read_estimates(opened: OpenedStep, held_out: HeldOut) -> list[IouEstimate]:
     "The IoU of each new class that was graded enough, by the file with the most grades."
     found = []

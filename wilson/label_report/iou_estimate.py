@@ -155,7 +155,7 @@ def _rest(frame: Frame, strata: Mapping[str, np.ndarray], graded: set[int]
         others = sorted(p for p in graded if scale[p] > 0)
         yield own if len(own) > 1 or not others else others, places, scale
 
-
+# %% ../../nbs/label_report/07_iou_estimate.ipynb #b2ab954d
 def _ratios(pixels: np.ndarray, scale: np.ndarray, weights: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
     "Intersection and union of the images that were not graded: 2, size."
     if rng is None:

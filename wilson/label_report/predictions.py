@@ -76,7 +76,7 @@ def image_pixels(predictor: StepPredictor, picture: Tensor, id: str) -> ImagePix
         changes = torch.bincount(old * n + new, minlength=n_old * n).view(n_old, n).numpy()
     return ImagePixels(id, torch.bincount(new, minlength=n).numpy(), found.probabilities.numpy(), changes)
 
-
+# %% ../../nbs/label_report/01_predictions.ipynb #fe65fe6c
 def scan_images(
     predictor: StepPredictor,
     held_out: HeldOut,

@@ -120,7 +120,7 @@ def image_scores(
     "A score of every image for one class."
     return np.array([(f.shares if score == "share" else f.probabilities)[class_index] for f in facts], float)
 
-
+# %% ../../nbs/label_report/02_presence.ipynb #a015a73f
 def measure_presence(
     facts: Sequence[ImagePixels],
     held_out: HeldOut,          # the same images

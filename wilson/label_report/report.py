@@ -74,7 +74,7 @@ class Example:
     share: float     # of the pixels that the class has, 0 to 1
     jpeg: bytes = field(repr=False)
 
-
+# %% ../../nbs/label_report/10_report.ipynb #ecb8bb7a
 @dataclass(frozen=True)
 class LabelReport:
     "What can be known of a step's new classes without masks. Shares and IoUs are 0 to 1."
@@ -211,7 +211,7 @@ def _galleries(report: LabelReport) -> list[dict[str, Any]]:
         {"name": e.id, "share": _percent(e.share), "jpeg": base64.b64encode(e.jpeg).decode()}
         for e in report.examples if (e.class_name, e.kind) == (name, kind)]} for name, kind in kinds]
 
-
+# %% ../../nbs/label_report/10_report.ipynb #56de142c
 def write_report(
     report: LabelReport,
     path: Path | str,         # of the HTML file

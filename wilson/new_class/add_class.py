@@ -224,7 +224,7 @@ def judge(
         print(f"The held-out images cannot be judged. {e}", flush=True)
         return None
 
-
+# %% ../../nbs/new_class/04_add_class.ipynb #92f87e4d
 def finish_message(
     added: AddedClass,
     report: LabelReport | None = None,

@@ -126,7 +126,7 @@ def _make_room(root: Path, overwrite: bool) -> None:
                          f"name another folder with data_root (--data-root).")
     shutil.rmtree(root)  # links, lists and labels: the images lie elsewhere
 
-
+# %% ../../nbs/new_class/02_data_folder.ipynb #2fb906d8
 def _foreign_file(root: Path) -> str:
     "The first file that was not written here; empty where there is none."
     if root.is_symlink() or not root.is_dir() or _content(root) is None:

@@ -87,7 +87,7 @@ def extended_name(
     name = "+".join([re.sub(r"[^\w.+-]+", "_", before), *plain])
     return name if len(name) <= 80 else f"{name[:70]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
-
+# %% ../../nbs/new_class/00_names.ipynb #e7dcd43b
 def extended_task(
     step: Step,
     names: Sequence[str],  # of the new classes
