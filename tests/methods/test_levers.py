@@ -19,7 +19,7 @@ from wilson.run.opened import open_step
 
 VALUES = {**QUICK_PARAMETERS, "task": "striped disc,plain disc|dotted square|plain cross", "history_images": 0, "epochs": "1/2", "pseudo_epoch": 0}
 LEVERS = dict(frozen_norms=True, fusion=True, refit_epochs=1, loss_negatives=0.2, loss_relation=1, confidence_power=1, balance_classes=True,
-              teacher_decay=0.9, estimate_old=True, threshold_by_area=True, loss_prototypes=0.1)
+              teacher_decay=0.9, estimate_old=True, threshold_by_area=True, loss_prototypes=0.1, fit_new_rows=True)
 
 
 def test_every_lever_over_three_steps(root):

@@ -12,10 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core.distributed import all_reduce_sum
+from ..core.distributed import all_gather_object, all_reduce_sum, world_size
+from ..core.errors import require
 from ..core.params import param
 from ..data.batches import Batch
 from ..levers.negatives import negative_loss
+from ..levers.new_rows import fit_rows, sample_pixels
 from ..levers.prototypes import class_sums, merge_sums, prototype_loss
 from ..levers.pixel_weights import confidence_weight, old_class_weight, weighted_segmentation_loss
 from ..levers.relations import count_similarities, name_similarities, relation_loss, seed_counts
@@ -24,14 +26,14 @@ from ..levers.teacher import average_weights
 from .losses import open_gate_share, self_loss
 from .wilson import Wilson
 from ..models.localizer import Localizer
-from ..models.segmenter import Segmenter
+from ..models.segmenter import Segmenter, SegmenterOutput
 from ..pseudo.label_links import AreaThreshold, EstimatedLabels
 from ..pseudo.old_first import OldFirstTarget, PairSums, pair_sums
 from ..pseudo.step_targets import segmenter_targets
 from ..pseudo.targets import TargetRule, Targets
 
 # %% auto #0
-__all__ = ['MEMORY', 'LeverParams', 'TargetLevers', 'Levers']
+__all__ = ['MEMORY', 'ROW_PIXELS', 'PER_IMAGE', 'LeverParams', 'TargetLevers', 'RowLevers', 'Levers']
 
 # %% ../../nbs/methods/08_levers.ipynb #ba3fca05
 class LeverParams(Wilson):
@@ -57,6 +59,8 @@ class LeverParams(Wilson):
     balance_classes: bool = param(False, "weigh old classes by their number of pixels beside the new ones (RBC)")
     teacher_decay: float = param(0.0, "share of the averaged localizer that an update keeps, whose maps become "
                                       "targets; 0: the localizer itself", min=0, below=1)
+    fit_new_rows: bool = param(False, "the classifier rows of new classes start from a logistic regression on the "
+                                      "targets of the epoch before pseudo_epoch")
     loss_prototypes: float = param(0.0, "weight of the rehearsal of old classes from their prototypes", min=0)
     pairs: Tensor      # 3, old foreground classes, new classes + 1: of `pair_sums`, over the step
     counts: Tensor     # new classes, old classes: of `seed_counts`, over the step
@@ -64,6 +68,9 @@ class LeverParams(Wilson):
     prototypes: Tensor  # old classes, 1 + 2·D: of `class_sums`
     updates: Tensor    # number of updates
     fused: Tensor      # whether the weights are fused
+    row_pixels: Tensor  # N, D + new classes + 1: embedding, target and weight of the latest pixels; N = 0: no fit
+    row_count: Tensor  # number of pixels that were written there
+    fitted: Tensor     # whether the new rows are fitted
 
     def __init__(
         self,
@@ -75,8 +82,10 @@ class LeverParams(Wilson):
         n_old, n = self.n_old, sum(segmenter.classes)
         for name, shape in (("pairs", (3, n_old - 1, n - n_old + 1)), ("counts", (n - n_old, n_old)),
                             ("pixels", (n,)), ("prototypes", (n_old, 1 + 2 * segmenter.head.channels)),
-                            ("updates", ()), ("fused", ())):
+                            ("updates", ()), ("fused", ()), ("row_count", ()), ("fitted", ()),
+                            ("row_pixels", (ROW_PIXELS * self.fit_new_rows, segmenter.head.channels + n - n_old + 1))):
             self.register_buffer(name, torch.zeros(shape))
+        self._starts = False
         self.teacher = copy.deepcopy(self.local).requires_grad_(False) if self.teacher_decay else None
 
     @property
@@ -94,7 +103,9 @@ class LeverParams(Wilson):
         return self.rule.with_step_maps({"pairs": self.pairs})
 
 # %% ../../nbs/methods/08_levers.ipynb #a2eb6550
-MEMORY = 0.99  # share of a sum over the step that an update keeps
+MEMORY = 0.99       # share of a sum over the step that an update keeps
+ROW_PIXELS = 16384  # pixels of which new rows are fitted, the latest ones
+PER_IMAGE = 32      # of which every image gives so many
 
 # %% ../../nbs/methods/08_levers.ipynb #09dde703
 class TargetLevers(LeverParams):
@@ -184,8 +195,46 @@ class TargetLevers(LeverParams):
             average_weights(self.teacher, self.local, self.updates, self.teacher_decay)
         self.updates += 1
 
+# %% ../../nbs/methods/08_levers.ipynb #b1f10002
+class RowLevers(TargetLevers):
+    "The start of the classifier's new rows."
+
+    @torch.no_grad()
+    def observe_targets(self, now: SegmenterOutput, pseudo: Targets) -> None:
+        "Keep some pixels of the batch, of all ranks, in place of the oldest ones."
+        if not self.fit_new_rows:
+            return
+        embedding = sample_pixels(now.embedding, PER_IMAGE)
+        target = sample_pixels(pseudo.target[:, self.n_old:], PER_IMAGE)
+        weight = pseudo.gate[:, None, None].expand(*embedding.shape[:2], 1)
+        rows = torch.cat([part.to(self.row_pixels) for part in (embedding, target, weight)], 2).flatten(0, 1)
+        if world_size() > 1:
+            rows = torch.cat(all_gather_object(rows.cpu())).to(rows)
+        rows = rows[-ROW_PIXELS:]
+        places = (self.row_count.long() + torch.arange(len(rows), device=rows.device)) % ROW_PIXELS
+        self.row_pixels[places] = rows
+        self.row_count += len(rows)
+
+    def fit_rows(self) -> None:
+        "Give the new rows the solution for the pixels that were kept; without any, they stay as they are."
+        d = self.segmenter.head.channels
+        weights = self.row_pixels[:, -1]
+        if bool(weights.any()):
+            slopes, offsets = fit_rows(self.row_pixels[:, :d], self.row_pixels[:, d:-1], weights)
+            rows = self.segmenter.cls.groups[-1]
+            with torch.no_grad():
+                rows.weight.copy_(slopes[:, :, None, None])
+                require(rows.bias, "every classifier has offsets").copy_(offsets)
+        self.fitted.fill_(1)
+
+    def losses(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
+        if self.fit_new_rows and epoch >= self.pseudo_epoch and not self._starts and not bool(self.fitted):
+            self.fit_rows()
+        self._starts = epoch >= self.pseudo_epoch  # so that the device is asked once
+        return super().losses(batch, epoch)
+
 # %% ../../nbs/methods/08_levers.ipynb #7fe4e435
-class Levers(TargetLevers):
+class Levers(RowLevers):
     "WILSON with every lever of later work as a parameter, all off."
     name, paper = "levers", "2112.01882"
     reads_old_weights = "fusion"
@@ -204,6 +253,7 @@ class Levers(TargetLevers):
             before, now = self.old_output(batch.images), self.segmenter(batch.images)
         pseudo = self.targets(batch, now.features, before.logits)
         self._taught = segmenter_targets(pseudo)
+        self.observe_targets(now, pseudo)
         rows = self.segmenter.cls.groups[-1]
         logits = torch.cat([now.logits[:, : self.n_old], rows(now.embedding)], 1)
         maps = self.local(now.features, before.logits)
@@ -218,3 +268,5 @@ class Levers(TargetLevers):
     def finish(self) -> None:
         if self.fusion:
             self.fuse()
+        if self.fit_new_rows and self.refit_epochs:  # the last of these epochs gave the pixels
+            self.fit_rows()

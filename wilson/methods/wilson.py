@@ -15,7 +15,7 @@ from ..core.errors import InputError, require
 from ..core.params import param
 from ..data.batches import Batch, denormalize
 from ..models.localizer import Localizer, pool_class_scores
-from ..models.segmenter import Segmenter
+from ..models.segmenter import Segmenter, SegmenterOutput
 from ..pseudo.step_targets import step_target_functions, segmenter_targets
 from ..pseudo.targets import TargetRule, Targets, make_targets, with_masks
 from wilson.methods.losses import (
@@ -73,6 +73,8 @@ class Wilson(Method):
         teaches, pseudo = epoch >= self.pseudo_epoch, None
         if teaches or self.measures_early and epoch == self.pseudo_epoch - 1:
             pseudo = self.targets(batch, now.features.detach(), before.logits)
+        if pseudo is not None and not teaches:
+            self.observe_targets(now, pseudo)
         self._taught = segmenter_targets(pseudo) if teaches and pseudo is not None else None
         maps = self.local(now.features, before.logits)
         terms = self.localizer_terms(batch, maps, before.logits)
@@ -80,6 +82,13 @@ class Wilson(Method):
         if teaches and pseudo is not None:
             terms |= self.pseudo_terms(batch, now.logits, maps, pseudo)
         return terms
+
+    def observe_targets(
+        self,
+        now: SegmenterOutput,  # of the segmenter
+        pseudo: Targets,
+    ) -> None:
+        "Look at targets of the epoch before they teach; called where `measures_early`."
 
     def localizer_terms(
         self,
