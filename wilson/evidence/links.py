@@ -5,22 +5,26 @@
 # %% ../../nbs/evidence/01_links.ipynb #fa21c5c0
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..core.errors import InputError
 from ..core.params import param
 from .files import NONE, TOP
+from ..pseudo.label_links import RefinedSoften
 from ..pseudo.labels import one_hot
 from ..pseudo.links import Rule
-from ..pseudo.targets import LocalizerSoftmax, Soften
+from ..pseudo.targets import LocalizerSoftmax
 
 _Rule = TypeVar("_Rule", bound=Rule)
 
 # %% auto #0
-__all__ = ['EvidenceMixture', 'vote_by_regions', 'SoftenByRegions', 'with_evidence']
+__all__ = ['EvidenceMixture', 'vote_by_regions', 'SoftenByRegions', 'find_superpixels', 'SoftenBySuperpixels', 'with_evidence']
 
 # %% ../../nbs/evidence/01_links.ipynb #944f9d7d
 class EvidenceMixture(LocalizerSoftmax):
@@ -70,9 +74,10 @@ def vote_by_regions(
     return torch.where(regions > 0, winner[index].view(size), labels)
 
 # %% ../../nbs/evidence/01_links.ipynb #6d5c6fbd
-class SoftenByRegions(Soften):
+class SoftenByRegions(RefinedSoften):
     "The soft pseudo-label, its hard part voted by regions that another model made."
-    reads, optional = ("masked", "evidence_regions"), ("evidence_regions",)
+    reads: Sequence[str] = ("masked", "refined", "evidence_regions")
+    optional: Sequence[str] = ("evidence_regions",)
     region_weight: float = param(1.0, "share of the regions' vote in the hard part of the soft label", min=0,
                                  max=1, step=0.05)
     region_share: float = param(0.6, "share of a region's votes that foreground needs; else the region is "
@@ -80,8 +85,10 @@ class SoftenByRegions(Soften):
     region_scale: int = param(4, "cells of the vote's grid per cell of the maps, each way", min=1, max=8,
                               step=1)
 
-    def compute(self, masked: Tensor, evidence_regions: Tensor | None = None) -> Tensor:
-        own = super().compute(masked)
+    def compute(
+        self, masked: Tensor, refined: Tensor | None = None, evidence_regions: Tensor | None = None,
+    ) -> Tensor:
+        own = super().compute(masked, refined)
         if evidence_regions is None:
             return own
         size = [self.region_scale * side for side in masked.shape[-2:]]
@@ -96,6 +103,36 @@ class SoftenByRegions(Soften):
 
 def _hard_part(masked: Tensor) -> Tensor:
     return (masked == masked.amax(1, keepdim=True)).to(masked.dtype)
+
+# %% ../../nbs/evidence/01_links.ipynb #b2f10002
+def find_superpixels(
+    pictures: Tensor,  # B, 3, H, W in [0, 1]
+    count: int,        # of each image, about
+) -> Tensor:           # B, 1, H, W int32 from 1
+    "Superpixels of images (SLIC). Raises InputError without scikit-image."
+    try:
+        from skimage.segmentation import slic
+    except ImportError:
+        raise InputError("superpixels needs the scikit-image package: pip install scikit-image; or give "
+                         "superpixels=0") from None
+    found = [slic(picture, count, compactness=10, start_label=1, channel_axis=-1)
+             for picture in pictures.permute(0, 2, 3, 1).cpu().double().numpy()]
+    return torch.from_numpy(np.stack(found).astype(np.int32))[:, None].to(pictures.device)
+
+
+class SoftenBySuperpixels(SoftenByRegions):
+    "The soft pseudo-label, its hard part voted by superpixels of the image."
+    reads: Sequence[str] = ("masked", "refined", "picture")
+    optional: Sequence[str] = ()
+    superpixels: int = param(0, "superpixels of an image that vote on its soft label, about; 0: none vote", min=0)
+
+    def compute(
+        self, masked: Tensor, refined: Tensor | None = None, evidence_regions: Tensor | None = None,
+    ) -> Tensor:
+        picture = evidence_regions  # third of `reads`
+        if not self.superpixels or picture is None:
+            return super().compute(masked, refined)
+        return super().compute(masked, refined, find_superpixels(picture, self.superpixels))
 
 # %% ../../nbs/evidence/01_links.ipynb #a7d79567
 def with_evidence(

@@ -16,6 +16,7 @@ from ..core.distributed import all_gather_object, all_reduce_sum, world_size
 from ..core.errors import require
 from ..core.params import param
 from ..data.batches import Batch
+from ..evidence.links import SoftenBySuperpixels
 from ..levers.negatives import negative_loss
 from ..levers.new_rows import fit_rows, sample_pixels
 from ..levers.prototypes import class_sums, merge_sums, prototype_loss
@@ -23,6 +24,7 @@ from ..levers.pixel_weights import confidence_weight, old_class_weight, weighted
 from ..levers.relations import count_similarities, name_similarities, relation_loss, seed_counts
 from ..levers.stability import freeze_norms, fuse_weights, fusion_share
 from ..levers.teacher import average_weights
+from ..levers.views import evaluation_mode, image_views, mean_of_views
 from .losses import open_gate_share, self_loss
 from .wilson import Wilson
 from ..models.localizer import Localizer
@@ -33,13 +35,16 @@ from ..pseudo.step_targets import segmenter_targets
 from ..pseudo.targets import TargetRule, Targets
 
 # %% auto #0
-__all__ = ['MEMORY', 'ROW_PIXELS', 'PER_IMAGE', 'LeverParams', 'TargetLevers', 'RowLevers', 'Levers']
+__all__ = ['LEVER_RULE', 'MEMORY', 'ROW_PIXELS', 'PER_IMAGE', 'LeverParams', 'TargetLevers', 'RowLevers', 'Levers']
 
 # %% ../../nbs/methods/08_levers.ipynb #ba3fca05
+LEVER_RULE = TargetRule().replace(target=OldFirstTarget(exclusivity=0), pairs=PairSums(), labels=EstimatedLabels(),
+                                  hard=AreaThreshold(), soft=SoftenBySuperpixels())
+
+
 class LeverParams(Wilson):
     "The parameters of all levers, and what they keep."
-    target_rule = TargetRule().replace(
-        target=OldFirstTarget(exclusivity=0), pairs=PairSums(), labels=EstimatedLabels(), hard=AreaThreshold())
+    target_rule = LEVER_RULE
     measures_early = True
     frozen_norms: bool = param(False, "the backbone's norms keep the statistics of the step before")
     fusion: bool = param(False, "mix the weights of the step before into the new ones at the end (EWF)")
@@ -59,6 +64,8 @@ class LeverParams(Wilson):
     balance_classes: bool = param(False, "weigh old classes by their number of pixels beside the new ones (RBC)")
     teacher_decay: float = param(0.0, "share of the averaged localizer that an update keeps, whose maps become "
                                       "targets; 0: the localizer itself", min=0, below=1)
+    mirror: bool = param(False, "the localizer's maps for targets are averaged over the image and its mirror image")
+    view_scale: float | None = param(None, "and over this size of the image; None: not", above=0)
     fit_new_rows: bool = param(False, "the classifier rows of new classes start from a logistic regression on the "
                                       "targets of the epoch before pseudo_epoch")
     loss_prototypes: float = param(0.0, "weight of the rehearsal of old classes from their prototypes", min=0)
@@ -141,6 +148,17 @@ class TargetLevers(LeverParams):
                            ("counts", seed_counts(made["masked"], made["old"]))):
             getattr(self, name).mul_(MEMORY).add_(all_reduce_sum(sums))
         return made
+
+    def target_maps(self, batch: Batch, features: Tensor, logits_old: Tensor) -> Tensor:
+        maps = super().target_maps(batch, features, logits_old)
+        views = image_views(batch.images, self.mirror, self.view_scale, self.segmenter.backbone.output_stride)
+        others = []
+        for view, undo in views:
+            with evaluation_mode(self.segmenter.backbone):
+                seen = self.segmenter.backbone(view)
+            prior = self.old_output(view).logits if self.local.prior == "fixed" else None
+            others.append(undo(self.target_localizer(seen, prior)))
+        return mean_of_views(maps, others)
 
     def localizer_terms(self, batch: Batch, maps: Tensor, logits_old: Tensor) -> dict[str, Tensor]:
         terms = super().localizer_terms(batch, maps, logits_old)

@@ -129,11 +129,16 @@ class Wilson(Method):
         "What the localizer makes of the batch, by its running statistics: they must not depend on it."
         localizer = self.target_localizer
         training = localizer.training
-        maps = localizer.eval()(features, logits_old)
+        localizer.eval()
+        maps = self.target_maps(batch, features, logits_old)
         localizer.train(training)
         made = make_targets(maps, logits_old, denormalize(batch.images), batch.image_labels, self.rule,
                             batch.evidence)
         return made if batch.masks is None else with_masks(made, batch.masks, batch.has_mask)
+
+    def target_maps(self, batch: Batch, features: Tensor, logits_old: Tensor) -> Tensor:  # B, C, h, w
+        "The localizer's logits that become targets; `target_localizer` is in evaluation mode."
+        return self.target_localizer(features, logits_old)
 
     def last_targets(self, batch: Batch) -> Tensor | None:
         return self._taught

@@ -59,10 +59,10 @@ class AreaThreshold(Threshold):
 class RefinedSoften(Soften):
     "A soft pseudo-label partly of the refined probabilities."
     reads: Sequence[str] = ("masked", "refined")
-    refined_share: float = param(1.0, "share of the refined probabilities in the soft label", min=0, max=1, step=0.05)
+    refined_share: float = param(0.0, "share of the refined probabilities in the soft label", min=0, max=1, step=0.05)
 
     def compute(self, masked: Tensor, refined: Tensor | None = None) -> Tensor:
         plain = super().compute(masked)
-        if refined is None:
+        if refined is None or not self.refined_share:
             return plain
         return (1 - self.refined_share) * plain + self.refined_share * soft_label(refined, self.alpha)
