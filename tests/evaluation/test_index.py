@@ -229,7 +229,7 @@ def test_a_foreign_file_is_put_aside(tmp_path, content, undisturbed):
         index = Index(path, MINE, 6, said.append)
         assert build_index(index, drawn, RULE, 3).whole and index.on_disk
         index.close()
-        assert (tmp_path / f"index.sqlite.aside{k or ''}").read_bytes() == content and "put aside" in said[k] and len(said) == k + 1
+        assert (tmp_path / f"index.sqlite.aside{k or ''}").read_bytes() == content and "was renamed to" in said[k] and len(said) == k + 1
 
 
 def test_a_foreign_database_is_put_aside_whole(tmp_path):

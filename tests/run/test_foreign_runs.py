@@ -381,14 +381,14 @@ def test_rows_that_no_image_can_have_are_removed_and_found_again(name, value, tm
 
 
 @pytest.mark.parametrize("identity", [b"\xff", "[", "3", "[1]", 7, None])
-def test_an_index_that_belongs_to_nothing_is_begun_anew(identity, tmp_path):
+def test_an_index_without_a_valid_identity_is_rebuilt(identity, tmp_path):
     said = []
     filled_index(tmp_path / "i.sqlite", said).close()
     with closing(sqlite3.connect(tmp_path / "i.sqlite")) as db:
         db.execute("UPDATE belongs SET identity = ?", (identity,))
         db.commit()
     index = filled_index(tmp_path / "i.sqlite", said)
-    assert index.missing(1) == [] and index.on_disk and "begun anew" in said[-1]
+    assert index.missing(1) == [] and index.on_disk and "rebuilding it" in said[-1]
     index.close()
 
 

@@ -185,7 +185,7 @@ def test_from_all_images_to_a_corrected_one(lab, page, root, tmp_path):  # noqa:
     # an image-level label switched on: the target begins to show its class
     row = desk.at("table.ws-classes tbody tr").filter(has=page.locator("input:not([disabled])")).first
     name, switch = row.locator(".ws-class").inner_text(), row.locator("input")
-    for act, told in ((switch.check, name), (switch.uncheck, "none that this step teaches"), (switch.check, name)):
+    for act, told in ((switch.check, name), (switch.uncheck, "none of this step"), (switch.check, name)):
         desk.after(act)
         expect(desk.status).to_contain_text(f"image-level labels: {told}")
     assert desk.changed(switch.uncheck) <= {"target", "soft label", "hard mask"}

@@ -28,7 +28,7 @@ __all__ = ['GROUP_PIXELS', 'LATER', 'BINS', 'labels_by_size', 'SplitMetrics', 'r
            'segmenter_maps', 'localizer_maps', 'evaluate_labels', 'calibration', 'calibration_error', 'masks_of']
 
 # %% ../../nbs/evaluation/01_evaluate.ipynb #5b1c2e02
-GROUP_PIXELS = {"cpu": 300_000, "cuda": 4_000_000}  # of one pass: what keeps the device busy
+GROUP_PIXELS = {"cpu": 300_000, "cuda": 4_000_000}  # in one pass: enough to keep the device busy
 
 
 @dataclass
@@ -51,7 +51,7 @@ def labels_by_size(
     batches: Iterable[Batch],            # with masks
     group_pixels: int,                   # of images of one size in one call; 0: each batch is one call
 ) -> Iterator[tuple[Batch, Tensor]]:     # in the order of `batches`
-    "Batches with their labels, those of one size computed together."
+    "Yield batches with their labels, which are computed together for batches of one size."
     waiting: list[_Waiting] = []
     for batch in batches:
         new = _Waiting(batch)
@@ -74,7 +74,7 @@ def labels_by_size(
 
 def _compute_group(labels: Callable[[Batch], Tensor], waiting: Sequence[_Waiting], size: tuple[int, ...]
                    ) -> None:
-    "Labels of the waiting batches of a size."
+    "Compute the labels of the waiting batches of one size."
     group = [w for w in waiting if w.labels is None and w.size == size]
     if len(group) == 1:
         group[0].labels = labels(group[0].batch)
@@ -90,11 +90,11 @@ def _concatenate(batches: Sequence[Batch]) -> Batch:
                  torch.cat([b.image_labels for b in batches]), [i for b in batches for i in b.ids])
 
 # %% ../../nbs/evaluation/01_evaluate.ipynb #4de05684
-LATER = 254  # in a mask: a class of a later step, where the mask's table tells it from background
+LATER = 254  # in a mask: a class of a later step, if the mask's table distinguishes it from background
 
 
 class SplitMetrics:
-    "The confusion matrix of a split and further metrics: later classes as background, and ignored."
+    "The confusion matrix of a split and further metrics, with later classes as background and ignored."
 
     def __init__(self, step: Step, further: Sequence[type[Metric]] = ()):
         self.confusion = ConfusionMatrix(step), ConfusionMatrix(step)
@@ -122,10 +122,10 @@ def run_metrics(
     further: Sequence[type[Metric]] = (),
     group_pixels: int = 0,              # of images of one size that `labels` gets at once; 0: as they come
 ) -> SplitMetrics:
-    "The metrics of labels over a split; of several ranks, of all."
+    "The metrics of labels over a split, summed over all ranks. Raises ValueError for an unknown class."
     if step.n_classes >= later:
-        raise ValueError(f"later={later} marks later classes, but the step itself has {step.n_classes} "
-                         "classes")
+        raise ValueError(f"later={later} is a class of the step itself, which has {step.n_classes} classes; "
+                         f"expected a number above {step.n_classes}")
     found = SplitMetrics(step, further)
     for batch, prediction in labels_by_size(labels, batches, group_pixels):
         truth = batch.require_masks().long()
@@ -147,14 +147,14 @@ def evaluate(
     later: int = LATER,               # in a mask: a class of a later step
     further: Sequence[type[Metric]] = (),  # beside the confusion matrix
 ) -> dict:                            # see `wilson.evaluation.metrics.scores`; the same under `later_ignored`
-    "Scores of arg-max maps over a split, pixels of later classes as background and ignored."
+    "Score the arg-max of maps over a split, with pixels of later classes as background and ignored."
     return run_metrics(argmax_labels(maps), batches, step, later, further).scores()
 
 
 def argmax_labels(
     maps: Callable[[Batch], Tensor],  # batch → B, C, h, w
 ) -> Callable[[Batch], Tensor]:       # batch → B, H, W int64
-    "The arg-max of maps, enlarged to the masks before it is taken."
+    "A function from a batch to the arg-max of its maps, interpolated to the size of its masks first."
     def labels(batch: Batch) -> Tensor:
         size = batch.require_masks().shape[-2:]
         full = F.interpolate(maps(batch), size, mode="bilinear", align_corners=False)
@@ -184,7 +184,7 @@ def evaluate_labels(
     later: int = LATER,                 # in a mask: a class of a later step
     further: Sequence[type[Metric]] = (),  # beside the confusion matrix
 ) -> dict:                              # see `evaluate`; and coverage in percent, images, images_used
-    "Scores of label maps over the pixels that have both a label and a truth."
+    "Score label maps over the pixels that have both a label and a truth."
     used: list[bool] = []
 
     def full(batch: Batch) -> Tensor:
@@ -200,17 +200,17 @@ def evaluate_labels(
                                     "images": images, "images_used": images_used}
 
 # %% ../../nbs/evaluation/01_evaluate.ipynb #69cd3d4b
-BINS = 20  # of probability, equally wide
+BINS = 20  # of equal width, from probability 0 to 1
 
 
 @torch.no_grad()
 def calibration(
-    targets: Callable[[Batch], Targets],  # batch → what teaches, at h×w
+    targets: Callable[[Batch], Targets],  # batch → its targets, at h×w
     batches: Iterable[Batch],             # with masks in training order
     step: Step,
     later: int = LATER,                   # in a mask: a class of a later step; it is background here
 ) -> dict[str, dict[str, list[float]]]:   # background, old, new → pairs, probability (sum), right; by bin
-    "How often targets are right, by how sure they are."
+    "Count how often targets are right, by their probability."
     n, n_old = step.n_classes, step.n_old
     sums = torch.zeros(3, 3, BINS, dtype=torch.float64)
     for batch in batches:
@@ -221,7 +221,7 @@ def calibration(
         known = (truth != IGNORE) & (made.gate[:, None, None] > 0)
         right = one_hot(truth, n).bool()
         named = F.pad(batch.image_labels.bool(), (1, 0), value=True)  # background always is
-        named[:, 1:n_old] = True                                      # the old model asks no label
+        named[:, 1:n_old] = True                                      # old classes need no label
         counts = known[:, None] & named[:, :, None, None]
         for row, classes in enumerate((slice(0, 1), slice(1, n_old), slice(n_old, n))):
             p, hit = (x[:, classes][counts[:, classes]].double().cpu() for x in (made.target, right))
@@ -236,7 +236,7 @@ def calibration(
 def calibration_error(
     found: dict[str, list[float]],  # pairs, probability, right by bin
 ) -> float | None:                  # in [0, 1]; None without a pair
-    "Expected calibration error: mean distance between how sure and how right."
+    "Expected calibration error: the mean difference between probability and share of right pairs."
     pairs = sum(found["pairs"])
     distances = (abs(p - r) for p, r in zip(found["probability"], found["right"]))
     return sum(distances) / pairs if pairs else None
@@ -245,7 +245,7 @@ def calibration_error(
 def masks_of(
     batches: Iterable[Batch],  # the same images in the same order; later classes as background
 ) -> Callable[[Batch], Tensor]:
-    "The masks of other batches as the labels of these."
+    "A function from a batch to the masks of the next of `batches`; raises ValueError if the images differ."
     others = iter(batches)
 
     def labels(batch: Batch) -> Tensor:

@@ -27,7 +27,7 @@ DIFFERENCE_COLOURS = np.array([(255, 255, 255), (0, 114, 178), (230, 159, 0), (2
 
 # %% ../../nbs/evaluation/03_pictures.ipynb #d2a3b0f6
 def class_colours(step: Step) -> np.ndarray:  # 256, 3 uint8
-    "Colours by training id: those of the data set's ids; void stays void."
+    "Colors by training id: those of the data set; 255 has the color of void."
     colours = np.zeros((256, 3), np.uint8)
     colours[: step.n_classes] = step.colours
     colours[255] = palette()[255]
@@ -57,7 +57,7 @@ def overlay(
     colours: np.ndarray,                 # H, W, 3 uint8
     opacity: float | np.ndarray = 0.6,   # of the colours: one number, or H, W
 ) -> np.ndarray:                         # H, W, 3 uint8
-    "Colours over a picture."
+    "Blend colors over a picture."
     opacity = np.broadcast_to(opacity, colours.shape[:2])[..., None]
     return (np.asarray(picture).transpose(1, 2, 0) * (1 - opacity) + colours * opacity).astype(np.uint8)
 
@@ -78,7 +78,7 @@ def soft_over(
     colours: np.ndarray,    # from `class_colours`
     opacity: float = 0.6,   # where foreground classes are sure
 ) -> np.ndarray:            # H, W, 3 uint8
-    "Every foreground class's colour in the share of its soft label: what is unsure looks thin or mixed."
+    "Mix the colors of foreground classes by their probabilities: unsure pixels look pale or mixed."
     full = F.interpolate(soft[None].float(), picture.shape[1:], mode="bilinear", align_corners=False)
     shares = full[0, 1:].numpy()
     sure = shares.sum(0)
@@ -98,7 +98,7 @@ def panels(
     opacity: float = 0.7,
     names: Sequence[str] = ROW,       # of MAP_KINDS, or of the kinds of `of`
 ) -> dict[str, np.ndarray]:           # title → H, W, 3 uint8
-    "The panels of one image, by title; a map that a step has not is left out."
+    "The panels of one image by title; a map that the step lacks is left out."
     maps = of if isinstance(of, Maps) else Maps(of, rule)
     colours = class_colours(step)
     return {name: _drawn(maps, maps.kinds[name], colours, class_index, opacity)

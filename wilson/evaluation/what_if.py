@@ -24,20 +24,20 @@ __all__ = ['teaching_kinds', 'what_if', 'target_labels']
 
 # %% ../../nbs/evaluation/09_what_if.ipynb #8b16e9b7
 def teaching_kinds(kinds: Mapping[str, MapKind] = MAP_KINDS) -> tuple[str, ...]:
-    "Names of the maps that teach."
+    "Names of the maps that a network trains on."
     return tuple(name for name, kind in kinds.items() if kind.teaches)
 
 
 def what_if(
-    logits: Iterable[tuple[int, Logits]],              # by position, with a truth; others do not count
+    logits: Iterable[tuple[int, Logits]],              # by position; images without a truth do not count
     rule: TargetRule,
     step: Step,
-    stop: Callable[[], bool] = lambda: False,          # asked between images
-    on_progress: Callable[[int], None] = lambda done: None,   # after each: how many
-    names: Sequence[str] = teaching_kinds(),                 # without the hard mask nothing is refined
+    stop: Callable[[], bool] = lambda: False,          # called between images
+    on_progress: Callable[[int], None] = lambda done: None,   # called after each image with their number
+    names: Sequence[str] = teaching_kinds(),                 # without the hard mask, refinement is skipped
     kinds: Mapping[str, MapKind] = MAP_KINDS,
-) -> dict:                                             # "images", "whole", and what each of `names` scores
-    "Scores of the labels that `rule` would teach; `whole` is False where it was stopped."
+) -> dict:                                             # "images", "whole", and the scores of each of `names`
+    "Score the labels that `rule` would have taught; `whole` is False if `stop` ended the scoring."
     n = step.n_classes
     matrices = {name: torch.zeros(n, n + 1, dtype=torch.int64) for name in names}
     used, done, whole = dict.fromkeys(names, 0), 0, True
@@ -66,7 +66,7 @@ def target_labels(
     names: Sequence[str] = teaching_kinds(),
     kinds: Mapping[str, MapKind] = MAP_KINDS,
 ) -> dict[str, Tensor]:  # h, w int64; 255 where nothing is taught
-    "The labels that teach, at the size at which they do."
+    "The labels that a network trains on, at the size of the targets. Raises InputError if there are none."
     if not logits.weak:
         raise InputError("This step makes no pseudo-labels, so no rule can change them; choose a step that "
                          "was trained with method=wilson.")

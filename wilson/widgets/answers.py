@@ -27,12 +27,12 @@ __all__ = ['SHOWN_SIDE', 'Answer', 'json_numbers', 'rule_controls', 'picture_byt
 # %% ../../nbs/widgets/00_answers.ipynb #eb5b6a48
 @dataclass
 class Answer:
-    "Fields for JSON, and the bytes that they point to by number."
+    "Fields for JSON, and byte buffers that the fields refer to by index."
     fields: dict[str, Any] = field(default_factory=dict)
     buffers: list[bytes] = field(default_factory=list)
 
     def put(self, content: bytes) -> int:
-        "Add bytes; the number they are found by."
+        "Append `content` to the buffers. Returns its index."
         self.buffers.append(content)
         return len(self.buffers) - 1
 
@@ -40,12 +40,12 @@ class Answer:
 def json_numbers(
     values: Tensor | Sequence[float],
 ) -> list[float | None]:
-    "Numbers for JSON."
+    "Convert numbers to a list for JSON; NaN becomes None."
     return [None if v != v else float(v) for v in (values.tolist() if isinstance(values, Tensor) else values)]
 
 # %% ../../nbs/widgets/00_answers.ipynb #e5c6d61d
 def rule_controls(rule: Rule) -> list[dict[str, Any]]:
-    "What a browser needs to make the controls of a rule: groups of parameters, for JSON."
+    "Describe the controls of a rule for JSON: one group of parameters for each link that has any."
     return [{"title": link.title or link.returns,
              "params": [_control(param) for param in params_of(type(link)).values()]}
             for link in rule.links.values() if params_of(type(link))]
@@ -64,9 +64,9 @@ SHOWN_SIDE = 640  # pixels, the longer side of maps in a browser
 
 def picture_bytes(
     path: Path,
-    side: int = 2 * SHOWN_SIDE,  # of what is sent, at most
+    side: int = 2 * SHOWN_SIDE,  # pixels, the most that the longer side may have
 ) -> bytes:
-    "An image file for a browser."
+    "An image as a file for a browser: JPEG or PNG, upright, at most `side` pixels wide and high."
     with open_image(path) as image:
         plain = image.format in ("JPEG", "PNG") and image.mode in ("RGB", "L")
         if plain and orientation(image) == 1 and max(image.size) <= side:
@@ -78,13 +78,13 @@ def picture_bytes(
 
 
 def display_size(height: int, width: int) -> tuple[int, int]:
-    "Of a map in the browser."
+    "Height and width at which the browser shows a map; the longer side has at most `SHOWN_SIDE` pixels."
     factor = min(1.0, SHOWN_SIDE / max(height, width))
     return max(1, round(factor * height)), max(1, round(factor * width))
 
 
 def map_bytes(labels: Tensor) -> bytes:
-    "A label map, H×W uint8, at the size it is shown at."
+    "The bytes of a label map, H×W uint8, reduced to its `display_size` by nearest neighbor."
     height, width = labels.shape
     h, w = display_size(height, width)
     found = labels.numpy()
@@ -94,5 +94,5 @@ def map_bytes(labels: Tensor) -> bytes:
 
 
 def soft_bytes(soft: Tensor) -> bytes:
-    "A soft map, C×h×w in [0, 1], in steps of 1/255."
+    "The bytes of a soft map, C×h×w in [0, 1], in steps of 1/255."
     return (soft.clamp(0, 1) * 255).round().byte().numpy().tobytes()
