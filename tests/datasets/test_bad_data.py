@@ -102,7 +102,7 @@ BROKEN = {  # what is done to the data, what training says, what verify says
         "labels.csv names 1 images that", "JPEGImages does not hold, the first trian01", "restore them",
         "Did you mean 'train01'"], ["trian01"]),
     "one id, two images": (two_files, [
-        "JPEGImages holds train00.jpg and train00.png: one id, two images", "remove or rename one"], ["train00.png"]),
+        "JPEGImages contains train00.jpg and train00.png: one id, two images", "remove or rename one"], ["train00.png"]),
 }
 
 

@@ -40,13 +40,13 @@ from ..inference.tiles import TiledSegmenter
 from ..pseudo.step_targets import step_target_functions
 from ..run.folder import StepResult
 from ..run.images import recorded_data
-from ..run.opened import open_step
+from ..run.opened import OpenedStep, open_step
 from ..run.presets import ResolvedConfig
 
 # %% auto #0
 __all__ = ['IMAGE_SUFFIXES', 'DECODED_FIRST', 'result_table', 'result_figure', 'evaluate_saved_step', 'find_images',
-           'check_readable', 'prediction_outputs', 'PredictedImage', 'predict_images', 'name_image_too_large',
-           'predict', 'write_prediction', 'class_shares', 'data_roots', 'with_data_root']
+           'check_readable', 'open_segmenter', 'prediction_outputs', 'PredictedImage', 'predict_images',
+           'name_image_too_large', 'predict', 'write_prediction', 'class_shares', 'data_roots', 'with_data_root']
 
 # %% ../../nbs/analysis/00_results.ipynb #16b51551
 def result_table(
@@ -132,6 +132,19 @@ def check_readable(files: Sequence[Path]) -> None:
         with open_image(file):
             pass
 
+
+def open_segmenter(
+    path: Path | str,                # a finished step's folder
+    images: Sequence[Path | str],    # files, folders of files, and patterns
+    device: str,
+    tile: int | None,                # pixels of a tile's side; 0: never; None: large images
+) -> tuple[OpenedStep, TiledSegmenter, list[Path]]:
+    "Open a step to segment images, and find the images. Raises InputError if one of them cannot be read."
+    opened = open_step(path, choose_device(device), with_old=False)
+    files = find_images(images)
+    check_readable(files)
+    return opened, TiledSegmenter(opened.segmenter, tile), files
+
 # %% ../../nbs/analysis/00_results.ipynb #711b7e85
 def prediction_outputs(
     files: Sequence[Path],
@@ -170,11 +183,8 @@ def predict_images(
     tile: int | None = None,         # pixels of a tile's side; 0: never; None: large images
 ) -> Iterator[PredictedImage]:       # in order of the images
     "Segment images of your own one after another: masks in dataset ids and overlays go to `out`."
-    opened, out = open_step(path, choose_device(device), with_old=False), resolve_path(out)
-    files = find_images(images)
-    network = TiledSegmenter(opened.segmenter, tile)
-    outputs = prediction_outputs(files, out, overwrite, opened.config)
-    check_readable(files)
+    opened, network, files = open_segmenter(path, images, device, tile)
+    outputs = prediction_outputs(files, out := resolve_path(out), overwrite, opened.config)
     ensure_dir(out)
 
     def compute(file: Path, picture: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,19 +9,20 @@ import hashlib
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from ..core.errors import InputError, did_you_mean
+from ..core.paths import display_path
 from .classes import Classes
 from .image_io import read_mask
 
 # %% auto #0
 __all__ = ['IMAGE_SUFFIXES', 'id_of', 'read_text', 'list_lines', 'read_list', 'find_list', 'files_by_id', 'image_files',
-           'mask_files', 'Split', 'AppliedEdits', 'SegmentationFolder']
+           'one_image_each', 'mask_files', 'Split', 'AppliedEdits', 'SegmentationFolder']
 
 # %% ../../nbs/data/05_splits.ipynb #ca2ab6af
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
@@ -120,7 +121,7 @@ def image_files(
     ids: Sequence[str],
     source: Path,         # where the ids come from, for the error
 ) -> tuple[Path, ...]:    # in the order of `ids`
-    "The image of every id; one that is missing, or is there twice, is an error."
+    "The image of every id. Raises InputError for an id without an image or with two."
     there = files_by_id(folder)
     missing = [i for i in ids if i not in there]
     if missing:
@@ -128,10 +129,18 @@ def image_files(
         raise InputError(f"{source} names {len(missing)} of {len(ids)} images that {folder} does "
                          f"not hold, the first {missing[0]}; restore them, or name a list of what "
                          f"is there (train_list, val_list).{near if 'mean' in near else ''}")
-    if double := [i for i in ids if len(there[i]) > 1]:
-        raise InputError(f"{folder} holds {' and '.join(p.name for p in there[double[0]])}: one id, two "
-                         f"images; remove or rename one.")
-    return tuple(there[i][0] for i in ids)
+    return one_image_each(there, ids)
+
+
+def one_image_each(
+    files: Mapping[str, Sequence[Path]],  # from `files_by_id`
+    ids: Iterable[str],
+) -> tuple[Path, ...]:                    # in the order of `ids`
+    "The image of every id. Raises InputError for an id with two images."
+    if double := next((files[i] for i in ids if len(files[i]) > 1), None):
+        raise InputError(f"{display_path(double[0].parent)} contains {' and '.join(p.name for p in double)}: one id, "
+                         f"two images; remove or rename one.")
+    return tuple(files[i][0] for i in ids)
 
 
 def mask_files(

@@ -18,18 +18,15 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from ..analysis.results import (check_readable, class_shares, data_roots, find_images,
-                                     name_image_too_large)
+from ..analysis.results import class_shares, data_roots, name_image_too_large, open_segmenter
 from ..core.errors import InputError
 from ..core.files import ensure_dir
 from ..core.output_files import OutputFolder
 from ..core.paths import display_path, resolve_path
 from ..data.image_io import read_image
 from ..data.tasks import Step
-from ..engine.devices import choose_device
 from ..inference.stages import run_stages
-from ..inference.tiles import TiledSegmenter, argmax_in_strips
-from ..run.opened import open_step
+from ..inference.tiles import argmax_in_strips
 
 # %% auto #0
 __all__ = ['FILES', 'COCOImage', 'COCOPredictions', 'image_ids', 'file_names', 'run_length_codec', 'class_scores', 'regions',
@@ -121,10 +118,8 @@ def predict_coco(
 ) -> COCOPredictions:
     "Segment images of your own; `predictions.json` and `results.json` go to `out`."
     run_length_codec()
-    opened = open_step(path, choose_device(device), with_old=False)
-    files = [*dict.fromkeys(find_images(images))]
-    check_readable(files)
-    network, outputs = TiledSegmenter(opened.segmenter, tile), OutputFolder(out, overwrite)
+    opened, network, files = open_segmenter(path, images, device, tile)
+    files, outputs = [*dict.fromkeys(files)], OutputFolder(out, overwrite)
     outputs.check(FILES, data_roots(opened.config))
     numbers = dict(zip(files, image_ids(files)))
 

@@ -61,17 +61,13 @@ def write_label_maps(
     "Write the label maps of a step's training images as `<image>.png`."
     if kind not in LABEL_MAPS:
         raise InputError(f"kind={kind!r}: expected one of {', '.join(LABEL_MAPS)}.")
-    opened = _open_weak_step(path, device)
-    outputs, named = OutputFolder(out, overwrite), [] if data_root is None else [str(data_root)]
-    outputs.check((), data_roots(opened.config) + named)
-    data = recorded_data(opened, data_root)
-    split = data.train_of(opened.step.index)
+    outputs = OutputFolder(out, overwrite)
+    opened, _, samples = _open_samples(path, device, data_root, outputs)
     ids = np.zeros(256, np.uint8)
     ids[opened.step.n_old: opened.step.n_classes] = opened.step.ids[opened.step.n_old - 1:]
     ids[255] = 255
-    if split.values is not None:  # the masks' files use other numbers than ids; so will these
-        ids = np.array([split.values.index(i) for i in ids], np.uint8)
-    samples = _samples(opened, data)
+    if samples.split.values is not None:  # the masks' files use other numbers than ids; so will these
+        ids = np.array([samples.split.values.index(i) for i in ids], np.uint8)
     outputs.check(f"{i}.png" for i in samples.split.ids)
     out = ensure_dir(resolve_path(out))
     for index in tqdm(range(len(samples)), desc=f"label maps ({kind})", leave=False):
@@ -80,20 +76,19 @@ def write_label_maps(
             write_mask(aside, ids[label_map(logits, opened.rule, kind)])
     return out
 
-
-def _open_weak_step(path: Path | str, device: str) -> OpenedStep:
+# %% ../../nbs/deploy/07_label_maps.ipynb #a11db58c
+def _open_samples(path: Path | str, device: str, data_root: Path | str | None, outputs: OutputFolder
+                  ) -> tuple[OpenedStep, SegmentationFolder, StepSamples]:
+    "A step with a localizer, its data, and its training images, whole; `outputs` must be outside the data."
     opened = open_step(path, choose_device(device))
     if opened.localizer is None or opened.old is None:
-        raise InputError(f"{path} has no localizer to make label maps with; name a later step of "
-                         f"method=wilson.")
-    return opened
-
-# %% ../../nbs/deploy/07_label_maps.ipynb #a11db58c
-def _samples(opened: OpenedStep, data: SegmentationFolder) -> StepSamples:
-    "The images that a step trained on, whole, as it saw them."
-    return training_samples(data.train_of(opened.step.index), opened.step, None, reads_masks=False,
-                            old_labels=opened.rule.label_old_classes, negatives=uses_negatives(opened.config),
-                            evidence=evidence_reader(opened.config.method_params, data.classes, opened.step))
+        raise InputError(f"{path} has no localizer to compute label maps with; name a later step of method=wilson.")
+    outputs.check((), data_roots(opened.config) + ([] if data_root is None else [str(data_root)]))
+    data = recorded_data(opened, data_root)
+    samples = training_samples(data.train_of(opened.step.index), opened.step, None, reads_masks=False,
+                               old_labels=opened.rule.label_old_classes, negatives=uses_negatives(opened.config),
+                               evidence=evidence_reader(opened.config.method_params, data.classes, opened.step))
+    return opened, data, samples
 
 # %% ../../nbs/deploy/07_label_maps.ipynb #9845ca7c
 def write_annotations(
@@ -108,11 +103,8 @@ def write_annotations(
     "Write the targets of a step's training images as files that annotation tools open."
     if format not in WRITERS:
         raise InputError(f"format={format!r}: expected one of {', '.join(WRITERS)}.")
-    opened = _open_weak_step(path, device)
-    named = [] if data_root is None else [str(data_root)]
-    outputs, data = OutputFolder(out, overwrite), recorded_data(opened, data_root)
-    outputs.check((), data_roots(opened.config) + named)
-    samples = _samples(opened, data)
+    outputs = OutputFolder(out, overwrite)
+    opened, data, samples = _open_samples(path, device, data_root, outputs)
     if strange := [i for i in ids if i not in samples.split.ids]:
         raise InputError(f"images: step {opened.step.index} does not train on {strange[0]!r}."
                          f"{did_you_mean(strange[0], samples.split.ids)}")

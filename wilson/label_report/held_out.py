@@ -17,7 +17,7 @@ from ..core.files import file_hash
 from ..core.paths import display_path, resolve_path
 from ..data.image_io import read_image
 from ..data.image_labels import read_label_table
-from ..data.splits import Split, files_by_id
+from ..data.splits import Split, files_by_id, one_image_each
 from ..run.images import data_of
 from ..run.opened import OpenedStep
 
@@ -83,9 +83,7 @@ def _of_folder(opened: OpenedStep, folder: Path, file: Path) -> HeldOut:
         raise InputError(f"{display_path(file)} names {len(absent)} of {len(table)} images that {display_path(folder)} "
                          f"does not contain, the first {absent[0]!r}.{did_you_mean(absent[0], there)} Restore the "
                          f"images or remove their lines.")
-    if double := [i for i in table if len(there[i]) > 1]:
-        raise InputError(f"{display_path(folder)} contains {' and '.join(p.name for p in there[double[0]])}: one id, "
-                         f"two images; remove or rename one.")
+    paths = one_image_each(there, table)
     places, found = {c: k for k, c in enumerate(step.ids)}, np.zeros((len(table), len(step.ids)), bool)
     for row, ids in zip(found, table.values()):
         row[[places[i] for i in ids if i in places]] = True
@@ -93,7 +91,7 @@ def _of_folder(opened: OpenedStep, folder: Path, file: Path) -> HeldOut:
     if rest:
         notes.append(f"{rest:,} images of {display_path(folder)} have no line in {file.name} and are left out.")
     return HeldOut(f"{display_path(folder)} with {display_path(file)} ({len(table):,} images)", tuple(table),
-                   tuple(there[i][0] for i in table), found, tuple(notes))
+                   paths, found, tuple(notes))
 
 # %% ../../nbs/label_report/00_held_out.ipynb #57a6d27c
 def without_training_images(
