@@ -56,9 +56,9 @@ def test_a_run_with_evidence_is_recorded_and_marked(root, capsys):
     assert evidence["soft"] == evidence["regions"] > 0 < evidence["without"]
     assert evidence["soft"] + evidence["without"] == evidence["images"] == record["data"]["images"]
     assert f"evidence (evidence): of {evidence['images']} images {evidence['soft']} have soft maps" in said
-    assert record["outside_evidence"] is True and record["identity"]["evidence"] == evidence["hash"]
+    assert record["marks"] == ["outside evidence"] and record["identity"]["evidence"] == evidence["hash"]
     plain = next(root.glob("runs/*/wilson-s42/step1"))
-    assert json.loads((plain / "config.json").read_text(encoding="utf-8"))["outside_evidence"] is False
+    assert json.loads((plain / "config.json").read_text(encoding="utf-8"))["marks"] == []
     # the marks
     found, _ = find_variants()
     labels = [v.label for v in found]
@@ -67,10 +67,10 @@ def test_a_run_with_evidence_is_recorded_and_marked(root, capsys):
     lines = [line for line in run_text(run_list()).splitlines() if "evidence" in line]
     assert len(lines) == 1 and "wilson-evidence-s42/step1 (outside evidence)" in lines[0]
     table = wilson.runs("*/step1")
-    assert table.outside_evidence.tolist() == [name.split("/")[1].startswith("wilson-evidence") for name in table.index]
+    assert table.marks.tolist() == ["outside evidence" * name.split("/")[1].startswith("wilson-evidence") for name in table.index]
     results = (root / "runs/results.csv").read_text(encoding="utf-8").splitlines()
-    column = results[0].split(",").index("outside_evidence")
-    assert [line.split(",")[column] for line in results[1:] if "wilson-evidence" in line] == ["yes"]
+    column = results[0].split(",").index("marks")
+    assert [line.split(",")[column] for line in results[1:] if "wilson-evidence" in line] == ["outside evidence"]
     assert not any(line.split(",")[column] for line in results[1:] if "wilson-evidence" not in line)
     # the maps: a perfect model's evidence finds more of the new class than the localizer
     images = run.images

@@ -30,7 +30,7 @@ def test_every_lever_over_three_steps(root):
     means = [[value for name, value in state.items() if name.startswith("backbone.") and name.endswith("running_mean")] for state in states]
     assert means[0] and all(torch.equal(a, b) for later in means[1:] for a, b in zip(means[0], later))
     assert any(not torch.equal(states[0][n], states[1][n]) for n in states[0] if n.startswith("head."))
-    assert [read_carried(step.path / "weights.safetensors")["rule.pairs"].shape for step in run.steps[1:]] == [(3, 2, 2), (3, 3, 2)]
+    assert [read_carried(step.path / "weights.safetensors")["rule.pairs"].shape for step in run.steps[1:]] == [(4, 2, 2), (4, 3, 2)]
     prototypes = [read_carried(step.path / "weights.safetensors")["prototypes"] for step in run.steps[1:]]
     assert len(prototypes[0]) == 3 and len(prototypes[1]) == 4 and all(p.isfinite().all() and p[0, 0] > 0 for p in prototypes)
     assert "relation " in (Path(run.path) / "log.txt").read_text(encoding="utf-8")

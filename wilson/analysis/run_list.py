@@ -77,7 +77,7 @@ def run_rows(
 ) -> tuple[list[str], list[list[str]], str]:  # titles, rows, the sum of sizes
     "The list as texts."
     facts = column_facts(one.record.facts for one in listed)
-    rows = [[mark_label(one.name, one.record.outside_evidence), one.state, _bytes(one.size),
+    rows = [[mark_label(one.name, one.record.marks), one.state, _bytes(one.size),
              *(_score(one.record, f) for f in facts), str(len(one.used_by) or "")]
             for one in listed]
     head = ["step", "state", "size", *(f.heading for f in facts), "used by"]

@@ -129,11 +129,10 @@ def runs(
                 "task": record.task, "run": record.run, "step": record.step, "steps": record.steps,
                 "state": one.state,
                 "method": record.method, "seed": record.parameters["seed"],
-                "outside_evidence": record.outside_evidence,
+                "marks": ", ".join(record.marks),
                 **{group: scores.get(group) for group in GROUPS},
                 "minutes": seconds / 60 if seconds else None, "path": str(record.path)}
-    columns = ["task", "run", "step", "steps", "state", "method", "seed", *GROUPS, "minutes", "outside_evidence",
-               "path"]
+    columns = ["task", "run", "step", "steps", "state", "method", "seed", *GROUPS, "minutes", "marks", "path"]
     table = pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("name")
     return table.astype({"step": int, "steps": int})  # of an empty table too
 

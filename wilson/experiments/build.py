@@ -48,7 +48,7 @@ from ..run.history import MapKeeper, whole_images
 from ..run.chosen_method import method_class
 from ..run.config import all_parameters
 from ..run.opened import parent_link
-from ..run.presets import ResolvedConfig, is_base, method_of_step, uses_negatives, value_for_step
+from ..run.presets import ResolvedConfig, is_base, memory_size, method_of_step, uses_negatives, value_for_step
 from ..run.chosen_method import load_callbacks
 
 # %% auto #0
@@ -130,9 +130,14 @@ def step_samples(
     return training_samples(
         split, step, TrainingCrop(config.crop_size), config.seed, method.reads_masks, seen=kind.all_classes,
         old_labels=values.get("label_old_classes", False), void=255 if config.void_label == "ignore" else 0,
-        side=config.max_image_size, corrected=corrected and bool(values.get("corrected_masks")),
+        side=config.max_image_size, corrected=corrected and bool(values.get("corrected_masks") or memory_size(config)),
         evidence=None if kind is BASE else evidence_reader(values, data.classes, step),
-        negatives=uses_negatives(config))
+        negatives=_takes_all(config))
+
+
+def _takes_all(config: ResolvedConfig) -> bool:
+    "Whether a later step trains on every image of its split: those of a memory are among them already."
+    return uses_negatives(config) or memory_size(config) > 0
 
 
 def step_callbacks(
@@ -172,7 +177,7 @@ def build_trainer(
     split = labelled or data.train_of(step.index)
     samples = step_samples(config, data, step, split, method, corrected=parent is not None)
     record = _record(asked, data, step, len(samples))
-    left_out = len(step.images(split.labels, kind.all_classes, uses_negatives(config))) - len(samples)
+    left_out = len(step.images(split.labels, kind.all_classes, _takes_all(config))) - len(samples)
     record["data"] |= {"without_masks": left_out, **_edits_record(data)}
     samples = cache_samples(samples, resolve_path(config.runs_dir) / "cache", config.cache_gb)
     images = config.batch_size // config.accumulate_grad

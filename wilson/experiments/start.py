@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from ..core.distributed import is_main_process
@@ -31,12 +32,13 @@ from ..models.pretrained import download_weights, find_pretrained, load_pretrain
 from ..models.segmenter import Segmenter, make_segmenter
 from ..run.folder import step_path
 from ..run.opened import open_step
-from ..run.presets import ResolvedConfig, is_base, step_fingerprint, uses_negatives
+from ..run.presets import ResolvedConfig, is_base, memory_size, step_fingerprint, uses_negatives
 from ..run.chosen_method import load_backbone
 
 # %% auto #0
 __all__ = ['local_world_size', 'norm_name', 'fresh_segmenter', 'load_published', 'parent_folder', 'parent_segmenter',
-           'step_evidence', 'label_maps', 'corrected_split', 'StepInputs', 'find_inputs', 'training_identity']
+           'step_evidence', 'label_maps', 'corrected_split', 'memory_split', 'StepInputs', 'find_inputs',
+           'training_identity']
 
 # %% ../../nbs/experiments/00_start.ipynb #dcece46b
 def local_world_size(
@@ -187,6 +189,37 @@ def corrected_split(
     return replace(part, masks=masks, values=tuple(values.get(n, 255) for n in range(256)),
                    content=digest.hexdigest()[:16], mask_labels=None)
 
+# %% ../../nbs/experiments/00_start.ipynb #b3f00002
+def memory_split(
+    data: SegmentationFolder,
+    step: Step,  # a later one
+    count: int,  # images of the memory
+    seed: int,
+) -> Split:      # the step's images without masks, and those of the memory with theirs
+    "A weak step's images with those of a memory. Raises InputError where no image of an old class has a mask."
+    split = data.train_of(step.index)
+    own = step.images(split.labels)
+    old = [i for group in step.groups[: step.index] for i in group]
+    masks = split.masks or (None,) * len(split)
+    free = [n for n in np.random.default_rng(seed).permutation(len(split)) if masks[n]]
+    new = list(step.groups[step.index])
+    free = [n for n in free if split.labels[n, old].any() and not split.labels[n, new].any()]
+    if not free:
+        raise InputError(f"memory_images={count}: no image of the list {split.name} shows an old class, none of "
+                         f"step {step.index}'s, and has a mask; leave memory_images out.")
+    chosen: list[int] = []
+    for turn in range(count):  # one image of each old class after the other
+        shown = [n for n in free if split.labels[n, old[turn % len(old)]]] or free
+        if not shown:
+            break
+        chosen.append(shown[0])
+        free.remove(shown[0])
+    positions = sorted({*own.tolist(), *map(int, chosen)})
+    part, memory = split.at(positions), {*map(int, chosen)}
+    kept = tuple(masks[n] if n in memory else None for n in positions)
+    digest = hashlib.sha256("\n".join(split.ids[n] for n in sorted(memory)).encode()).hexdigest()[:16]
+    return replace(part, masks=kept, content=f"{split.content} memory {digest}", mask_labels=None)
+
 # %% ../../nbs/experiments/00_start.ipynb #5a28d982
 @dataclass(frozen=True)
 class StepInputs:
@@ -194,7 +227,19 @@ class StepInputs:
     labelled: Split | None = None               # its images with label maps for masks
     coverage: dict[str, Any] | None = None      # what these contain, for the record
     corrected: Split | None = None              # its images, some of them with corrected masks
+    remembered: Split | None = None             # its images, and those of a memory with their masks
     evidence: EvidenceSummary | None = None
+
+    @property
+    def split(self) -> Split | None:
+        "The images in place of the list's, where an input changes them."
+        return self.labelled or self.corrected or self.remembered
+
+    @property
+    def marks(self) -> list[str]:
+        "What the step uses beyond its protocol."
+        used = {"outside evidence": self.evidence, "memory": self.remembered}
+        return [mark for mark, there in used.items() if there is not None]
 
 
 def find_inputs(
@@ -207,7 +252,9 @@ def find_inputs(
     named = config.method_params.get("corrected_masks")
     corrected = (corrected_split(resolve_path(named), data, step, uses_negatives(config))
                  if named and parent else None)
-    return StepInputs(labelled, coverage, corrected, step_evidence(config, data, step))
+    count = memory_size(config) if parent else 0
+    remembered = memory_split(data, step, count, config.seed) if count else None
+    return StepInputs(labelled, coverage, corrected, remembered, step_evidence(config, data, step))
 
 # %% ../../nbs/experiments/00_start.ipynb #5a28d983
 def training_identity(
@@ -221,6 +268,8 @@ def training_identity(
         identity["pseudo_labels"] = inputs.labelled.fingerprint
     if inputs.corrected is not None:
         identity["corrected_masks"] = inputs.corrected.fingerprint
+    if inputs.remembered is not None:
+        identity["memory"] = inputs.remembered.fingerprint
     if inputs.evidence is not None:
         identity["evidence"] = inputs.evidence.hash
     if data.edits and data.edits.effect:  # the data's fingerprint tells too, but names no reason

@@ -44,7 +44,7 @@ from ..run.presets import uses_base_schedule, ResolvedConfig
 from ..run.user_code import code_hash, keep_code
 
 # %% auto #0
-__all__ = ['train_step', 'used_evidence', 'run_token', 'record_failures', 'report_full_disk', 'describe_edits', 'earlier_scores']
+__all__ = ['train_step', 'step_marks', 'run_token', 'record_failures', 'report_full_disk', 'describe_edits', 'earlier_scores']
 
 # %% ../../nbs/experiments/03_step.ipynb #5a28d977
 def train_step(
@@ -88,17 +88,17 @@ def _build(config: ResolvedConfig, data: SegmentationFolder, step: Step, folder:
     if action == "resume":
         with report_full_disk(folder):
             precision = restore_numerics(folder, choose_device(config.device), precision, config.norm, config.threads)
-    trainer, record = build_trainer(config, data, step, folder, parent, inputs.labelled or inputs.corrected, precision)
+    trainer, record = build_trainer(config, data, step, folder, parent, inputs.split, precision)
     return trainer, record | {
         "pseudo_labels": inputs.coverage, **_code_record(config), "evidence": evidence and asdict(evidence),
-        "outside_evidence": evidence is not None or used_evidence(parent),
+        "marks": sorted({*inputs.marks, *step_marks(parent)}),
         "run": broadcast_from_main(lambda: run_token(folder, anew=action == "new"))}
 
 # %% ../../nbs/experiments/03_step.ipynb #de0db5e6
-def used_evidence(parent: Path | None) -> bool:
-    "Whether the step before, or one before that, used what a model from outside says of the images."
-    record = StepFolder(parent).read("config.json") if parent is not None else None
-    return bool((record or {}).get("outside_evidence"))
+def step_marks(folder: Path | None) -> list[str]:
+    "What a step, or one before it, used beyond its protocol, as its record says; of no step nothing."
+    record = StepFolder(folder).read("config.json") if folder is not None else None
+    return (record or {}).get("marks") or []
 
 
 def run_token(folder: StepFolder, anew: bool) -> str:

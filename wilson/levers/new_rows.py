@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 # %% auto #0
-__all__ = ['sample_pixels', 'fit_rows']
+__all__ = ['sample_pixels', 'keep_latest', 'fit_rows']
 
 # %% ../../nbs/levers/06_new_rows.ipynb #b1f00006
 def sample_pixels(
@@ -22,6 +22,18 @@ def sample_pixels(
     total = pixels.shape[2]
     places = torch.arange(min(count, total), device=maps.device) * total // min(count, total)
     return pixels[:, :, places].transpose(1, 2)
+
+
+def keep_latest(
+    kept: Tensor,   # N, D: changed in place
+    count: Tensor,  # scalar: rows that were ever written; changed in place
+    rows: Tensor,   # n, D
+) -> None:
+    "Write rows in place of the oldest ones."
+    rows = rows[-len(kept):]
+    places = (count.long() + torch.arange(len(rows), device=rows.device)) % len(kept)
+    kept[places] = rows
+    count += len(rows)
 
 # %% ../../nbs/levers/06_new_rows.ipynb #b1f00008
 def fit_rows(

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..core.distributed import all_reduce_sum
 from ..core.errors import did_you_mean, require
 from ..core.params import param
 from ..data.batches import Batch
@@ -18,6 +19,7 @@ from .facts import method_params
 from .losses import base_loss
 from ..models.localizer import Localizer
 from ..models.segmenter import Segmenter, SegmenterOutput, freeze, parameter_groups
+from ..pseudo.old_first import MEMORY, claim_sums, class_confidence
 from ..pseudo.targets import TargetRule
 
 # %% auto #0
@@ -158,8 +160,21 @@ class PixelLabels(Method):
 
 
 class Base(PixelLabels):
-    "The base step, which all methods share."
+    "The base step, which all methods share; it carries on how sure the model is of each class where it claims it."
     name = "base"
+    claims: Tensor  # 2, C: of `claim_sums`, of the latest updates
+
+    def __init__(self, segmenter: Segmenter, old: Segmenter | None = None, norm: str = "auto", **params: Any):
+        super().__init__(segmenter, old, norm, **params)
+        self.register_buffer("claims", torch.zeros(2, sum(segmenter.classes)))
+
+    def losses(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
+        logits = self.segmenter(batch.images).logits
+        self.claims.mul_(MEMORY).add_(claim_sums(logits))
+        return {"segmentation": base_loss(logits, batch.require_masks(), self.base_loss)}
+
+    def carry(self) -> dict[str, Tensor]:
+        return {"confidence": class_confidence(all_reduce_sum(self.claims))}
 
 
 class Finetune(PixelLabels):

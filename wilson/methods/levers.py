@@ -6,19 +6,19 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..core.distributed import all_gather_object, all_reduce_sum, world_size
-from ..core.errors import require
+from ..core.errors import InputError, require
 from ..core.params import param
 from ..data.batches import Batch
 from ..evidence.links import SoftenBySuperpixels
 from ..levers.negatives import negative_loss
-from ..levers.new_rows import fit_rows, sample_pixels
+from ..levers.new_rows import fit_rows, keep_latest, sample_pixels
 from ..levers.prototypes import class_sums, merge_sums, prototype_loss
 from ..levers.pixel_weights import confidence_weight, old_class_weight, weighted_segmentation_loss
 from ..levers.relations import count_similarities, name_similarities, relation_loss, seed_counts
@@ -30,12 +30,12 @@ from .wilson import Wilson
 from ..models.localizer import Localizer
 from ..models.segmenter import Segmenter, SegmenterOutput
 from ..pseudo.label_links import AreaThreshold, EstimatedLabels
-from ..pseudo.old_first import OldFirstTarget, PairSums, pair_sums
+from ..pseudo.old_first import MEMORY, OldFirstTarget, PairSums, claim_sums, class_confidence, pair_sums
 from ..pseudo.step_targets import segmenter_targets
 from ..pseudo.targets import TargetRule, Targets
 
 # %% auto #0
-__all__ = ['LEVER_RULE', 'MEMORY', 'ROW_PIXELS', 'PER_IMAGE', 'LeverParams', 'TargetLevers', 'RowLevers', 'Levers']
+__all__ = ['LEVER_RULE', 'ROW_PIXELS', 'PER_IMAGE', 'LeverParams', 'TargetLevers', 'RowLevers', 'Levers']
 
 # %% ../../nbs/methods/08_levers.ipynb #ba3fca05
 LEVER_RULE = TargetRule().replace(target=OldFirstTarget(exclusivity=0), pairs=PairSums(), labels=EstimatedLabels(),
@@ -53,14 +53,13 @@ class LeverParams(Wilson):
     refit_epochs: int = param(0, "last epochs of the step, in which only the classifier rows of new classes "
                                  "and the localizer learn; fusion then comes before them", min=0)
     negative_images: bool = param(False, "train on the images of the list that show no class of the step, too")
-    loss_negatives: float = param(0.0, "weight of the negatives: the surest pixels of the old model are no "
-                                       "new class", min=0)
+    memory_images: int = param(0, "images of earlier steps that a step trains on again, with their masks; such "
+                                  "runs are marked", min=0)
+    loss_negatives: float = param(0.0, "weight of the negatives: the old model's surest pixels are no new class", min=0)
     negative_share: float = param(0.3, "share of each image's pixels that are negatives", min=0, max=1)
-    loss_relation: float = param(0.0, "weight of the relation prior: new classes are likelier on old ones "
-                                      "that are alike", min=0)
+    loss_relation: float = param(0.0, "weight of the relation prior: new classes prefer old ones that are alike", min=0)
     relation_temperature: float = param(5.0, "how much more alike classes are preferred", min=0)
-    confidence_power: float = param(0.0, "power of the localizer's confidence as a pixel's weight; 0: none",
-                                    min=0)
+    confidence_power: float = param(0.0, "power of the localizer's confidence as a pixel's weight; 0: none", min=0)
     balance_classes: bool = param(False, "weigh old classes by their number of pixels beside the new ones (RBC)")
     teacher_decay: float = param(0.0, "share of the averaged localizer that an update keeps, whose maps become "
                                       "targets; 0: the localizer itself", min=0, below=1)
@@ -69,7 +68,8 @@ class LeverParams(Wilson):
     fit_new_rows: bool = param(False, "the classifier rows of new classes start from a logistic regression on the "
                                       "targets of the epoch before pseudo_epoch")
     loss_prototypes: float = param(0.0, "weight of the rehearsal of old classes from their prototypes", min=0)
-    pairs: Tensor      # 3, old foreground classes, new classes + 1: of `pair_sums`, over the step
+    pairs: Tensor      # 4, old foreground classes, new classes + 1: of `PairSums`, over the step
+    claims: Tensor     # 2, classes: of `claim_sums`, over the step
     counts: Tensor     # new classes, old classes: of `seed_counts`, over the step
     pixels: Tensor     # classes: pixels in the targets, over the step
     prototypes: Tensor  # old classes, 1 + 2·D: of `class_sums`
@@ -87,13 +87,19 @@ class LeverParams(Wilson):
     ):
         super().__init__(segmenter, old, **params)
         n_old, n = self.n_old, sum(segmenter.classes)
-        for name, shape in (("pairs", (3, n_old - 1, n - n_old + 1)), ("counts", (n - n_old, n_old)),
-                            ("pixels", (n,)), ("prototypes", (n_old, 1 + 2 * segmenter.head.channels)),
-                            ("updates", ()), ("fused", ()), ("row_count", ()), ("fitted", ()),
-                            ("row_pixels", (ROW_PIXELS * self.fit_new_rows, segmenter.head.channels + n - n_old + 1))):
+        new, channels, kept = n - n_old, segmenter.head.channels, ROW_PIXELS * self.fit_new_rows
+        for name, shape in dict(pairs=(4, n_old - 1, new + 1), claims=(2, n), counts=(new, n_old), pixels=(n,),
+                                prototypes=(n_old, 1 + 2 * channels), updates=(), fused=(), fitted=(), row_count=(),
+                                row_pixels=(kept, channels + new + 1)).items():
             self.register_buffer(name, torch.zeros(shape))
         self._starts = False
         self.teacher = copy.deepcopy(self.local).requires_grad_(False) if self.teacher_decay else None
+
+    @classmethod
+    def check(cls, values: Mapping[str, Any], epochs: int) -> None:
+        super().check(values, epochs)
+        if (count := values.get("memory_images")) and values.get("corrected_masks"):
+            raise InputError(f"memory_images={count} and corrected_masks both give masks: leave one of them out.")
 
     @property
     def target_localizer(self) -> Localizer:
@@ -110,7 +116,6 @@ class LeverParams(Wilson):
         return self.rule.with_step_maps({"pairs": self.pairs})
 
 # %% ../../nbs/methods/08_levers.ipynb #a2eb6550
-MEMORY = 0.99       # share of a sum over the step that an update keeps
 ROW_PIXELS = 16384  # pixels of which new rows are fitted, the latest ones
 PER_IMAGE = 32      # of which every image gives so many
 
@@ -126,6 +131,8 @@ class TargetLevers(LeverParams):
 
     @torch.no_grad()
     def prepare(self, batches: Iterable[Batch]) -> None:
+        if "confidence" in self.carried:
+            self.pairs[3] = self.carried["confidence"][1:, None].to(self.pairs)
         if not self.loss_prototypes:
             return
         for batch in batches:
@@ -136,7 +143,10 @@ class TargetLevers(LeverParams):
             self.prototypes.copy_(merge_sums(self.prototypes, self.carried["prototypes"]))
 
     def carry(self) -> dict[str, Tensor]:
-        return {"prototypes": self.prototypes} if self.loss_prototypes else {}
+        confidence = class_confidence(self.claims)
+        if "confidence" in self.carried:
+            confidence[: self.n_old] = self.carried["confidence"]
+        return {"confidence": confidence} | ({"prototypes": self.prototypes} if self.loss_prototypes else {})
 
     @torch.no_grad()
     def targets(self, batch: Batch, features: Tensor, logits_old: Tensor) -> Targets:
@@ -144,21 +154,22 @@ class TargetLevers(LeverParams):
         if self.rule.step_maps.get("pairs") is not self.pairs:  # the module was moved to a device
             self.rule = self.rule.with_step_maps({"pairs": self.pairs})
         made = super().targets(batch, features, logits_old)
-        for name, sums in (("pairs", pair_sums(made["masked"], made["old"], made["labels"])),
-                           ("counts", seed_counts(made["masked"], made["old"]))):
-            getattr(self, name).mul_(MEMORY).add_(all_reduce_sum(sums))
+        for kept, sums in ((self.pairs[:3], pair_sums(made["masked"], made["old"], made["labels"])),
+                           (self.counts, seed_counts(made["masked"], made["old"]))):
+            kept.mul_(MEMORY).add_(all_reduce_sum(sums))
         return made
 
     def target_maps(self, batch: Batch, features: Tensor, logits_old: Tensor) -> Tensor:
         maps = super().target_maps(batch, features, logits_old)
         views = image_views(batch.images, self.mirror, self.view_scale, self.segmenter.backbone.output_stride)
-        others = []
-        for view, undo in views:
-            with evaluation_mode(self.segmenter.backbone):
-                seen = self.segmenter.backbone(view)
-            prior = self.old_output(view).logits if self.local.prior == "fixed" else None
-            others.append(undo(self.target_localizer(seen, prior)))
+        with evaluation_mode(self.segmenter.backbone):
+            others = [undo(self.view_maps(view)) for view, undo in views]
         return mean_of_views(maps, others)
+
+    def view_maps(self, view: Tensor) -> Tensor:
+        "The localizer's logits of another view of the images."
+        prior = self.old_output(view).logits if self.local.prior == "fixed" else None
+        return self.target_localizer(self.segmenter.backbone(view), prior)
 
     def localizer_terms(self, batch: Batch, maps: Tensor, logits_old: Tensor) -> dict[str, Tensor]:
         terms = super().localizer_terms(batch, maps, logits_old)
@@ -179,6 +190,7 @@ class TargetLevers(LeverParams):
         self, batch: Batch, logits: Tensor, maps: Tensor, pseudo: Targets,
     ) -> dict[str, Tensor]:
         terms = super().pseudo_terms(batch, logits, maps, pseudo)
+        self.claims.mul_(MEMORY).add_(all_reduce_sum(claim_sums(logits)))
         if self.confidence_power or self.balance_classes:
             weights = self.channel_weights(pseudo)
             loss = weighted_segmentation_loss(logits, pseudo.target, pseudo.gate, open_gate_share(pseudo.gate),
@@ -228,10 +240,7 @@ class RowLevers(TargetLevers):
         rows = torch.cat([part.to(self.row_pixels) for part in (embedding, target, weight)], 2).flatten(0, 1)
         if world_size() > 1:
             rows = torch.cat(all_gather_object(rows.cpu())).to(rows)
-        rows = rows[-ROW_PIXELS:]
-        places = (self.row_count.long() + torch.arange(len(rows), device=rows.device)) % ROW_PIXELS
-        self.row_pixels[places] = rows
-        self.row_count += len(rows)
+        keep_latest(self.row_pixels, self.row_count, rows)
 
     def fit_rows(self) -> None:
         "Give the new rows the solution for the pixels that were kept; without any, they stay as they are."

@@ -15,9 +15,29 @@ from .links import StepMap
 from .targets import Combine
 
 # %% auto #0
-__all__ = ['pair_sums', 'PairSums', 'pair_facts', 'priority', 'seen_elsewhere', 'OldFirstTarget']
+__all__ = ['MEMORY', 'claim_sums', 'class_confidence', 'pair_sums', 'PairSums', 'pair_facts', 'priority', 'seen_elsewhere',
+           'OldFirstTarget']
 
 # %% ../../nbs/pseudo/05_old_first.ipynb #8ca3e6e0
+MEMORY = 0.99  # share of a sum over the step that an update keeps
+
+
+def claim_sums(
+    logits: Tensor,  # B, C, h, w
+) -> Tensor:         # 2, C: pixels by their most likely class, and the sum of its probability there
+    "How often a model decides for each class, and how surely."
+    probability, claimed = logits.detach().float().sigmoid().max(1)
+    claims = F.one_hot(claimed.flatten(), logits.shape[1]).to(probability)
+    return torch.stack([claims.sum(0), probability.flatten() @ claims])
+
+
+def class_confidence(
+    sums: Tensor,  # 2, C of `claim_sums`
+) -> Tensor:       # C; 0 where a class is never claimed
+    "Mean probability of a class where the model decides for it."
+    return sums[1] / sums[0].clamp(min=1e-6)
+
+
 def pair_sums(
     masked: Tensor,  # B, C, h, w localizer probabilities, masked by the image-level labels
     old: Tensor,     # B, C_old, h, w probabilities of the old model
@@ -35,22 +55,26 @@ def pair_sums(
 
 
 class PairSums(StepMap):
-    "The sums of `pair_sums` over a step; without any, no pair is known."
+    "The sums of `pair_sums` over a step, and the usual confidence of the old classes; without any, no pair is known."
     reads, returns = ("old", "masked"), "pairs"
 
     def compute(self, old: Tensor, masked: Tensor) -> Tensor:
-        return old.new_zeros(3, old.shape[1] - 1, masked.shape[1] - old.shape[1] + 1)
+        return old.new_zeros(4, old.shape[1] - 1, masked.shape[1] - old.shape[1] + 1)
 
 
 def pair_facts(
-    pairs: Tensor,                  # 3, K, N+1 of `pair_sums`
-) -> tuple[Tensor, Tensor]:         # K, N each; 0 and 1 where nothing is known
-    "Share of an old class's claims in the seed of a new one, and its probability there by that elsewhere."
-    total, inside, probability = pairs.unbind()
+    pairs: Tensor,           # 4, K, N+1: the three of `pair_sums`, and the usual confidence of each old class or 0
+) -> tuple[Tensor, Tensor]:  # K, N each; 0 and 1 where nothing is known
+    """Share of an old class's claims in the seed of a new one, and its probability there by the usual one.
+
+    Where the usual confidence is not known, the probability outside all seeds stands for it.
+    """
+    total, inside, probability, usual = pairs.unbind()
     share = inside[:, :-1] / total[:, :-1].clamp(min=1)
     mean = probability / inside.clamp(min=1)
-    known = (inside[:, :-1] > 0) & (inside[:, -1:] > 0)
-    return share, torch.where(known, mean[:, :-1] / mean[:, -1:].clamp(min=1e-6), 1.0)
+    reference = torch.where(usual[:, -1:] > 0, usual[:, -1:], mean[:, -1:])
+    known = (inside[:, :-1] > 0) & (reference > 0)
+    return share, torch.where(known, mean[:, :-1] / reference.clamp(min=1e-6), 1.0)
 
 # %% ../../nbs/pseudo/05_old_first.ipynb #874289e4
 def priority(
@@ -82,8 +106,8 @@ class OldFirstTarget(Combine):
     lookalike_share: float = param(0.5, "share of an old class's pixels in images of a new class that its "
                                         "seed covers, above which both look alike and neither has priority; "
                                         "1: never", min=0, max=1, step=0.05)
-    lookalike_confidence: float = param(0.8, "the old model's probability in that seed relative to "
-                                             "elsewhere, below which both look alike; 2: any", min=0, max=2,
+    lookalike_confidence: float = param(0.9, "the old model's probability in that seed relative to the "
+                                             "usual one, below which both look alike; 2: any", min=0, max=2,
                                         step=0.05)
 
     def lookalikes(self, pairs: Tensor) -> Tensor:  # C_old-1, C_new bool

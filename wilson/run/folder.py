@@ -257,8 +257,8 @@ def rebuild_results(
 def _row(file: Path, metrics: Mapping[str, Any]) -> dict[str, Any]:
     row = {"task": file.parents[2].name, "run": file.parents[1].name,
            "step": metrics["step"], "seconds": _rounded(metrics["seconds"], 1)}
-    if (StepFolder(file.parent).read("config.json") or {}).get("outside_evidence"):
-        row["outside_evidence"] = "yes"
+    if marks := (StepFolder(file.parent).read("config.json") or {}).get("marks"):
+        row["marks"] = ", ".join(marks)
     facts = read_facts(metrics)
     for name, by_protocol in column_scores(facts, metrics["scores"]).items():
         own = "" if name == BUILT_IN[0].name else f"{name}_"  # mean IoU needs no name

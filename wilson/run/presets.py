@@ -20,7 +20,7 @@ from .user_code import code_hash, is_reference
 
 # %% auto #0
 __all__ = ['ResolvedConfig', 'resolve_config', 'task_of', 'part_for_step', 'is_base', 'method_of_step', 'uses_base_schedule',
-           'uses_negatives', 'value_for_step', 'step_fingerprint']
+           'uses_negatives', 'memory_size', 'value_for_step', 'step_fingerprint']
 
 # %% ../../nbs/run/02_presets.ipynb #591c5749
 class ResolvedConfig(TrainConfig):
@@ -119,6 +119,11 @@ def uses_base_schedule(config: TrainConfig, step: int) -> bool:
 def uses_negatives(config: TrainConfig) -> bool:
     "Whether a later step trains on images that show none of its classes, too."
     return bool(config.method_params.get("negative_images"))
+
+
+def memory_size(config: TrainConfig) -> int:
+    "How many images of earlier steps a later one trains on again."
+    return int(config.method_params.get("memory_images") or 0)
 
 
 def value_for_step(config: ResolvedConfig, name: str, step: int) -> str:

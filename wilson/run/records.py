@@ -75,7 +75,7 @@ class Record:
     cost: Mapping[str, float | None] = field(default_factory=dict)  # seconds, J, GB, images a second
     parent: Path | None = None    # folder of the step before
     own_method: str = ""          # name of a method that is a class of the user
-    outside_evidence: bool = False  # used what a model from outside says, in this step or before
+    marks: tuple[str, ...] = ()   # what it used beyond its protocol: "outside evidence", "memory"
     facts: Mapping[str, ScoreFacts] = field(default_factory=lambda: {f.name: f for f in BUILT_IN}, repr=False)
 
     @property
@@ -165,7 +165,7 @@ def _record(path: Path, before: Mapping[Path, Record], sizes: dict[str, int]) ->
     return Record(path, number, sizes[kind], state, parameters, recipe,
                   column_scores(facts, metrics.get("scores", {})),
                   {name: score["miou"] for name, score in taught.items()}, cost, parent,
-                  _own_method(config), bool(config.get("outside_evidence")), facts)
+                  _own_method(config), tuple(config.get("marks") or ()), facts)
 
 
 def _own_method(config: Mapping[str, Any]) -> str:
@@ -235,10 +235,11 @@ def _names_of_method(record: Record) -> tuple[str, ...]:
 # %% ../../nbs/run/10_records.ipynb #b8bdf889
 def mark_label(
     label: str,
-    outside_evidence: bool,  # of a record
+    marks: Iterable[str],  # of records
 ) -> str:
-    "A row's label, with the mark of runs that used what a model from outside says of the images."
-    return f"{label} (outside evidence)" if outside_evidence else label
+    "A row's label, with the marks of runs that used more than their protocol gives: evidence from outside, a memory."
+    found = sorted({*marks})
+    return f"{label} ({', '.join(found)})" if found else label
 
 
 @dataclass(frozen=True)
@@ -249,8 +250,8 @@ class Variant:
 
     @property
     def label(self) -> str:
-        "How tables and figures name it: marked where a model from outside helped."
-        return mark_label(self.recipe_label, any(r.outside_evidence for r in self.records))
+        "How tables and figures name it: marked where it used more than its protocol gives."
+        return mark_label(self.recipe_label, (mark for r in self.records for mark in r.marks))
 
     def values(self, group: str, protocol: str = "published", score: str = "miou") -> list[float | None]:
         "A score of a group of classes, by run; mean IoUs are in percent."
