@@ -173,8 +173,8 @@ def zip_of(*names):
     (b'{"message": "Not Found"}', "JSON"), (b'<?xml version="1.0"?><Error>AccessDenied</Error>', "XML"),
     (gzip.compress(b"x"), "gunzip"), (tar_of("a.pth", b"x"), "tar archive"), (b"\x89HDF\r\n\x1a\n", "HDF5"),
     (zip_of("model/weights.pth", "readme.txt"), "a zip archive of model/weights.pth, readme.txt"), (zip_of("a.npy"), "NumPy"),
-    (zip_of("m/constants.pkl", "m/data.pkl"), "torch.jit.save"), (zip_of("a")[:-8], "torn"), (b"PK\x03\x04", "torn"),
-    (b"Not Found", "torn, or something else"), ((50).to_bytes(8, "little") + b'{"a":', "torn, or something else"),
+    (zip_of("m/constants.pkl", "m/data.pkl"), "torch.jit.save"), (zip_of("a")[:-8], "damaged"), (b"PK\x03\x04", "damaged"),
+    (b"Not Found", "damaged, or of another format"), ((50).to_bytes(8, "little") + b'{"a":', "damaged, or of another format"),
 ], ids=lambda value: value if isinstance(value, str) else f"{len(value)} bytes")  # archives hold the time
 def test_what_lies_under_the_name_of_weights(content, words, tmp_path):
     file = tmp_path / "resnet50.pth"

@@ -139,11 +139,11 @@ def without(content, beginning):
 
 @pytest.mark.parametrize("make, words", [
     (lambda c: [1, 2], "holds a list"),
-    (lambda c: {"epoch": 3}, "holds no weights by name (epoch: int)"),
-    (lambda c: {"model_state": None}, "holds no weights by name (model_state: NoneType)"),
-    (lambda c: {"model_state": {}}, "holds no weights by name (model_state: dict)"),
+    (lambda c: {"epoch": 3}, "contains no weights by name (epoch: int)"),
+    (lambda c: {"model_state": None}, "contains no weights by name (model_state: NoneType)"),
+    (lambda c: {"model_state": {}}, "contains no weights by name (model_state: dict)"),
     (lambda c: without(c, "module.cls."), "none of its 130 tensors is named cls.0.weight"),
-    (lambda c: {"model_state": {0: torch.ones(1)}}, "holds no weights by name (0: Tensor)"),
+    (lambda c: {"model_state": {0: torch.ones(1)}}, "contains no weights by name (0: Tensor)"),
     (lambda c: without(c, "module.body.mod3.block1."), "backbone shapes_net (132 tensors), but misses 15, the first "),
     (lambda c: changed(c, **{"module.body.mod9.weight": torch.ones(1)}), "has 1 more, the first body.mod9.weight"),
     (lambda c: changed(c, **{"module.cls.0.bias": torch.ones(7)}), "1 in other shapes, the first cls.0.bias"),

@@ -123,7 +123,7 @@ def _images_of(given: Path) -> list[Path]:
         raise InputError(f"{given}: the {kind} no image; expected JPEG or PNG files.")
     return inside
 
-
+# %% ../../nbs/analysis/00_results.ipynb #7c1e90ab
 def check_readable(files: Sequence[Path]) -> None:
     "InputError for the first file that cannot be read as an image."
     for file in files[:DECODED_FIRST]:

@@ -22,12 +22,12 @@ __all__ = ['WIDTHS', 'TILED_ABOVE', 'TILE_PIXELS', 'ENDLESS_MARGIN', 'MOST_TILES
            'choose_tile', 'argmax_in_strips', 'TiledSegmenter']
 
 # %% ../../nbs/inference/01_tiles.ipynb #7a4e2f05
-WIDTHS = (1024, 4096)  # pixels of the strips on which the reach is measured
+WIDTHS = (1024, 4096)  # lengths in pixels of the strips on which the reach is measured
 
 
 @torch.no_grad()
 def reach(segmenter: Segmenter) -> int | None:
-    "Pixels from an output cell to the farthest pixel that it depends on; None: there is no end."
+    "Pixels from an output cell to the farthest pixel that it depends on; None if the reach is unlimited."
     stride = segmenter.backbone.output_stride
     sides = [next(filter(None, (_reach(segmenter, width, across) for width in WIDTHS)), None)
              for across in (False, True)]
@@ -36,7 +36,7 @@ def reach(segmenter: Segmenter) -> int | None:
 
 
 def _reach(segmenter: Segmenter, width: int, across: bool) -> int | None:
-    "Cells that a column, or a row, of cells reaches; None: beyond the strip."
+    "The reach of a column (or row) in cells; None if it exceeds the strip."
     stride = segmenter.backbone.output_stride
     middle = width // stride // 2
     images = torch.zeros(1, 3, 4 * stride, width, device=next(segmenter.parameters()).device)
@@ -48,17 +48,17 @@ def _reach(segmenter: Segmenter, width: int, across: bool) -> int | None:
     return int((cells - middle).abs().max())
 
 # %% ../../nbs/inference/01_tiles.ipynb #7a4e2f08
-TILED_ABOVE = 12_000_000  # pixels of an image that goes through the network whole
-TILE_PIXELS = 12_000_000  # of one tile with what surrounds it; ResNet-101 takes about 0.35 GB a million
-ENDLESS_MARGIN = 512      # pixels around a tile of a network that sees without end
+TILED_ABOVE = 12_000_000  # pixels; larger images are divided into tiles
+TILE_PIXELS = 12_000_000  # of one tile with its margin; ResNet-101 takes about 0.35 GB per million
+ENDLESS_MARGIN = 512      # pixels around a tile of a network with unlimited reach
 MOST_TILES = 64           # in each direction
 
 
 class Span(NamedTuple):
-    "A tile along one side of an image, in pixels; its own part lies within what is computed."
-    start: int   # of what is computed
+    "A tile along one side of an image, in pixels: start ≤ begin < end ≤ stop."
+    start: int   # the computed part
     stop: int
-    begin: int   # of its own part
+    begin: int   # the tile's own part, without margins
     end: int
 
 
@@ -68,7 +68,7 @@ def spans(
     margin: int,  # around it, a multiple of `stride`
     stride: int,
 ) -> list[Span]:
-    "Tiles along one side. Each is as long as the reach of a cell, where the image is."
+    "Tiles along one side. Each covers the reach of its cells, as far as the image extends."
     found = []
     for begin in range(0, length, tile):
         end, least = min(begin + tile, length), 2 * margin + 2 * stride
@@ -109,7 +109,7 @@ def argmax_in_strips(
     size: tuple[int, int],            # H, W
     most_values: int = STRIP_VALUES,
 ) -> Tensor:                          # H, W uint8
-    "The arg-max of logits, enlarged to `size` before it is taken; of large maps in strips."
+    "The arg-max of logits after bilinear interpolation to `size`; large maps are computed in strips."
     (n, h, _), (height, width) = logits.shape, size
     if n * height * width <= most_values:
         full = F.interpolate(logits[None].float(), size, mode="bilinear", align_corners=False)
@@ -127,13 +127,13 @@ def argmax_in_strips(
 
 # %% ../../nbs/inference/01_tiles.ipynb #67d152b2
 class TiledSegmenter:
-    "A segmenter for images of any size: whole where they fit, else in tiles."
+    "A segmenter for images of any size; large images are segmented in tiles."
 
     def __init__(
         self,
         segmenter: Segmenter,                # in evaluation mode
         tile: int | None = None,             # pixels of a tile's side; 0: never; None: large images
-        say: Callable[[str], None] = print,  # hears that tiles are not exact
+        say: Callable[[str], None] = print,  # called with a message if tiles change the result
         tiled_above: int = TILED_ABOVE,      # pixels, with tile=None
     ):
         if tile is not None and tile < 0:
@@ -144,7 +144,7 @@ class TiledSegmenter:
 
     @property
     def margin(self) -> int:
-        "Pixels around a tile."
+        "Pixels around a tile that it is computed with."
         if self._margin is None:
             found = reach(self.segmenter)
             if found is None:
@@ -154,13 +154,13 @@ class TiledSegmenter:
         return self._margin
 
     def is_tiled(self, height: int, width: int) -> bool:
-        "Whether an image of this size is cut into tiles."
+        "Whether an image of this size is divided into tiles."
         if self.tile is None:
             return height * width > self.tiled_above
         return 0 < self.tile < max(height, width)
 
     def tiles(self, height: int, width: int) -> Iterator[tuple[Span, Span]]:
-        "The tiles of an image, rows and columns of each."
+        "The tiles of an image: the rows and the columns of each."
         if self.tile:
             sides = (max(1, round(self.tile / self.stride)) * self.stride,) * 2
         else:
@@ -190,7 +190,7 @@ class TiledSegmenter:
         return self.segmenter(images.contiguous(memory_format=torch.channels_last)).logits[0].float().cpu()
 
     def _cells(self, span: Span) -> tuple[slice, slice]:
-        "A tile's own cells in the whole, and in the tile."
+        "The cells of a tile's own part, as indices in the whole map and in the tile's map."
         begin, end, start = span.begin // self.stride, -(-span.end // self.stride), span.start // self.stride
         return slice(begin, end), slice(begin - start, end - start)
 
@@ -198,6 +198,6 @@ class TiledSegmenter:
         self,
         picture: Tensor,  # 3, H, W uint8
     ) -> Tensor:          # H, W uint8: classes in training order
-        "Classes of an image."
+        "The predicted classes of an image."
         height, width = picture.shape[1:]
         return argmax_in_strips(self.logits(picture), (height, width))

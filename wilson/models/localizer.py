@@ -14,7 +14,7 @@ from .norms import make_abn
 __all__ = ['NOWHERE', 'Localizer', 'weighted_pool', 'focal_penalty', 'attention_pool', 'pool_class_scores']
 
 # %% ../../nbs/models/10_localizer.ipynb #5cb19a28
-NOWHERE = -20.0  # logit of a class that is out of question
+NOWHERE = -20.0  # logit of a class that is ruled out
 
 # %% ../../nbs/models/10_localizer.ipynb #28092e76
 class Localizer(nn.Sequential):
@@ -27,7 +27,7 @@ class Localizer(nn.Sequential):
         channels: int = 256,
         norm: str = "auto",      # kind of ABN
         prior: str = "learned",  # old channels: "learned", "none" or "fixed" (the old model's)
-        n_old: int = 0,          # C_old, background included: how many channels `prior` is about
+        n_old: int = 0,          # C_old, background included: the channels that `prior` applies to
     ):
         super().__init__(
             nn.Conv2d(in_channels, channels, 3, padding=1, bias=False),
@@ -58,7 +58,7 @@ class Localizer(nn.Sequential):
 # %% ../../nbs/models/10_localizer.ipynb #3941e4f5
 def weighted_pool(
     logits: Tensor,     # B, C, h, w: localizer logits
-    eps: float = 1.0,   # added to the mass, so that a class nobody believes in scores 0
+    eps: float = 1.0,   # added to the sum of weights, so that an absent class scores 0
 ) -> Tensor:            # B, C: one score per class
     "nGWP: mean of `logits` over the map, weighted by their softmax over classes."
     weight = logits.softmax(1).flatten(2)                                   # B, C, N
@@ -67,8 +67,8 @@ def weighted_pool(
 # %% ../../nbs/models/10_localizer.ipynb #d3bfd2ca
 def focal_penalty(
     logits: Tensor,       # B, C, h, w
-    power: float = 3,     # how soon the penalty fades as the class gets larger
-    floor: float = 0.01,  # bounds it below: log(floor) for a class that is nowhere
+    power: float = 3,     # how fast the penalty vanishes as the class gets larger
+    floor: float = 0.01,  # the lower bound of the penalty is log(floor), for an absent class
 ) -> Tensor:              # B, C: at most log(1 + floor), about 0
     "Size penalty `(1 - mean q)^power * log(floor + mean q)` of the mean softmax probability."
     mean = logits.softmax(1).mean((-2, -1))
@@ -77,7 +77,7 @@ def focal_penalty(
 # %% ../../nbs/models/10_localizer.ipynb #80d80bfe
 def attention_pool(
     logits: Tensor,       # B, C, h, w
-    floor: float = 0.01,  # weight of a pixel that does not believe in the class
+    floor: float = 0.01,  # weight of a pixel where the class has probability 0
 ) -> Tensor:              # B, C: one score per class
     "Mean of `logits` over the map, weighted by `floor` plus their softmax over classes."
     weight = logits.softmax(1).flatten(2) + floor                           # B, C, N

@@ -52,7 +52,7 @@ class ABN(nn.Module):
             self.bias, self.training, self.momentum, self.eps))
 
     def activated(self, x: Tensor) -> Tensor:
-        "`x`, overwritten by its activation."
+        "Apply the activation to `x` in place."
         return x if self.activation == "identity" else F.leaky_relu(x, self.slope, inplace=True)
 
     def extra_repr(self) -> str:
@@ -62,7 +62,7 @@ class ABN(nn.Module):
 def _check_batch(
     x: Tensor,  # B, C or B, C, h, w
 ) -> None:
-    "Raise where a channel holds a single value, whose batch statistics are undefined."
+    "Raise ValueError if a channel has a single value, whose batch statistics are undefined."
     if x.numel() <= x.shape[1]:
         raise ValueError("batch norm in training got one value per channel (input "
                          f"{tuple(x.shape)}): use a batch size of at least 2 on every device")
@@ -81,7 +81,7 @@ def inplace_available() -> bool:
 def norm_for(
     device: str,  # "cpu", "cuda", "cuda:1"
 ) -> str:         # "inplace" or "plain"
-    "The kind of ABN that suits a device."
+    "The faster kind of ABN that works on a device."
     if not device.startswith("cuda") or not inplace_available():
         return "plain"
     try:
@@ -96,7 +96,7 @@ def make_abn(
     activation: str = "leaky_relu",  # "leaky_relu" or "identity"
     kind: str = "auto",              # "plain", "inplace", or "auto": `norm_for` the GPU, if there is one
 ) -> nn.Module:                      # ABN or inplace_abn.InPlaceABN
-    "An activated batch norm. Raises RuntimeError where `inplace` is asked for and does not import."
+    "An activated batch norm. Raises RuntimeError for kind \"inplace\" if its package does not import."
     if kind not in ("auto", "plain", "inplace"):
         raise ValueError(f"norm kind {kind!r}: expected 'auto', 'plain' or 'inplace'")
     if kind == "auto":

@@ -23,7 +23,7 @@ def fit_to_cells(
     output_stride: int,  # pixels of the image per cell
     side: int,           # pixels of a cell in the result
 ) -> Tensor:             # B, 3, ⌈H/stride⌉·side, ⌈W/stride⌉·side
-    "The images resized so that every cell of the output has `side` pixels each way."
+    "Resize images so that every cell of the output has `side`×`side` pixels."
     size = [-(-length // output_stride) * side for length in images.shape[-2:]]
     if size == [*images.shape[-2:]]:
         return images
@@ -31,12 +31,12 @@ def fit_to_cells(
 
 # %% ../../nbs/models/06_timm_backbones.ipynb #0aeee6c9
 class TimmNetwork(FeatureNetwork):
-    "The last feature map of a timm network, with the norms it comes with: B,3,H,W → B,channels,h,w."
+    "The last feature map of a timm network, with its own norms: B,3,H,W → B,channels,h,w."
 
     def __init__(
         self,
         name: str,           # `timm:<model>`, for instance timm:resnet18
-        output_stride: int,  # one that the model can be built at
+        output_stride: int,  # one that the model supports
     ):
         import timm
         super().__init__()
@@ -45,7 +45,7 @@ class TimmNetwork(FeatureNetwork):
                 name.partition(":")[2], pretrained=False, features_only=True, out_indices=(-1,),
                 output_stride=output_stride)
             found = features.feature_info.reduction()[-1]
-        except Exception as error:  # AssertionError, TypeError, RuntimeError …: each model in its own way
+        except Exception as error:  # AssertionError, TypeError, RuntimeError …, depending on the model
             reason = str(error) or type(error).__name__
             raise InputError(f"output_stride={output_stride} is not possible for backbone={name!r} (timm: "
                              f"{reason}); choose another model or stride.") from error
@@ -60,7 +60,7 @@ class TimmNetwork(FeatureNetwork):
 
 # %% ../../nbs/models/06_timm_backbones.ipynb #d3990e54
 def dotted_name(key: str) -> str:
-    "A tensor's name, be it of a whole timm network or of a `TimmNetwork`, without what tells the two apart."
+    "A tensor's name in a form that is the same for a whole timm network and for a `TimmNetwork`."
     return key.removeprefix("features.").removeprefix("model.").replace("_", ".")
 
 
@@ -68,6 +68,6 @@ def from_timm(
     state: Mapping[str, Tensor],  # of a whole timm network
     keys: Collection[str],        # names of the tensors of a `TimmNetwork` of the same model
 ) -> dict[str, Tensor]:           # under these names
-    "The weights that a `TimmNetwork` has of the whole network; the rest, its classifier, is left out."
+    "The weights of a whole network that a `TimmNetwork` has too; the classifier is dropped."
     given = {key.replace("_", "."): value for key, value in state.items()}
     return {key: given[name] for key in keys if (name := dotted_name(key)) in given}

@@ -21,7 +21,7 @@ __all__ = ['PatchNetwork', 'HierarchicalNetwork', 'make_transformer', 'make_timm
 
 # %% ../../nbs/models/11_timm_transformers.ipynb #80998ec7
 class _Tokens(FeatureNetwork):
-    "A network of timm that takes images of any size; a subclass turns its maps into one."
+    "A network of timm that accepts images of any size. Subclasses combine its maps into one."
 
     scale: Tensor  # from the normalization of wilson's batches to that of the network
     shift: Tensor
@@ -30,7 +30,7 @@ class _Tokens(FeatureNetwork):
         self,
         features: Any,             # of timm, with forward_intermediates
         levels: Sequence[int],     # indices of its maps, the finest first
-        norm: bool,                # apply its last norm
+        norm: bool,                # whether to apply its last norm
         output_stride: int,
     ):
         from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -44,7 +44,7 @@ class _Tokens(FeatureNetwork):
         self.register_buffer("shift", (mean - own_mean) / own_std, persistent=False)
 
     def maps(self, images: Tensor) -> list[Tensor]:
-        "The maps of the levels, the finest first."
+        "The maps of `levels`, the finest first."
         return self.features.forward_intermediates(
             images * self.scale + self.shift, indices=self.levels, norm=self.norm, output_fmt="NCHW",
             intermediates_only=True)
@@ -59,7 +59,7 @@ class PatchNetwork(_Tokens):
         if self.patch != output_stride:
             self.note = (
                 f"Its patches have {self.patch} pixels and output_stride={output_stride}: the network "
-                f"sees images at {self.patch}/{output_stride} of their size, each cell as one patch.")
+                f"gets images at {self.patch}/{output_stride} of their size, so that each cell is one patch.")
 
     def forward(self, images: Tensor) -> Tensor:
         return self.maps(fit_to_cells(images, self.output_stride, self.patch))[-1]
@@ -84,7 +84,7 @@ class HierarchicalNetwork(_Tokens):
 # %% ../../nbs/models/11_timm_transformers.ipynb #dd4400a6
 def _create(
     model: str,  # name in timm
-) -> Any:        # the network, its images of any size where it can
+) -> Any:        # the network, for images of any size if it supports them
     "A network of timm with random weights and without classifier."
     import timm
     any_size: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False})
@@ -98,7 +98,7 @@ def _create(
 
 
 def _network(model: str, output_stride: int, norm: bool) -> _Tokens:
-    "The network of one of the two kinds. ValueError where it cannot have this stride."
+    "A network of one of the two kinds. Raises ValueError if it cannot have this stride."
     features = _create(model)
     if not hasattr(features, "forward_intermediates"):
         raise ValueError("it does not return its maps")
@@ -113,11 +113,11 @@ def _network(model: str, output_stride: int, norm: bool) -> _Tokens:
 
 @torch.no_grad()
 def _check_size(network: _Tokens) -> None:
-    "Run one small image and set `channels`; raises what the network raises at its size."
+    "Run a small image and set `channels`. Raises any error of the network, or ValueError for a wrong size."
     stride = network.output_stride
     found = network.eval()(torch.zeros(1, 3, 5 * stride - 1, 3 * stride))
     if found.shape[-2:] != (5, 3):
-        raise ValueError(f"of 5 × 3 cells it returns {' × '.join(map(str, found.shape[-2:]))}")
+        raise ValueError(f"it returns {' × '.join(map(str, found.shape[-2:]))} cells instead of 5 × 3")
     network.train()
     network.channels = found.shape[1]
 
@@ -126,7 +126,7 @@ def make_transformer(
     name: str,           # `timm:<model>`
     output_stride: int,
 ) -> FeatureNetwork:
-    "A vision transformer or a hierarchical network of timm. InputError where it cannot be a backbone."
+    "A vision transformer or a hierarchical network of timm. Raises InputError if it cannot be a backbone."
     model = name.partition(":")[2]
     reason = ""
     for norm in (True, False):  # a few networks cannot apply their last norm to a map
@@ -145,7 +145,7 @@ def make_timm(
     name: str,           # `timm:<model>`
     output_stride: int,
 ) -> FeatureNetwork:
-    "A network of timm: dilated where it knows an output stride, else by its patches or its hierarchy."
+    "A network of timm: dilated if it accepts an output stride, otherwise by its patches or its hierarchy."
     try:
         return TimmNetwork(name, output_stride)
     except InputError as error:
@@ -165,14 +165,14 @@ def timm_weights(
         return found
     try:
         converted = _converted(name.partition(":")[2], state)
-    except Exception:  # of a file for another network: each converter fails in its own way
+    except Exception:  # converters raise different errors for files of other networks
         return found
     other = from_timm(converted, own)
     return other if len(other) >= len(found) else found
 
 
 def _converted(model: str, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    "The weights as timm's own converter for this model returns them."
+    "The weights, converted by timm's own converter for this model."
     import importlib
     with torch.device("meta"):
         network = _create(model)

@@ -18,7 +18,7 @@ __all__ = ['WIDER_38', 'PreActivationBlock', 'WiderResNet']
 
 # %% ../../nbs/models/03_wider_resnet.ipynb #62a79c32
 class PreActivationBlock(nn.Module):
-    "`convs(bn1(x)) + x`, or `+ proj_conv(bn1(x))` where channels or map size change."
+    "`convs(bn1(x)) + x`, or `+ proj_conv(bn1(x))` if the channels or the map size change."
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class PreActivationBlock(nn.Module):
             self.proj_conv = nn.Conv2d(in_channels, before, 1, stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        shortcut = None if self.projects else x.clone()  # an ABN in place overwrites x
+        shortcut = None if self.projects else x.clone()  # an in-place ABN overwrites x
         x = self.bn1(x)
         return self.convs(x).add_(self.proj_conv(x) if self.projects else shortcut)
 
