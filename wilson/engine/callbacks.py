@@ -33,11 +33,11 @@ class ProgressBar(Callback):
     "Shows the updates of an epoch and their mean losses, on the main process."
     affects = "nothing"
     bar: Any = None  # of the current epoch
-    layout = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{rate_fmt}{postfix}]"  # tqdm's, without the rest of the epoch
+    layout = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{rate_fmt}{postfix}]"  # tqdm's, without the remaining time
 
     def before_epoch(self) -> None:
         trainer = self.trainer
-        silent = {} if is_main_process() else {"disable": True}  # on the main process the environment decides
+        silent = {} if is_main_process() else {"disable": True}  # on the main process, TQDM_DISABLE applies
         every = float(os.environ.get("TQDM_MININTERVAL", 0.5))  # seconds
         self.bar = tqdm(desc=f"{trainer.title}, epoch {trainer.epoch + 1}/{trainer.epochs}",
                         total=trainer.per_epoch, initial=trainer.done, leave=False, mininterval=every,
@@ -48,7 +48,7 @@ class ProgressBar(Callback):
         if self.trainer.done % 20 == 0 or self.trainer.done == 1:
             means = [f"{name}={mean:.3f}" for name, mean in self.trainer.find(EpochStats).means().items()]
             left = self.trainer.find(Cost).time_left()
-            self.bar.set_postfix_str(", ".join([left, *means]), refresh=False)  # shown with the bar's next move
+            self.bar.set_postfix_str(", ".join([left, *means]), refresh=False)  # shown at the bar's next update
 
     def after_epoch(self) -> None:
         self.bar.close()

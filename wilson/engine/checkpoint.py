@@ -52,7 +52,7 @@ def save_weights(
                for name, t in module.state_dict().items()}
     tensors |= {f"carried.{name}": t.detach().cpu().contiguous().clone() for name, t in carried.items()}
     with atomic_write(path) as aside:
-        # one entry alone: safetensors writes several in any order, and the same weights are the same file
+        # a single entry: safetensors writes several in random order, but equal weights should give equal files
         save_file(tensors, aside, {"classes": "|".join(step.names)})
 
 
@@ -199,7 +199,7 @@ def _is_loadable(value: Any) -> bool:
         torch.save(value, buffer)
         buffer.seek(0)
         torch.load(buffer, map_location="cpu", weights_only=True)
-    except Exception:  # of pickle and torch, as various as the types
+    except Exception:  # pickle and torch raise different errors, depending on the type
         return False
     return True
 

@@ -30,14 +30,14 @@ COUNTER = Path("/sys/class/powercap/intel-rapl:0/energy_uj")  # of a processor, 
 
 def joules(
     device: torch.device,
-) -> float | None:  # since some moment; None where the device does not tell
+) -> float | None:  # since an arbitrary time; None if the device does not measure it
     "The energy counter of a device."
-    with suppress(Exception):  # no library, no driver, no right to read: as various as machines
+    with suppress(Exception):  # a missing library, driver or permission raises different errors
         if device.type != "cuda":
             return int(COUNTER.read_text(encoding="utf-8")) / 1e6
         import pynvml
         pynvml.nvmlInit()
-        # by its name: CUDA counts only the GPUs that it may see
+        # by UUID, as CUDA numbers only the visible GPUs
         handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
         return pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3
     return None
@@ -47,14 +47,14 @@ def peak_memory(device: torch.device) -> float:
     "The most memory so far in GB: of the GPU, else of this process."
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
-    with suppress(OSError):  # getrusage would begin with what the process that started this one had
+    with suppress(OSError):  # getrusage would include the maximum of the parent process
         status = Path("/proc/self/status").read_text(encoding="utf-8").split()
         return int(status[status.index("VmHWM:") + 1]) * 1024 / 1e9
     with suppress(ImportError):
         import resource
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
-    return 0.0  # Windows tells it otherwise
+    return 0.0  # not measured on Windows
 
 # %% ../../nbs/engine/06_cost.ipynb #fa570022
 class TimeLeft:
@@ -131,7 +131,7 @@ class Cost(Callback):
         began, before = self._since
         self.seconds += time.perf_counter() - began
         now = joules(self.device)
-        if self.energy is None or before is None or now is None or now < before:  # a counter may start anew
+        if self.energy is None or before is None or now is None or now < before:  # a counter may restart
             self.energy = None
         else:
             self.energy = self.energy + now - before

@@ -113,12 +113,12 @@ def restore_numerics(
     return before
 
 # %% ../../nbs/engine/02_devices.ipynb #fa570002
-PIXELS_OF_A_THREAD = 128 * 128  # in a pass; with less the threads would mostly wait for each other
+PIXELS_OF_A_THREAD = 128 * 128  # of one pass; with fewer, threads would mostly wait for each other
 
 
 def count_threads(
     pixels: int,     # of one pass of this process, all its images
-    free: float,     # processors that nobody else uses
+    free: float,     # processors that no other process uses
     processes: int = 1,  # that share them
 ) -> int:            # at least 1
     "The number of threads for so much work; a processor counts as free from two thirds on."
@@ -180,7 +180,7 @@ def choose_device(
 def _device_of(name: str) -> torch.device:
     try:
         device = torch.device(name)
-        if device.type != "cuda":  # which starts in the process that uses it alone
+        if device.type != "cuda":  # CUDA must start only in the process that uses it
             torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as e:
         raise InputError(f"device={name!r} is not on this machine ({str(e).splitlines()[0]}); "

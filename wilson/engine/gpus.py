@@ -57,7 +57,7 @@ def visible_gpus() -> list[str]:
     if value is None:
         return [str(k) for k in range(n)]
     entries = parse_gpus(value)
-    return entries if are_mig(entries) and n else entries[:n]  # of MIG instances CUDA counts the first alone
+    return entries if are_mig(entries) and n else entries[:n]  # CUDA uses only the first of several MIG instances
 
 
 def describe_gpus() -> str:
@@ -80,7 +80,7 @@ def describe_ignored() -> str:
             f"ignores it and what follows, which leaves {shown or 'none'} of {len(entries)}.")
 
 # %% ../../nbs/engine/04_gpus.ipynb #2415f8c4
-REMEDIES = {  # by what CUDA says, in lower case
+REMEDIES = {  # by part of CUDA's message, in lower case
     "out of memory": "Other processes fill its memory; `nvidia-smi` lists them. Wait, or choose another GPU",
     "busy or unavailable": "Another process has it for itself (`nvidia-smi`). Wait, or choose another GPU",
     "too old": "Update the driver, or install a torch that was built for this driver's CUDA",
@@ -111,7 +111,7 @@ def start_gpu(device: torch.device) -> None:
         return
     try:
         torch.cuda.set_device(device.index or 0)
-        torch.ones(1, device=device).add_(1).item()  # its memory, and a kernel
+        torch.ones(1, device=device).add_(1).item()  # needs memory and a kernel
     except (RuntimeError, AssertionError) as e:
         raise gpu_error(device, e) from None
     _started.add(str(device))

@@ -128,7 +128,7 @@ def _as_rank(
     except Interrupted as e:  # all ranks have agreed on it
         status.write("interrupted")
         if os.getppid() != parent:
-            os._exit(e.exit_code)  # torch would wait for somebody who reads the result
+            os._exit(e.exit_code)  # torch would wait until the result is read
         return e
     except BaseException as e:
         sentence = str(e) if isinstance(e, InputError) else None
@@ -136,7 +136,7 @@ def _as_rank(
                     traceback=traceback.format_exc())
         raise
     finally:
-        gc.freeze()  # the interpreter's last collection goes through all of torch: it would seem alive
+        gc.freeze()  # a last garbage collection over all of torch would delay the exit
     status.write("done")
     return result if status.log.name == "rank0.log" else None
 
@@ -145,7 +145,7 @@ def launch(
     work: Callable[..., T],  # of an importable module; called with the arguments and a `Stop`
     arguments: tuple,
     n: int,                  # processes
-    logs: Path,              # folder of rank<r>.log, emptied of those of earlier calls
+    logs: Path,              # folder of rank<r>.log; logs of earlier calls are removed
     device: str = "auto",
 ) -> T:                      # of the first rank
     "Call `work` in `n` processes that form a group. Raises InputError, RankFailed or Interrupted."
@@ -170,7 +170,7 @@ def launch(
     if stop.signal is not None:
         raise Interrupted(stop.signal)
     result = outcome[0]
-    if isinstance(result, Interrupted):  # its ranks were told by somebody else
+    if isinstance(result, Interrupted):  # the ranks received the signal from another process
         raise result
     if isinstance(result, BaseException):
         raise failure([RankStatus(logs, r) for r in range(n)], result) from None
@@ -181,9 +181,9 @@ def _launch(outcome: list, n: int, folder: Path, arguments: tuple) -> None:
     "torch elastic, in a thread: the main thread keeps its own handling of signals."
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-    for name in ("torch.distributed.elastic", "torch.multiprocessing"):  # they tell each failure once more
+    for name in ("torch.distributed.elastic", "torch.multiprocessing"):  # they log each failure a second time
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    # and C++ warns of weights without a part in the losses, which a weak step has on purpose
+    # and C++ warns of weights that no loss uses, which a weak step has on purpose
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     # else it listens on every interface, for ranks of other machines
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
@@ -217,8 +217,8 @@ def _wait(
 # %% ../../nbs/engine/03_launch.ipynb #1ec47392
 def _send(processes: set[BaseProcess], number: int) -> None:
     for pid in (process.pid for process in processes):
-        with suppress(ProcessLookupError):  # it has ended
-            if pid is not None:  # else it has not begun
+        with suppress(ProcessLookupError):  # the process has ended
+            if pid is not None:  # None: the process has not started
                 os.kill(pid, number)
 
 
@@ -269,7 +269,7 @@ def failure(statuses: list[RankStatus], outcome: BaseException) -> Exception:
         if ends[rank]["sentence"]:
             return InputError(ends[rank]["sentence"])
     killed = [rank for rank, end in enumerate(ends) if end.get("state") == "running"]
-    # torch ends the others at once, some before they can write so: it knows who was the first
+    # torch ends the other ranks at once, some before they write their status, so ask it for the first
     codes = {rank: end.exitcode for rank, end in getattr(outcome, "failures", {}).items()}
     killed.sort(key=lambda rank: codes.get(rank, 0) >= 0)
     if killed and not own:

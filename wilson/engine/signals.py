@@ -24,7 +24,7 @@ class Interrupted(KeyboardInterrupt):
     "Training was asked to stop and has saved its state."
 
     def __init__(self, number: int):
-        super().__init__(number)  # what a copy in another process is made from
+        super().__init__(number)  # arguments with which pickle creates a copy
         self.signal = number
 
     def __str__(self) -> str:
@@ -45,12 +45,12 @@ class Stop:
     signal: int | None = None
 
 # %% ../../nbs/engine/00_signals.ipynb #744de2a4
-NOTICE = getattr(signal, "SIGUSR1", signal.SIGTERM)  # what ranks are told by; Windows has neither this one
-KILL = getattr(signal, "SIGKILL", signal.SIGTERM)    # nor this one
+NOTICE = getattr(signal, "SIGUSR1", signal.SIGTERM)  # sent to ranks; Windows does not have it
+KILL = getattr(signal, "SIGKILL", signal.SIGTERM)    # Windows does not have it
 STOP_SIGNALS = tuple(dict.fromkeys(getattr(signal, name, NOTICE)
                                    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")))
 GRACE = 2.0  # seconds
-# to ranks; torchrun and Slurm kill 30 s after SIGTERM
+# the ranks' limits; torchrun and Slurm kill 30 s after SIGTERM
 KILL_AFTER = {number: 2 * GRACE if number == signal.SIGINT else 20.0
               for number in STOP_SIGNALS if number != getattr(signal, "SIGUSR1", None)}
 
@@ -80,7 +80,7 @@ def graceful_shutdown(
     try:
         yield stop
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # one more must not end this half-way
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # another one must not interrupt this
         for timer in timers:
             timer.cancel()
         for number, handler in reversed(before.items()):
@@ -89,7 +89,7 @@ def graceful_shutdown(
 # %% ../../nbs/engine/00_signals.ipynb #38d84e9f
 def exit_watchdog(
     last: Callable[[int], None] = lambda number: None,  # called with the signal before the process ends
-    lost: Callable[[], bool] = lambda: False,           # whether waiting longer than `GRACE` is in vain
+    lost: Callable[[], bool] = lambda: False,           # whether waiting longer than `GRACE` is useless
     left: Mapping[int, float] = KILL_AFTER,             # seconds after each signal
 ) -> None:
     "Let SIGINT, SIGTERM and SIGHUP end this process after a time, whatever it is doing."
@@ -97,7 +97,7 @@ def exit_watchdog(
     theirs.setblocking(False)
     signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
 
-    def watch(open_end: socket.socket) -> None:  # held here: a socket without a name is closed
+    def watch(open_end: socket.socket) -> None:  # the parameter keeps the socket open
         while number := ours.recv(1)[0]:
             if number in left:
                 began = time.monotonic()
@@ -111,11 +111,11 @@ def exit_watchdog(
 
 # %% ../../nbs/engine/00_signals.ipynb #cecdb3cc
 def end_with_parent(
-    seconds: float = 1.0,  # between two looks
+    seconds: float = 1.0,  # between two checks
 ) -> None:
     "Treat the end of the parent process as a SIGTERM from now on."
     parent = os.getppid()
-    with suppress(OSError, AttributeError, TypeError):  # Linux alone: PR_SET_PDEATHSIG
+    with suppress(OSError, AttributeError, TypeError):  # PR_SET_PDEATHSIG exists only on Linux
         ctypes.CDLL(None).prctl(1, int(signal.SIGCONT), 0, 0, 0)
 
     def watch() -> None:

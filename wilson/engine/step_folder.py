@@ -46,15 +46,15 @@ def _read_json(file: Path) -> dict[str, Any]:
         raise ValueError(f"it is not JSON ({e})") from None
     if not isinstance(content, dict):
         raise ValueError(f"it holds a {type(content).__name__}, not a JSON object")
-    if b"\\ud" in raw.lower():  # half a character can be written in JSON; elsewhere only in names of files
+    if b"\\ud" in raw.lower():  # half of a surrogate pair is valid in JSON, but cannot be encoded
         json.dumps(content, ensure_ascii=False).encode("utf-8", "surrogateescape")
     return content
 
 # %% ../../nbs/engine/01_step_folder.ipynb #cc43cd0d
 STATES = ("running", "interrupted", "finished", "failed")
-STATE_FILES = ("next.pt", "last.pt", "previous.pt")  # what a step goes on from, the newest first
-MAPS_FOLDER = "maps"  # what the networks said of a few images, epoch by epoch
-INDEX = "index"         # facts about a step's images; found again where they are missing
+STATE_FILES = ("next.pt", "last.pt", "previous.pt")  # states from which a step resumes, the newest first
+MAPS_FOLDER = "maps"  # maps of a few images at single epochs
+INDEX = "index"         # facts about a step's images, which can be computed again
 OWN_FOLDERS = (MAPS_FOLDER, INDEX)
 
 # %% ../../nbs/engine/01_step_folder.ipynb #485b338e
@@ -66,7 +66,7 @@ class StepFolder:
     def read(
         self,
         name: str,  # "status.json", "config.json" or "metrics.json"
-    ) -> dict[str, Any] | None:  # None where there is none
+    ) -> dict[str, Any] | None:  # None if the file is missing
         "A JSON file of the folder."
         file = self.path / name
         try:
@@ -82,7 +82,7 @@ class StepFolder:
 
     def write(self, name: str, content: Mapping[str, Any], indent: int | None = 1) -> None:
         "Write a JSON file of the folder, whole or not at all; of several ranks the first does."
-        from wilson.core.distributed import is_main_process  # imports torch, which reading does not need
+        from wilson.core.distributed import is_main_process  # imports torch, which readers do not need
         if not is_main_process():
             return
         with atomic_write(self.path / name) as aside:

@@ -26,7 +26,7 @@ __all__ = ['EpochStats', 'TensorBoardLogger']
 class EpochStats(Callback):
     "Sums over the updates of an epoch; logs their means after it."
     updates: int = 0                                            # done
-    skipped: int = 0                                            # left out: a value was not finite
+    skipped: int = 0                                            # because a value was not finite
     terms: dict[str, float] = field(default_factory=dict)
     norms: dict[str, float] = field(default_factory=dict)
     pixels: list[float] = field(default_factory=lambda: [0.0] * 3)
@@ -40,7 +40,7 @@ class EpochStats(Callback):
             return
         self.updates += 1
         for sums, values in ((self.terms, stats.terms), (self.norms, stats.norms)):
-            finite = {name: value for name, value in values.items() if math.isfinite(value)}  # fp16 searching
+            finite = {name: value for name, value in values.items() if math.isfinite(value)}  # fp16 searches its scale
             sums.update({name: sums.get(name, 0.0) + value for name, value in finite.items()})
         self.pixels = [a + b for a, b in zip(self.pixels, stats.pixels)]
 

@@ -108,7 +108,7 @@ class TrainerState:
     epoch: int = 0         # epochs done
     done: int = 0          # updates done of the current epoch
     validated: int = 0     # epochs done at the last validation
-    stopping: float | None = None  # when a wait for data noticed that the run is asked to stop
+    stopping: float | None = None  # the time at which a wait for data noticed a stop signal
     loaded: dict[str, Any] = field(default_factory=dict)  # saved states of callbacks, for `fit`
 
     def __post_init__(self) -> None:
@@ -202,7 +202,7 @@ class TrainerState:
         set_random_states(state["random"][rank() % len(state["random"])])
 
 # %% ../../nbs/engine/10_trainer.ipynb #c0117b05
-PATIENCE = 1.0  # seconds that a run which is asked to stop waits for an image
+PATIENCE = 1.0  # seconds to wait for an image after a stop signal
 
 # %% ../../nbs/engine/10_trainer.ipynb #6388e348
 class Trainer(TrainerState):
@@ -220,7 +220,7 @@ class Trainer(TrainerState):
                 stack.callback(callback.after_fit)
                 if callback.name in self.loaded:
                     callback.load_state_dict(self.loaded.pop(callback.name))
-            self._validate()  # where an earlier process ended in its validation
+            self._validate()  # if an earlier process ended during its validation
             while self.epoch < self.epochs:
                 self._run_epoch()
                 self.epoch, self.done = self.epoch + 1, 0
@@ -250,7 +250,7 @@ class Trainer(TrainerState):
         "One update; returns whether to stop and whether to save."
         try:
             stats = self.updates(batches, self.epoch, lambda: (self.stop.signal is not None, due))
-        except Interrupted:  # while it waited for its first batch: nothing of the update was done
+        except Interrupted:  # while it waited for the first batch, so nothing of the update was done
             if self.whole_while_waiting:
                 self._notify(self.updates.last())
                 self.save()
@@ -260,7 +260,7 @@ class Trainer(TrainerState):
         for callback in self.callbacks:
             callback.after_update()
         stop, save = self._notify(stats)
-        at_once = world_size() == 1 and self.stop.signal is not None  # no other rank has to agree
+        at_once = world_size() == 1 and self.stop.signal is not None  # no need to agree with other ranks
         if stop or save or at_once or self.done == self.per_epoch:
             last_stop, last_save = self._notify(self.updates.last())
             stop, save = stop or last_stop, save or last_save

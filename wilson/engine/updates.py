@@ -36,8 +36,8 @@ class StepStats(NamedTuple):
     "The statistics of one update, the same on every rank."
     terms: dict[str, float]    # losses, mean over the images of all ranks
     norms: dict[str, float]    # of the gradient, by group of the optimizer
-    bad: str                   # what was not finite, so that the update was left out; "" if nothing was
-    pixels: tuple[float, ...]  # that were taught background, old classes, new classes
+    bad: str                   # what was not finite, so that the update was skipped; "" if all was finite
+    pixels: tuple[float, ...]  # pixels whose target is background, an old class, a new class
     waited: float              # seconds for data, mean over the ranks
     flags: tuple[float, ...]   # sums over the ranks
     ids: list[str]             # images of this rank
@@ -61,7 +61,7 @@ class PendingStats:
         losses = {name: next(values) / ranks for name in self.terms}
         lengths = {name: next(values) for name in self.groups}
         bad = [f"the loss {name!r}" for name, value in losses.items() if not math.isfinite(value)]
-        if not searching:  # else it may be the scaler's doing
+        if not searching:  # while searching, the scale may be the cause
             bad += [f"the gradient of the {n}" for n, value in lengths.items() if not math.isfinite(value)]
         pixels, waited = (next(values), next(values), next(values)), next(values) / ranks
         return StepStats(losses, lengths, bad[0] if bad else "", pixels, waited, tuple(values), self.ids)
@@ -112,7 +112,7 @@ def launch_stats_copy(
     names, device = list(passes[0].terms), factor.device
     terms = torch.stack([_total(p.terms[name] for p in passes) for name in names])
     others = torch.tensor([sum(p.waited for p in passes), *flags], dtype=torch.float64)
-    if device.type == "cuda":  # else the copy would wait for the device
+    if device.type == "cuda":  # a plain copy would wait for the device
         others = others.pin_memory()
     others = others.to(device, non_blocking=True)
     pixels = _total(p.pixels for p in passes)
@@ -167,9 +167,9 @@ def wrap_ddp(method: Method, device: torch.device) -> nn.Module:
     "Wrap the method in DistributedDataParallel with synchronized norms; the method itself on a single rank."
     if world_size() == 1:
         return method
-    # A weak step's classifier is unused before `pseudo_epoch`. And without the search for unused weights
-    # torch regroups the gradients after the first update: with three ranks a resumed run would add up in
-    # another order. Statistics are equal on all ranks, so no buffer is handed round (an option of two names).
+    # A weak step's classifier is unused before `pseudo_epoch`. Also, without the search for unused weights,
+    # torch regroups the gradients after the first update, so a resumed run on three ranks would sum them in
+    # another order. Statistics are equal on all ranks, so buffers need no broadcast (the option has two names).
     names = inspect.signature(DistributedDataParallel).parameters
     name = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
     buffers: dict[str, Any] = {name: False}
@@ -196,7 +196,7 @@ def find_fitting_batch(
                 if part.images.is_cuda:
                     torch.cuda.empty_cache()
                 loss = _total(compute_losses(method, part, epoch, dtype).values())
-                # not backward(), which other ranks would have to join
+                # not backward(), in which all ranks would have to take part
                 learns = [p for p in method.parameters() if p.requires_grad]
                 torch.autograd.grad(loss, learns, allow_unused=True)
             except torch.OutOfMemoryError:
@@ -238,8 +238,8 @@ class Updates:
         self,
         batches: Iterator[Batch],
         epoch: int,
-        flags: Callable[[], Sequence[float]] = tuple,  # called late in the update; summed over the ranks
-    ) -> StepStats | None:  # None: there was none
+        flags: Callable[[], Sequence[float]] = tuple,  # called at the end of the update; summed over the ranks
+    ) -> StepStats | None:  # None after the first update
         "Make one update. Returns the statistics of the update before, which the device has finished meanwhile."
         kept = BufferSnapshot(self.method)
         self.optimizer.zero_grad(set_to_none=True)
@@ -254,7 +254,7 @@ class Updates:
         factor = self.scaler.scale(torch.ones_like(fine, dtype=torch.float32))
         now, self.pending = self.pending, launch_stats_copy(passes, norms, flags(), factor)
         self.scaler.update()
-        with warnings.catch_warnings():  # of a rate that moves though the optimizer stood still
+        with warnings.catch_warnings():  # about a scheduler step without an optimizer step
             warnings.simplefilter("ignore", UserWarning)
             self.schedule.step()
         return now.read() if now else None
@@ -264,7 +264,7 @@ class Updates:
         now, self.pending = self.pending, None
         report = now.read() if now else None
         if report and not all(map(math.isfinite, report.norms.values())):
-            self.optimizer.zero_grad(set_to_none=True)  # nobody can draw them
+            self.optimizer.zero_grad(set_to_none=True)  # non-finite gradients cannot be drawn
         return report
 
     def _passed(self, batches: Iterator[Batch], epoch: int, exchanged: bool) -> Pass:
@@ -280,12 +280,12 @@ class Updates:
             with quiet:
                 terms = compute_losses(self.wrapped, batch, epoch, self.dtype)
                 loss = _total(terms.values()) * share
-                spoilt = torch.where(loss.detach().isfinite(), 1.0, torch.nan)  # then each gradient is, too
+                spoilt = torch.where(loss.detach().isfinite(), 1.0, torch.nan)  # makes every gradient NaN
                 self.scaler.scale(loss * spoilt).backward()
             short = False
         except torch.OutOfMemoryError:
             short = True
-        if short:  # the error, and with it what the pass has kept, is let go before others are tried
+        if short:  # release the error, and with it the memory of the pass, before trying others
             terms = {}
             self.optimizer.zero_grad(set_to_none=True)
             fits = find_fitting_batch(self.method, batch, epoch, self.dtype, self.images, self.accumulate_grad)

@@ -70,7 +70,7 @@ def make_optimizer(
     else:
         optimizer = SGD(groups, momentum=config.momentum, weight_decay=config.weight_decay,
                         nesterov=config.momentum > 0, fused=True)
-        # a fused SGD that leaves out its first update, or a weight in it, would start from chance
+        # a fused SGD that skips its first update, or a weight in it, would have an uninitialized momentum
         for weight in (p for group in groups for p in group["params"] if config.momentum):
             optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
     policy, total = value_for_step(config, "lr_policy", step), updates * epochs
@@ -162,7 +162,7 @@ def build_trainer(
         config = replace(config, precision=precision)
     epochs = int(value_for_step(config, "epochs", step.index))
     kind = BASE if is_base(config, step.index) else method_class(config.method)
-    # seeded by step, so that a step's weights do not depend on what the process did before
+    # seeded by step, so that a step's weights do not depend on earlier steps of the process
     torch.manual_seed(config.seed * 1000 + step.index)
     segmenter, old = make_networks(config, step, kind, parent)
     # channels last: the layout that torch's convolution libraries prefer

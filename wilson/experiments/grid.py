@@ -40,13 +40,13 @@ def member_config(
             raise InputError(f"{name}={member[name]!r} in a member of a sweep: a member trains all steps "
                              f"of its task in the runs_dir of the sweep; leave {name} out.")
     config = parse_config({**member, "runs_dir": str(runs_dir)})
-    with redirect_stdout(None):  # what dataset=auto became is said in the member's own log
+    with redirect_stdout(None):  # the member's own log states what dataset=auto became
         return resolve_config(config, chosen_dataset(config))
 
 
 def member_steps(
     config: ResolvedConfig,
-) -> list[int]:  # joint training has its last step alone
+) -> list[int]:  # joint training has only the last step
     "The steps that a member trains, in order."
     n = len(task_of(config))
     return [n - 1] if method_facts(config.method).all_classes else [*range(n)]
@@ -100,12 +100,12 @@ def drop_unused(
 
 
 def _own_names(member: Member) -> set[str]:
-    with suppress(InputError):  # the plan says what is wrong with the method
+    with suppress(InputError):  # the plan reports what is wrong with the method
         return {*method_facts(member.get("method") or TrainConfig.method).params}
     return {*member}
 
 # %% ../../nbs/experiments/07_grid.ipynb #c486f2b4
-# these tell folders apart as they are
+# these are in the folder's name anyway
 _IN_PLACE = ("dataset", "data_root", "task", "overlap", "method", "seed", "name", "base_name")
 
 
@@ -126,8 +126,8 @@ def grid_members(
 
 def unique_members(
     members: Sequence[Member],
-    varied: Sequence[str],  # parameters that names are to tell
-    common: Member = {},    # what they are where nobody varies them
+    varied: Sequence[str],  # parameters that names must distinguish
+    common: Member = {},    # values of parameters that are not varied
 ) -> list[dict[str, Any]]:
     "Members with names of their own; of those that would train the same, the first."
     found: dict[str, dict[str, Any]] = {}
@@ -135,7 +135,7 @@ def unique_members(
         try:
             member |= _names(member, varied, common)
             same: object = _trains(member)
-        except InputError:  # the plan says what is wrong with it
+        except InputError:  # the plan reports what is wrong with it
             same = member
         found.setdefault(json.dumps(same, default=str), member)
     return [*found.values()]
@@ -175,7 +175,7 @@ def _word(name: str, value: Any) -> str:
 # %% ../../nbs/experiments/07_grid.ipynb #e29aff29
 def read_members(
     path: Path | str,
-    common: Member = {},  # parameters of all that name no other value
+    common: Member = {},  # parameters of all members that do not set them
 ) -> list[dict[str, Any]]:
     "The members of a sweep from a JSON file: a list of parameters of `wilson train`."
     file = resolve_path(path)

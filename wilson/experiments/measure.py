@@ -47,7 +47,7 @@ def evaluate_step(
     config: ResolvedConfig,
     data: SegmentationFolder,
     device: torch.device,
-    labels: Mapping[str, Callable[[Batch], Tensor]],  # by name, what was taught without masks
+    labels: Mapping[str, Callable[[Batch], Tensor]],  # by name, the labels that were taught without masks
     further: Sequence[type[Metric]] = (),             # metrics beside the confusion matrix
     rule: TargetRule | None = None,                   # of the calibration; None: that of the configuration
 ) -> dict:         # metrics, scores, localizer, pseudo_labels of metrics.json; details of details.json
@@ -59,7 +59,7 @@ def evaluate_step(
     details = {"classes": step.names, "n_old": step.n_old, "confusion": confusion}
     result = {"metrics": recorded_facts(score_facts(further)), "scores": scores, "details": details}
     for name, split in data.vals.items():
-        shows = split.labels[:, list(step.ids)].any()  # VOC has no class of COCO→VOC's first step
+        shows = split.labels[:, list(step.ids)].any()  # VOC has no class of the base step of COCO→VOC
         split = split.with_masks
         if not len(split) or not (shows or name == "val"):
             continue
@@ -139,13 +139,13 @@ def evaluation_batches(
 # %% ../../nbs/experiments/01_measure.ipynb #f82dda2c
 def primary_scores(
     score: dict,   # of `evaluate`, or of this function
-    later: str,    # "background" | "ignore": how later classes are read
+    later: str,    # "background" | "ignore": how later classes count
 ) -> dict:
     "The same scores with the chosen reading on top, the other under its name."
     now, other = "later_ignored", "later_background"
     if later == "background":
         now, other = other, now
-    if now not in score:  # it is on top
+    if now not in score:  # this reading is at the top level
         return score
     return score[now] | {other: {name: value for name, value in score.items() if name != now}}
 
@@ -210,7 +210,7 @@ def make_validator(
     loader = evaluation_loader(marked, config, device)  # its workers start once
     shown_images = fixed_images(samples, step)
     views = step_models(method, step)
-    further = metric_classes(config.metrics)  # before the training: what is misspelt is an error at once
+    further = metric_classes(config.metrics)  # before the training, so that a misspelt name is an error at once
     columns = [facts for facts in score_facts(further) if facts.column]
 
     def validate(trainer: Trainer) -> float | None:
@@ -218,7 +218,7 @@ def make_validator(
         for index in shown_images if is_main_process() else ():
             rule = method.step_rule() or target_rule(config)
             shown = panels(logits := views(samples[0, index]), step, rule)
-            # the name tells the panels from left to right, and the image
+            # the name lists the panels from left to right, and the image
             trainer.log_image(f"{'-'.join(shown).replace(' ', '_')}/{logits.id}", strip(shown))
         qualities = label_quality(method.pseudo_labels(), config, data, step, device, WATCHED)
         for name, quality in qualities.items():

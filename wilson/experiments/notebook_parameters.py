@@ -23,8 +23,8 @@ __all__ = ['INJECTED', 'Cell', 'read_cell', 'parse_parameters', 'check_names', '
 class Cell:
     "What a cell assigns."
     constants: dict[str, Any]
-    others: frozenset[str]  # names that it sets to what is no constant
-    pure: bool              # whether it does nothing but assign constants
+    others: frozenset[str]  # names that it sets to other values than constants
+    pure: bool              # whether it only assigns constants
 
 
 def read_cell(source: str) -> Cell:
@@ -61,13 +61,13 @@ def _statements(source: str) -> list[ast.stmt]:
 
 # %% ../../nbs/experiments/05_notebook_parameters.ipynb #1eb1e8cb
 def _literal(node: ast.expr) -> Any:
-    # papermill writes nan and inf as calls; unread, they would take their whole cell with them
+    # papermill writes nan and inf as calls; without this, their whole cell would not be read
     if isinstance(node, ast.Call) and ast.unparse(node.func) == "float" and len(node.args) == 1:
         return float(ast.literal_eval(node.args[0]))
     return ast.literal_eval(node)
 
 # %% ../../nbs/experiments/05_notebook_parameters.ipynb #031991a7
-INJECTED = "# Parameters\n"  # what papermill's own cell begins with
+INJECTED = "# Parameters\n"  # the first line of the cell that papermill inserts
 
 
 def _parameter_cells(cells: Sequence[str]) -> list[tuple[Cell, bool]]:

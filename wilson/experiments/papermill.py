@@ -28,7 +28,7 @@ __all__ = ['with_output', 'text_parameters', 'with_text', 'with_kernel', 'is_bar
 # %% ../../nbs/experiments/06_papermill.ipynb #a6c090d9
 def with_output(
     arguments: Sequence[str],  # of the command line, without the program's name
-) -> list[str]:                # with an output path, where there was a notebook and no output
+) -> list[str]:                # with an output path, if there was a notebook but no output
     "The command line, completed."
     from papermill.__main__ import papermill
     context = papermill.make_context("papermill", list(arguments), resilient_parsing=True)
@@ -59,7 +59,7 @@ def _named(arguments: Sequence[str]) -> tuple[Mapping[str, Any], Mapping[str, An
     try:
         notebook = json.loads(Path(path).read_text(encoding="utf-8"))
         uses_wilson = re.search(r"^\s*(from|import) wilson\b", "\n".join(_code(notebook)), re.MULTILINE)
-    except (OSError, ValueError, TypeError, AttributeError, KeyError):  # for papermill to name
+    except (OSError, ValueError, TypeError, AttributeError, KeyError):  # papermill reports it
         return options, None
     return options, notebook if uses_wilson else None
 
@@ -89,7 +89,7 @@ def text_parameters(notebook: Mapping[str, Any]) -> set[str]:
 # %% ../../nbs/experiments/06_papermill.ipynb #5910f879
 def with_text(
     arguments: Sequence[str],  # of the command line, without the program's name
-) -> list[str]:                # with `-r` for what is text, and True or False for what is neither
+) -> list[str]:                # with `-r` for text parameters, and True or False for booleans
     "Complete the command line to pass parameters as typed. Raises InputError if they would have no effect."
     options, notebook = _named(arguments)
     if notebook is None or "--" in arguments:
@@ -111,7 +111,7 @@ def with_text(
 # %% ../../nbs/experiments/06_papermill.ipynb #3e749b68
 def with_kernel(
     arguments: Sequence[str],
-) -> list[str]:  # with `-k python3` where the notebook names a kernel that is not here
+) -> list[str]:  # with `-k python3` if the notebook's kernel is not installed
     "The command line, its kernel one of this machine."
     from jupyter_client.kernelspec import KernelSpecManager
     options, notebook = _named(arguments)
@@ -167,10 +167,10 @@ def _run(typed: list[str]) -> int:
         e.show()
         return e.exit_code
     except PapermillExecutionError as e:
-        # IPython colours its tracebacks; a file shows no colours
+        # without the color codes of IPython's tracebacks
         print(e if sys.stderr.isatty() else re.sub(r"\x1b\[[0-9;]*m", "", str(e)), file=sys.stderr)
         return 1
     except click.Abort:  # Ctrl-C; papermill has ended the kernel
-        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # else the cell's error is told once more
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # otherwise the cell's error is logged a second time
         print("papermill: interrupted", file=sys.stderr)
         return 130

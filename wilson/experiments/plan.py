@@ -36,8 +36,8 @@ def estimate(
     config: ResolvedConfig,
     folder: Path,                # of the step
     step: int,
-    records: Sequence[Record],   # what is measured
-) -> float | None:               # seconds; None where nothing like it has finished
+    records: Sequence[Record],   # measured times
+) -> float | None:               # seconds; None if no similar step has finished
     "How long a step may take, from finished ones of the same images and network."
     def seconds(r: Record) -> float:
         return r.cost["seconds"] / r.recipe["epochs"]
@@ -56,7 +56,7 @@ class PlannedMember:
     name: str
     state: str             # one of STATES, "wrong", "taken" or "to train"
     reason: str = ""       # of "wrong", "taken" and "failed"
-    seconds: float | None = 0.0  # estimated, for what is left; None: nothing like it has finished
+    seconds: float | None = 0.0  # estimated for the rest; None: no similar step has finished
 
 
 def plan_members(
@@ -86,7 +86,7 @@ def _planned(job: Job, records: Sequence[Record]) -> PlannedMember:
         left.append(path)
         expected = estimate(config, path, number, records)
         seconds = None if seconds is None or expected is None else [*seconds, expected]
-        if state == "finished":  # the first that is left says how the job stands
+        if state == "finished":  # the first unfinished step gives the job's state
             state, reason = there, said
     return PlannedMember(job.name, state, reason, None if seconds is None else sum(seconds))
 

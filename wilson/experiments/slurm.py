@@ -62,7 +62,7 @@ def directives(
 ) -> list[str]:
     "The `#SBATCH` lines of a script."
     output = f"{str(logs).replace('%', '%%')}/%x-{'%A_%a' if array else '%j'}.out"
-    if not output.isprintable():  # Slurm reads these lines itself, one by one
+    if not output.isprintable():  # Slurm reads these lines one by one
         raise InputError(f"{str(logs)!r} holds a line break or a control character, and the output of jobs "
                          f"is to go there; choose another runs_dir.")
     options = {"job-name": name, "array": array, "nodes": resources.nodes, "ntasks-per-node": 1,
@@ -87,7 +87,7 @@ PROGRAM = (*module_command("wilson"),)  # what Python runs
 class Command(NamedTuple):
     "A training as a script starts it."
     arguments: Sequence[str]      # of `wilson`
-    folders: Sequence[Path] = ()  # of its steps, which tell whether it is finished
+    folders: Sequence[Path] = ()  # of its steps, from which it is known whether it is finished
     base: Path | str = ""         # folder of the step that must be finished before
 
 # %% ../../nbs/experiments/11_slurm.ipynb #17abe3db
@@ -174,10 +174,10 @@ def write_scripts(
     log_folder(runs_dir).mkdir(parents=True, exist_ok=True)
     for path, text in texts.items():
         with atomic_write(path) as aside:
-            # the bytes of a path stay what they are, UTF-8 or not
+            # the bytes of a path stay the same, UTF-8 or not
             aside.write_text(text, encoding="utf-8", errors="surrogateescape")
         mode = path.stat().st_mode
-        path.chmod(mode | (mode & 0o444) >> 2)  # whoever may read it may run it
+        path.chmod(mode | (mode & 0o444) >> 2)  # users who can read it can run it
     return list(texts)
 
 # %% ../../nbs/experiments/11_slurm.ipynb #01cbab65
@@ -218,6 +218,6 @@ def array_commands(
     program: Sequence[str] = PROGRAM,
 ) -> list[Command]:
     "What the indices of an array run."
-    # only wilson's own folders tell what is finished
+    # only the folders of wilson's runs show what is finished
     return [Command(job.command, job.folders if program == PROGRAM else (),
                     bases[job.base].folders[0] if job.base else "") for job in jobs]

@@ -16,7 +16,7 @@ from ..core.params import param, params_of
 __all__ = ['WARNING', 'SHORTEST', 'OWN', 'Resources', 'minutes']
 
 # %% ../../nbs/experiments/10_slurm_resources.ipynb #ab69fae4
-WARNING = 120  # seconds before the end of its time at which a job is told
+WARNING = 120  # seconds before the end of its time at which a job gets a signal
 SHORTEST = 5   # minutes
 OWN = ("array", "chdir", "dependency", "error", "job-name", "no-requeue", "ntasks", "ntasks-per-node",
        "open-mode", "output", "requeue", "signal", "wrap")  # options that the script writes itself
@@ -61,7 +61,7 @@ def _check_option(option: str) -> None:
 
 def minutes(
     time: str,  # HH:MM:SS or D-HH:MM:SS
-) -> float:     # nan where it is neither
+) -> float:     # nan if it is neither
     "A time as Slurm writes it, in minutes."
     found = re.fullmatch(r"(?:(\d+)-)?(\d+):([0-5]\d):([0-5]\d)", str(time))
     if not found:

@@ -76,7 +76,7 @@ def fresh_segmenter(
     backbone = load_backbone(config.backbone)
     segmenter = make_segmenter(backbone, step.classes_per_step, config.output_stride, config.crop_size,
                                norm=norm_name(config))
-    if is_main_process() and (note := getattr(segmenter.backbone, "note", "")):  # one of your own may have none
+    if is_main_process() and (note := getattr(segmenter.backbone, "note", "")):  # your own backbone may have none
         print(f"Backbone {backbone}: {note}", flush=True)
     if config.pretrained == "none":
         return segmenter
@@ -151,7 +151,7 @@ def label_maps(
     task: Task,
     data: SegmentationFolder,
     step: Step,              # a later one
-) -> tuple[Split, dict]:     # its images with label maps for masks; what they hold, for the record
+) -> tuple[Split, dict]:     # its images with label maps as masks; their content, for the record
     "The label maps of a step, in place of its masks."
     split = data.train_of(step.index)
     part = split.at(step.images(split.labels))
@@ -224,7 +224,7 @@ def memory_split(
 @dataclass(frozen=True)
 class StepInputs:
     "What a step learns from besides its list of images; None: the configuration names none."
-    labelled: Split | None = None               # its images with label maps for masks
+    labelled: Split | None = None               # its images with label maps as masks
     coverage: dict[str, Any] | None = None      # what these contain, for the record
     corrected: Split | None = None              # its images, some of them with corrected masks
     remembered: Split | None = None             # its images, and those of a memory with their masks
@@ -272,7 +272,7 @@ def training_identity(
         identity["memory"] = inputs.remembered.fingerprint
     if inputs.evidence is not None:
         identity["evidence"] = inputs.evidence.hash
-    if data.edits and data.edits.effect:  # the data's fingerprint tells too, but names no reason
+    if data.edits and data.edits.effect:  # the fingerprint of the data differs too, but gives no reason
         identity["label_edits"] = data.edits.effect
     if parent is not None:
         identity["parent"] = weights_hash(parent / "weights.safetensors")

@@ -52,7 +52,7 @@ def train_step(
     task: Task,
     data: SegmentationFolder,
     index: int,                # of the step
-    stop: Stop | None = None,  # looked at between updates
+    stop: Stop | None = None,  # checked between updates
     ahead: tuple[int, int] = (0, 0),  # updates and validations of the steps that follow, for the time left
 ) -> StepResult:
     "Train one step, or reuse a finished one. All ranks must call it."
@@ -182,9 +182,9 @@ def _reuse(folder: StepFolder, index: int, config: ResolvedConfig) -> StepResult
     if is_main_process():
         print(f"{display_path(folder.path)} is finished with this configuration: used as it is.", flush=True)
         with suppress(OSError):
-            remove_states(folder.path)  # where a kill came between the last lines of `_train`
+            remove_states(folder.path)  # left by a process that was killed in the last lines of `_train`
     metrics = folder.read("metrics.json")
-    if metrics:  # the reading of later classes is this run's, whatever it was then
+    if metrics:  # how later classes count follows this run's configuration
         metrics["scores"] = {name: primary_scores(score, config.future_classes)
                              for name, score in metrics["scores"].items()}
         further = {facts.name for kind in metric_classes(config.metrics) for facts in kind.facts()}
@@ -208,7 +208,7 @@ def _train(trainer: Trainer, config: ResolvedConfig, data: SegmentationFolder, s
     broadcast_from_main(lambda: save_weights(file, method.segmenter, method.localizer, step, carried))
     device = trainer.loader.device
     labels = method.eval().pseudo_labels()
-    if labelled is not None:  # held against masks where there are some
+    if labelled is not None:  # scored against masks if there are any
         masked = {*data.train_of(step.index).fully_annotated(step.groups[step.index]).ids}
         given = labelled.at([n for n, i in enumerate(labelled.ids) if i in masked])
         labels = {"given": masks_of(training_images(given, config, step, device))}

@@ -44,7 +44,7 @@ __all__ = ['Job', 'plan', 'Outcome', 'outcome_without_training', 'outcome_withou
 @dataclass(frozen=True)
 class Job:
     "One process of a sweep."
-    name: str                      # <task folder>/<run>; its log is named so too
+    name: str                      # <task folder>/<run>, also the name of its log
     parameters: Mapping[str, Any]  # of `wilson train`
     folders: Sequence[Path] = ()   # of its steps
     base: str | None = None        # name of the job to wait for
@@ -101,7 +101,7 @@ class Outcome:
     name: str
     state: str              # "finished" | "reused" | "failed" | "not started"
     reason: str = ""        # of the last two
-    log: Path | None = None # where there was a process
+    log: Path | None = None # None: no process was started
 
 
 def outcome_without_training(
@@ -149,7 +149,7 @@ class RunningJob:
     job: Job
     process: subprocess.Popen
     log: Path
-    gpus: str | None = None  # its own, as CUDA_VISIBLE_DEVICES names them
+    gpus: str | None = None  # its own GPUs, as in CUDA_VISIBLE_DEVICES
 
     def outcome(self) -> Outcome:
         "How it ended; of a failed one, the last line of its log."
@@ -159,7 +159,7 @@ class RunningJob:
             state = "failed" if reason else "finished"
             return Outcome(self.job.name, state, reason and f"exit code 0, but {reason}", self.log)
         last = self.log.read_text(errors="replace", encoding="utf-8").rstrip().splitlines()[-1]
-        # 2: wilson has said what is wrong
+        # 2: wilson has printed what is wrong
         reason = last if code == 2 else f"{last} (exit code {code})"
         return Outcome(self.job.name, "failed", reason, self.log)
 
@@ -184,9 +184,9 @@ def missing_results(job: Job) -> str:
 # %% ../../nbs/experiments/08_sweep.ipynb #759023fd
 def start_job(
     job: Job,
-    log: Path,     # written on, not over
+    log: Path,     # appended to
     threads: int,
-    gpus: str | None = None,  # of the machine's, those that it may use; None: all
+    gpus: str | None = None,  # GPUs of the machine that it may use; None: all
 ) -> RunningJob:
     "Start a job's process."
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -207,7 +207,7 @@ def start_job(
 def divide_gpus(
     gpus: Sequence[str],
     jobs: int,
-) -> list[str | None]:  # one per job at a time, as CUDA_VISIBLE_DEVICES names them; None: all there are
+) -> list[str | None]:  # for each job at a time, as in CUDA_VISIBLE_DEVICES; None: all GPUs
     "GPUs dealt out to jobs; of MIG instances one to each, since CUDA shows a process no second."
     if not gpus or jobs == 1:
         return [None] * jobs
@@ -224,7 +224,7 @@ def end_processes(
         alive = [process for process in processes if process.poll() is None]
         for process in alive:
             if told:
-                with suppress(ValueError):  # Windows has no SIGINT for others
+                with suppress(ValueError):  # Windows cannot send SIGINT to another process
                     process.send_signal(told)
         until = time.monotonic() + seconds
         for process in alive:
@@ -257,7 +257,7 @@ def run_sweep(
     runs_dir: Path | str = "runs",
     fail_fast: bool = False,               # start nothing more after a failure
     retry_failed: bool = False,            # try again what failed in an earlier call
-    gpus: Sequence[str] | None = None,     # to deal out, as CUDA_VISIBLE_DEVICES names them; None: all
+    gpus: Sequence[str] | None = None,     # GPUs to distribute, as in CUDA_VISIBLE_DEVICES; None: all
 ) -> list[Outcome]:                        # of every job, in the order in which they ended
     "Train all members, each shared base once and first."
     if jobs < 1:

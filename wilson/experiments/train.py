@@ -49,7 +49,7 @@ def validate_config(
 ) -> tuple[ResolvedConfig, list[int]]:
     "Resolve the configuration and list the steps to train. Raises InputError if one cannot be trained."
     config = resolve_config(config, chosen_dataset(config))
-    load_callbacks(config.callbacks)  # what is misspelt is an error at once
+    load_callbacks(config.callbacks)  # a misspelt name is an error at once
     task = task_of(config)
     choose_device(config.device, start=False)  # the processes that train are known later
     if config.parent != "auto" and config.step in ("all", "0"):
@@ -66,7 +66,7 @@ def validate_config(
     data = open_data(config)
     check_edited_ids(data)
     sizes = [size for index in steps if (size := _checked(config, task, data, index)) is not None]
-    if sizes:  # refuses a batch larger than the smallest step
+    if sizes:  # raises for a batch larger than the smallest step
         EpochBatches(min(sizes), config.batch_size, config.seed, passes=config.accumulate_grad)
     for reference in references_of(vars(config)):  # the caller names them
         trust(code_hash(reference))
@@ -129,7 +129,7 @@ def train_steps(
     "Train steps in this process, one of several or alone."
     task, data, results = task_of(config), main_process_first(lambda: open_data(config)), []
     if (device := choose_device(config.device)).type == "cuda":
-        torch.cuda.set_device(device)  # what names no device means this one
+        torch.cuda.set_device(device)  # the default device
     images = -(-config.batch_size // config.accumulate_grad // world_size())
     set_threads(device, images * config.crop_size ** 2, config.threads)
     for n, index in enumerate(steps):
@@ -155,8 +155,8 @@ def _work(config: ResolvedConfig, task: Task, data: SegmentationFolder, index: i
 def _among_others(config: TrainConfig) -> list[StepResult]:
     "Train as one of the ranks that torchrun started."
     if os.environ["RANK"] != "0":
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # the first speaks for all
-    folders: list[StepFolder] = []  # known later
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # only the main process prints
+    folders: list[StepFolder] = []  # filled below
     exit_watchdog(lambda number: _recorded_by_rank(number, folders))
     end_with_parent()
     with graceful_shutdown(grace=None) as stop, process_group(choose_device(config.device)):
@@ -169,7 +169,7 @@ def _among_others(config: TrainConfig) -> list[StepResult]:
             raise InputError(f"{world_size()} processes: a pass has {images} images (batch_size="
                              f"{config.batch_size}, accumulate_grad={config.accumulate_grad}), and each needs one; "
                              f"start at most {images}.")
-        # every rank loads what the first one has read, also where the file was edited meanwhile
+        # every rank loads what the first one has read, even if the file was edited meanwhile
         logs = resolve_path(config.runs_dir) / task_of(config).folder / config.name / "logs"
         with use_copies(broadcast_from_main(lambda: copy_code(references_of(vars(config)), logs))):
             return train_steps(config, steps, stop)
@@ -187,12 +187,12 @@ def _recorded_by_rank(number: int, folders: Sequence[StepFolder]) -> None:
 def _recorded_for_ranks(error: BaseException, folders: Sequence[StepFolder], since: float) -> None:
     "The end of ranks that could not record it."
     for folder in folders:
-        with suppress(OSError, InputError), lock_step(folder):  # else it is another process's
+        with suppress(OSError, InputError), lock_step(folder):  # otherwise another process has it
             status = folder.read("status.json") or {}
             if not status or datetime.datetime.fromisoformat(status["time"]).timestamp() < int(since):
                 continue
             if status["state"] == "interrupted" and isinstance(error, Interrupted):
-                # ranks are told by SIGUSR1, whoever told their starter by what
+                # ranks get SIGUSR1, whichever signal their parent got
                 by = f"by {signal.Signals(error.signal).name}"
                 folder.set_state("interrupted", status["reason"].replace("by SIGUSR1", by))
             if status["state"] not in ("running", "failed"):
