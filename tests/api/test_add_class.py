@@ -66,11 +66,11 @@ def test_the_command_adds_a_class(project, capsys):
     assert report["classes"] == ["goat"] and report["images"] == 2 and report["run"] == "/".join(GOATS.split("/")[1:])
     assert facts | {"path": None} == {"step": 2, "path": None, "reused": False, "classes": ["goat"], "data_root": "data/shapes+goat", "training": 6,
                                       "held_out": 2, "shown": {"goat": 5}, "notes": []}
-    assert facts["path"] == GOATS and "8 images of photos (5 show goat), 6 to learn from and 2 held out" in err
+    assert facts["path"] == GOATS and "8 images of photos (5 show goat): 6 for training and 2 held out" in err
     assert (files_of(project / "photos"), files_of(project / "runs" / RUN.partition("/")[0])) == before
     assert typed("--labels", "labels.csv") == 0                                       # the same command uses what is finished
     out = capsys.readouterr().out
-    assert "used as it is" in out and "No IoU can be given" in out and out.splitlines()[-1] == GOATS
+    assert "used as it is" in out and "There is no IoU, because none of the 2 held-out images has a mask" in out and out.splitlines()[-1] == GOATS
     assert "average precision" in out and f"wilson label-report {GOATS} --out report.html" in out
     config = StepFolder(project / GOATS).read("config.json")["parameters"]
     assert config["method"] == "old-first" and config["negative_images"] is True and config["loss_negatives"] == 0
@@ -123,16 +123,16 @@ def test_an_imported_checkpoint_gets_a_class(project):
 
 
 def test_wrong_names(project, capsys):
-    assert "has a class 'dotted square' already" in refused(capsys, name="Dotted_Square")
+    assert "already has a class 'dotted square'" in refused(capsys, name="Dotted_Square")
     assert "without | , ; /" in refused(capsys, name="a|b")
     assert "twice" in refused(capsys, name="goat,Goat")
-    assert "means that an image shows no class" in refused(capsys, name="background")
+    assert "is reserved for images without a class" in refused(capsys, name="background")
 
 
 def test_wrong_images_and_labels(project, capsys):
     labels = Path("other.csv")
-    for text, sentence in (("", "is empty"), ("image,class\n", "names no image"), ("1.jpg,\n2.jpg,\n", "none of its 2 labelled images shows 'goat'"),
-                           ("99.jpg,goat\n", "does not hold, the first '99'"), ("1.jpg,gaot\n", "has no class for one name: 'gaot'")):
+    for text, sentence in (("", "is empty"), ("image,class\n", "contains no image"), ("1.jpg,\n2.jpg,\n", "none of its 2 labeled images shows 'goat'"),
+                           ("99.jpg,goat\n", "are not in photos, for example '99'"), ("1.jpg,gaot\n", "has no class for one name: 'gaot'")):
         labels.write_text(text, encoding="utf-8")
         assert sentence in refused(capsys, "--labels", "other.csv"), text
     assert "there is no such file" in refused(capsys, "--labels", "nowhere.csv")
@@ -145,7 +145,7 @@ def test_wrong_parameters(project, capsys):
     assert "unrecognized argument" not in refused(capsys, "--method", "mib") and "mib" in refused(capsys, "--method", "mib")
     with pytest.raises(SystemExit):
         typed("--backbone", "resnet50")                                               # the network is the run's
-    with pytest.raises(InputError, match="task='15-5'.*decide this parameter"):
+    with pytest.raises(InputError, match="task='15-5'.*determine this parameter"):
         wilson.load_run(RUN).add_class("goat", images="photos", task="15-5")
 
 
@@ -156,7 +156,7 @@ def test_a_run_that_cannot_be_extended(project, capsys):
     assert "its weights.safetensors is missing" in refused(capsys)
     Path("aside").rename(step / "weights.safetensors")
     folder.set_state("interrupted")
-    assert "is interrupted, and only a finished step can get a class" in refused(capsys)
+    assert "is interrupted; expected a finished step" in refused(capsys)
     assert "There is no run 'nowhere'" in refused(capsys, run="nowhere")
 
 
@@ -168,7 +168,7 @@ def test_a_folder_that_is_taken(project, capsys):
     assert files_of(project / "data/shapes+goat") == before
     Path("mine").mkdir()
     Path("mine/notes.txt").write_text("mine", encoding="utf-8")
-    assert "holds files of another kind" in refused(capsys, "--data-root", "mine", "--overwrite", "true")
+    assert "contains files of another kind" in refused(capsys, "--data-root", "mine", "--overwrite", "true")
     assert Path("mine/notes.txt").read_text(encoding="utf-8") == "mine"
     assert typed("--overwrite", "true") == 0                                                  # replaces both: description and step
     assert StepFolder((project / GOATS)).read("config.json")["parameters"]["loss_negatives"] > 0
@@ -195,7 +195,7 @@ def test_the_same_call_resumes(project, monkeypatch, capsys):
     assert StepFolder(project / GOATS).state == "interrupted"
     assert typed("--labels", "labels.csv") == 0
     out = capsys.readouterr().out
-    assert "described already" in out and "going on from epoch" in out and StepFolder(project / GOATS).state == "finished"
+    assert "already describes" in out and "going on from epoch" in out and StepFolder(project / GOATS).state == "finished"
 
 
 def test_short_lists_get_more_epochs():

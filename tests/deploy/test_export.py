@@ -135,14 +135,14 @@ def test_folder_of_the_hub(trained, monkeypatch):
         for image, (ids, scores) in zip(images, expected(step, root)):
             assert (segmenter.predict(image) == ids).all()
             np.testing.assert_allclose(segmenter.scores(image), scores, atol=1e-6)
-    with pytest.raises(InputError, match="was not found on the Hugging Face Hub: division by zero"):
+    with pytest.raises(InputError, match="download from the Hugging Face Hub failed: division by zero"):
         workbench.Segmenter.from_pretrained("someone/else")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     assert config["id2label"]["1"] == segmenter.facts.names[1] and config["label2id"]["background"] == 0
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert card.startswith("---\nlibrary_name: \"wilson\"\npipeline_tag: \"image-segmentation\"") and "| mean IoU, % |" in card
     for change, message in ((dict(backbone="my.py:Mine"), "whose code is not in the folder"), (dict(backbone="vgg"), "is not known"),
-                            (dict(classes_per_step=[2, 9]), "expected one number"), (dict(backbone="mobilenet_v2", output_stride=16), "does not fit the network")):
+                            (dict(classes_per_step=[2, 9]), "expected the same number of classes"), (dict(backbone="mobilenet_v2", output_stride=16), "does not fit the network")):
         (folder / "config.json").write_text(json.dumps(config | change), encoding="utf-8")
         with pytest.raises(InputError, match=message):
             workbench.Segmenter.from_pretrained(folder, device="cpu")

@@ -326,7 +326,7 @@ def test_an_open_address_is_warned_of_once(servers, capsys):
     assert "token below" not in said("--ip=*", "--ServerApp.token=")[1]
     for none in ("192.0.2.7", "nowhere.invalid", "a..b"):
         fine, text = said(f"--ip={none}")
-        assert not fine and text.count("\n") == 1 and none in text and "leave it out for 127.0.0.1" in text, text
+        assert not fine and text.count("\n") == 1 and none in text and "omit --ip to use 127.0.0.1" in text, text
 
 
 def test_the_printed_address_can_be_opened(servers, tmp_path, monkeypatch):

@@ -76,6 +76,6 @@ def test_every_logger_has_the_same_curves_and_pictures(trained, root):
 
 
 def test_a_logger_that_is_not_known_is_refused_before_training():
-    for wrong, message in (("csv,wanbd", "Did you mean 'wandb'"), ("mine.py:Mine", "A logger of yours is a callback"), (",", "names no logger")):
+    for wrong, message in (("csv,wanbd", "Did you mean 'wandb'"), ("mine.py:Mine", "Pass your own logger as a callback"), (",", "contains no logger")):
         with pytest.raises(InputError, match=message):
             parse_config(QUICK_PARAMETERS | {"logger": wrong})

@@ -44,7 +44,7 @@ def test_a_class_of_a_cell(calm, monkeypatch):
     monkeypatch.setattr(user_code, "_allowed", set())
     with pytest.raises(InputError, match=r"class of a notebook's cell.*wilson\.load_run\(…, method="):
         wilson.load_run(calm.path).maps()
-    with pytest.raises(InputError, match="was trained with other code; give the class or file as it was then"):
+    with pytest.raises(InputError, match="was trained with other code; give the class or file with the code of that training"):
         wilson.load_run(calm.path, method=Loud)
     with pytest.raises(InputError, match="step of another configuration: code is 'cell:Calm=.*wanted 'cell:Loud="):
         wilson.train(**QUICK_PARAMETERS, method=Loud)

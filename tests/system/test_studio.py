@@ -363,7 +363,7 @@ def test_without_runs_it_says_what_to_do(lab, page, tmp_path):  # noqa: F811
     desk = opened(page, lab, "without.ipynb")
     expect(desk.studio).to_contain_text("make demo", timeout=PATIENCE)
     expect(desk.at("select")).to_have_count(0)
-    expect(page.locator("pre", has_text="Nothing to predict with")).to_be_visible()
+    expect(page.locator("pre", has_text="There is no run to predict with")).to_be_visible()
     screenshot(page, "studio-without-runs", tmp_path)
 
 

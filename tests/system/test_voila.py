@@ -191,7 +191,7 @@ def test_without_runs_it_says_what_to_do(tmp_path, page):  # noqa: F811
         page.goto(f"http://127.0.0.1:{proxy}/user/x/?{urlsplit(address).query}", timeout=PATIENCE)
         expect(page.locator(".wilson-studio")).to_contain_text("`make demo` trains one", timeout=PATIENCE)
         expect(page.locator(".wilson-studio select")).to_have_count(0)
-        expect(page.locator("pre", has_text="Nothing to predict with")).to_be_visible()
+        expect(page.locator("pre", has_text="There is no run to predict with")).to_be_visible()
         assert "Traceback" not in page.content()
         assert set(outside) <= {"/favicon.ico"}, outside
         screenshot(page, "studio-voila-without-runs", tmp_path)

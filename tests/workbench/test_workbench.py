@@ -113,7 +113,7 @@ def test_errors(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "there").mkdir()
     (tmp_path / "there/file").touch()
-    for arguments, message in ((["new", "there"], "is not empty; give the name of a new folder"), (["lab"], "has no nbs/explore.ipynb"),
+    for arguments, message in ((["new", "there"], "is not empty; give the name of a new folder"), (["lab"], "contains no nbs/explore.ipynb"),
                                (["studio", "--port=9"], "wilson new FOLDER"), (["bench"], "there is no")):
         assert main(arguments) == 2 and message in capsys.readouterr().err
     assert main(["lab", "--help"]) == 0 and "flags of jupyter lab" in capsys.readouterr().out

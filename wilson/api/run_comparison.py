@@ -28,39 +28,40 @@ class RunComparison:
     def __init__(
         self,
         variants: Sequence[Variant],
-        records: Sequence[Record],    # all that were read: earlier steps are among them
-        protocol: str = "published",  # "published" | "whole": of all tables but `scores`
+        records: Sequence[Record],    # of all steps, including earlier ones
+        protocol: str = "published",  # "published" | "whole": for all tables except `scores`
     ):
         self.variants, self.records, self.protocol = variants, records, protocol
         self._figures: dict[str, dict[str, Figure]] = {}
 
     @property
     def rows(self) -> dict[str, int]:
-        "The number of runs by the name of their row."
+        "Name of each row → number of its runs."
         return {variant.label: len(variant.records) for variant in self.variants}
 
     def table(
         self,
         kind: str = "scores",  # one of TABLES: "scores" | "classes" | "steps" | "labels" | …
     ) -> Table:
-        "A table, which a notebook renders."
+        "Return a table, which notebooks render."
         return comparison_table(kind, self.variants, self.records, self.protocol)
 
     def figures(
         self,
         kind: str,            # one of FIGURES: "scores" | "curves" | "classes" | "confusion" | …
-    ) -> dict[str, Figure]:   # by name; empty where there is nothing to draw
-        "The figures of a kind."
+    ) -> dict[str, Figure]:   # name → figure; empty if there is nothing to draw
+        "Return the figures of a kind."
         if kind not in FIGURES:
-            raise InputError(f"figure={kind!r} is not known.{did_you_mean(kind, FIGURES)}")
+            raise InputError(f"figure={kind!r} is not known; expected one of {', '.join(FIGURES)}."
+                             f"{did_you_mean(kind, FIGURES)}")
         if kind not in self._figures:
             self._figures[kind] = comparison_figures(self.variants, self.records, self.protocol, [kind])
         return self._figures[kind]
 
     def write(
         self,
-        out: Path | str,          # folder, created
-        overwrite: bool = False,  # replace files that wilson has not written
+        out: Path | str,          # folder; created if missing
+        overwrite: bool = False,  # replace files that wilson did not write
     ) -> list[Path]:
         "Write all tables as Markdown, LaTeX and CSV, and all figures as PNG and PDF."
         drawn = {name: figure for kind in FIGURES for name, figure in self.figures(kind).items()}
@@ -75,7 +76,7 @@ class RunComparison:
 
 # %% ../../nbs/api/03_run_comparison.ipynb #01ae9d88
 def compare(
-    task: str | None = None,                     # its folder, or a pattern; None: that with most results
+    task: str | None = None,                     # name of its folder, or a pattern; None: the task with most results
     methods: str | Sequence[str] | None = None,  # such as "wilson,mib"; None: all
     runs: str | Sequence[str] | None = None,     # names of runs, or patterns such as "*-s42"; None: all
     runs_dir: Path | str = "runs",
@@ -83,7 +84,7 @@ def compare(
 ) -> RunComparison:
     """Compare the finished runs of a task: tables and figures, with means over seeds.
 
-    Raises InputError where there is no result, and lists what there is.
+    Raises InputError if there is no result, and lists the existing ones.
 
     >>> comparison = wilson.compare("shapes-15-5*")
     >>> comparison.rows

@@ -28,7 +28,7 @@ __all__ = ['HeldOut', 'labelled_images', 'without_training_images']
 @dataclass(frozen=True)
 class HeldOut:
     "Images with image-level labels that a step was not trained on."
-    source: str               # where they come from, for a reader
+    source: str               # a description of their origin, for reports
     ids: tuple[str, ...]
     images: tuple[Path, ...]
     labels: np.ndarray        # N, C-1 bool: the classes of the step in training order
@@ -42,11 +42,11 @@ class HeldOut:
         return read_image(self.images[index])
 
     def shows(self, class_index: int) -> np.ndarray:  # N bool
-        "Which images have a class's label; the class is an index in training order, background is 0."
+        "Return which images have the label of a class, given by its index in training order (0 is background)."
         return self.labels[:, class_index - 1]
 
     def at(self, positions: Sequence[int]) -> HeldOut:
-        "The images at `positions`."
+        "Return the images at `positions`."
         places = [*positions]
         return replace(self, ids=tuple(self.ids[p] for p in places), images=tuple(self.images[p] for p in places),
                        labels=self.labels[places])
@@ -55,13 +55,13 @@ class HeldOut:
 def labelled_images(
     opened: OpenedStep,
     images: Path | str | None = None,  # a folder; None: the run's validation list
-    labels: Path | str | None = None,  # a file of image-level labels of the images in the folder
+    labels: Path | str | None = None,  # a file with the image-level labels of these images
 ) -> HeldOut:
-    "The held-out images of a step; InputError where they cannot be read or the labels do not fit."
+    "Return the held-out images of a step. Raises InputError if they cannot be read or the labels do not fit."
     if (images is None) != (labels is None):
         given, absent = ("images", "labels") if labels is None else ("labels", "images")
-        raise InputError(f"{given} is given without {absent}; give a folder of images and its file of labels "
-                         f"(lines of `image,class,class…`), or neither to use the run's validation list.")
+        raise InputError(f"{given} is given without {absent}. Give both, a folder of images and a file with their "
+                         f"labels (lines of `image,class,class…`), or neither to use the run's validation list.")
     if images is not None and labels is not None:
         return _of_folder(opened, resolve_path(images), resolve_path(labels))
     split = data_of(opened).val
@@ -80,8 +80,8 @@ def _of_folder(opened: OpenedStep, folder: Path, file: Path) -> HeldOut:
     if not there:
         raise InputError(f"images={display_path(folder)} contains no images (JPEG, PNG, WebP, BMP or TIFF).")
     if absent := [i for i in table if i not in there]:
-        raise InputError(f"{display_path(file)} names {len(absent)} of {len(table)} images that {display_path(folder)} "
-                         f"does not contain, the first {absent[0]!r}.{did_you_mean(absent[0], there)} Restore the "
+        raise InputError(f"{len(absent)} of the {len(table)} images in {display_path(file)} are not in "
+                         f"{display_path(folder)}, for example {absent[0]!r}.{did_you_mean(absent[0], there)} Add the "
                          f"images or remove their lines.")
     paths = one_image_each(there, table)
     places, found = {c: k for k, c in enumerate(step.ids)}, np.zeros((len(table), len(step.ids)), bool)
@@ -98,7 +98,7 @@ def without_training_images(
     held_out: HeldOut,
     split: Split,       # the images that the step was trained on
 ) -> HeldOut:
-    "The images that are not among the training images; a note counts the others."
+    "Return the images that are not training images, with a note that counts those left out."
     sizes: dict[int, list[Path]] = {}
     for path in split.images:
         if path.is_file():
@@ -106,8 +106,8 @@ def without_training_images(
     kept = [n for n, path in enumerate(held_out.images)
             if not any(file_hash(path) == file_hash(other) for other in sizes.get(path.stat().st_size, ()))]
     if not kept:
-        raise InputError(f"The step was trained on all {len(held_out):,} images of {held_out.source}; held-out images "
-                         f"are needed.")
+        raise InputError(f"The step was trained on all {len(held_out):,} images of {held_out.source}. Give images that "
+                         f"it was not trained on.")
     if len(kept) == len(held_out):
         return held_out
     note = f"{len(held_out) - len(kept):,} images are left out: the step was trained on them."

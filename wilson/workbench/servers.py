@@ -25,19 +25,19 @@ __all__ = ['HOST', 'LOGS', 'PATIENCE', 'Address', 'parse_address', 'listen_probl
 # %% ../../nbs/workbench/02_servers.ipynb #4ceac84c
 HOST = "127.0.0.1"
 LOGS = Path("runs/lab")
-PATIENCE = 15  # seconds for servers to end when asked, kernels included
+PATIENCE = 15  # seconds that servers and their kernels have to end after SIGTERM
 
 
 class Address(NamedTuple):
-    "Where a server listens, and the flags that do not say where."
-    ip: str            # as given; HOST if nothing is
+    "The address of a server, and its other flags."
+    ip: str            # as given in the flags, else HOST
     prefix: str        # "/" or "/user/name/"
-    token: str | None  # where the flags give one; "": none is asked for
-    flags: list[str]
+    token: str | None  # as given in the flags; "": the server requires no token; None: not given
+    flags: list[str]   # all flags except those of ip and prefix
 
 
 def parse_address(flags: Sequence[str], *applications: str) -> Address:
-    "Address and prefix among the flags of a server, in any of the ways in which they can be written."
+    "Parse the address and prefix in the flags of a server, in any notation that the server accepts."
     starts = ("", *(f"{application}." for application in applications))
     names = {f"--{start}{name}": name for start in starts for name in ("ip", "base_url")}
     names["--base-url"] = "base_url"
@@ -56,20 +56,20 @@ def parse_address(flags: Sequence[str], *applications: str) -> Address:
 
 # %% ../../nbs/workbench/02_servers.ipynb #72cb0631
 def listen_problem(ip: str) -> str:
-    "Why nothing can listen there; empty if something can."
+    "Return the reason why a server cannot listen on an address; empty if it can."
     try:
         for family, kind, _, _, address in socket.getaddrinfo(
                 ip or None, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE):
             with socket.socket(family, kind) as s:
                 s.bind(address)
                 return ""
-        return "no address"
+        return "it has no address"
     except (OSError, UnicodeError) as e:
         return str(getattr(e, "strerror", None) or e)
 
 
 def is_local(ip: str) -> bool:
-    "Whether only this machine reaches the address."
+    "Return whether only this machine can connect to the address."
     try:
         return all(ipaddress.ip_address(str(info[4][0]).partition("%")[0]).is_loopback
                    for info in socket.getaddrinfo(ip, 0, type=socket.SOCK_STREAM)) if ip else False
@@ -78,35 +78,35 @@ def is_local(ip: str) -> bool:
 
 
 def can_listen(server: str, place: Address, more: str = "") -> bool:
-    "Whether a server can listen there, said if it cannot; a warning where it is open to others."
+    "Check whether a server can listen there; print the problem if not, and a warning if other machines can connect."
     if problem := listen_problem(place.ip):
         print(f"{server} cannot listen on --ip={place.ip}: {problem}. Give an address of this machine, "
-              f"or leave it out for {HOST}.", flush=True)
+              f"or omit --ip to use {HOST}.", flush=True)
         return False
     if not is_local(place.ip):
-        who = "whoever reaches it" if place.token == "" else "whoever reaches it and has the token below"
-        print(f"Warning: {server} listens on {place.ip or 'every address'}, not on this machine alone: {who} "
-              f"controls this account.{more}", flush=True)
+        who = "who can connect" if place.token == "" else "who can connect and has the token below"
+        print(f"Warning: {server} listens on {place.ip or 'every address'}, which other machines can reach. Anyone "
+              f"{who} controls this account.{more}", flush=True)
     return True
 
 # %% ../../nbs/workbench/02_servers.ipynb #4be97217
 def private_log(name: str) -> int:
-    "A new log that only its owner can read, whatever was there before: servers write their token into it."
+    "Create a new log that only its owner can read, because servers write their token to it."
     LOGS.mkdir(parents=True, exist_ok=True)
     LOGS.chmod(0o700)
     path = LOGS / f"{name}.log"
-    path.unlink(missing_ok=True)  # somebody may have the old one open
+    path.unlink(missing_ok=True)  # another user may have the old file open
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     os.fchmod(handle, 0o600)
     return handle
 
 
 def start_server(name: str, *command: str) -> subprocess.Popen[bytes]:
-    "A Python module as a process that a Ctrl-C in this terminal does not reach; its output goes to its log."
+    "Start a Python module as a process that Ctrl-C in this terminal does not reach; its output goes to its log."
     log = private_log(name)
     try:
-        # -P: no module is taken from the working directory.
-        # A session of its own: JupyterLab would ask in the terminal whether the Ctrl-C was meant
+        # -P: do not import modules from the working directory.
+        # start_new_session: on Ctrl-C, JupyterLab would ask for confirmation in the terminal
         return subprocess.Popen([sys.executable, "-P", "-m", *command], stdin=subprocess.DEVNULL, stdout=log,
                                 stderr=subprocess.STDOUT, start_new_session=True)
     finally:
@@ -114,17 +114,17 @@ def start_server(name: str, *command: str) -> subprocess.Popen[bytes]:
 
 
 def last_line(name: str) -> str:
-    "The last line of a server's log that is not empty."
+    "Return the last line of a server's log that is not empty."
     lines = (LOGS / f"{name}.log").read_text(errors="replace", encoding="utf-8").split("\n")
-    return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "its log is empty")
 
 # %% ../../nbs/workbench/02_servers.ipynb #baf899c9
 def end_servers(*processes: subprocess.Popen[bytes]) -> None:
-    "Ask all to end, and kill those that do not in time."
+    "Terminate all processes, and kill those that do not end in time."
     for process in processes:
         process.terminate()
     end = time.monotonic() + PATIENCE
-    # a second Ctrl-C: at once
+    # after a second Ctrl-C, kill at once
     with contextlib.suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
         for process in processes:
             process.wait(max(0.1, end - time.monotonic()))
@@ -134,5 +134,5 @@ def end_servers(*processes: subprocess.Popen[bytes]) -> None:
 
 
 def raise_interrupt(number: int, frame: object) -> None:
-    "A signal handler that acts as Ctrl-C does."
+    "A signal handler that raises KeyboardInterrupt, as Ctrl-C does."
     raise KeyboardInterrupt
