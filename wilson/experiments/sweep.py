@@ -275,7 +275,7 @@ def run_sweep(
         gpus = visible_gpus() if on_gpus else []
     free, said = divide_gpus(gpus, jobs), ""
     try:
-        with code_copies(references, logs), tqdm(total=len(waiting), desc=name) as bar:
+        with code_copies(references, logs), tqdm(total=len(waiting), desc=name, mininterval=10) as bar:
             while waiting or running:
                 ended = [r.outcome() for r in running if r.process.poll() is not None]
                 free += [r.gpus for r in running if r.process.returncode is not None]
@@ -294,6 +294,8 @@ def run_sweep(
                     time.sleep(0.1)
                 outcomes |= {o.name: o for o in ended}
                 bar.update(len(ended))
+                if ended:
+                    bar.refresh()
     finally:
         end_processes([r.process for r in running])
     print(summarize_outcomes(list(outcomes.values())))
