@@ -43,7 +43,8 @@ class TaskParams:
         "wilson", f"{', '.join(builtin_facts())}, or a class of yours (my_ideas.py:Mine): how a step after "
         "the base learns", flag="--weakly, --icarl, --unce …", affects="weights")
     compat: str = param(
-        "published", "what void, decay, gate_labels and later are where they are not given",
+        "published", "defaults of void_label, lr_decay, gate_labels and future_classes: those of the published code, "
+        "or corrected ones",
         choices=("published", "fixed"), affects="nothing")
     base_loss: str = param(
         "bce", "loss of pixel labels", choices=("bce", "ce"), flag="--bce", affects="weights")
