@@ -294,8 +294,6 @@ def run_sweep(
                     time.sleep(0.1)
                 outcomes |= {o.name: o for o in ended}
                 bar.update(len(ended))
-                if ended:
-                    bar.refresh()
     finally:
         end_processes([r.process for r in running])
     print(summarize_outcomes(list(outcomes.values())))

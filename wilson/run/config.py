@@ -43,8 +43,7 @@ class TaskParams:
         "wilson", f"{', '.join(builtin_facts())}, or a class of yours (my_ideas.py:Mine): how a step after "
         "the base learns", flag="--weakly, --icarl, --unce …", affects="weights")
     compat: str = param(
-        "published", "defaults of void_label, lr_decay, gate_labels and future_classes: those of the published code, "
-        "or corrected ones",
+        "published", "defaults of void_label, lr_decay, gate_labels and future_classes: published or corrected",
         choices=("published", "fixed"), affects="nothing")
     base_loss: str = param(
         "bce", "loss of pixel labels", choices=("bce", "ce"), flag="--bce", affects="weights")
