@@ -170,11 +170,11 @@ class Base(PixelLabels):
 
     def losses(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
         logits = self.segmenter(batch.images).logits
-        self.claims.mul_(MEMORY).add_(claim_sums(logits))
+        self.claims.mul_(MEMORY).add_(all_reduce_sum(claim_sums(logits)))  # a state is that of every rank
         return {"segmentation": base_loss(logits, batch.require_masks(), self.base_loss)}
 
     def carry(self) -> dict[str, Tensor]:
-        return {"confidence": class_confidence(all_reduce_sum(self.claims))}
+        return {"confidence": class_confidence(self.claims)}
 
 
 class Finetune(PixelLabels):
