@@ -45,8 +45,8 @@ def test_the_reference_documents_the_public_api(site):
     text = (site / "reference/wilson.html").read_text(encoding="utf-8")
     assert not {name for name in wilson.__all__ if f'id="wilson.{name}"' not in text}
     words = " ".join(html.unescape(re.sub(r"<[^>]+>", "", text)).split())
-    for part in ("Train the steps of a task that are not trained yet", ">>> wilson.collect_parameters",
-                 "trust_code – run code that came with the run", "a sentence without a full stop, for --help"):
+    for part in ("Train all steps of a task that are not trained yet", ">>> wilson.collect_parameters",
+                 "trust_code – execute code in the run", "a sentence without a full stop, for --help"):
         assert part in words, part
     for package in (p.parent.name for p in REPO.glob("wilson/*/__init__.py")):
         assert (site / "reference" / f"{package}.html").is_file(), package
