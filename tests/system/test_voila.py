@@ -205,5 +205,5 @@ def test_without_voila_one_sentence_says_what_to_do(tmp_path):
     done = subprocess.run([sys.executable, "-c", hidden], cwd=tmp_path, env=alone(tmp_path), capture_output=True,
                           text=True, encoding="utf-8", timeout=120)
     assert done.returncode == 2 and done.stdout == ""
-    assert re.fullmatch(r"wilson: the studio needs voila, .* pip install 'wilson-wilss\[voila\]'\.\n", done.stderr), done.stderr
+    assert re.fullmatch(r"wilson: The studio needs voila, .* pip install 'wilson-wilss\[voila\]'\.\n", done.stderr), done.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["nbs"]
