@@ -24,7 +24,8 @@ from ..pseudo.targets import LocalizerSoftmax
 _Rule = TypeVar("_Rule", bound=Rule)
 
 # %% auto #0
-__all__ = ['EvidenceMixture', 'vote_by_regions', 'SoftenByRegions', 'find_superpixels', 'SoftenBySuperpixels', 'with_evidence']
+__all__ = ['EvidenceMixture', 'vote_by_regions', 'RegionVote', 'SoftenByRegions', 'find_superpixels', 'SoftenBySuperpixels',
+           'with_evidence']
 
 # %% ../../nbs/evidence/01_links.ipynb #944f9d7d
 class EvidenceMixture(LocalizerSoftmax):
@@ -74,10 +75,8 @@ def vote_by_regions(
     return torch.where(regions > 0, winner[index].view(size), labels)
 
 # %% ../../nbs/evidence/01_links.ipynb #6d5c6fbd
-class SoftenByRegions(RefinedSoften):
-    "The soft pseudo-label, its hard part voted by regions that another model made."
-    reads: Sequence[str] = ("masked", "refined", "evidence_regions")
-    optional: Sequence[str] = ("evidence_regions",)
+class RegionVote(RefinedSoften):
+    "The parameters of a vote of regions on the hard part of the soft pseudo-label."
     region_weight: float = param(1.0, "share of the regions' vote in the hard part of the soft label", min=0,
                                  max=1, step=0.05)
     region_share: float = param(0.6, "share of a region's votes that foreground needs; else the region is "
@@ -85,20 +84,33 @@ class SoftenByRegions(RefinedSoften):
     region_scale: int = param(4, "cells of the vote's grid per cell of the maps, each way", min=1, max=8,
                               step=1)
 
-    def compute(
-        self, masked: Tensor, refined: Tensor | None = None, evidence_regions: Tensor | None = None,
-    ) -> Tensor:
-        own = super().compute(masked, refined)
-        if evidence_regions is None:
-            return own
+    def vote(
+        self,
+        masked: Tensor,   # B, C, h, w
+        own: Tensor,      # B, C, h, w soft label before the vote
+        regions: Tensor,  # B, 1, H, W integer; 0: no region
+    ) -> Tensor:          # B, C, h, w
+        "Return the soft label after the vote; an image without regions keeps its own."
         size = [self.region_scale * side for side in masked.shape[-2:]]
         finer = F.interpolate(masked, size, mode="bilinear", align_corners=False)
-        regions = F.interpolate(evidence_regions.float(), size, mode="nearest-exact")[:, 0]
+        regions = F.interpolate(regions.float(), size, mode="nearest-exact")[:, 0]
         labels = vote_by_regions(finer.argmax(1), regions, masked.shape[1], self.region_share)
         voted = F.avg_pool2d(one_hot(labels, masked.shape[1]), self.region_scale)
         some = (regions > 0).flatten(1).any(1)[:, None, None, None]  # an image without a file keeps its label
         weight = self.region_weight * some * self.alpha
         return own + weight * (voted - _hard_part(masked))
+
+
+class SoftenByRegions(RegionVote):
+    "The soft pseudo-label, its hard part voted by regions that another model made."
+    reads: Sequence[str] = ("masked", "refined", "evidence_regions")
+    optional: Sequence[str] = ("evidence_regions",)
+
+    def compute(
+        self, masked: Tensor, refined: Tensor | None = None, evidence_regions: Tensor | None = None,
+    ) -> Tensor:
+        own = super().compute(masked, refined)
+        return own if evidence_regions is None else self.vote(masked, own, evidence_regions)
 
 
 def _hard_part(masked: Tensor) -> Tensor:
@@ -107,9 +119,9 @@ def _hard_part(masked: Tensor) -> Tensor:
 # %% ../../nbs/evidence/01_links.ipynb #b2f10002
 def find_superpixels(
     pictures: Tensor,  # B, 3, H, W in [0, 1]
-    count: int,        # of each image, about
+    count: int,        # approximate number in each image
 ) -> Tensor:           # B, 1, H, W int32 from 1
-    "Superpixels of images (SLIC). Raises InputError without scikit-image."
+    "Compute the superpixels of images (SLIC). Raises InputError if scikit-image is not installed."
     try:
         from skimage.segmentation import slic
     except ImportError:
@@ -120,19 +132,17 @@ def find_superpixels(
     return torch.from_numpy(np.stack(found).astype(np.int32))[:, None].to(pictures.device)
 
 
-class SoftenBySuperpixels(SoftenByRegions):
+class SoftenBySuperpixels(RegionVote):
     "The soft pseudo-label, its hard part voted by superpixels of the image."
     reads: Sequence[str] = ("masked", "refined", "picture")
-    optional: Sequence[str] = ()
-    superpixels: int = param(0, "superpixels of an image that vote on its soft label, about; 0: none vote", min=0)
+    superpixels: int = param(0, "approximate number of superpixels of an image that vote on its soft label (needs "
+                                "scikit-image); 0: no vote", min=0)
 
-    def compute(
-        self, masked: Tensor, refined: Tensor | None = None, evidence_regions: Tensor | None = None,
-    ) -> Tensor:
-        picture = evidence_regions  # third of `reads`
+    def compute(self, masked: Tensor, refined: Tensor | None = None, picture: Tensor | None = None) -> Tensor:
+        own = super().compute(masked, refined)
         if not self.superpixels or picture is None:
-            return super().compute(masked, refined)
-        return super().compute(masked, refined, find_superpixels(picture, self.superpixels))
+            return own
+        return self.vote(masked, own, find_superpixels(picture, self.superpixels))
 
 # %% ../../nbs/evidence/01_links.ipynb #a7d79567
 def with_evidence(

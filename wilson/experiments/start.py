@@ -196,7 +196,7 @@ def memory_split(
     count: int,  # images of the memory
     seed: int,
 ) -> Split:      # the step's images without masks, and those of the memory with theirs
-    "A weak step's images with those of a memory. Raises InputError where no image of an old class has a mask."
+    "Add the images of a memory to those of a weak step. Raises InputError if no image of old classes alone has a mask."
     split = data.train_of(step.index)
     own = step.images(split.labels)
     old = [i for group in step.groups[: step.index] for i in group]
@@ -227,18 +227,18 @@ class StepInputs:
     labelled: Split | None = None               # its images with label maps as masks
     coverage: dict[str, Any] | None = None      # what these contain, for the record
     corrected: Split | None = None              # its images, some of them with corrected masks
-    remembered: Split | None = None             # its images, and those of a memory with their masks
+    memory: Split | None = None                 # its images, and those of a memory with their masks
     evidence: EvidenceSummary | None = None
 
     @property
     def split(self) -> Split | None:
-        "The images in place of the list's, where an input changes them."
-        return self.labelled or self.corrected or self.remembered
+        "The images of the step, if an input changes them; else None."
+        return self.labelled or self.corrected or self.memory
 
     @property
     def marks(self) -> list[str]:
         "What the step uses beyond its protocol."
-        used = {"outside evidence": self.evidence, "memory": self.remembered}
+        used = {"outside evidence": self.evidence, "memory": self.memory}
         return [mark for mark, there in used.items() if there is not None]
 
 
@@ -253,8 +253,8 @@ def find_inputs(
     corrected = (corrected_split(resolve_path(named), data, step, uses_negatives(config))
                  if named and parent else None)
     count = memory_size(config) if parent else 0
-    remembered = memory_split(data, step, count, config.seed) if count else None
-    return StepInputs(labelled, coverage, corrected, remembered, step_evidence(config, data, step))
+    memory = memory_split(data, step, count, config.seed) if count else None
+    return StepInputs(labelled, coverage, corrected, memory, step_evidence(config, data, step))
 
 # %% ../../nbs/experiments/00_start.ipynb #5a28d983
 def training_identity(
@@ -268,8 +268,8 @@ def training_identity(
         identity["pseudo_labels"] = inputs.labelled.fingerprint
     if inputs.corrected is not None:
         identity["corrected_masks"] = inputs.corrected.fingerprint
-    if inputs.remembered is not None:
-        identity["memory"] = inputs.remembered.fingerprint
+    if inputs.memory is not None:
+        identity["memory"] = inputs.memory.fingerprint
     if inputs.evidence is not None:
         identity["evidence"] = inputs.evidence.hash
     if data.edits and data.edits.effect:  # the fingerprint of the data differs too, but gives no reason

@@ -96,7 +96,7 @@ def _build(config: ResolvedConfig, data: SegmentationFolder, step: Step, folder:
 
 # %% ../../nbs/experiments/03_step.ipynb #de0db5e6
 def step_marks(folder: Path | None) -> list[str]:
-    "What a step, or one before it, used beyond its protocol, as its record says; of no step nothing."
+    "Return what a step or an earlier one used beyond its protocol, from its record."
     record = StepFolder(folder).read("config.json") if folder is not None else None
     return (record or {}).get("marks") or []
 

@@ -17,7 +17,7 @@ def sample_pixels(
     maps: Tensor,  # B, D, h, w
     count: int,    # pixels of each image, at most
 ) -> Tensor:       # B, n, D: evenly spaced over the image, in reading order
-    "Some pixels of each image; of maps of one size always the same places."
+    "Return some pixels of each image, at the same positions for all maps of one size."
     pixels = maps.flatten(2)
     total = pixels.shape[2]
     places = torch.arange(min(count, total), device=maps.device) * total // min(count, total)
@@ -25,14 +25,14 @@ def sample_pixels(
 
 
 def keep_latest(
-    kept: Tensor,   # N, D: changed in place
-    count: Tensor,  # scalar: rows that were ever written; changed in place
-    rows: Tensor,   # n, D
+    buffer: Tensor,  # N, D: changed in place
+    count: Tensor,   # scalar, number of rows written so far: changed in place
+    rows: Tensor,    # n, D
 ) -> None:
-    "Write rows in place of the oldest ones."
-    rows = rows[-len(kept):]
-    places = (count.long() + torch.arange(len(rows), device=rows.device)) % len(kept)
-    kept[places] = rows
+    "Write rows over the oldest rows of a ring buffer."
+    rows = rows[-len(buffer):]
+    places = (count.long() + torch.arange(len(rows), device=rows.device)) % len(buffer)
+    buffer[places] = rows
     count += len(rows)
 
 # %% ../../nbs/levers/06_new_rows.ipynb #b1f00008
@@ -43,9 +43,9 @@ def fit_rows(
     ridge: float = 1e-4,     # weight of the squared slopes of standardized channels
     iterations: int = 50,    # of L-BFGS, at most
 ) -> tuple[Tensor, Tensor]:  # C, D slopes and C offsets, float32
-    """Logistic regression of each class on the embedding: the least binary cross-entropy, weighted mean over pixels.
+    """Fit a logistic regression of each class on the embedding: binary cross-entropy, weighted mean over pixels.
 
-    Raises ValueError where no pixel has weight.
+    Raises ValueError if no pixel has weight.
     """
     used = weights > 0
     if not bool(used.any()):

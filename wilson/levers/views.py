@@ -18,11 +18,11 @@ __all__ = ['image_views', 'mean_of_views', 'evaluation_mode']
 # %% ../../nbs/levers/07_views.ipynb #b2f00006
 def image_views(
     images: Tensor,        # B, 3, H, W
-    mirror: bool,          # the mirror image, too
-    scale: float | None,   # this size of the image, too; None: not
-    multiple: int,         # of which the sides of that size are multiples, such as the output stride
-) -> list[tuple[Tensor, Callable[[Tensor], Tensor]]]:
-    "Views of the images, without the images themselves, and what turns a map of a view back, up to its size."
+    mirror: bool,          # whether the mirror image is a view
+    scale: float | None,   # of a view of another size; None: no such view
+    multiple: int,         # its sides are multiples of this, such as the output stride
+) -> list[tuple[Tensor, Callable[[Tensor], Tensor]]]:  # view, and the function that undoes it on a map, up to the size
+    "Return views of the images, without the images themselves."
     views: list[tuple[Tensor, Callable[[Tensor], Tensor]]] = []
     if mirror:
         views.append((images.flip(-1), lambda maps: maps.flip(-1)))
@@ -35,9 +35,9 @@ def image_views(
 
 def mean_of_views(
     maps: Tensor,                    # B, C, h, w of the images themselves
-    others: list[Tensor],            # of their views, turned back; any size
+    others: list[Tensor],            # of their views, undone; any size
 ) -> Tensor:                         # B, C, h, w
-    "The mean over all views at the size of the first."
+    "Return the mean over the images and their views, at the size of the former."
     size = maps.shape[-2:]
     same = [o if o.shape[-2:] == size else
             F.interpolate(o, size, mode="bilinear", align_corners=False, antialias=True) for o in others]
@@ -46,7 +46,7 @@ def mean_of_views(
 
 @contextmanager
 def evaluation_mode(module: nn.Module) -> Iterator[None]:
-    "Inside the block the module is in evaluation mode; then each of its layers is in the mode that it was in."
+    "Put a module into evaluation mode inside the block, and restore the mode of each layer afterwards."
     modes = [(layer, layer.training) for layer in module.modules()]
     module.eval()
     try:

@@ -64,7 +64,7 @@ class LeverParams(Wilson):
     teacher_decay: float = param(0.0, "share of the averaged localizer that an update keeps, whose maps become "
                                       "targets; 0: the localizer itself", min=0, below=1)
     mirror: bool = param(False, "the localizer's maps for targets are averaged over the image and its mirror image")
-    view_scale: float | None = param(None, "and over this size of the image; None: not", above=0)
+    view_scale: float | None = param(None, "scale of one more view for that average; None: no such view", above=0)
     fit_new_rows: bool = param(False, "the classifier rows of new classes start from a logistic regression on the "
                                       "targets of the epoch before pseudo_epoch")
     loss_prototypes: float = param(0.0, "weight of the rehearsal of old classes from their prototypes", min=0)
@@ -92,7 +92,7 @@ class LeverParams(Wilson):
                                 prototypes=(n_old, 1 + 2 * channels), updates=(), fused=(), fitted=(), row_count=(),
                                 row_pixels=(kept, channels + new + 1)).items():
             self.register_buffer(name, torch.zeros(shape))
-        self._starts = False
+        self._teaches = False
         self.teacher = copy.deepcopy(self.local).requires_grad_(False) if self.teacher_decay else None
 
     @classmethod
@@ -227,11 +227,11 @@ class TargetLevers(LeverParams):
 
 # %% ../../nbs/methods/08_levers.ipynb #b1f10002
 class RowLevers(TargetLevers):
-    "The start of the classifier's new rows."
+    "The levers of the classifier's new rows."
 
     @torch.no_grad()
     def observe_targets(self, now: SegmenterOutput, pseudo: Targets) -> None:
-        "Keep some pixels of the batch, of all ranks, in place of the oldest ones."
+        "Store some pixels of the batches of all ranks."
         if not self.fit_new_rows:
             return
         embedding = sample_pixels(now.embedding, PER_IMAGE)
@@ -243,7 +243,7 @@ class RowLevers(TargetLevers):
         keep_latest(self.row_pixels, self.row_count, rows)
 
     def fit_rows(self) -> None:
-        "Give the new rows the solution for the pixels that were kept; without any, they stay as they are."
+        "Set the new rows to the solution for the stored pixels; without any, they do not change."
         d = self.segmenter.head.channels
         weights = self.row_pixels[:, -1]
         if bool(weights.any()):
@@ -255,9 +255,9 @@ class RowLevers(TargetLevers):
         self.fitted.fill_(1)
 
     def losses(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
-        if self.fit_new_rows and epoch >= self.pseudo_epoch and not self._starts and not bool(self.fitted):
+        if self.fit_new_rows and epoch >= self.pseudo_epoch and not self._teaches and not bool(self.fitted):
             self.fit_rows()
-        self._starts = epoch >= self.pseudo_epoch  # so that the device is asked once
+        self._teaches = epoch >= self.pseudo_epoch  # `fitted` is read from the device once
         return super().losses(batch, epoch)
 
 # %% ../../nbs/methods/08_levers.ipynb #7fe4e435

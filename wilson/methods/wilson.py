@@ -88,7 +88,7 @@ class Wilson(Method):
         now: SegmenterOutput,  # of the segmenter
         pseudo: Targets,
     ) -> None:
-        "Look at targets of the epoch before they teach; called where `measures_early`."
+        "Called with the targets of the epoch before they teach, if `measures_early` is set."
 
     def localizer_terms(
         self,
@@ -137,7 +137,7 @@ class Wilson(Method):
         return made if batch.masks is None else with_masks(made, batch.masks, batch.has_mask)
 
     def target_maps(self, batch: Batch, features: Tensor, logits_old: Tensor) -> Tensor:  # B, C, h, w
-        "The localizer's logits that become targets; `target_localizer` is in evaluation mode."
+        "Return the localizer's logits that become targets; `target_localizer` is in evaluation mode."
         return self.target_localizer(features, logits_old)
 
     def last_targets(self, batch: Batch) -> Tensor | None:

@@ -25,7 +25,7 @@ MEMORY = 0.99  # share of a sum over the step that an update keeps
 def claim_sums(
     logits: Tensor,  # B, C, h, w
 ) -> Tensor:         # 2, C: pixels by their most likely class, and the sum of its probability there
-    "How often a model decides for each class, and how surely."
+    "Count the pixels for which each class is the most likely one, and sum its probability there."
     probability, claimed = logits.detach().float().sigmoid().max(1)
     claims = F.one_hot(claimed.flatten(), logits.shape[1]).to(probability)
     return torch.stack([claims.sum(0), probability.flatten() @ claims])
