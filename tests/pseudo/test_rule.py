@@ -13,6 +13,7 @@ from wilson.pseudo import targets as targets_page
 from wilson.pseudo.labels import hard_mask, image_gate, mask_by_labels, segmentation_target, soft_label
 from wilson.pseudo.links import Link
 from wilson.pseudo.pamr import refine
+from wilson.pseudo.rule_maps import unchanged_maps
 from wilson.pseudo.targets import TargetRule, make_targets
 
 N_OLD, N = 3, 5
@@ -99,7 +100,7 @@ def test_only_the_affinity_calls_pamr(refinements, name):
         moved[each]
     again = name in ("affinity_iterations", "affinity_dilations", "affinity_scale")
     assert len(refinements) == 1 + again
-    kept = moved.unchanged(maps)
+    kept = unchanged_maps(moved, maps)
     assert all((moved[n] is maps[n]) == (n in kept) for n in maps.rule.links)
     assert moved.rule.links.keys() - kept == moved.rule.affected_by(name)
 

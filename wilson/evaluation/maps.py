@@ -17,6 +17,7 @@ from ..core.errors import InputError, did_you_mean, require
 from .logits import Logits, class_map, difference_map
 from .metrics import count_pairs, iou
 from ..pseudo.links import Rule
+from ..pseudo.rule_maps import unchanged_maps
 from ..pseudo.step_targets import localizer_targets, segmenter_targets
 from ..pseudo.targets import TargetRule, Targets
 
@@ -211,7 +212,7 @@ class Maps:
         other.image_labels = self.logits.image_labels if image_labels is None else image_labels
         other.targets = self.targets.with_rule(rule, image_labels=other.image_labels[None].float())
         other.panels, other.names = other._available()
-        changed = (rule.links.keys() | other.targets.inputs.keys()) - other.targets.unchanged(self.targets)
+        changed = (rule.links.keys() | other.targets.inputs.keys()) - unchanged_maps(other.targets, self.targets)
         kept = {name for name in other.panels if not changed & {*self.kinds[name].reads}}
         other._soft = {n: soft for n, soft in self._soft.items() if n in kept}
         other._labels = {n: labels for n, labels in self._labels.items() if n in kept}

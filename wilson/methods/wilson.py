@@ -24,13 +24,11 @@ from wilson.methods.losses import (
 from .base import Method
 
 # %% auto #0
-__all__ = ['Wilson']
+__all__ = ['WilsonParams', 'WilsonNetworks', 'WilsonTargets', 'WilsonTerms', 'Wilson']
 
-# %% ../../nbs/methods/05_wilson.ipynb #5ddb14f0
-class Wilson(Method):
-    "WILSON (CVPR 2022): a localizer from image-level labels, the segmenter from its soft pseudo-labels."
-    name, supervision, paper, own_schedule = "wilson", "image labels", "2112.01882", True
-    target_rule = TargetRule()
+# %% ../../nbs/methods/05_wilson.ipynb #5ddb14e0
+class WilsonParams(Method):
+    "The parameters of WILSON."
     loss_de: float = param(1.0, "weight of the distillation of the features", min=0, flag="--loss_de")
     loss_seg: float = param(1.0, "weight of the segmentation loss on pseudo-labels", min=0, flag="--l_seg")
     pooling: str = param("ngwp", "how the localizer's maps become scores of an image",
@@ -44,13 +42,23 @@ class Wilson(Method):
         text=True)
     lr_localizer: float = param(0.01, "learning rate of the localizer", above=0, preset=True,
                                 flag="--lr_pseudo")
-    measures_early = False  # whether targets are made in the epoch before they teach too
+
+    @classmethod
+    def check(cls, values: Mapping[str, Any], epochs: int) -> None:
+        if (first := values["pseudo_epoch"]) >= epochs:
+            raise InputError(f"pseudo_epoch={first} of {epochs} epochs: no pseudo-label would ever teach the "
+                             f"segmenter; give a smaller pseudo_epoch or more epochs.")
+
+# %% ../../nbs/methods/05_wilson.ipynb #5ddb14e2
+class WilsonNetworks(WilsonParams):
+    "What WILSON trains: the segmenter and a localizer; and the rule of its targets."
+    target_rule = TargetRule()
 
     def __init__(
         self,
         segmenter: Segmenter,
         old: Segmenter,
-        **params: Any,  # values of the parameters above
+        **params: Any,  # values of the its parameters
     ):
         super().__init__(segmenter, old, **params)
         self.n_old = sum(old.classes)
@@ -68,56 +76,22 @@ class Wilson(Method):
         "The localizer whose maps become targets."
         return self.local
 
-    def losses(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
-        before, now = self.old_output(batch.images), self.segmenter(batch.images)
-        teaches, pseudo = epoch >= self.pseudo_epoch, None
-        if teaches or self.measures_early and epoch == self.pseudo_epoch - 1:
-            pseudo = self.targets(batch, now.features.detach(), before.logits)
-        if pseudo is not None and not teaches:
-            self.observe_targets(now, pseudo)
-        self._taught = segmenter_targets(pseudo) if teaches and pseudo is not None else None
-        maps = self.local(now.features, before.logits)
-        terms = self.localizer_terms(batch, maps, before.logits)
-        terms["features"] = self.loss_de * feature_loss(now.features, before.features)
-        if teaches and pseudo is not None:
-            terms |= self.pseudo_terms(batch, now.logits, maps, pseudo)
-        return terms
-
-    def observe_targets(
-        self,
-        now: SegmenterOutput,  # of the segmenter
-        pseudo: Targets,
-    ) -> None:
-        "Called with the targets of the epoch before they teach, if `measures_early` is set."
-
-    def localizer_terms(
-        self,
-        batch: Batch,
-        maps: Tensor,        # B, C, h, w of the localizer
-        logits_old: Tensor,  # B, C_old, h, w
-    ) -> dict[str, Tensor]:
-        "What teaches the localizer from the first epoch on."
-        scores = pool_class_scores(maps, self.pooling)
-        first = 1 if self.rule.label_old_classes else self.n_old  # Table 5: labels of old classes count too
-        terms = {"classification": classification_loss(scores, batch.image_labels[:, first - 1:], first)}
-        if self.local.prior == "learned":
-            terms["prior"] = prior_loss(maps, logits_old)
-        return terms
-
-    def pseudo_terms(
-        self,
-        batch: Batch,
-        logits: Tensor,  # B, C, h, w of the segmenter
-        maps: Tensor,    # B, C, h, w of the localizer
-        pseudo: Targets,
-    ) -> dict[str, Tensor]:
-        "What pseudo-labels teach the segmenter and the localizer."
-        loss = segmentation_loss(logits, pseudo.target, pseudo.gate, open_gate_share(pseudo.gate))
-        return {"segmentation": self.loss_seg * loss,
-                "self": self_loss(maps, pseudo.hard, batch.image_labels)}
-
     def step_rule(self) -> TargetRule:
         return self.rule
+
+    def parameter_groups(self, lr: float, head_factor: float) -> list[dict]:
+        groups = super().parameter_groups(lr, head_factor)
+        localizer = list(self.local.parameters())
+        return [*groups, {"name": "localizer", "params": localizer, "lr": self.lr_localizer}]
+
+    @property
+    def constant_epochs(self) -> int:
+        return self.pseudo_epoch
+
+# %% ../../nbs/methods/05_wilson.ipynb #5ddb14e4
+class WilsonTargets(WilsonNetworks):
+    "The targets that WILSON makes of a batch."
+    _taught: Tensor | None = None  # classes that the last batch taught
 
     @torch.no_grad()
     def targets(
@@ -147,17 +121,59 @@ class Wilson(Method):
         "Arg-max of the segmenter's target where the gate is open, and the localizer's hard mask."
         return step_target_functions(self.segmenter, self.local, self.require_old(), self.rule)
 
-    def parameter_groups(self, lr: float, head_factor: float) -> list[dict]:
-        groups = super().parameter_groups(lr, head_factor)
-        localizer = list(self.local.parameters())
-        return [*groups, {"name": "localizer", "params": localizer, "lr": self.lr_localizer}]
+# %% ../../nbs/methods/05_wilson.ipynb #5ddb14e6
+class WilsonTerms(WilsonTargets):
+    "The terms of WILSON's loss."
+    def localizer_terms(
+        self,
+        batch: Batch,
+        maps: Tensor,        # B, C, h, w of the localizer
+        logits_old: Tensor,  # B, C_old, h, w
+    ) -> dict[str, Tensor]:
+        "What teaches the localizer from the first epoch on."
+        scores = pool_class_scores(maps, self.pooling)
+        first = 1 if self.rule.label_old_classes else self.n_old  # Table 5: labels of old classes count too
+        terms = {"classification": classification_loss(scores, batch.image_labels[:, first - 1:], first)}
+        if self.local.prior == "learned":
+            terms["prior"] = prior_loss(maps, logits_old)
+        return terms
 
-    @property
-    def constant_epochs(self) -> int:
-        return self.pseudo_epoch
+    def pseudo_terms(
+        self,
+        batch: Batch,
+        logits: Tensor,  # B, C, h, w of the segmenter
+        maps: Tensor,    # B, C, h, w of the localizer
+        pseudo: Targets,
+    ) -> dict[str, Tensor]:
+        "What pseudo-labels teach the segmenter and the localizer."
+        loss = segmentation_loss(logits, pseudo.target, pseudo.gate, open_gate_share(pseudo.gate))
+        return {"segmentation": self.loss_seg * loss,
+                "self": self_loss(maps, pseudo.hard, batch.image_labels)}
 
-    @classmethod
-    def check(cls, values: Mapping[str, Any], epochs: int) -> None:
-        if (first := values["pseudo_epoch"]) >= epochs:
-            raise InputError(f"pseudo_epoch={first} of {epochs} epochs: no pseudo-label would ever teach the "
-                             f"segmenter; give a smaller pseudo_epoch or more epochs.")
+# %% ../../nbs/methods/05_wilson.ipynb #5ddb14f0
+class Wilson(WilsonTerms):
+    "WILSON (CVPR 2022): a localizer from image-level labels, the segmenter from its soft pseudo-labels."
+    name, supervision, paper, own_schedule = "wilson", "image labels", "2112.01882", True
+    measures_early = False  # whether targets are made in the epoch before they teach too
+
+    def losses(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
+        before, now = self.old_output(batch.images), self.segmenter(batch.images)
+        teaches, pseudo = epoch >= self.pseudo_epoch, None
+        if teaches or self.measures_early and epoch == self.pseudo_epoch - 1:
+            pseudo = self.targets(batch, now.features.detach(), before.logits)
+        if pseudo is not None and not teaches:
+            self.observe_targets(now, pseudo)
+        self._taught = segmenter_targets(pseudo) if teaches and pseudo is not None else None
+        maps = self.local(now.features, before.logits)
+        terms = self.localizer_terms(batch, maps, before.logits)
+        terms["features"] = self.loss_de * feature_loss(now.features, before.features)
+        if teaches and pseudo is not None:
+            terms |= self.pseudo_terms(batch, now.logits, maps, pseudo)
+        return terms
+
+    def observe_targets(
+        self,
+        now: SegmenterOutput,  # of the segmenter
+        pseudo: Targets,
+    ) -> None:
+        "Called with the targets of the epoch before they teach, if `measures_early` is set."

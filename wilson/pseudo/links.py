@@ -17,11 +17,11 @@ from ..core.errors import InputError, did_you_mean
 from ..core.params import Param, params_of
 from ..core.templates import html_table
 
-_Rule = TypeVar("_Rule", bound="Rule")
-_Maps = TypeVar("_Maps", bound="RuleMaps")
+_Rule = TypeVar("_Rule", bound="AdjustableLinks")
 
 # %% auto #0
-__all__ = ['Link', 'StepMap', 'Rule', 'RuleMaps']
+__all__ = ['Link', 'StepMap', 'parameter_owners', 'with_parameters', 'order_links', 'input_maps', 'Links', 'AdjustableLinks',
+           'rule_table', 'Rule']
 
 # %% ../../nbs/pseudo/04_links.ipynb #1bb0ac2f
 class Link:
@@ -80,37 +80,73 @@ class StepMap(Link):
 
     __hash__ = Link.__hash__
 
-# %% ../../nbs/pseudo/04_links.ipynb #95880e03
-class Rule:
+# %% ../../nbs/pseudo/04_links.ipynb #95880e04
+def parameter_owners(
+    links: Mapping[str, Link],  # by the name of the map that each returns
+) -> dict[str, str]:
+    "By parameter, the map of the link that states it; InputError if two links state the same one."
+    owners: dict[str, str] = {}
+    for returns, link in links.items():
+        if not returns:
+            raise InputError(f"{type(link).__name__} does not say which map it returns: set `returns`.")
+        for name in params_of(type(link)):
+            if name in owners:
+                other = type(links[owners[name]]).__name__
+                raise InputError(f"{type(link).__name__} and {other} both have a parameter {name!r}; "
+                                 f"give one of them another name.")
+            owners[name] = returns
+    return owners
+
+
+def with_parameters(
+    links: Mapping[str, Link],
+    values: Mapping[str, bool | int | float | str],  # by name of the parameter
+) -> dict[str, Link]:
+    "Links with other values of some parameters; InputError for a name that no link states."
+    changed, owners = dict(links), parameter_owners(links)
+    for name, value in values.items():
+        if name not in owners:
+            raise InputError(f"The target rule has no parameter {name!r}.{did_you_mean(name, owners)}")
+        changed[owners[name]] = changed[owners[name]].with_values(**{name: value})
+    return changed
+
+# %% ../../nbs/pseudo/04_links.ipynb #95880e06
+def order_links(
+    links: Mapping[str, Link],  # by the name of the map that each returns
+) -> list[Link]:
+    "The links in the order in which they run: each after those that it reads. InputError for a circle."
+    left, ordered = dict(links), list[Link]()
+    while left:
+        free = [name for name, link in left.items() if not left.keys() & {*link.reads}]
+        if not free:
+            raise InputError(f"The links of {', '.join(left)} read each other in a circle.")
+        ordered += [left.pop(name) for name in free]
+    return ordered
+
+
+def input_maps(
+    links: Mapping[str, Link],
+    name: str,  # of a map
+) -> frozenset[str]:
+    "Names of the maps that no link returns and that this map is computed from; optional ones are left out."
+    if name not in links:
+        return frozenset({name})
+    reads = [read for read in links[name].reads if read not in links[name].optional]
+    return frozenset(given for read in reads for given in input_maps(links, read))
+
+# %% ../../nbs/pseudo/04_links.ipynb #95880e08
+class Links:
     "Links by the names of the maps they return, with the values of their parameters."
     default_links: Sequence[Link] = ()
 
     def __init__(
         self,
-        links: Iterable[Link] = (),            # none: those of the class
-        **values: bool | int | float | str,    # of parameters, by name
+        links: Iterable[Link] = (),          # none: those of the class
+        **values: bool | int | float | str,  # of parameters, by name
     ):
-        self.links = {link.returns: link for link in (*links,) or self.default_links}
-        owners = self._owners()
-        for name, value in values.items():
-            if name not in owners:
-                raise InputError(f"The target rule has no parameter {name!r}.{did_you_mean(name, owners)}")
-            self.links[owners[name]] = self.links[owners[name]].with_values(**{name: value})
-        self.affected(())  # refuses links that read each other in a circle
-
-    def _owners(self) -> dict[str, str]:
-        "By parameter, the map of the link that states it."
-        owners: dict[str, str] = {}
-        for returns, link in self.links.items():
-            if not returns:
-                raise InputError(f"{type(link).__name__} does not say which map it returns: set `returns`.")
-            for name in params_of(type(link)):
-                if name in owners:
-                    other = type(self.links[owners[name]]).__name__
-                    raise InputError(f"{type(link).__name__} and {other} both have a parameter {name!r}; "
-                                     f"give one of them another name.")
-                owners[name] = returns
-        return owners
+        by_map = {link.returns: link for link in (*links,) or self.default_links}
+        self.links = with_parameters(by_map, values)
+        order_links(self.links)  # refuses a circle
 
     @property
     def params(self) -> dict[str, Param]:
@@ -125,6 +161,23 @@ class Rule:
 
     def __getitem__(self, parameter: str) -> Any:
         return self.values[parameter]
+
+    def describe(self) -> dict[str, Any]:
+        "Links and values for a record, such as JSON."
+        return {"links": {n: type(link).__qualname__ for n, link in self.links.items()}, **self.values}
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Links) and other.links == self.links
+
+    def __hash__(self) -> int:
+        return hash(tuple(sorted(self.links.items(), key=lambda item: item[0])))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(map(repr, self.links.values()))})"
+
+# %% ../../nbs/pseudo/04_links.ipynb #95880e0c
+class AdjustableLinks(Links):
+    "Links of which a changed copy can be made: with other values, other links, or maps measured over a step."
 
     def with_values(self: _Rule, **values: bool | int | float | str) -> _Rule:
         "The same links with other values of some parameters."
@@ -157,115 +210,46 @@ class Rule:
                 if isinstance(link, StepMap) and name in values}
         return self.replace(**maps) if maps else self
 
+# %% ../../nbs/pseudo/04_links.ipynb #95880e0b
+def rule_table(
+    links: Mapping[str, Link],
+    title: str,
+) -> Markup:
+    "A row per link: the map that it returns, the maps that it reads, its class and parameters."
+    rows = []
+    for link in order_links(links):
+        values = (f"{name} = {value}" for name, value in link.values.items())
+        rows.append([link.returns, ", ".join(link.reads), type(link).__name__, Markup("<br>").join(values)])
+    given = frozenset().union(*(input_maps(links, name) for name in links))
+    notes = [f"The rule is given {', '.join(sorted(given))}."] if given else []
+    return html_table(["map", "computed from", "link", "parameters"], rows, align="llll", caption=title, notes=notes)
+
+# %% ../../nbs/pseudo/04_links.ipynb #95880e03
+class Rule(AdjustableLinks):
+    "Links that say in which order they run and what depends on what."
+
+    def in_order(self) -> list[Link]:
+        "The links in the order in which they run: each after those that it reads."
+        return order_links(self.links)
+
     def affected(
         self,
         names: Iterable[str],  # of maps
     ) -> frozenset[str]:
         "These maps and all that are computed from them."
-        found, left = set(names), dict(self.links)
-        while left:
-            free = [n for n, link in left.items() if not left.keys() & {*link.reads}]
-            if not free:
-                raise InputError(f"The links of {', '.join(left)} read each other in a circle.")
-            found |= {n for n in free if found & {*left.pop(n).reads}}
-        return frozenset(found)
+        affected = set(names)
+        for link in self.in_order():
+            if affected & {*link.reads}:
+                affected.add(link.returns)
+        return frozenset(affected)
 
     def affected_by(self, parameter: str) -> frozenset[str]:
         "The maps that a parameter changes."
-        return self.affected({self._owners()[parameter]})
+        return self.affected({parameter_owners(self.links)[parameter]})
 
     def inputs_of(self, name: str) -> frozenset[str]:
         "What has to be given for a map: the names that no link returns."
-        if name not in self.links:
-            return frozenset({name})
-        reads = [read for read in self.links[name].reads if read not in self.links[name].optional]
-        return frozenset(given for read in reads for given in self.inputs_of(read))
-
-    def in_order(self) -> list[Link]:
-        "The links in the order in which they run: each after those that it reads."
-        left, done = dict(self.links), list[Link]()
-        while left:
-            done += [left.pop(n) for n in [*left] if not left.keys() - {n} & {*left[n].reads}]
-        return done
-
-    def describe(self) -> dict[str, Any]:
-        "Links and values for a record, such as JSON."
-        return {"links": {n: type(link).__qualname__ for n, link in self.links.items()}, **self.values}
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Rule) and other.links == self.links
-
-    def __hash__(self) -> int:
-        return hash(tuple(sorted(self.links.items(), key=lambda item: item[0])))
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(map(repr, self.links.values()))})"
+        return input_maps(self.links, name)
 
     def _repr_html_(self) -> str:
-        rows = []
-        for link in self.in_order():
-            values = (f"{name} = {value}" for name, value in link.values.items())
-            rows.append([link.returns, ", ".join(link.reads), type(link).__name__, Markup("<br>").join(values)])
-        given = frozenset().union(*(self.inputs_of(name) for name in self.links))
-        notes = [f"The rule is given {', '.join(sorted(given))}."] if given else []
-        return str(html_table(["map", "computed from", "link", "parameters"], rows, align="llll",
-                              caption=type(self).__name__, notes=notes))
-
-# %% ../../nbs/pseudo/04_links.ipynb #efafae5d
-class RuleMaps:
-    "The maps that a rule makes of its inputs, each computed once and when it is asked for."
-
-    def __init__(
-        self,
-        rule: Rule,
-        inputs: Mapping[str, Tensor],          # by name; of a batch
-        made: Mapping[str, Tensor] | None = None,  # maps that are known already
-    ):
-        self.rule, self.inputs = rule, dict(inputs)
-        self._made: dict[str, Tensor] = dict(made or {})
-
-    @torch.no_grad()
-    def __getitem__(self, name: str) -> Tensor:
-        if name in self.inputs:
-            return self.inputs[name]
-        if name not in self._made:
-            link = self.rule.links.get(name)
-            if link is None and any(name in other.optional for other in self.rule.links.values()):
-                return None  # type: ignore[return-value]  # only a link that says so asks for it
-            if link is None:
-                known = [*self.rule.links, *self.inputs]
-                raise InputError(f"No link of the target rule returns a map {name!r}."
-                                 f"{did_you_mean(name, known)}")
-            measured = link.value if isinstance(link, StepMap) else None
-            self._made[name] = (link.compute(*(self[other] for other in link.reads)) if measured is None
-                                else measured)
-        return self._made[name]
-
-    @property
-    def computed(self) -> dict[str, Tensor]:
-        "The maps that are known, by name."
-        return dict(self._made)
-
-    def unchanged(self, other: RuleMaps) -> frozenset[str]:
-        "Names of the maps that are the same in `other`, computed or not."
-        changed = {n for n in self.inputs.keys() | other.inputs.keys() if not _same(self, other, n)}
-        changed |= {n for n, link in self.rule.links.items() if other.rule.links.get(n) != link}
-        return frozenset(self.inputs.keys() | self.rule.links.keys()) - self.rule.affected(changed)
-
-    def with_rule(
-        self: _Maps,
-        rule: Rule,
-        **inputs: Tensor,  # those that change
-    ) -> _Maps:
-        "The maps of another rule or of other inputs; those that stay the same are not computed again."
-        other = type(self)(rule, {**self.inputs, **inputs})
-        same = other.unchanged(self)
-        other._made.update((n, m) for n, m in self._made.items() if n in same)
-        return other
-
-# %% ../../nbs/pseudo/04_links.ipynb #7cd58e6d
-def _same(one: RuleMaps, other: RuleMaps, name: str) -> bool:
-    if name not in one.inputs or name not in other.inputs:
-        return False
-    a, b = one.inputs[name], other.inputs[name]
-    return a is b or a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b)
+        return str(rule_table(self.links, type(self).__name__))

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from ..core.params import param
 from .labels import IGNORE, hard_mask, image_gate, mask_by_labels, one_hot, segmentation_target
 from .labels import soft_label
-from .links import Link, Rule, RuleMaps
+from .links import Link, Rule
+from .rule_maps import RuleMaps
 from .pamr import refine
 
 # %% auto #0
