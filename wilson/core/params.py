@@ -14,7 +14,7 @@ from typing import Any, overload
 from .errors import InputError, did_you_mean
 
 # %% auto #0
-__all__ = ['KINDS', 'EFFECTS', 'param', 'convert_value', 'Param', 'text_expected', 'params_of']
+__all__ = ['KINDS', 'EFFECTS', 'param', 'convert_value', 'Param', 'text_expected', 'params_of', 'with_default']
 
 # %% ../../nbs/core/06_params.ipynb #7c2e0006
 KINDS: dict[str, type] = {"bool": bool, "int": int, "float": float, "str": str}
@@ -171,3 +171,12 @@ def params_of(
     for base in reversed(owner.__mro__):
         found |= {name: value for name, value in vars(base).items() if isinstance(value, Param)}
     return found
+
+# %% ../../nbs/core/06_params.ipynb #a7d40002
+def with_default(
+    owner: type,   # class that states or inherits the parameter
+    name: str,
+    default: Any,
+) -> Any:          # for the body of a subclass
+    "The parameter of a class with another default."
+    return replace(params_of(owner)[name], default=default)

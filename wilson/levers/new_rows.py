@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..core.errors import require
+
 # %% auto #0
-__all__ = ['sample_pixels', 'keep_latest', 'fit_rows']
+__all__ = ['ROW_PIXELS', 'PER_IMAGE', 'sample_pixels', 'keep_latest', 'fit_rows', 'sample_rows', 'set_rows']
 
 # %% ../../nbs/levers/06_new_rows.ipynb #b1f00006
 def sample_pixels(
@@ -71,3 +73,30 @@ def fit_rows(
         optimizer.step(loss)
     slopes = slopes.detach() / spread
     return slopes.float(), (offsets.detach() - slopes @ mean).float()
+
+# %% ../../nbs/levers/06_new_rows.ipynb #b1f0000e
+ROW_PIXELS = 16384  # pixels of which new rows are fitted, the latest ones
+PER_IMAGE = 32      # of which every image gives so many
+
+
+def sample_rows(
+    embedding: Tensor,  # B, D, h, w of the segmenter
+    target: Tensor,     # B, C, h, w of the new classes
+    gate: Tensor,       # B: weight of each image
+) -> Tensor:            # B · at most `PER_IMAGE`, D + C + 1: embedding, target and weight of some pixels
+    "The pixels of a batch that are stored for the fit."
+    x, t = sample_pixels(embedding, PER_IMAGE), sample_pixels(target, PER_IMAGE)
+    weight = gate.to(x)[:, None, None].expand(*x.shape[:2], 1)
+    return torch.cat([x, t.to(x), weight], 2).flatten(0, 1)
+
+
+@torch.no_grad()
+def set_rows(
+    rows: nn.Conv2d,  # D channels to C classes; changed in place
+    pixels: Tensor,   # N, D + C + 1 of `sample_rows`
+) -> None:
+    "Replace rows of a classifier by the solution for the stored pixels."
+    d = rows.in_channels
+    slopes, offsets = fit_rows(pixels[:, :d], pixels[:, d:-1], pixels[:, -1])
+    rows.weight.copy_(slopes[:, :, None, None])
+    require(rows.bias, "every classifier has offsets").copy_(offsets)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 # %% auto #0
-__all__ = ['weighted_segmentation_loss', 'confidence_weight', 'old_class_weight']
+__all__ = ['weighted_segmentation_loss', 'confidence_weight', 'old_class_weight', 'channel_weights']
 
 # %% ../../nbs/levers/02_pixel_weights.ipynb #b6917ef6
 def weighted_segmentation_loss(
@@ -45,3 +45,17 @@ def old_class_weight(
     "RBC's weight of the channels of old classes and background."
     old, new = pixels[:n_old].float().mean(), pixels[n_old:].float().mean()
     return 0.5 + ((new - old) / old.clamp(min=1e-6)).clamp(-50, 50).sigmoid()
+
+# %% ../../nbs/levers/02_pixel_weights.ipynb #8b08ad67
+def channel_weights(
+    n_old: int,              # background included
+    n: int,                  # classes
+    old_weight: Tensor,      # scalar, of background and old classes
+    sure: Tensor | None,     # B, 1, h, w of `confidence_weight`, of background and new classes; None: all 1
+) -> Tensor:                 # 1, C, 1, 1 or B, C, h, w
+    "The weight of every class of every pixel."
+    places = torch.arange(n, device=old_weight.device)[None, :, None, None]
+    weights = torch.where(places < n_old, old_weight, 1.0)
+    if sure is None:
+        return weights
+    return weights * torch.where((places > 0) & (places < n_old), 1.0, sure)

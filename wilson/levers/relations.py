@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 # %% auto #0
-__all__ = ['SIMILARITIES', 'name_similarities', 'seed_counts', 'count_similarities', 'relation_loss']
+__all__ = ['SIMILARITIES', 'name_similarities', 'seed_counts', 'count_similarities', 'relations', 'relation_loss']
 
 # %% ../../nbs/levers/04_relations.ipynb #d704ebd0
 SIMILARITIES = "similarities.json"  # by name, cosines with the names before it
@@ -56,6 +56,18 @@ def count_similarities(
 ) -> Tensor:         # the same shape, in [0, 1]; 0 where nothing was counted
     "How often the old model takes a new class for each of its own, the most frequent as 1."
     return counts / counts.amax(1, keepdim=True).clamp(min=1e-6)
+
+# %% ../../nbs/levers/04_relations.ipynb #0837a7b6
+def relations(
+    new: Sequence[str],
+    old: Sequence[str],        # background first
+    counts: Tensor,            # C_new, C_old of `seed_counts`, over the step
+) -> tuple[Tensor, Tensor]:    # C_new, C_old similarities; C_new bool: classes of which something is known
+    "How alike classes are: by their names where the table has all of them, else by what the old model predicts."
+    named = name_similarities(new, old) if new and old else None
+    if named is not None:
+        return named.to(counts), torch.ones_like(counts[:, 0], dtype=torch.bool)
+    return count_similarities(counts), counts.sum(1) > 0
 
 # %% ../../nbs/levers/04_relations.ipynb #fcbd7aa0
 def relation_loss(

@@ -23,7 +23,20 @@ from ..pseudo.old_first import MEMORY, claim_sums, class_confidence
 from ..pseudo.targets import TargetRule
 
 # %% auto #0
-__all__ = ['MethodBase', 'MethodNetworks', 'Method', 'PixelLabels', 'Base', 'Finetune', 'Joint']
+__all__ = ['parameter_values', 'MethodBase', 'MethodNetworks', 'MethodTargets', 'Method', 'PixelLabels', 'Base', 'Finetune',
+           'Joint']
+
+# %% ../../nbs/methods/01_base.ipynb #0c3088a0
+def parameter_values(
+    kind: type[nn.Module],      # class of a method
+    given: Mapping[str, Any],
+) -> dict[str, Any]:
+    "The values of all parameters of a method; TypeError for a name that its class does not state."
+    known = method_params(kind)
+    for name in given:
+        if name not in known:
+            raise TypeError(f"{kind.__name__} has no parameter {name!r}.{did_you_mean(name, known)}")
+    return {name: p.convert(given.get(name, p.default)) for name, p in known.items()}
 
 # %% ../../nbs/methods/01_base.ipynb #0c3088af
 class MethodBase(nn.Module):
@@ -46,12 +59,7 @@ class MethodBase(nn.Module):
         **params: Any,                 # values of the parameters that its class states
     ):
         super().__init__()
-        known = method_params(type(self))
-        for name in params:
-            if name not in known:
-                raise TypeError(f"{type(self).__name__} has no parameter {name!r}."
-                                f"{did_you_mean(name, known)}")
-        self.values = {name: p.convert(params.get(name, p.default)) for name, p in known.items()}
+        self.values = parameter_values(type(self), params)
         for name, value in self.values.items():
             setattr(self, name, value)
         self.segmenter, self.norm = segmenter, norm
@@ -99,8 +107,24 @@ class MethodNetworks(MethodBase):
         "What the old model says; no gradient."
         return self.require_old()(images)
 
+# %% ../../nbs/methods/01_base.ipynb #7d3f0011
+class MethodTargets(MethodNetworks):
+    "What a method teaches where it has no masks."
+
+    def step_rule(self) -> TargetRule | None:
+        "Its target rule with what was measured over the step, which is saved; None where it has none."
+        return None
+
+    def pseudo_labels(self) -> dict[str, Callable[[Batch], Tensor]]:
+        "By name, functions from a batch to the labels (B,h,w; 255: none) that it teaches without masks."
+        return {}
+
+    def last_targets(self, batch: Batch) -> Tensor | None:
+        "The labels (B,h,w; 255: none) that the last losses of `batch` taught; None where none were."
+        return batch.masks
+
 # %% ../../nbs/methods/01_base.ipynb #7d3f0012
-class Method(MethodNetworks):
+class Method(MethodTargets):
     """How a step learns; a subclass states its facts and parameters, and defines `losses`.
 
     >>> class Still(wilson.Method):
@@ -135,18 +159,6 @@ class Method(MethodNetworks):
     def carry(self) -> dict[str, Tensor]:
         "Tensors for the next step, by name: saved with this step, and `carried` of the next step's method."
         return {}
-
-    def step_rule(self) -> TargetRule | None:
-        "Its target rule with what was measured over the step, which is saved; None where it has none."
-        return None
-
-    def pseudo_labels(self) -> dict[str, Callable[[Batch], Tensor]]:
-        "By name, functions from a batch to the labels (B,h,w; 255: none) that it teaches without masks."
-        return {}
-
-    def last_targets(self, batch: Batch) -> Tensor | None:
-        "The labels (B,h,w; 255: none) that the last losses of `batch` taught; None where none were."
-        return batch.masks
 
 # %% ../../nbs/methods/01_base.ipynb #93f9f021
 class PixelLabels(Method):

@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 
 from ..core.distributed import all_gather_object, all_reduce_sum, world_size
-from ..core.errors import InputError, require
+from ..core.errors import InputError
 from ..core.params import param
 from ..data.batches import Batch
 from ..evidence.links import SoftenBySuperpixels
 from ..levers.negatives import negative_loss
-from ..levers.new_rows import fit_rows, keep_latest, sample_pixels
+from ..levers.new_rows import ROW_PIXELS, keep_latest, sample_rows, set_rows
 from ..levers.prototypes import class_sums, merge_sums, prototype_loss
-from ..levers.pixel_weights import confidence_weight, old_class_weight, weighted_segmentation_loss
-from ..levers.relations import count_similarities, name_similarities, relation_loss, seed_counts
+from ..levers.pixel_weights import channel_weights, confidence_weight, old_class_weight, weighted_segmentation_loss
+from ..levers.relations import relation_loss, relations, seed_counts
 from ..levers.stability import freeze_norms, fuse_weights, fusion_share
 from ..levers.teacher import average_weights
 from ..levers.views import evaluation_mode, image_views, mean_of_views
@@ -35,7 +35,8 @@ from ..pseudo.step_targets import segmenter_targets
 from ..pseudo.targets import TargetRule, Targets
 
 # %% auto #0
-__all__ = ['LEVER_RULE', 'ROW_PIXELS', 'PER_IMAGE', 'LeverParams', 'TargetLevers', 'RowLevers', 'Levers']
+__all__ = ['LEVER_RULE', 'LeverParams', 'LeverState', 'StepLevers', 'TargetLevers', 'WeightLevers', 'TermLevers', 'RowLevers',
+           'FusionLevers', 'Levers']
 
 # %% ../../nbs/methods/08_levers.ipynb #ba3fca05
 LEVER_RULE = TargetRule().replace(target=OldFirstTarget(exclusivity=0), pairs=PairSums(), labels=EstimatedLabels(),
@@ -43,7 +44,7 @@ LEVER_RULE = TargetRule().replace(target=OldFirstTarget(exclusivity=0), pairs=Pa
 
 
 class LeverParams(Wilson):
-    "The parameters of all levers, and what they keep."
+    "The parameters of all levers."
     target_rule = LEVER_RULE
     measures_early = True
     frozen_norms: bool = param(False, "the backbone's norms keep the statistics of the step before")
@@ -68,6 +69,16 @@ class LeverParams(Wilson):
     fit_new_rows: bool = param(False, "the classifier rows of new classes start from a logistic regression on the "
                                       "targets of the epoch before pseudo_epoch")
     loss_prototypes: float = param(0.0, "weight of the rehearsal of old classes from their prototypes", min=0)
+
+    @classmethod
+    def check(cls, values: Mapping[str, Any], epochs: int) -> None:
+        super().check(values, epochs)
+        if (count := values.get("memory_images")) and values.get("corrected_masks"):
+            raise InputError(f"memory_images={count} and corrected_masks both give masks: leave one of them out.")
+
+# %% ../../nbs/methods/08_levers.ipynb #ba3fca07
+class LeverState(LeverParams):
+    "What the levers keep over a step, as buffers."
     pairs: Tensor      # 4, old foreground classes, new classes + 1: of `PairSums`, over the step
     claims: Tensor     # 2, classes: of `claim_sums`, over the step
     counts: Tensor     # new classes, old classes: of `seed_counts`, over the step
@@ -95,39 +106,16 @@ class LeverParams(Wilson):
         self._teaches = False
         self.teacher = copy.deepcopy(self.local).requires_grad_(False) if self.teacher_decay else None
 
-    @classmethod
-    def check(cls, values: Mapping[str, Any], epochs: int) -> None:
-        super().check(values, epochs)
-        if (count := values.get("memory_images")) and values.get("corrected_masks"):
-            raise InputError(f"memory_images={count} and corrected_masks both give masks: leave one of them out.")
-
     @property
     def target_localizer(self) -> Localizer:
         return self.local if self.teacher is None else self.teacher
 
-    @property
-    def share(self) -> float:
-        "Of the new weights in a fusion."
-        if self.fusion_share is not None:
-            return float(self.fusion_share)
-        return fusion_share(len(self.counts), self.n_old)
+# %% ../../nbs/methods/08_levers.ipynb #09dde701
+class StepLevers(LeverState):
+    "What is measured before and after a step, and carried on to the next one."
 
     def step_rule(self) -> TargetRule:
         return self.rule.with_step_maps({"pairs": self.pairs})
-
-# %% ../../nbs/methods/08_levers.ipynb #a2eb6550
-ROW_PIXELS = 16384  # pixels of which new rows are fitted, the latest ones
-PER_IMAGE = 32      # of which every image gives so many
-
-# %% ../../nbs/methods/08_levers.ipynb #09dde703
-class TargetLevers(LeverParams):
-    "The levers of targets and terms."
-
-    def train(self, mode: bool = True) -> TargetLevers:
-        super().train(mode)
-        if mode and self.frozen_norms:
-            freeze_norms(self.segmenter.backbone)
-        return self
 
     @torch.no_grad()
     def prepare(self, batches: Iterable[Batch]) -> None:
@@ -147,6 +135,21 @@ class TargetLevers(LeverParams):
         if "confidence" in self.carried:
             confidence[: self.n_old] = self.carried["confidence"]
         return {"confidence": confidence} | ({"prototypes": self.prototypes} if self.loss_prototypes else {})
+
+    def after_update(self) -> None:
+        if self.teacher is not None:
+            average_weights(self.teacher, self.local, self.updates, self.teacher_decay)
+        self.updates += 1
+
+# %% ../../nbs/methods/08_levers.ipynb #09dde703
+class TargetLevers(StepLevers):
+    "The levers of targets."
+
+    def train(self, mode: bool = True) -> TargetLevers:
+        super().train(mode)
+        if mode and self.frozen_norms:
+            freeze_norms(self.segmenter.backbone)
+        return self
 
     @torch.no_grad()
     def targets(self, batch: Batch, features: Tensor, logits_old: Tensor) -> Targets:
@@ -171,17 +174,36 @@ class TargetLevers(LeverParams):
         prior = self.old_output(view).logits if self.local.prior == "fixed" else None
         return self.target_localizer(self.segmenter.backbone(view), prior)
 
+# %% ../../nbs/methods/08_levers.ipynb #09dde706
+class WeightLevers(TargetLevers):
+    "The levers of the weights of pixels."
+
+    def channel_weights(
+        self,
+        pseudo: Targets,
+    ) -> Tensor:  # B, C, h, w or 1, C, 1, 1
+        "The weight of every class of every pixel."
+        n, weight = pseudo.target.shape[1], torch.ones((), device=pseudo.target.device)
+        if self.balance_classes:
+            labels = self._taught[self._taught < n] if self._taught is not None else pseudo.target.argmax(1)
+            self.pixels.mul_(MEMORY).add_(all_reduce_sum(torch.bincount(labels.flatten(), minlength=n).float()))
+            weight = old_class_weight(self.pixels, self.n_old)
+        sure = confidence_weight(pseudo["masked"], self.confidence_power) if self.confidence_power else None
+        return channel_weights(self.n_old, n, weight, sure)
+
+# %% ../../nbs/methods/08_levers.ipynb #09dde707
+class TermLevers(WeightLevers):
+    "The levers of losses."
+
     def localizer_terms(self, batch: Batch, maps: Tensor, logits_old: Tensor) -> dict[str, Tensor]:
         terms = super().localizer_terms(batch, maps, logits_old)
         if self.loss_negatives:
             loss = negative_loss(maps, logits_old.float().sigmoid(), self.negative_share)
             terms["negatives"] = self.loss_negatives * loss
         if self.loss_relation:
-            named = name_similarities(self.class_names[self.n_old:], self.class_names[: self.n_old])
-            alike = count_similarities(self.counts) if named is None or not self.class_names else named.to(maps)
-            new = batch.image_labels[:, self.n_old - 1:]
-            if named is None:  # classes without a seed so far have no relation yet
-                new = new * (self.counts.sum(1) > 0)
+            names = self.class_names
+            alike, known = relations(names[self.n_old:], names[: self.n_old], self.counts)
+            new = batch.image_labels[:, self.n_old - 1:] * known
             loss = relation_loss(maps, logits_old, alike, new, self.relation_temperature)
             terms["relation"] = self.loss_relation * loss
         return terms
@@ -202,31 +224,8 @@ class TargetLevers(LeverParams):
             terms["self"] = self_loss(maps, pseudo.hard, pseudo["labels"])
         return terms
 
-    def channel_weights(
-        self,
-        pseudo: Targets,
-    ) -> Tensor:  # B, C, h, w or 1, C, 1, 1
-        "The weight of every class of every pixel."
-        n = pseudo.target.shape[1]
-        old = torch.arange(n, device=pseudo.target.device)[None, :, None, None] < self.n_old
-        weights = torch.ones_like(old, dtype=torch.float32)
-        if self.balance_classes:
-            labels = self._taught[self._taught < n] if self._taught is not None else pseudo.target.argmax(1)
-            self.pixels.mul_(MEMORY).add_(all_reduce_sum(torch.bincount(labels.flatten(), minlength=n).float()))
-            weights = torch.where(old, old_class_weight(self.pixels, self.n_old), weights)
-        if self.confidence_power:
-            sure = confidence_weight(pseudo["masked"], self.confidence_power)
-            foreground = old & (torch.arange(n, device=old.device)[None, :, None, None] > 0)
-            weights = weights * torch.where(foreground, 1.0, sure)
-        return weights
-
-    def after_update(self) -> None:
-        if self.teacher is not None:
-            average_weights(self.teacher, self.local, self.updates, self.teacher_decay)
-        self.updates += 1
-
 # %% ../../nbs/methods/08_levers.ipynb #b1f10002
-class RowLevers(TargetLevers):
+class RowLevers(TermLevers):
     "The levers of the classifier's new rows."
 
     @torch.no_grad()
@@ -234,24 +233,15 @@ class RowLevers(TargetLevers):
         "Store some pixels of the batches of all ranks."
         if not self.fit_new_rows:
             return
-        embedding = sample_pixels(now.embedding, PER_IMAGE)
-        target = sample_pixels(pseudo.target[:, self.n_old:], PER_IMAGE)
-        weight = pseudo.gate[:, None, None].expand(*embedding.shape[:2], 1)
-        rows = torch.cat([part.to(self.row_pixels) for part in (embedding, target, weight)], 2).flatten(0, 1)
+        rows = sample_rows(now.embedding, pseudo.target[:, self.n_old:], pseudo.gate).to(self.row_pixels)
         if world_size() > 1:
             rows = torch.cat(all_gather_object(rows.cpu())).to(rows)
         keep_latest(self.row_pixels, self.row_count, rows)
 
     def fit_rows(self) -> None:
         "Set the new rows to the solution for the stored pixels; without any, they do not change."
-        d = self.segmenter.head.channels
-        weights = self.row_pixels[:, -1]
-        if bool(weights.any()):
-            slopes, offsets = fit_rows(self.row_pixels[:, :d], self.row_pixels[:, d:-1], weights)
-            rows = self.segmenter.cls.groups[-1]
-            with torch.no_grad():
-                rows.weight.copy_(slopes[:, :, None, None])
-                require(rows.bias, "every classifier has offsets").copy_(offsets)
+        if bool(self.row_pixels[:, -1].any()):
+            set_rows(self.segmenter.cls.groups[-1], self.row_pixels)
         self.fitted.fill_(1)
 
     def losses(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
@@ -260,11 +250,34 @@ class RowLevers(TargetLevers):
         self._teaches = epoch >= self.pseudo_epoch  # `fitted` is read from the device once
         return super().losses(batch, epoch)
 
+# %% ../../nbs/methods/08_levers.ipynb #7fe4e436
+class FusionLevers(RowLevers):
+    "Fusion with the weights of the step before."
+    reads_old_weights = "fusion"
+
+    @property
+    def share(self) -> float:
+        "Of the new weights in a fusion."
+        if self.fusion_share is not None:
+            return float(self.fusion_share)
+        return fusion_share(len(self.counts), self.n_old)
+
+    def fuse(self) -> None:
+        "Mix the weights of the old model into the segmenter, once."
+        if not bool(self.fused):
+            fuse_weights(self.segmenter, self.require_old().state_dict(), self.share)
+            self.fused.fill_(1)
+
+    def finish(self) -> None:
+        if self.fusion:
+            self.fuse()
+        if self.fit_new_rows and self.refit_epochs:  # the last of these epochs gave the pixels
+            self.fit_rows()
+
 # %% ../../nbs/methods/08_levers.ipynb #7fe4e435
-class Levers(RowLevers):
+class Levers(FusionLevers):
     "WILSON with every lever of later work as a parameter, all off."
     name, paper = "levers", "2112.01882"
-    reads_old_weights = "fusion"
 
     def losses(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
         if not self.refit_epochs or epoch < self.epochs - self.refit_epochs:
@@ -285,15 +298,3 @@ class Levers(RowLevers):
         logits = torch.cat([now.logits[:, : self.n_old], rows(now.embedding)], 1)
         maps = self.local(now.features, before.logits)
         return self.localizer_terms(batch, maps, before.logits) | self.pseudo_terms(batch, logits, maps, pseudo)
-
-    def fuse(self) -> None:
-        "Mix the weights of the old model into the segmenter, once."
-        if not bool(self.fused):
-            fuse_weights(self.segmenter, self.require_old().state_dict(), self.share)
-            self.fused.fill_(1)
-
-    def finish(self) -> None:
-        if self.fusion:
-            self.fuse()
-        if self.fit_new_rows and self.refit_epochs:  # the last of these epochs gave the pixels
-            self.fit_rows()

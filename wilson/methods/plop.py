@@ -21,7 +21,8 @@ from ..models.segmenter import Segmenter
 from ..pseudo.labels import IGNORE
 
 # %% auto #0
-__all__ = ['local_pod', 'pod_loss', 'StageOutputs', 'entropy', 'add_old_predictions', 'plop_loss', 'PLOP']
+__all__ = ['ENTROPY_BINS', 'local_pod', 'pod_loss', 'StageOutputs', 'entropy', 'add_old_predictions', 'plop_loss',
+           'count_entropies', 'median_entropies', 'complete_masks', 'CompletedMasks', 'PLOP']
 
 # %% ../../nbs/methods/04_plop.ipynb #31617709
 def local_pod(
@@ -94,60 +95,63 @@ def plop_loss(
     per_pixel = F.cross_entropy(logits.float(), labels, ignore_index=IGNORE, reduction="none")
     return (share * per_pixel.mean((1, 2))).mean()
 
-# %% ../../nbs/methods/04_plop.ipynb #83bc760d
-class PLOP(Method):
-    "Cross-entropy on masks that the old model completes, and local pooled distillation of the features."
-    name, paper, new_rows = "plop", "2011.11390", "background"
-    loss_pod: float = param(0.01, "weight of the distance of the pooled features", min=0)
-    logits_share: float = param(0.05, "share of loss_pod for the distance of the pooled logits", min=0)
+# %% ../../nbs/methods/04_plop.ipynb #83bc7601
+ENTROPY_BINS = 1000
+
+
+def count_entropies(
+    logits: Tensor,  # B, C, h, w
+) -> Tensor:         # C, `ENTROPY_BINS` int64
+    "Count the pixels of each predicted class by their entropy, in equal bins from 0 to 1."
+    n = logits.shape[1]
+    bins = (entropy(logits) * ENTROPY_BINS).long().clamp(0, ENTROPY_BINS - 1)
+    places = bins + logits.argmax(1) * ENTROPY_BINS
+    return torch.bincount(places.flatten(), minlength=n * ENTROPY_BINS).view(n, ENTROPY_BINS)
+
+
+def median_entropies(
+    counts: Tensor,  # C, `ENTROPY_BINS` of `count_entropies`
+) -> Tensor:         # C; 0 for a class that is never predicted
+    "The median entropy of the pixels of each predicted class."
+    total = counts.cumsum(1)
+    middle = (2 * total < total[:, -1:]).sum(1)
+    return (middle + 0.5) / counts.shape[1] * (total[:, -1] > 0)
+
+# %% ../../nbs/methods/04_plop.ipynb #83bc7604
+def complete_masks(
+    masks: Tensor,       # B, H, W int64: new classes, 0 background, 255
+    logits_old: Tensor,  # B, C_old, h, w of the old model, at the size of its output
+    medians: Tensor,     # C_old
+) -> tuple[Tensor, Tensor]:  # as of `add_old_predictions`
+    "`add_old_predictions` at the size of the masks, a few images at a time."
+    size = masks.shape[-2:]
+    count = images_per_chunk(logits_old, size)
+    parts = zip(masks.split(count), logits_old.split(count))
+    labels, share = zip(*(add_old_predictions(m, upsample(o, size), medians) for m, o in parts))
+    return torch.cat(labels), torch.cat(share)
+
+# %% ../../nbs/methods/04_plop.ipynb #83bc7606
+class CompletedMasks(Method):
+    "Masks of a step that the old model completes where they say background."
+    _taught: Tensor
     medians: Tensor  # C_old: entropies below which the old model is believed
 
     def __init__(
         self,
         segmenter: Segmenter,
         old: Segmenter,
-        **params: Any,  # values of the parameters above
+        **params: Any,  # values of its parameters
     ):
         super().__init__(segmenter, old, **params)
-        self.factor = (sum(segmenter.classes) / segmenter.classes[-1]) ** 0.5
         self.register_buffer("medians", torch.zeros(sum(old.classes)))
 
     @torch.no_grad()
     def prepare(self, batches: Iterable[Batch]) -> None:
         "Measure the median entropy of every class that the old model predicts."
-        bins, n = 1000, len(self.medians)
-        counts = torch.zeros(n * bins, dtype=torch.int64, device=self.medians.device)
+        counts = torch.zeros(len(self.medians), ENTROPY_BINS, dtype=torch.int64, device=self.medians.device)
         for batch in batches:
-            logits = self.old_output(batch.images).logits
-            place = (entropy(logits) * bins).long().clamp(0, bins - 1) + logits.argmax(1) * bins
-            counts += torch.bincount(place.flatten(), minlength=n * bins)
-        counts = all_reduce_sum(counts)  # over the images of all ranks
-        total = counts.view(n, bins).cumsum(1)
-        middle = (2 * total < total[:, -1:]).sum(1)
-        self.medians.copy_((middle + 0.5) / bins * (total[:, -1] > 0))
-
-    def losses(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
-        with StageOutputs(self.require_old().backbone) as stages_old:
-            before = self.old_output(batch.images)
-        with StageOutputs(self.segmenter.backbone) as stages:
-            now = self.segmenter(batch.images)
-        labels, share = self.with_old_predictions(batch.require_masks(), before.logits)
-        self._taught = labels
-        n_old, weight = before.logits.shape[1], self.factor * self.loss_pod
-        distance = pod_loss(list(stages.maps.values()), list(stages_old.maps.values()))
-        distance_logits = pod_loss([now.logits[:, :n_old]], [before.logits])
-        return {"segmentation": upsampled_loss(plop_loss, labels.shape[-2:], now.logits, labels, share),
-                "features": weight * distance,
-                "distillation": weight * self.logits_share * distance_logits}
-
-    @torch.no_grad()
-    def with_old_predictions(self, masks: Tensor, logits_old: Tensor) -> tuple[Tensor, Tensor]:
-        "`add_old_predictions` at the masks' size, images in turn."
-        size = masks.shape[-2:]
-        count = images_per_chunk(logits_old, size)
-        parts = zip(masks.split(count), logits_old.split(count))
-        labels, share = zip(*(add_old_predictions(m, upsample(o, size), self.medians) for m, o in parts))
-        return torch.cat(labels), torch.cat(share)
+            counts += count_entropies(self.old_output(batch.images).logits)
+        self.medians.copy_(median_entropies(all_reduce_sum(counts)))  # over the images of all ranks
 
     def last_targets(self, batch: Batch) -> Tensor:
         return self._taught
@@ -159,3 +163,26 @@ class PLOP(Method):
             nothing = torch.zeros_like(logits[:, 0], dtype=torch.int64)
             return add_old_predictions(nothing, logits, self.medians)[0]
         return {"old_model": labels}
+
+# %% ../../nbs/methods/04_plop.ipynb #83bc760d
+class PLOP(CompletedMasks):
+    "Cross-entropy on masks that the old model completes, and local pooled distillation of the features."
+    name, paper, new_rows = "plop", "2011.11390", "background"
+    loss_pod: float = param(0.01, "weight of the distance of the pooled features", min=0)
+    logits_share: float = param(0.05, "share of loss_pod for the distance of the pooled logits", min=0)
+
+    def losses(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
+        with StageOutputs(self.require_old().backbone) as stages_old:
+            before = self.old_output(batch.images)
+        with StageOutputs(self.segmenter.backbone) as stages:
+            now = self.segmenter(batch.images)
+        with torch.no_grad():
+            labels, share = complete_masks(batch.require_masks(), before.logits, self.medians)
+        self._taught = labels
+        n_old, classes = before.logits.shape[1], self.segmenter.classes
+        weight = self.loss_pod * (sum(classes) / classes[-1]) ** 0.5
+        distance = pod_loss(list(stages.maps.values()), list(stages_old.maps.values()))
+        distance_logits = pod_loss([now.logits[:, :n_old]], [before.logits])
+        return {"segmentation": upsampled_loss(plop_loss, labels.shape[-2:], now.logits, labels, share),
+                "features": weight * distance,
+                "distillation": weight * self.logits_share * distance_logits}
