@@ -189,7 +189,7 @@ def test_what_is_not_there_is_named(copied):
     with pytest.raises(InputError, match="no maps of image 'cat'"):
         kept.at(0, "cat")
     (WEAK / "maps/images.json").write_text('{"images": [{"id": 3', encoding="utf-8")
-    with pytest.raises(InputError, match="images.json does not say which images are kept"):
+    with pytest.raises(InputError, match="images.json does not contain the list of images"):
         KeptMaps(WEAK).images
     assert len(kept.at(0, i)) == 3
     (WEAK / "maps/old.safetensors").write_bytes(b"")

@@ -33,12 +33,12 @@ def test_neighbours_are_computed_while_one_looks(step):
     viewer = Viewer()
     viewer.begin()
     images = viewer.side(0)
-    counted, compute = [], images._made["validation"]
-    images._made["validation"] = lambda position: counted.append(position) or compute(position)
+    counted, compute = [], images.loader.compute["validation"]
+    images.loader.compute["validation"] = lambda position: counted.append(position) or compute(position)
     viewer.image(question(5, near=[6, 7, 4]))
-    assert images._prefetcher.wait(60) and counted == [5, 6, 7, 4]
+    assert images.loader.prefetcher.wait(60) and counted == [5, 6, 7, 4]
     viewer.image(question(6, near=[7, 8, 5]))
-    assert images._prefetcher.wait(60) and counted == [5, 6, 7, 4, 8]  # the image was there; one neighbour was not
+    assert images.loader.prefetcher.wait(60) and counted == [5, 6, 7, 4, 8]  # the image was there; one neighbour was not
     same = StepImages(step, "cpu").logits("validation", 6)
     assert torch.equal(same.segmenter, images.logits("validation", 6).segmenter)
 
@@ -46,7 +46,7 @@ def test_neighbours_are_computed_while_one_looks(step):
 def test_the_reader_comes_first(step):
     "What is computed ahead stops when something else is opened, and serves where it is what is opened."
     images = StepImages(step, "cpu")
-    compute, begun, goes_on, cancelled = images._made["validation"], threading.Event(), threading.Event(), []
+    compute, begun, goes_on, cancelled = images.loader.compute["validation"], threading.Event(), threading.Event(), []
 
     def slow(position):
         if threading.current_thread().name == "prefetch":
@@ -59,12 +59,12 @@ def test_the_reader_comes_first(step):
                 raise
         return compute(position)
 
-    images._made["validation"] = slow
+    images.loader.compute["validation"] = slow
     for opened, expected in ((9, [3]), (3, [])):
-        images._logits.clear(), cancelled.clear(), begun.clear(), goes_on.clear()
+        images.loader.recent.clear(), cancelled.clear(), begun.clear(), goes_on.clear()
         images.prefetch("validation", [3, 4])
         assert begun.wait(60)
         images.interrupt("validation", opened)
         goes_on.set()
         assert images.logits("validation", opened).id and cancelled == expected
-        assert images._prefetcher.wait(60) and set(images._logits) == {("validation", opened, None)}  # 4 was dropped
+        assert images.loader.prefetcher.wait(60) and set(images.loader.recent) == {("validation", opened, None)}  # 4 was dropped

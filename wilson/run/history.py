@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -35,8 +35,8 @@ from .config import TrainConfig
 from .presets import uses_negatives
 
 # %% auto #0
-__all__ = ['IMAGES_FILE', 'OLD_FILE', 'whole_images', 'spread_over_classes', 'choose_history_images', 'epoch_file', 'MapKeeper',
-           'KeptMaps']
+__all__ = ['IMAGES_FILE', 'OLD_FILE', 'whole_images', 'spread_over_classes', 'choose_history_images', 'epoch_file', 'write_maps',
+           'read_maps', 'read_history_images', 'KeptMaps', 'resolve_history_images', 'MapKeeper']
 
 # %% ../../nbs/run/06_history.ipynb #1079a39b
 def whole_images(
@@ -60,14 +60,14 @@ def spread_over_classes(
     classes: Sequence[int],  # dataset ids
     count: int,
 ) -> list[int]:              # positions in order, at most `count`
-    "Images that show `classes`, in equal shares as far as there are some; any, where none shows one."
+    "Images that show `classes`, each class in equal shares if there are enough; any images if none shows one of them."
     shows = split.labels[:, list(classes)]
     shows = shows[:, shows.any(0)] if shows.any() else np.ones((len(split), 1), bool)  # N, classes shown
     turns = [n * shows.shape[1] // count for n in range(count)]
     free = np.ones(len(split), bool)
     for n, turn in enumerate(turns):
         places = np.flatnonzero(free & shows[:, turn])
-        if not len(places):  # of this class there are no more
+        if not len(places):  # no more images of this class
             places = np.flatnonzero(free & shows.any(1))
         if len(places):
             part = (turns[:n].count(turn) + 0.5) / turns.count(turn)  # the middle of its share of the list
@@ -80,12 +80,12 @@ def choose_history_images(
     step: Step,
     count: int,
 ) -> list[tuple[str, str]]:            # name of a list, id; every id once
-    "The images whose maps are kept."
+    "Choose the images whose maps are stored."
     new = step.groups[step.index]
     chosen: list[tuple[str, str]] = []
     for name, share in (("validation", count // 2), ("training", count - count // 2)):
         split = lists[name].split
-        taken = {i for _, i in chosen}  # lists of one's own data may share images
+        taken = {i for _, i in chosen}  # your own lists may share images
         split = split.at([n for n, i in enumerate(split.ids) if i not in taken])
         chosen = [(name, split.ids[p]) for p in spread_over_classes(split, new, share)] + chosen
     return chosen
@@ -98,15 +98,132 @@ def epoch_file(epoch: int) -> str:
     "The file of an epoch; 0 is the start."
     return f"epoch_{epoch:04d}.safetensors"
 
+
+def write_maps(
+    folder: Path,
+    epoch: int,
+    logits: Iterable[Logits],  # of the images, with their ids
+) -> None:
+    "Write the logits of an epoch as float16, and those of the old model unless they are there already."
+    maps: dict[str, Tensor] = {}
+    old: dict[str, Tensor] = {}
+    for one in logits:
+        parts = {"segmenter": one.segmenter, "localizer": one.localizer}
+        maps |= {f"{network} {one.id}": t.half().contiguous() for network, t in parts.items() if t is not None}
+        if one.old is not None:
+            old[f"old {one.id}"] = one.old.half().contiguous()
+    if old and not (folder / OLD_FILE).is_file():
+        _write(folder / OLD_FILE, old)
+    _write(folder / epoch_file(epoch), maps)
+
+
+def _write(file: Path, tensors: Mapping[str, Tensor]) -> None:
+    with atomic_write(file) as aside:
+        save_file(dict(tensors), aside)
+
+# %% ../../nbs/run/06_history.ipynb #c8b00002
+def read_maps(
+    file: Path,
+    image: str,           # id
+) -> dict[str, Tensor]:   # C, h, w float32 by network: "segmenter", "localizer" or "old"; empty if there is no file
+    "Read the logits of one image. Raises InputError if the file is damaged."
+    found: dict[str, Tensor] = {}
+    with _report_damage(file, "cannot be read", "Remove it to do without"), suppress(FileNotFoundError):
+        with safe_open(file, "pt") as f:
+            for key in f.keys():
+                network, _, of = key.partition(" ")
+                if of == image:
+                    found[network] = f.get_tensor(key).float()
+    return found
+
+
+def read_history_images(
+    file: Path,                # images.json
+) -> list[tuple[str, str]]:    # list ("training" or "validation") and id of each image; empty if there is no file
+    "Read which images a history has. Raises InputError if the file is damaged."
+    remedy = f"Remove the folder {MAPS_FOLDER}/ to do without"
+    with _report_damage(file, "does not contain the list of images", remedy), suppress(FileNotFoundError):
+        record = json.loads(file.read_text(encoding="utf-8"))["images"]
+        return [(str(image["list"]), str(image["id"])) for image in record]
+    return []
+
+
+@contextmanager
+def _report_damage(file: Path, problem: str, remedy: str) -> Iterator[None]:
+    try:
+        yield
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as e:
+        raise InputError(f"{display_path(file)} {problem} ({e}). {remedy}; the step itself is intact.") from None
+
+# %% ../../nbs/run/06_history.ipynb #2e421df6
+class KeptMaps:
+    "The history of a step: the logits of a few images at its start and after each validation. It may be empty."
+
+    def __init__(self, folder: Path | str):  # a step's folder
+        self.path = resolve_path(folder) / MAPS_FOLDER
+
+    @property
+    def epochs(self) -> list[int]:
+        "Stored epochs, in order; 0 is the start."
+        found = (re.fullmatch(r"epoch_(\d+)\.safetensors", p.name) for p in self.path.glob("epoch_*"))
+        return sorted(int(match[1]) for match in found if match)
+
+    @property
+    def images(self) -> list[tuple[str, str]]:
+        'List ("training" or "validation") and id of each image.'
+        return read_history_images(self.path / IMAGES_FILE)
+
+    def at(
+        self,
+        epoch: int,
+        image: str,                                        # id
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:      # C, h, w; C, h, w; C_old, h, w: float32
+        "Logits of segmenter, localizer and old model; None where the step has no such model."
+        maps = read_maps(self.path / epoch_file(epoch), image)
+        if "segmenter" not in maps:
+            epochs = ", ".join(map(str, self.epochs)) or "none"
+            images = ", ".join(i for _, i in self.images) or "none"
+            raise InputError(f"{display_path(self.path)} contains no maps of image {image!r} after epoch {epoch}. It "
+                             f"has the epochs {epochs} and the images {images}.")
+        return maps["segmenter"], maps.get("localizer"), read_maps(self.path / OLD_FILE, image).get("old")
+
+    def logits(
+        self,
+        epoch: int,
+        sample: Sample,  # of a stored image, from `whole_images`
+    ) -> Logits:
+        "The logits of an image after `epoch`, with its picture, truth and labels."
+        return Logits(sample.image, sample.mask, sample.image_labels, *self.at(epoch, sample.id), sample.id,
+                      sample.evidence)
+
+# %% ../../nbs/run/06_history.ipynb #c8b00006
+def resolve_history_images(
+    folder: Path,                      # of the maps
+    lists: Mapping[str, StepSamples],  # of `whole_images`
+    step: Step,
+    count: int,
+) -> list[tuple[str, str]]:            # name of a list, id
+    "The images of a history: those that it began with, whatever `count` is now, else new ones, which are recorded."
+    with suppress(InputError):
+        begun = read_history_images(folder / IMAGES_FILE)
+        if begun and all(n in lists and i in lists[n].split.ids for n, i in begun):
+            return begun
+    chosen = choose_history_images(lists, step, count)
+    record = [{"list": n, "position": lists[n].split.ids.index(i), "id": i} for n, i in chosen]
+    with atomic_write(folder / IMAGES_FILE) as aside:
+        text = json.dumps({"images": record}, indent=1, ensure_ascii=False)
+        aside.write_text(text + "\n", encoding="utf-8")
+    return chosen
+
 # %% ../../nbs/run/06_history.ipynb #d3aa1a4b
 @dataclass
 class MapKeeper(Callback):
-    "Keeps the maps of a step's fixed images, at its start and at each validation."
+    "Stores the logits of a few images of a step, at its start and at each validation."
     views: StepModels
     lists: Mapping[str, StepSamples]  # of `whole_images`
     folder: StepFolder
     count: int = 8                    # images; 0: none
-    said: bool = False                # that some could not be kept
+    said: bool = False                # whether a failure was logged
 
     def before_fit(self, trainer: Trainer) -> None:
         if not trainer.started:
@@ -123,107 +240,16 @@ class MapKeeper(Callback):
         "Write the maps, on the main process. A failure is logged once and does not end the training."
         if not self.count or not is_main_process():
             return
+        path = self.folder.path / MAPS_FOLDER
         try:
-            self._keep(epoch)
+            images = resolve_history_images(path, self.lists, self.views.step, self.count)
+            write_maps(path, epoch, (self._logits(name, i) for name, i in images))
         except (OSError, InputError, SafetensorError, torch.OutOfMemoryError) as e:
             if not self.said:
                 self.said = True
-                with suppress(OSError):  # the log may lie on the same full disk
+                with suppress(OSError):  # the log may be on the same full disk
                     self.folder.log(f"    maps after epoch {epoch} are not kept, training goes on: {e}")
 
-    def _keep(self, epoch: int) -> None:
-        path = self.folder.path / MAPS_FOLDER
-        maps: dict[str, Tensor] = {}
-        old: dict[str, Tensor] = {}
-        for name, i in self._images(path):
-            samples = self.lists[name]
-            logits = self.views(replace(samples, reads_masks=False)[0, samples.split.ids.index(i)])
-            parts = {"segmenter": logits.segmenter, "localizer": logits.localizer}
-            maps |= {f"{part} {i}": t.half().contiguous() for part, t in parts.items() if t is not None}
-            if logits.old is not None:
-                old[f"old {i}"] = logits.old.half().contiguous()
-        if old and not (path / OLD_FILE).is_file():
-            _write(path / OLD_FILE, old)
-        _write(path / epoch_file(epoch), maps)
-
-    def _images(self, path: Path) -> list[tuple[str, str]]:
-        # a run that goes on keeps the images it began with, whatever history_images is now
-        with suppress(InputError):
-            begun = KeptMaps(self.folder.path).images
-            if begun and all(n in self.lists and i in self.lists[n].split.ids for n, i in begun):
-                return begun
-        chosen = choose_history_images(self.lists, self.views.step, self.count)
-        record = [{"list": n, "position": self.lists[n].split.ids.index(i), "id": i} for n, i in chosen]
-        with atomic_write(path / IMAGES_FILE) as aside:
-            text = json.dumps({"images": record}, indent=1, ensure_ascii=False)
-            aside.write_text(text + "\n", encoding="utf-8")
-        return chosen
-
-# %% ../../nbs/run/06_history.ipynb #abf3033e
-def _write(file: Path, tensors: Mapping[str, Tensor]) -> None:
-    with atomic_write(file) as aside:
-        save_file(dict(tensors), aside)
-
-# %% ../../nbs/run/06_history.ipynb #2e421df6
-class KeptMaps:
-    "The maps that a step has kept; none, where it has kept none."
-
-    def __init__(self, folder: Path | str):  # a step's folder
-        self.path = resolve_path(folder) / MAPS_FOLDER
-
-    @property
-    def epochs(self) -> list[int]:
-        "Epochs that are kept, in order; 0 is the start."
-        found = (re.fullmatch(r"epoch_(\d+)\.safetensors", p.name) for p in self.path.glob("epoch_*"))
-        return sorted(int(match[1]) for match in found if match)
-
-    @property
-    def images(self) -> list[tuple[str, str]]:
-        'List ("training" or "validation") and id of each image.'
-        file = self.path / IMAGES_FILE
-        try:
-            record = json.loads(file.read_text(encoding="utf-8"))["images"]
-            return [(str(image["list"]), str(image["id"])) for image in record]
-        except FileNotFoundError:
-            return []
-        except (ValueError, KeyError, TypeError, OSError) as e:
-            raise InputError(f"{display_path(file)} does not say which images are kept ({e}). Remove the folder "
-                             f"{MAPS_FOLDER}/ to do without; the step itself is whole.") from None
-
-    def at(
-        self,
-        epoch: int,
-        image: str,                                        # id
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:      # C, h, w; C, h, w; C_old, h, w: float32
-        "Logits of segmenter, localizer and old model; None where the step has no such model."
-        maps = self._read(epoch_file(epoch), image)
-        if "segmenter" not in maps:
-            epochs = ", ".join(map(str, self.epochs)) or "none"
-            images = ", ".join(i for _, i in self.images) or "none"
-            raise InputError(f"{display_path(self.path)} holds no maps of image {image!r} after epoch {epoch}. It "
-                             f"has the epochs {epochs} and the images {images}.")
-        return maps["segmenter"], maps.get("localizer"), self._read(OLD_FILE, image).get("old")
-
-    def logits(
-        self,
-        epoch: int,
-        sample: Sample,  # of a kept image, from `whole_images`
-    ) -> Logits:
-        "What the networks said of an image then, with its picture, truth and labels."
-        return Logits(sample.image, sample.mask, sample.image_labels, *self.at(epoch, sample.id), sample.id,
-                      sample.evidence)
-
-    def _read(self, name: str, image: str) -> dict[str, Tensor]:
-        file, found = self.path / name, {}
-        try:
-            with safe_open(file, "pt") as f:
-                for key in f.keys():
-                    part, _, of = key.partition(" ")
-                    if of == image:
-                        found[part] = f.get_tensor(key).float()
-        except FileNotFoundError:
-            return {}
-        except (SafetensorError, OSError, ValueError) as e:
-            raise InputError(f"{display_path(file)} cannot be read ({e}). Remove it to do without; the step itself "
-                             f"is whole.") from None
-        return found
+    def _logits(self, which: str, image: str) -> Logits:
+        samples = self.lists[which]
+        return self.views(replace(samples, reads_masks=False)[0, samples.split.ids.index(image)])

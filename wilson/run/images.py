@@ -8,9 +8,9 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from threading import Lock
 from typing import TypeVar
 
 import numpy as np
@@ -19,26 +19,26 @@ from ..core.errors import InputError
 from ..core.paths import resolve_path, project_root, display_path
 from ..data.image_labels import derived_data_dir
 from ..data.label_edits import edits_path
+from ..data.samples import StepSamples
 from ..data.splits import SegmentationFolder
-from ..data.tasks import Step
 from ..engine.checkpoint import WEIGHTS_FILES
 from ..engine.devices import choose_device
 from ..engine.step_folder import StepFolder
 from ..evaluation.index import Index
 from ..evaluation.logits import Logits
 from ..evaluation.maps import available_kinds, MapKind, with_own_kinds
-from ..inference.background import make_cancellable, NEXT, Prefetcher, PriorityLock, READER
+from ..inference.background import make_cancellable, READER
 from ..pseudo.links import Link
 from .dataset import load_dataset, location_of, open_data
 from .folder import error_line
 from .history import KeptMaps, whole_images
 from .opened import OpenedStep, open_step
-from .step_index import step_index, step_logits
+from .step_index import LogitsLoader, step_index, step_logits
 from .user_code import load_class
 
 # %% auto #0
-__all__ = ['Own', 'finished_steps', 'newest_step', 'is_in_project', 'recorded_data', 'data_of', 'edits_file', 'load_own',
-           'StepImages']
+__all__ = ['Own', 'finished_steps', 'newest_step', 'is_in_project', 'recorded_data', 'data_of', 'edits_file', 'find_image',
+           'ImageLists', 'ImageLogits', 'load_own', 'StepImages']
 
 # %% ../../nbs/run/08_images.ipynb #7b7bfbda
 def finished_steps(
@@ -96,7 +96,7 @@ def data_of(opened: OpenedStep) -> SegmentationFolder:
     root = resolve_path(opened.config.data_root)
     if not root.is_dir():
         raise InputError(f"{display_path(opened.folder.path)} was trained on the images in {display_path(root)}, and "
-                         f"there is no such folder. Put it back to see them; the run itself is whole.")
+                         f"there is no such folder. Put it back to see them; the run itself is intact.")
     return recorded_data(opened)
 
 
@@ -104,6 +104,103 @@ def edits_file(opened: OpenedStep) -> Path:
     "Where the label edits of a step's data go: beside data in the project, else under the runs folder."
     root, runs_dir = resolve_path(opened.config.data_root), resolve_path(opened.config.runs_dir)
     return edits_path(root if is_in_project(root, runs_dir) else derived_data_dir(root, runs_dir / "label_edits"))
+
+# %% ../../nbs/run/08_images.ipynb #c8a00002
+def find_image(
+    lists: Mapping[str, StepSamples],  # of `whole_images`
+    image: str | int,                  # an id
+) -> tuple[str, int]:                  # name of a list, position in it
+    "Find an image by its id. Raises InputError if no list has such an image."
+    known = {i: (which, n) for which, samples in reversed([*lists.items()])
+             for n, i in enumerate(samples.split.ids)}
+    # papermill reads 2007_000033 as the number 2007000033
+    for i in (str(image), *(i for i in known if i.replace("_", "") == str(image))):
+        if i in known:
+            return known[i]
+    near = difflib.get_close_matches(str(image), known, n=1) or list(known)[:1]
+    raise InputError(f"image={image!r} is not an image of this step. There are "
+                     f"{len(known)}, {near[0]!r} for one.")
+
+# %% ../../nbs/run/08_images.ipynb #c8a00005
+class ImageLists:
+    "The validation and training images of a finished step, with their labels."
+
+    def __init__(self, opened: OpenedStep):
+        self.opened, self.step = opened, opened.step
+        self.data = data_of(opened)
+        self.lists = whole_images(opened.config, opened.step, self.data)
+
+    @property
+    def weak(self) -> bool:
+        "Whether the step has a localizer and an old model, and so pseudo-labels."
+        return self.opened.localizer is not None and self.opened.old is not None
+
+    @property
+    def thumbnails(self) -> Path | None:
+        "The folder of small copies that `wilson prepare` wrote; None if there is none."
+        own, apart = self.data.root / "thumbnails", derived_data_dir(self.data.root, resolve_path("runs/thumbnails"))
+        return next((folder for folder in (own, apart) if folder.is_dir()), None)
+
+    def all_labels(self, which: str) -> np.ndarray:  # N, C-1 bool
+        "Image-level labels of all classes seen so far, even those that the step may not use."
+        return self.step.image_labels(self.lists[which].split.labels, old_classes=True)
+
+    def has(self, image: str) -> bool:
+        "Whether an image has this id."
+        return any(image in samples.split.ids for samples in self.lists.values())
+
+    def find(self, image: str | int) -> tuple[str, int]:  # name of a list, position in it
+        "Find an image by its id. Raises InputError if the step has no such image."
+        return find_image(self.lists, image)
+
+    def first_image(self) -> tuple[str, int]:
+        "The first validation image with a class that the step learned; else the first image of all."
+        for which, samples in self.lists.items():
+            new = samples.split.labels[:, list(self.step.groups[self.step.index])].any(1)
+            if len(samples):
+                return which, int(new.argmax())
+        raise InputError(f"{display_path(self.opened.folder.path)} has no images: both of its lists are empty.")
+
+# %% ../../nbs/run/08_images.ipynb #c8a00006
+class ImageLogits(ImageLists):
+    "The images of a finished step with their logits: of the trained step, and after earlier epochs."
+
+    def __init__(
+        self,
+        opened: OpenedStep,
+        capacity: int = 64,  # images whose logits stay in memory
+    ):
+        super().__init__(opened)
+        self.maps_kept = KeptMaps(opened.folder.path)
+        make_cancellable(opened.segmenter, opened.localizer, opened.old)
+        compute = {which: step_logits(opened, samples) for which, samples in self.lists.items()}
+        self.loader = LogitsLoader(compute, self._read_epoch, capacity)
+
+    def _read_epoch(self, which: str, position: int, epoch: int) -> Logits:
+        return self.maps_kept.logits(epoch, self.lists[which][0, position])
+
+    def logits(self, which: str, position: int, epoch: int | None = None, priority: int = READER) -> Logits:
+        "The logits of an image: of the trained step, or as they were after `epoch`."
+        return self.loader.load(which, position, epoch, priority)
+
+    def prefetch(self, which: str, positions: Sequence[int]) -> None:
+        "Run the networks on these images in the background; positions outside the list are ignored."
+        self.loader.prefetch(which, [p for p in positions if 0 <= p < len(self.lists[which])])
+
+    def interrupt(self, which: str = "", position: int = -1) -> None:
+        "Stop the networks in the background, unless they run on this image."
+        self.loader.prefetcher.interrupt((which, position))
+
+    def history_positions(self, which: str) -> list[int]:
+        "Positions of the images whose maps are stored; none if the file that lists them cannot be read."
+        ids = self.lists[which].split.ids
+        with suppress(InputError):
+            return [ids.index(i) for name, i in self.maps_kept.images if name == which and i in ids]
+        return []
+
+    def epochs(self, which: str, position: int) -> list[int]:
+        "The epochs of which an image's maps are stored."
+        return self.maps_kept.epochs if position in self.history_positions(which) else []
 
 # %% ../../nbs/run/08_images.ipynb #8007297a
 def _file_marks(folder: Path) -> list[tuple[int, ...] | None]:
@@ -140,43 +237,28 @@ def load_own(
     return found
 
 # %% ../../nbs/run/08_images.ipynb #266b78ab
-class StepImages:
-    "A finished step opened on its images, with the logits of those that were looked at."
+class StepImages(ImageLogits):
+    "A finished step opened on its images, with all their maps."
 
     def __init__(
         self,
         path: Path | str,      # a finished step's folder
         device: str = "auto",
-        kept: int = 64,        # images whose logits are in memory
-        map_kinds: Own[MapKind] = (),  # of one's own: "my_maps.py:Sure", a class or an object
-        links: Own[Link] = (),         # of the target rule, in place of the run's
+        capacity: int = 64,    # images whose logits stay in memory
+        map_kinds: Own[MapKind] = (),  # your own: "my_maps.py:Sure", a class or an object
+        links: Own[Link] = (),         # your own links of the target rule, in place of the run's
     ):
         self._files = _file_marks(resolve_path(path))
-        self.opened = open_step(path, choose_device(device))
-        self.step: Step = self.opened.step
+        super().__init__(open_step(path, choose_device(device)), capacity)
         self.kinds = with_own_kinds(load_own(map_kinds, MapKind, "map_kinds"))
         self.rule = self.opened.rule.replace(**{k.returns: k for k in load_own(links, Link, "links")})
-        self.data = data_of(self.opened)
-        self.lists = whole_images(self.opened.config, self.step, self.data)
-        self.maps_kept = KeptMaps(self.opened.folder.path)
-        self.scores: dict = {}  # of the run's own rule, by list: what was found once
+        self.scores: dict = {}  # of the run's own rule, by list, computed once
         self._indices: dict[str, Index] = {}
-        self._most, self._memory = kept, Lock()
-        self._networks = PriorityLock()  # one image at a time: two would take each other's cores
-        self._prefetcher = Prefetcher(lambda key: self.logits(key[0], key[1], priority=NEXT))
-        make_cancellable(self.opened.segmenter, self.opened.localizer, self.opened.old)
-        self._logits: dict[tuple[str, int, int | None], Logits] = {}
-        self._made = {which: step_logits(self.opened, samples) for which, samples in self.lists.items()}
 
     @property
     def is_current(self) -> bool:
-        "Whether the step's files are those that were opened; else it was trained again."
+        "Whether the step's files are those that were opened; False if it was trained again."
         return self._files == _file_marks(self.opened.folder.path)
-
-    @property
-    def weak(self) -> bool:
-        "Has this step a localizer, hence pseudo-labels?"
-        return self.opened.localizer is not None and self.opened.old is not None
 
     @property
     def map_names(self) -> tuple[str, ...]:
@@ -186,84 +268,8 @@ class StepImages:
         given += ["old_logits"] * (self.opened.old is not None)
         return available_kinds(self.kinds, self.rule, given)
 
-    def logits(self, which: str, position: int, epoch: int | None = None, priority: int = READER) -> Logits:
-        "What the networks say of an image; they run once. After an epoch: what they said then."
-        key = (which, position, epoch)
-        if (found := self._logits.get(key)) is not None:
-            return found
-        if epoch is not None:
-            return self._keep(key, self.maps_kept.logits(epoch, self.lists[which][0, position]))
-        with self._networks.hold(priority):
-            found = self._logits.get(key)  # another thread may have been at it
-            return self._keep(key, self._made[which](position)) if found is None else found
-
-    def _keep(self, key: tuple[str, int, int | None], found: Logits) -> Logits:
-        with self._memory:
-            while len(self._logits) >= self._most:
-                del self._logits[next(iter(self._logits))]
-            self._logits[key] = found
-        return found
-
-    def prefetch(self, which: str, positions: Sequence[int]) -> None:
-        "Run the networks on these images in the background, until something else is asked for."
-        n = len(self.lists[which])
-        keys = [(which, p) for p in dict.fromkeys(positions) if 0 <= p < n]
-        self._prefetcher.want([key for key in keys if (*key, None) not in self._logits])
-
-    def interrupt(self, which: str = "", position: int = -1) -> None:
-        "Stop the networks in the background, unless they run on this image."
-        self._prefetcher.interrupt((which, position))
-
-    def history_positions(self, which: str) -> list[int]:
-        "Positions of the images whose maps were kept at every epoch."
-        ids = self.lists[which].split.ids
-        try:
-            images = self.maps_kept.images
-        except InputError:  # an extra that cannot be read
-            return []
-        return [ids.index(i) for name, i in images if name == which and i in ids]
-
-    def epochs(self, which: str, position: int) -> list[int]:
-        "The epochs of which an image's maps were kept."
-        return self.maps_kept.epochs if position in self.history_positions(which) else []
-
     def index(self, which: str, say: Callable[[str], None] = print) -> Index:
-        "The facts of a list's images, as far as they have been found."
+        "The index of a list's images, as far as it is filled."
         if which not in self._indices:
-            self._indices[which] = step_index(self.opened, which, self.lists[which], say=say,
-                                              kinds=self.kinds)
+            self._indices[which] = step_index(self.opened, which, self.lists[which], say=say, kinds=self.kinds)
         return self._indices[which]
-
-    @property
-    def thumbnails(self) -> Path | None:
-        "The folder of small copies that `wilson prepare` has made."
-        own, apart = self.data.root / "thumbnails", derived_data_dir(self.data.root, resolve_path("runs/thumbnails"))
-        return next((folder for folder in (own, apart) if folder.is_dir()), None)
-
-    def all_labels(self, which: str) -> np.ndarray:  # N, C-1 bool
-        "Image-level labels of all classes seen so far, even those that the step may not use."
-        return self.step.image_labels(self.lists[which].split.labels, old_classes=True)
-
-    def has(self, image: str) -> bool:
-        "Is there an image of this id?"
-        return any(image in samples.split.ids for samples in self.lists.values())
-
-    def find(self, image: str | int) -> tuple[str, int]:  # name of a list, position in it
-        "Where an image is, by its id."
-        known = {i: (which, n) for which, samples in reversed(self.lists.items())
-                 for n, i in enumerate(samples.split.ids)}
-        # papermill reads 2007_000033 as the number 2007000033
-        for i in (str(image), *(i for i in known if i.replace("_", "") == str(image))):
-            if i in known:
-                return known[i]
-        near = difflib.get_close_matches(str(image), known, n=1) or list(known)[:1]
-        raise InputError(f"image={image!r} is not an image of this step. There are "
-                         f"{len(known)}, {near[0]!r} for one.")
-
-    def first_image(self) -> tuple[str, int]:
-        "The first validation image with a class that the step learned; else the first image of all."
-        for which, samples in self.lists.items():
-            new = samples.split.labels[:, list(self.step.groups[self.step.index])].any(1)
-            if len(samples):
-                return which, int(new.argmax())
-        raise InputError(f"{display_path(self.opened.folder.path)} has no images: both of its lists are empty.")

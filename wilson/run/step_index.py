@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from threading import Lock
 
 from ..core.files import file_hash
 from ..core.paths import resolve_path
@@ -20,10 +21,11 @@ from ..evaluation.index_rows import index_identity
 from ..evaluation.logit_cache import LogitsStore, cached_logits
 from ..evaluation.logits import Logits
 from ..evaluation.maps import MAP_KINDS, MapKind
+from ..inference.background import NEXT, Prefetcher, PriorityLock, READER
 from .opened import OpenedStep
 
 # %% auto #0
-__all__ = ['index_path', 'step_identity', 'step_index', 'step_logits']
+__all__ = ['index_path', 'step_identity', 'step_index', 'step_logits', 'LogitsLoader']
 
 # %% ../../nbs/run/07_step_index.ipynb #91e1bbb7
 def index_path(folder: StepFolder, name: str) -> Path:
@@ -34,9 +36,9 @@ def index_path(folder: StepFolder, name: str) -> Path:
 def step_identity(
     opened: OpenedStep,
     samples: StepSamples,    # whole images of a list
-    with_rule: bool = True,  # False: for logits, which no rule shapes
+    with_rule: bool = True,  # False: for logits, which do not depend on a rule
 ) -> dict[str, str]:
-    "What facts about a step's images belong to."
+    "What the facts about a step's images depend on: weights, images, labels and the target rule."
     seen = hashlib.sha256(samples.table.tobytes() + samples.image_labels.tobytes())
     seen.update(repr(samples.side).encode())
     parent = (opened.folder.read("config.json") or {}).get("parent") or {}
@@ -49,7 +51,7 @@ def step_index(
     opened: OpenedStep,
     name: str,                           # of the list: "validation", "training"
     samples: StepSamples,
-    say: Callable[[str], None] = print,  # hears a sentence where something is wrong with the file
+    say: Callable[[str], None] = print,  # called with a sentence if something is wrong with the file
     kinds: Mapping[str, MapKind] = MAP_KINDS,
 ) -> Index:
     "The index of one list of a step's images, as far as it is filled. Your own kinds have another file."
@@ -61,7 +63,7 @@ def step_index(
 
 # %% ../../nbs/run/07_step_index.ipynb #6be1a13a
 def _source(kind: MapKind) -> str:
-    "What its numbers follow from: its class as it is written, where that can be read."
+    "The name of a kind and the source of its class, as far as it can be read."
     try:
         return f"{kind.name} {inspect.getsource(type(kind))}"
     except (OSError, TypeError):
@@ -72,7 +74,45 @@ def step_logits(
     opened: OpenedStep,
     samples: StepSamples,
 ) -> Callable[[int], Logits]:            # by position
-    "What the networks say of a list's images, for `build`, for `what_if` and for pictures alike."
+    "A function that computes the logits of the image at a position of a list, or reads them from the cache on disk."
     path = resolve_path(opened.config.runs_dir) / "cache" / "logits.sqlite"
     store = LogitsStore(path, step_identity(opened, samples, with_rule=False))
     return cached_logits(opened.views, samples, store)
+
+# %% ../../nbs/run/07_step_index.ipynb #c8a10002
+class LogitsLoader:
+    "Loads the logits of a step's images; the networks run once per image, on one image at a time."
+
+    def __init__(
+        self,
+        compute: Mapping[str, Callable[[int], Logits]],  # by list: runs the networks on the image at a position
+        read_epoch: Callable[[str, int, int], Logits],   # of list, position and epoch: reads the step's history
+        capacity: int = 64,                              # images whose logits stay in memory
+    ):
+        self.compute, self.read_epoch = dict(compute), read_epoch
+        self.recent: dict[tuple[str, int, int | None], Logits] = {}  # by list, position and epoch
+        self.prefetcher = Prefetcher(lambda key: self.load(key[0], key[1], priority=NEXT))
+        self._capacity, self._memory = capacity, Lock()
+        self._networks = PriorityLock()  # two images at once would compete for the same cores
+
+    def load(self, which: str, position: int, epoch: int | None = None, priority: int = READER) -> Logits:
+        "The logits of the image at `position` of a list: of the trained step, or as they were after `epoch`."
+        key = (which, position, epoch)
+        if (found := self.recent.get(key)) is not None:
+            return found
+        if epoch is not None:
+            return self._store(key, self.read_epoch(which, position, epoch))
+        with self._networks.hold(priority):
+            found = self.recent.get(key)  # another thread may have computed it meanwhile
+            return self._store(key, self.compute[which](position)) if found is None else found
+
+    def _store(self, key: tuple[str, int, int | None], logits: Logits) -> Logits:
+        with self._memory:
+            while len(self.recent) >= self._capacity:
+                del self.recent[next(iter(self.recent))]
+            self.recent[key] = logits
+        return logits
+
+    def prefetch(self, which: str, positions: Sequence[int]) -> None:
+        "Run the networks on these images in the background, until other logits are needed."
+        self.prefetcher.want([(which, p) for p in dict.fromkeys(positions) if (which, p, None) not in self.recent])
