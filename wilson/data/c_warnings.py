@@ -9,7 +9,7 @@ import ctypes
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 # %% auto #0
@@ -23,27 +23,35 @@ class _Functions(ctypes.Structure):  # cookie_io_functions_t of glibc
     _fields_ = [("read", ctypes.c_void_p), ("write", _Write), ("seek", ctypes.c_void_p),
                 ("close", ctypes.c_void_p)]
 
+
+class _CustomStream:
+    "A stream of the C library whose text goes to a Python function. Only glibc has such streams."
+
+    def __init__(self, write: Callable[[int, int, int], int]):  # cookie, address of the text, bytes → bytes written
+        self.stderr: ctypes.c_void_p | None = None  # the C variable; None: the C library is not glibc
+        self.address: int | None = None             # of the stream
+        libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+        if libc is not None and hasattr(libc, "gnu_get_libc_version"):  # others have a constant `stderr`
+            open_stream, self._write = libc.fopencookie, _Write(write)  # kept: the C library does not own it
+            open_stream.restype = ctypes.c_void_p
+            open_stream.argtypes = ctypes.c_void_p, ctypes.c_char_p, _Functions
+            self.address = open_stream(None, b"w", _Functions(None, self._write, None, None))
+            libc.setvbuf(ctypes.c_void_p(self.address), None, 2, 0)  # unbuffered: in the thread that writes
+            self.stderr = ctypes.c_void_p.in_dll(libc, "stderr")
+
 # %% ../../nbs/data/11_c_warnings.ipynb #40b6a9a3
 class _Warnings:
     "What C libraries write to `stderr`, by thread."
 
     def __init__(self):
         self.lock, self.of_thread, self.inside = threading.Lock(), threading.local(), 0
-        self.stderr = None
-        libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-        if libc is not None and hasattr(libc, "gnu_get_libc_version"):  # others have a constant `stderr`
-            open_stream, self.write = libc.fopencookie, _Write(self._write)
-            open_stream.restype = ctypes.c_void_p
-            open_stream.argtypes = ctypes.c_void_p, ctypes.c_char_p, _Functions
-            self.stream = open_stream(None, b"w", _Functions(None, self.write, None, None))
-            libc.setvbuf(ctypes.c_void_p(self.stream), None, 2, 0)  # unbuffered: in the thread that writes
-            self.stderr = ctypes.c_void_p.in_dll(libc, "stderr")
+        self.stream = _CustomStream(self._write)
 
     def _write(self, cookie: int, text: int, size: int) -> int:
         lines = getattr(self.of_thread, "lines", None)
         content = ctypes.string_at(text, size)
         if lines is None:
-            os.write(2, content)  # of another thread
+            os.write(2, content)  # from a thread that catches no warnings
         else:
             lines.append(content)
         return size
@@ -62,13 +70,14 @@ class _Warnings:
             self.of_thread.lines = before
 
     def _count(self, step: int) -> None:
-        if self.stderr is None:
+        stderr = self.stream.stderr
+        if stderr is None:
             return
         with self.lock:
             if not self.inside:
-                self.before = self.stderr.value
+                self.before = stderr.value
             self.inside += step
-            self.stderr.value = self.stream if self.inside else self.before
+            stderr.value = self.stream.address if self.inside else self.before
 
 # %% ../../nbs/data/11_c_warnings.ipynb #5a1c1e07
 _warnings = _Warnings()

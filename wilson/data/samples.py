@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,8 +22,8 @@ from .tasks import Step
 from .transforms import Crop, resize, nearest_indices
 
 # %% auto #0
-__all__ = ['NO_MASK', 'EvidenceReader', 'Sample', 'image_of', 'mask_of', 'scaled_size', 'StepSamples', 'training_samples',
-           'evaluation_samples']
+__all__ = ['NO_MASK', 'EvidenceReader', 'Sample', 'image_of', 'mask_of', 'scaled_size', 'training_mask', 'crop_evidence',
+           'StepSamples', 'training_samples', 'evaluation_samples']
 
 # %% ../../nbs/data/06_samples.ipynb #c8837e26
 NO_MASK = 254  # every pixel of an image without a mask, in a batch of which others have one
@@ -36,14 +35,18 @@ class Sample(NamedTuple):
     mask: Tensor | None   # H, W uint8 in training order; None in a weak step
     image_labels: Tensor  # C-1 bool
     id: str
-    evidence: Mapping[str, Tensor] = {}  # by name, K, H, W: what another model says of it, cropped like the image
+    evidence: Mapping[str, Tensor] = {}  # by name, K, H, W: what another model found in it, cropped like the image
 
-
+# %% ../../nbs/data/06_samples.ipynb #c8e00002
 def image_of(
     path: Path,
     side: int | None = None,  # longest, pixels; None: as it is
+    decoded: Mapping[Path, np.ndarray] | None = None,  # H, W, 3 uint8 by file: images in memory, scaled already
 ) -> Tensor:                  # 3, H, W uint8
     "An image, scaled down where it is larger than `side`."
+    found = decoded.get(path) if decoded is not None else None
+    if found is not None:
+        return torch.from_numpy(found).permute(2, 0, 1)
     image = read_image(path)
     height, width = image.shape[1:]
     size = scaled_size(height, width, side)
@@ -53,8 +56,12 @@ def image_of(
 def mask_of(
     path: Path,
     side: int | None = None,
+    decoded: Mapping[Path, np.ndarray] | None = None,  # H, W uint8 by file: masks in memory, scaled already
 ) -> np.ndarray:              # H, W uint8: numbers as in the file
     "A mask, scaled like its image."
+    found = decoded.get(path) if decoded is not None else None
+    if found is not None:
+        return found
     mask = read_mask(path)
     h, w = mask.shape
     height, width = scaled_size(h, w, side)
@@ -68,13 +75,49 @@ def scaled_size(height: int, width: int, side: int | None) -> tuple[int, int]:
     factor = min(1.0, side / max(height, width)) if side else 1.0
     return max(1, round(height * factor)), max(1, round(width * factor))
 
+# %% ../../nbs/data/06_samples.ipynb #c8e00004
+def training_mask(
+    split: Split,
+    index: int,
+    mask: np.ndarray | None,  # H, W uint8 as in the file, scaled; None: the image has none
+    size: Sequence[int],      # H, W of the image
+    table: np.ndarray,        # 256 uint8: dataset id → training id
+) -> np.ndarray | None:       # H, W uint8
+    "A mask in training order. Raises InputError if its size is not that of its image."
+    if mask is None:
+        return None
+    if mask.shape != tuple(size):
+        path = split.mask_path(index)
+        check_size(read_mask(path), path, split.images[index])  # names both files and their sizes
+    numbers = table if split.values is None else table[list(split.values)]  # number in a mask file → training id
+    return numbers.take(mask, mode="clip")  # bytes are never out of range
+
 # %% ../../nbs/data/06_samples.ipynb #92f1da7f
 EvidenceReader = Callable[[str, Sequence[int]], Mapping[str, Tensor]]  # id and H, W → K, H, W by name
+
+
+def crop_evidence(
+    evidence: Mapping[str, Tensor],  # K, H, W by name: bytes are interpolated like an image, ids taken like a mask
+    image: Tensor,                   # 3, H, W uint8 before the crop
+    crop: Crop | None,               # None: whole images
+    place: Sequence[int],            # the key that the crop is drawn by
+) -> dict[str, Tensor]:              # K, h, w by name
+    "Crop what another model found in an image, as the image itself is cropped."
+    cropped = dict(evidence)
+    if crop is None:
+        return cropped
+    for name, maps in evidence.items():
+        if maps.dtype == torch.uint8:
+            cropped[name] = crop(maps, None, place)[0].contiguous()
+        else:
+            cut = crop(image[:1], maps[0].numpy(), place)[1]
+            cropped[name] = torch.from_numpy(np.ascontiguousarray(cut))[None]
+    return cropped
 
 # %% ../../nbs/data/06_samples.ipynb #c55ee625
 @dataclass(frozen=True)
 class StepSamples(Dataset):
-    "Samples of `split` in the training order of `step`, by key `(epoch, index)` or `(epoch, index, draw)`."
+    "Samples of `split` in the training order of a step, by key `(epoch, index)` or `(epoch, index, draw)`."
     split: Split
     table: np.ndarray                    # 256 uint8: dataset id → training id
     image_labels: np.ndarray             # N, C-1 bool
@@ -84,66 +127,32 @@ class StepSamples(Dataset):
     side: int | None = None              # longest, pixels; None: images as they are
     fills_masks: bool = False            # an image without a mask has one of `NO_MASK`
     decoded: Mapping[Path, np.ndarray] = field(default_factory=dict)  # images H, W, 3 and masks H, W by file
-    evidence: EvidenceReader | None = None  # what another model says of the images
+    evidence: EvidenceReader | None = None  # what another model found in the images
 
     def __len__(self) -> int:
         return len(self.split)
 
-    @cached_property
-    def number_table(self) -> np.ndarray:  # 256 uint8: number in a mask file → training id
-        "The split's values and the step's table in one."
-        return self.table if self.split.values is None else self.table[list(self.split.values)]
-
     def image(self, index: int) -> Tensor:  # 3, H, W uint8
         "The image at `index`, from memory or from its file."
-        path = self.split.images[index]
-        found = self.decoded.get(path)
-        return image_of(path, self.side) if found is None else torch.from_numpy(found).permute(2, 0, 1)
+        return image_of(self.split.images[index], self.side, self.decoded)
 
     def mask(self, index: int) -> np.ndarray | None:  # H, W uint8 as in the file
         "The mask at `index`, None where the image has none."
         path = self.split.masks[index] if self.reads_masks and self.split.masks else None
-        if path is None:
-            return None
-        found = self.decoded.get(path)
-        return mask_of(path, self.side) if found is None else found
+        return None if path is None else mask_of(path, self.side, self.decoded)
 
     def __getitem__(self, key: tuple[int, ...]) -> Sample:
         epoch, index, *draw = key
-        image, mask = self.image(index), self.mask(index)
-        if mask is not None and mask.shape != image.shape[1:]:
-            path = self.split.mask_path(index)
-            check_size(read_mask(path), path, self.split.images[index])  # says what is wrong
-        if mask is not None:
-            mask = self.number_table.take(mask, mode="clip")  # bytes are never out of range
-        elif self.fills_masks:
+        image, id, place = self.image(index), self.split.ids[index], (self.seed, epoch, *(draw or [index]))
+        mask = training_mask(self.split, index, self.mask(index), image.shape[1:], self.table)
+        if mask is None and self.fills_masks:
             mask = np.full(image.shape[1:], NO_MASK, np.uint8)
-        place = (self.seed, epoch, *(draw or [index]))
-        evidence = self.image_evidence(index, image, place)
+        found = {} if self.evidence is None else self.evidence(id, image.shape[1:])
+        evidence = crop_evidence(found, image, self.crop, place)
         if self.crop is not None:
             image, mask = self.crop(image, mask, place)
-        return Sample(image, None if mask is None else torch.from_numpy(mask),
-                      torch.from_numpy(self.image_labels[index]), self.split.ids[index], evidence)
-
-    def image_evidence(
-        self,
-        index: int,
-        image: Tensor,         # 3, H, W uint8 before the crop
-        place: Sequence[int],  # what its crop is drawn by
-    ) -> dict[str, Tensor]:    # K, H, W by name: bytes are interpolated like the image, ids taken like a mask
-        "What another model says of an image, in the crop of the image."
-        if self.evidence is None:
-            return {}
-        found, crop = dict(self.evidence(self.split.ids[index], image.shape[1:])), self.crop
-        if crop is None:
-            return found
-        for name, maps in found.items():
-            if maps.dtype == torch.uint8:
-                found[name] = crop(maps, None, place)[0].contiguous()
-            else:
-                cut = crop(image[:1], maps[0].numpy(), place)[1]
-                found[name] = torch.from_numpy(np.ascontiguousarray(cut))[None]
-        return found
+        labels = torch.from_numpy(self.image_labels[index])
+        return Sample(image, None if mask is None else torch.from_numpy(mask), labels, id, evidence)
 
 # %% ../../nbs/data/06_samples.ipynb #17249888
 def training_samples(
@@ -157,7 +166,7 @@ def training_samples(
     void: int = 0,              # what a mask's 255 becomes: 0 as published
     side: int | None = None,    # longest side of the images, pixels
     corrected: bool = False,    # a weak step, some of whose images have masks of all classes seen so far
-    evidence: EvidenceReader | None = None,  # what another model says of the images
+    evidence: EvidenceReader | None = None,  # what another model found in the images
     negatives: bool = False,    # images of a later step that show none of its classes, too
 ) -> StepSamples:
     "The training samples of a step."
@@ -182,7 +191,7 @@ def evaluation_samples(
     step: Step,
     crop: Crop | None = None,   # None: whole images; or `CentreCrop`
     later: int = 0,             # what classes of later steps become: background, or a mark of their own
-    evidence: EvidenceReader | None = None,  # what another model says of the images
+    evidence: EvidenceReader | None = None,  # what another model found in the images
 ) -> StepSamples:
     "Every image of the split, with its mask if it has one; later classes are background, 255 is ignored."
     return StepSamples(split, step.mask_table("evaluate", later=later), step.image_labels(split.labels, True),

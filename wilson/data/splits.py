@@ -22,7 +22,7 @@ from .image_io import read_mask
 
 # %% auto #0
 __all__ = ['IMAGE_SUFFIXES', 'id_of', 'read_text', 'list_lines', 'read_list', 'find_list', 'files_by_id', 'image_files',
-           'one_image_each', 'mask_files', 'Split', 'AppliedEdits', 'SegmentationFolder']
+           'one_image_each', 'mask_files', 'SplitFiles', 'Split', 'AppliedEdits', 'SegmentationFolder']
 
 # %% ../../nbs/data/05_splits.ipynb #ca2ab6af
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
@@ -152,10 +152,10 @@ def mask_files(
     there = files_by_id(folder, (".png",))
     return tuple(there[i][0] if i in there else None if partly else folder / f"{i}.png" for i in ids)
 
-# %% ../../nbs/data/05_splits.ipynb #bdfff783
+# %% ../../nbs/data/05_splits.ipynb #c8d00001
 @dataclass(frozen=True)
-class Split:
-    "The images of one list. Labels are by dataset id: column 8 of VOC is cat, column 0 is unused."
+class SplitFiles:
+    "The files of one list. Labels are by dataset id: column 8 of VOC is cat, column 0 is unused."
     name: str                      # of the list
     ids: tuple[str, ...]
     images: tuple[Path, ...]
@@ -176,29 +176,6 @@ class Split:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def at(self, positions: Sequence[int] | np.ndarray) -> Split:
-        "The part of the split at `positions`."
-        def pick(items):
-            return tuple(items[p] for p in positions)
-        return replace(self, ids=pick(self.ids), images=pick(self.images),
-                       labels=self.labels[list(positions)],
-                       masks=pick(self.masks) if self.masks else None,
-                       mask_labels=None if self.mask_labels is None else self.mask_labels[list(positions)])
-
-    @property
-    def with_masks(self) -> Split:
-        "The part of the split that has masks: all of it, some, or none."
-        masks = self.masks or (None,) * len(self)
-        return self if all(masks) else self.at([n for n, mask in enumerate(masks) if mask])
-
-    def fully_annotated(self, ids: Sequence[int]) -> Split:
-        "The part whose masks show all that the labels say of the classes `ids`: who painted cows, no horses."
-        part = self.with_masks
-        if part.mask_labels is None:
-            return part
-        told, shown = part.labels[:, list(ids)], part.mask_labels[:, list(ids)]
-        return part.at(np.flatnonzero((shown >= told).all(1)))
-
     def mask_path(self, index: int) -> Path:
         "Return the file of the mask at `index`. Raises ValueError if the image has none."
         path = self.masks[index] if self.masks else None
@@ -216,16 +193,44 @@ class Split:
         mask = read_mask(self.mask_path(index))
         return mask if self.values is None else np.array(self.values, np.uint8)[mask]
 
+# %% ../../nbs/data/05_splits.ipynb #bdfff783
+@dataclass(frozen=True)
+class Split(SplitFiles):
+    "The images of one list, from which parts can be selected."
+
+    def at(self, positions: Sequence[int] | np.ndarray) -> Split:
+        "The part of the split at `positions`."
+        def pick(items):
+            return tuple(items[p] for p in positions)
+        return replace(self, ids=pick(self.ids), images=pick(self.images),
+                       labels=self.labels[list(positions)],
+                       masks=pick(self.masks) if self.masks else None,
+                       mask_labels=None if self.mask_labels is None else self.mask_labels[list(positions)])
+
+    @property
+    def with_masks(self) -> Split:
+        "The part of the split that has masks: all of it, some, or none."
+        masks = self.masks or (None,) * len(self)
+        return self if all(masks) else self.at([n for n, mask in enumerate(masks) if mask])
+
+    def fully_annotated(self, ids: Sequence[int]) -> Split:
+        "The part whose masks show all of the classes `ids` that the labels name: no horse is left unpainted."
+        part = self.with_masks
+        if part.mask_labels is None:
+            return part
+        labelled, painted = part.labels[:, list(ids)], part.mask_labels[:, list(ids)]
+        return part.at(np.flatnonzero((painted >= labelled).all(1)))
+
 # %% ../../nbs/data/05_splits.ipynb #4c71bd96
 @dataclass(frozen=True)
 class AppliedEdits:
-    "A file of label edits, and what it did to the training lists."
+    "A file of label edits and its effect on the training lists."
     file: Path
-    content: bytes           # as it was read
+    content: bytes           # of the file
     corrected: int           # images whose labels changed
     excluded: int            # images left out
-    others: tuple[str, ...]  # ids in it that are of no training list
-    effect: str | None       # 16 hex digits of what it did; None: nothing
+    others: tuple[str, ...]  # ids in the file that no training list contains
+    effect: str | None       # 16 hex digits, a hash of its effect; None: no effect
 
     @property
     def hash(self) -> str:
@@ -240,9 +245,9 @@ class SegmentationFolder:
     classes: Classes
     train: Split
     val: Split
-    later: Split | None = None         # what steps 1 and on train on, where it is not `train`
+    later: Split | None = None         # what steps 1 and later train on, if not `train`
     more_val: dict[str, Split] = field(default_factory=dict)  # further validation splits by name
-    edits: AppliedEdits | None = None  # what corrected the labels of `train` and `later`
+    edits: AppliedEdits | None = None  # the edits that corrected the labels of `train` and `later`
 
     def train_of(self, step: int) -> Split:
         "The split whose images a step trains on."

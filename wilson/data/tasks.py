@@ -18,7 +18,8 @@ from ..core.templates import html_table
 from .classes import CLASSES, Classes
 
 # %% auto #0
-__all__ = ['TWENTY_CLASS_PROTOCOLS', 'protocol_steps', 'task_groups', 'Step', 'Task']
+__all__ = ['TWENTY_CLASS_PROTOCOLS', 'protocol_steps', 'task_groups', 'StepClasses', 'StepLabels', 'Step', 'task_classes',
+           'task_folder', 'Task']
 
 # %% ../../nbs/data/01_tasks.ipynb #4a254438
 def protocol_steps(
@@ -72,7 +73,7 @@ def _numbered_protocols(classes: Classes) -> Mapping[str, tuple[tuple[int, ...],
 
 
 def _plain(name: str) -> str:
-    # a keyboard and an editor may write one letter by different characters
+    # Unicode has several codes for some letters
     return re.sub(r"[\s_-]+", "", unicodedata.normalize("NFC", name)).lower()
 
 # %% ../../nbs/data/01_tasks.ipynb #3f1b0a8f
@@ -98,15 +99,13 @@ def _groups_by_name(classes: Classes, task: str) -> tuple[tuple[int, ...], ...]:
         groups.append(tuple(group))
     return tuple(groups)
 
-# %% ../../nbs/data/01_tasks.ipynb #ba394ea0
+# %% ../../nbs/data/01_tasks.ipynb #c8c00001
 @dataclass(frozen=True)
-class Step:
-    "One step of a task. Counts and ids are in training order; background is 0, a class of step 0."
+class StepClasses:
+    "The classes of a step. Counts and ids are in training order; background is 0, a class of step 0."
     index: int                              # 0 is the base step
     groups: tuple[tuple[int, ...], ...]     # dataset ids by step, of the whole task
     names: tuple[str, ...]                  # classes seen so far in training order, "background" first
-    overlap: bool                           # may base images hold classes of later steps?
-    colours: tuple[tuple[int, int, int], ...] = ()  # RGB of the classes seen so far, by training order
 
     @property
     def classes_per_step(self) -> tuple[int, ...]:
@@ -134,21 +133,15 @@ class Step:
         "Dataset ids of the foreground classes seen so far, in training order."
         return tuple(i for g in self.groups[: self.index + 1] for i in g)
 
-    def images(
-        self,
-        labels: np.ndarray,  # N, K+1: image-level labels, bool; column = dataset id
-        seen: bool = False,  # images of all classes seen so far (joint training), not of this step's alone
-        negatives: bool = False,  # images of a later step that show none of its classes, too
-    ) -> np.ndarray:         # positions of this step's training images
-        "Training images of the step from image-level labels alone."
-        if negatives and self.index > 0:
-            return np.arange(len(labels))
-        ids = self.ids if seen else self.groups[self.index]
-        chosen = labels[:, list(ids)].any(1)
-        later = [i for g in self.groups[self.index + 1:] for i in g]
-        if self.index == 0 and not self.overlap and later and not seen:
-            chosen &= ~labels[:, later].any(1)
-        return np.flatnonzero(chosen)
+    @property
+    def future_ids(self) -> tuple[int, ...]:
+        "Dataset ids of the classes of later steps."
+        return tuple(i for g in self.groups[self.index + 1:] for i in g)
+
+# %% ../../nbs/data/01_tasks.ipynb #c8c00004
+@dataclass(frozen=True)
+class StepLabels(StepClasses):
+    "A step's labels: image-level labels and masks in dataset ids become training order."
 
     def image_labels(
         self,
@@ -173,9 +166,55 @@ class Step:
             if purpose != "train" or place >= max(self.n_old, 1):
                 table[i] = place
         if purpose == "evaluate":
-            table[[i for g in self.groups[self.index + 1:] for i in g]] = later
+            table[list(self.future_ids)] = later
         table[255] = 255 if purpose == "evaluate" else void
         return table
+
+# %% ../../nbs/data/01_tasks.ipynb #ba394ea0
+@dataclass(frozen=True)
+class Step(StepLabels):
+    "One step of a task: its classes, its labels, and the images that it may train on."
+    overlap: bool                                   # may base images show classes of later steps?
+    colours: tuple[tuple[int, int, int], ...] = ()  # RGB of the classes seen so far, by training order
+
+    def images(
+        self,
+        labels: np.ndarray,  # N, K+1: image-level labels, bool; column = dataset id
+        seen: bool = False,  # images of all classes seen so far (joint training), not of this step's alone
+        negatives: bool = False,  # images of a later step that show none of its classes, too
+    ) -> np.ndarray:         # positions of this step's training images
+        "Training images of the step from image-level labels alone."
+        if negatives and self.index > 0:
+            return np.arange(len(labels))
+        ids = self.ids if seen else self.groups[self.index]
+        chosen = labels[:, list(ids)].any(1)
+        if self.index == 0 and not self.overlap and self.future_ids and not seen:
+            chosen &= ~labels[:, list(self.future_ids)].any(1)
+        return np.flatnonzero(chosen)
+
+# %% ../../nbs/data/01_tasks.ipynb #c8c00008
+def task_classes(
+    dataset: str | Classes,  # a name of `CLASSES`, or your own classes
+) -> Classes:
+    "The classes of a data set. Raises InputError for an unknown name, with the most similar one."
+    classes = dataset if isinstance(dataset, Classes) else CLASSES.get(dataset)
+    if classes is None:
+        raise InputError(f"dataset={dataset!r} is not known.{did_you_mean(str(dataset), CLASSES)}")
+    return classes
+
+
+def task_folder(
+    classes: Classes,
+    name: str,                            # protocol, or class names by step
+    groups: tuple[tuple[int, ...], ...],  # dataset ids by step
+) -> str:                                 # "voc-15-5", "voc-cat+dog__cow"
+    "The name of a task's folder without its setting; class names are joined by + and steps by __."
+    if "|" in name or "," in name:
+        of = dict(zip(classes.ids, classes.names))
+        name = "__".join("+".join(of[i].replace(" ", "_") for i in g) for g in groups)
+        if len(name) > 120:  # file systems allow 255 bytes
+            name = f"{name[:100]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return f"{classes.dataset}-{name}"
 
 # %% ../../nbs/data/01_tasks.ipynb #ee0307c8
 @dataclass(frozen=True)
@@ -192,13 +231,8 @@ class Task:
     groups: tuple[tuple[int, ...], ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        classes = self.dataset if isinstance(self.dataset, Classes) else CLASSES.get(self.dataset)
-        if classes is None:
-            raise InputError(f"dataset={self.dataset!r} is not "
-                             f"known.{did_you_mean(str(self.dataset), CLASSES)}")
-        # frozen: derived once, here
-        object.__setattr__(self, "classes", classes)
-        object.__setattr__(self, "groups", task_groups(classes, self.name))
+        object.__setattr__(self, "classes", task_classes(self.dataset))  # the object is frozen
+        object.__setattr__(self, "groups", task_groups(self.classes, self.name))
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -215,26 +249,22 @@ class Task:
     @property
     def folder(self) -> str:
         "Name of the task's folder under `runs/`."
-        name = self.name
-        if "|" in name or "," in name:
-            of = dict(zip(self.classes.ids, self.classes.names))
-            name = "__".join("+".join(of[i].replace(" ", "_") for i in g) for g in self.groups)
-            if len(name) > 120:  # file systems end at 255
-                name = f"{name[:100]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
         setting = ("-overlap" if self.overlap else "-disjoint") if self.has_setting else ""
-        return f"{self.classes.dataset}-{name}{setting}"
+        return task_folder(self.classes, self.name, self.groups) + setting
 
-    def step(
-        self,
-        index: int,  # 0 … len(task) - 1
-    ) -> Step:
+    def step(self, index: int) -> Step:  # 0 … len(task) - 1
         "The step's view of the task."
-        if not 0 <= index < len(self):
-            raise InputError(f"step={index}: task {self.name!r} has steps 0 to {len(self) - 1}.")
-        of = dict(zip(self.classes.ids, self.classes.names))
-        names = ("background", *(of[i] for g in self.groups[: index + 1] for i in g))
-        # the setting is resolved here once: COCO→VOC starts from images without VOC classes
-        overlap = self.overlap and not self.classes.later_list
-        ids = [0, *(i for g in self.groups[: index + 1] for i in g)]
-        colours = tuple(map(tuple, self.classes.palette()[ids].tolist()))
-        return Step(index, self.groups, names, overlap, colours)
+        return _step(self, index)
+
+# %% ../../nbs/data/01_tasks.ipynb #c8c0000b
+def _step(task: Task, index: int) -> Step:
+    "Build a step. Raises InputError if the task has no such step."
+    if not 0 <= index < len(task):
+        raise InputError(f"step={index}: task {task.name!r} has steps 0 to {len(task) - 1}.")
+    of = dict(zip(task.classes.ids, task.classes.names))
+    names = ("background", *(of[i] for g in task.groups[: index + 1] for i in g))
+    # COCO→VOC starts from images without VOC classes, so its setting is always disjoint
+    overlap = task.overlap and not task.classes.later_list
+    ids = [0, *(i for g in task.groups[: index + 1] for i in g)]
+    colours = tuple(map(tuple, task.classes.palette()[ids].tolist()))
+    return Step(index, task.groups, names, overlap, colours)
