@@ -189,25 +189,25 @@ class Dataset:
     >>> Farm().default_root
     'data/farm'
     """
-    name: str                                # as it is typed, and of its folders
+    name: str                                # as it is typed in commands, and the name of its folders
     classes: Classes                         # with its tasks; `classes.dataset` is the name
-    title = ""                               # of its one task in reports; else the task's name
-    reference = ""                           # "my_data.py:Mine", where it was loaded from a file
-    preset: Mapping[str, Any] = PAPER_PRESET  # values of parameters that nobody sets
-    usual_task = "offline"                   # what pages show where no task is named
-    auto = False                             # dataset=auto takes it where its folder is there
-    made = False                             # is drawn where it is missing: what dataset=auto falls back to
+    title = ""                               # title of its only task in reports; empty: the task's name
+    reference = ""                           # "my_data.py:Mine" if it was loaded from a file
+    preset: Mapping[str, Any] = PAPER_PRESET  # values of parameters that you do not set
+    usual_task = "offline"                   # the task that pages show if none is named
+    auto = False                             # dataset=auto takes it if its folder exists
+    made = False                             # drawn if it is missing, as the demo data: dataset=auto falls back to it
     mask_sources: tuple[str, ...] = ()       # what `wilson prepare --masks` may choose, the default first
-    labels_table: str | None = LABELS_TABLE  # in its folder, or .tsv, .json; read where it is there
-    exact_labels = False                     # image-level labels are just the classes that the masks show
-    joint_problem = ""                       # why no training on all its classes at once; empty: it can be
+    labels_table: str | None = LABELS_TABLE  # in its folder, or as .tsv or .json; read if it exists
+    exact_labels = False                     # image-level labels are exactly the classes in the masks
+    joint_problem = ""                       # why it cannot be trained on all classes at once; empty: it can
     published_lists: PublishedLists = (), ()  # to train on, to validate on
     published_sizes: Mapping[str, StepSizes] = {}  # by task, with the published training lists
-    sizes_remedy = "its labels are not the published ones"  # where steps have other sizes
+    sizes_remedy = "its labels are not the published ones"  # of steps with other sizes, for the error
 
     @property
     def typed(self) -> str:
-        "What a command takes for it: its name, or the file and class it was loaded from."
+        "How a command names it: its name, or the file and class it was loaded from."
         return self.reference or self.name
 
     @property
@@ -225,28 +225,28 @@ class Dataset:
         return ()
 
     def has_images(self, root: Path) -> bool:
-        "Whether there is something to look at, although it does not open."
+        "Whether `root` has images to look at, even if the data set cannot be opened."
         return (root / IMAGE_FOLDER).is_dir()
 
     def _table(self, at: Location) -> Path | None:
-        # the table of image-level labels: the one that is named, else its own
+        # the table of image-level labels: the one that was passed, else its own
         if at.image_labels:
             return resolve_path(at.image_labels)
         return find_label_file(resolve_path(at.root), self.labels_table) if self.labels_table else None
 
     def open(self, at: Location) -> SegmentationFolder:
-        "Its splits with their image-level labels; InputError for what is wrong."
+        "Open its splits with their image-level labels. Raises InputError for the first problem."
         root, table = resolve_path(at.root), self._table(at)
         if table and not at.image_labels:
             check_images(table, self.classes, root / IMAGE_FOLDER)
         return open_folder(root, self.classes, at.train_list, at.val_list, table, at.labels_dir, at.beside)
 
     def open_unchecked(self, at: Location) -> dict[str, Split]:
-        "Its splits for `wilson verify`, nothing refused: files may be missing or broken."
+        "Open its splits for `wilson verify`, without checks: files may be missing or damaged."
         return open_folder_unchecked(resolve_path(at.root), self.classes, at.train_list, at.val_list, self._table(at))
 
     def prepare(self, root: Path, source: Path | None, options: PrepareOptions) -> Iterator[str]:
-        "Bring what is missing into `root`; yields what was done. Here: the parts of a source linked."
+        "Bring missing parts into `root` and yield a line for each. Here: links to the parts of a source."
         yield from link_parts(root, source, self.labels_table) if source else ()
 
 # %% ../../nbs/datasets/00_base.ipynb #989c2c4a

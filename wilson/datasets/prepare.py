@@ -8,7 +8,8 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,10 +33,43 @@ class PreparedDataset:
     data: SegmentationFolder
     done: tuple[str, ...]  # what was done, part by part
 
+# %% ../../nbs/datasets/10_prepare.ipynb #c8110002
+def _source_folder(
+    source: Path | str | None,  # of the data or its archives
+    root: Path,                 # of the data set that is prepared
+) -> Path | None:
+    "The folder to take data from. Raises InputError if it is none, or if the data set would be written into it."
+    if source is None:
+        return None
+    source = resolve_path(source)
+    if source.is_file():
+        raise InputError(f"source (--from): {source} is a file; unpack it if it is an archive, and name the "
+                         "folder.")
+    if not source.is_dir():
+        raise InputError(f"source (--from): there is no folder {source}.")
+    if root.resolve().is_relative_to(source.resolve()):
+        raise InputError(f"source (--from) is {source}, and nothing is written there, but the data set's "
+                         f"folder {root} lies in it. Name another with data_root (--data-root), or leave "
+                         f"source (--from) out to prepare the folder in place.")
+    return source
+
+
+@contextmanager
+def _report_full_disk(root: Path) -> Iterator[None]:
+    "Turn the errors of a full or read-only disk into an InputError that names the remedy."
+    try:
+        yield
+    except OSError as e:
+        if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise
+        remedy = "Make room there" if e.errno in (errno.ENOSPC, errno.EDQUOT) else "Make it writable"
+        raise InputError(f"{root}: {e.strerror} ({e.filename or 'while preparing'}). {remedy}, or name "
+                         f"another folder (data_root); the same command then goes on.") from None
+
 # %% ../../nbs/datasets/10_prepare.ipynb #b198b6ef
 def prepare_dataset(
     dataset: str | Dataset,             # voc | coco | coco-voc | shapes, the name of your own data set, or an object
-    source: Path | str | None = None,   # where the data or its archives lie; None: under root, or fetched
+    source: Path | str | None = None,   # folder of the data or its archives; None: under root, or downloaded
     data_root: Path | str | None = None,  # where the data set goes; data/<dataset>
     masks: str | None = None,           # one of the data set's `mask_sources`; None: the first
     val_share: float = 0.2,             # share of your images with masks to validate on, if there are no lists
@@ -44,19 +78,10 @@ def prepare_dataset(
     strict: bool = False,               # a broken annotation is an error; else it is left out and listed
     say: Callable[[str], None] = print,
 ) -> PreparedDataset:
-    "Make a data set ready to train on; what is there stays."
+    "Make a data set ready to train on; existing parts are kept."
     chosen = find_dataset(dataset, data_root)
     root = resolve_path(data_root or chosen.default_root)
-    source = None if source is None else resolve_path(source)
-    if source is not None and source.is_file():
-        raise InputError(f"source (--from): {source} is a file; unpack it if it is an archive, and name the "
-                         "folder.")
-    if source is not None and not source.is_dir():
-        raise InputError(f"source (--from): there is no folder {source}.")
-    if source is not None and root.resolve().is_relative_to(source.resolve()):
-        raise InputError(f"source (--from) is {source}, and nothing is written there, but the data set's "
-                         f"folder {root} lies in it. Name another with data_root (--data-root), or leave "
-                         f"source (--from) out to prepare the folder in place.")
+    folder = _source_folder(source, root)
     if not 0 < val_share < 1:
         raise InputError(f"val_share={val_share}: expected a share of the images, more than 0 and less than "
                          f"1.")
@@ -66,18 +91,12 @@ def prepare_dataset(
         say(line)
         done.append(line)
 
-    try:
+    with _report_full_disk(root):
         options = PrepareOptions(_mask_source(chosen, masks), val_share, _format(chosen, format), strict)
-        for line in chosen.prepare(root, source, options):
+        for line in chosen.prepare(root, folder, options):
             tell(line)
         data = _opened(chosen, root, voc_root, strict)
         _finish(chosen, root, data, tell)
-    except OSError as e:
-        if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
-            raise
-        remedy = "Make room there" if e.errno in (errno.ENOSPC, errno.EDQUOT) else "Make it writable"
-        raise InputError(f"{root}: {e.strerror} ({e.filename or 'while preparing'}). {remedy}, or name "
-                         f"another folder (data_root); the same command then goes on.") from None
     return PreparedDataset(root, data, tuple(done))
 
 # %% ../../nbs/datasets/10_prepare.ipynb #08798bbf
@@ -90,7 +109,7 @@ def _mask_source(dataset: Dataset, masks: str | None) -> str:
 
 def _format(dataset: Dataset, format: str | None) -> str | None:
     if format is not None and dataset.name in DATASETS:
-        raise InputError(f"format={format!r}: {dataset.name} has a layout of its own; --format is of your "
+        raise InputError(f"format={format!r}: {dataset.name} has a layout of its own; --format is for your "
                          "own data.")
     return format
 

@@ -31,7 +31,7 @@ __all__ = ['LABELS_FILE', 'LEFT_OUT_FILE', 'COCOAnnotations', 'read_annotations'
 # %% ../../nbs/formats/01_coco_annotations.ipynb #10ec89fe
 @dataclass(frozen=True)
 class COCOAnnotations:
-    "What an `instances_*.json` says of each image, by image id (file name without suffix)."
+    "The content of an `instances_*.json` by image id (file name without suffix)."
     path: Path
     sizes: dict[str, tuple[int, int]]  # H, W
     regions: dict[str, list[dict]]     # objects and crowds, in the file's order
@@ -79,7 +79,7 @@ def _sorted_in(
     categories: dict[int, str],
     path: Path,
 ) -> list[Problem]:
-    "Sort annotations by image; those that are of no image or no category of the file are returned."
+    "Sort annotations by image; return those whose image or category is not in the file."
     problems = []
     for n, a in enumerate(annotations):
         id, image, category = a.get("id", n), a.get("image_id"), a.get("category_id")
@@ -87,9 +87,8 @@ def _sorted_in(
             regions[names[image]].append({"id": id, "category_id": category, "iscrowd": a.get("iscrowd") or 0,
                                           "segmentation": a.get("segmentation"), "bbox": a.get("bbox")})
         else:
-            problems.append(Problem(path.name, names.get(image, str(image)), str(id), "of no image of the "
-                                                                                      "file"
-                                    if image not in names else f"of no category of the file ({category})"))
+            kind = "of no image of the file" if image not in names else f"of no category of the file ({category})"
+            problems.append(Problem(path.name, names.get(image, str(image)), str(id), kind))
     return problems
 
 
@@ -100,7 +99,7 @@ def _check_categories(path: Path, categories: dict[int, str]) -> None:
                          f"annotations_trainval2017.zip anew.")
     other = [f"{i} ({name!r})" for i, name in categories.items() if known.get(i) != name]
     if other:
-        raise InputError(f"{path} has {len(other)} categories that COCO 2017 has not, the first {other[0]}; "
+        raise InputError(f"{path} has {len(other)} categories that COCO 2017 lacks, the first {other[0]}; "
                          f"expected its 80 things, 1 ('person') to 90 ('toothbrush'). Annotations with "
                          f"categories of your own: wilson prepare <a name of your own> --from FOLDER.")
 
@@ -224,6 +223,23 @@ def ids_with_masks(
         ours = f.readline().rstrip().endswith(f"; {origin}")
         return {line.split(",")[0].strip() for line in f} if ours else set()
 
+# %% ../../nbs/formats/01_coco_annotations.ipynb #c8150001
+def _mask_on_disk(
+    annotations: COCOAnnotations,
+    id: str,      # of the image
+    path: Path,   # of its mask
+    image: Path,
+) -> np.ndarray:  # H, W uint8
+    "The mask at `path`, drawn and written if it is missing. Raises InputError if its size is not that of its image."
+    is_drawn_already = path.is_file()
+    mask = read_mask(path) if is_drawn_already else draw_mask(annotations, id, [])
+    check_size(mask, path, image)
+    if not is_drawn_already:
+        aside = path.with_name(f".{path.stem}.{os.getpid()}.part")  # of this process alone: two may draw at once
+        write_mask(aside, mask)
+        aside.replace(path)
+    return mask
+
 # %% ../../nbs/formats/01_coco_annotations.ipynb #6054ce6f
 def draw_masks(
     annotations: COCOAnnotations,
@@ -251,14 +267,8 @@ def draw_masks(
     labels = np.zeros((len(ids), 256), bool)
     from tqdm.auto import tqdm  # slow to import
     bar = tqdm(zip(ids, images), f"masks of {folder.name}", len(ids), leave=False, delay=1)
-    for (i, image), row in zip(bar, labels):  # the bar first: it has to see its end
-        path = folder / f"{i}.png"
-        mask = read_mask(path) if path.is_file() else draw_mask(annotations, i, [])
-        check_size(mask, path, image)
-        if not path.is_file():
-            # of this process alone: two may draw at once
-            write_mask(aside := folder / f".{i}.{os.getpid()}.part", mask)
-            aside.replace(path)
+    for (i, image), row in zip(bar, labels):  # the bar comes first, so that it is closed at the end
+        mask = _mask_on_disk(annotations, i, folder / f"{i}.png", image)
         row[np.unique(mask)] = True
         row[[r["category_id"] for r in annotations.regions[i] if r["iscrowd"]]] = True
     labels[:, [0, 255]] = False

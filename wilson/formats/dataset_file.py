@@ -37,21 +37,18 @@ MOST_CLASSES = 252  # of 256 numbers four have another meaning in training and e
 
 @dataclass(frozen=True)
 class DatasetFile:
-    "What a `dataset.toml` says."
+    "The content of a `dataset.toml`."
     classes: Classes
     mask_colours: dict[tuple[int, int, int], int]  # RGB → dataset id, background and void included
     by_colour: bool                                # are colours given?
     name: str | None                               # if it gives one
     mask_values: dict[int, int] = field(default_factory=dict)  # number in a mask → dataset id
 
-# %% ../../nbs/formats/00_dataset_file.ipynb #26e77e0b
-def read_dataset_file(
-    path: Path,
-    other_names: Collection[str] = (),  # of data sets that exist already
-) -> DatasetFile:
-    "Read a dataset file; what is wrong in it is named with what was expected."
+# %% ../../nbs/formats/00_dataset_file.ipynb #c8140001
+def _read_toml(path: Path) -> dict[str, Any]:
+    "The content of a dataset file. Raises InputError if it is missing or not valid TOML."
     try:
-        found = tomllib.loads(read_text(path))
+        return tomllib.loads(read_text(path))
     except FileNotFoundError:
         raise InputError(f"{path} is missing; it lists the classes, such as "
                          f"classes = [\"cow\", \"horse\"].") from None
@@ -59,8 +56,16 @@ def read_dataset_file(
         raise
     except (ValueError, RecursionError) as e:  # also a number of thousands of digits, brackets in brackets
         raise InputError(f"{path} is not valid TOML: {e}.") from None
+
+# %% ../../nbs/formats/00_dataset_file.ipynb #26e77e0b
+def read_dataset_file(
+    path: Path,
+    other_names: Collection[str] = (),  # of data sets that exist already
+) -> DatasetFile:
+    "Read a dataset file. Raises InputError that names the wrong entry and what is expected."
+    found = _read_toml(path)
     _check_parts(path, found)
-    # the name of a folder may hold anything; that of a data set becomes part of other names
+    # a folder's name may contain anything; a data set's name becomes part of other names
     name = str(found.get("name", re.sub(r"[^\w.+-]+", "_", path.absolute().parent.name)))
     if not re.fullmatch(r"[\w.+-]+", name) or name in ("auto", *other_names):
         raise InputError(f"{path}: name = {name!r}; expected letters, digits and any of . + - _, and no name "

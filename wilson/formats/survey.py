@@ -16,11 +16,35 @@ from ..core.errors import InputError
 from ..data.splits import IMAGE_SUFFIXES, id_of
 
 # %% auto #0
-__all__ = ['LOSSLESS_SUFFIXES', 'Survey', 'survey', 'unique_ids', 'common_ending']
+__all__ = ['LOSSLESS_SUFFIXES', 'describe_files', 'Survey', 'survey', 'unique_ids', 'common_ending']
 
 # %% ../../nbs/formats/02_survey.ipynb #dc4e0ed5
 LOSSLESS_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")  # of files that can be masks
 _SKIPPED = ("__MACOSX", "__pycache__")
+
+# %% ../../nbs/formats/02_survey.ipynb #c8130002
+def describe_files(
+    files: Sequence[PurePosixPath],  # by their paths in a folder, sorted
+) -> str:
+    "The kinds of files by number, with their folders and one example each."
+    if not files:
+        return "no file"
+    kinds = Counter(_kind(f) for f in files)
+    texts = (_describe_kind(kind, [f for f in files if _kind(f) == kind]) for kind, _ in kinds.most_common(6))
+    return "; ".join(texts) + (
+        f"; and {len(kinds) - 6} more kinds" if len(kinds) > 6 else "")
+
+
+def _kind(file: PurePosixPath) -> str:
+    return file.suffix.lower() or "no suffix"
+
+
+def _describe_kind(kind: str, files: Sequence[PurePosixPath]) -> str:
+    folders = Counter(f"{f.parent}/" if f.parent.parts else "the folder itself" for f in files)
+    where = ", ".join(name for name, _ in folders.most_common(3)) + (
+        f" and {len(folders) - 3} more folders" if len(folders) > 3 else "")
+    what = f"file{'s' * (len(files) > 1)} without a suffix" if kind == "no suffix" else kind
+    return f"{len(files):,} {what} in {where}, such as {files[0]}"
 
 # %% ../../nbs/formats/02_survey.ipynb #1470083a
 @dataclass(frozen=True)
@@ -45,12 +69,12 @@ class Survey:
 
     @cached_property
     def image_set(self) -> set[PurePosixPath]:
-        "The files of `images`, to look one up."
+        "The files of `images` as a set, for look-ups."
         return {*self.images}
 
     @cached_property
     def folders(self) -> set[str]:
-        "Every folder that holds a file, and the folders above it."
+        "Every folder that contains a file, and the folders above it."
         return {str(parent) for f in self.files for parent in f.parents} - {"."}
 
     def path(self, file: PurePosixPath) -> Path:
@@ -59,19 +83,7 @@ class Survey:
 
     def describe(self) -> str:
         "The kinds of files by number, with their folders and one example each."
-        if not self.files:
-            return "no file"
-        kinds = Counter(f.suffix.lower() or "no suffix" for f in self.files)
-        return "; ".join(self._kind(kind, count) for kind, count in kinds.most_common(6)) + (
-            f"; and {len(kinds) - 6} more kinds" if len(kinds) > 6 else "")
-
-    def _kind(self, kind: str, count: int) -> str:
-        files = [f for f in self.files if (f.suffix.lower() or "no suffix") == kind]
-        folders = Counter(f"{f.parent}/" if f.parent.parts else "the folder itself" for f in files)
-        where = ", ".join(name for name, _ in folders.most_common(3)) + (
-            f" and {len(folders) - 3} more folders" if len(folders) > 3 else "")
-        what = f"file{'s' * (count > 1)} without a suffix" if kind == "no suffix" else kind
-        return f"{count:,} {what} in {where}, such as {files[0]}"
+        return describe_files(self.files)
 
 # %% ../../nbs/formats/02_survey.ipynb #f31103e5
 def survey(folder: Path) -> Survey:
