@@ -194,7 +194,7 @@ def test_commands_from_file_to_file(root, small, capsys):
     base = f"{FOLDER}/Base_0/step0"
     assert command(*given, capsys=capsys) == (0, f"{base} is a finished step now: wilson evaluate {base}\n")
     code, said = command(*given, capsys=capsys)
-    assert code == 2 and f"{base} is there already" in said
+    assert code == 2 and f"{base} exists already" in said
     assert command(*given, "--overwrite", capsys=capsys)[0] == 0
     code, said = command("evaluate", base, "--device", "cpu", capsys=capsys)
     assert code == 0 and "published" in said

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['CODE_PARAMETERS', 'method_class', 'method_facts', 'convert_params', 'methods_with', 'unknown_parameter',
-           'references_of', 'load_backbone', 'load_callbacks']
+           'check_label_maps', 'references_of', 'load_backbone', 'load_callbacks']
 
 # %% ../../nbs/run/00_chosen_method.ipynb #7d3f0205
 def method_class(
@@ -90,6 +90,20 @@ def unknown_parameter(name: str, value: Any, method: str, known: Collection[str]
         return InputError(f"{name}={value!r}: method={method} has no parameter {name!r}; methods that have "
                           f"it: {', '.join(having)}.")
     return InputError(f"There is no parameter {name!r}.{did_you_mean(name, dict.fromkeys(known))}")
+
+# %% ../../nbs/run/00_chosen_method.ipynb #c8220002
+def check_label_maps(
+    method: str,
+    pseudo_dir: str | None,  # folder of label maps that were made elsewhere
+) -> None:
+    "Raise InputError if a method needs label maps and there are none, or if it does not read those that are named."
+    facts = method_facts(method)
+    if pseudo_dir is not None and (facts.all_classes or not facts.reads_masks):
+        raise InputError(f"pseudo_dir={pseudo_dir!r} with method={method}: this method reads "
+                         f"no label maps in later steps; use method=external, or one with pixel labels.")
+    if pseudo_dir is None and facts.supervision == "maps":
+        raise InputError(f"method={method} needs pseudo_dir=…: the folder of the label maps "
+                         f"<image>.png; `wilson pseudo-labels` writes such maps from a trained step.")
 
 # %% ../../nbs/run/00_chosen_method.ipynb #7c2e0301
 CODE_PARAMETERS = ("dataset", "method", "backbone", "metrics", "callbacks")

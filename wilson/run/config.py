@@ -18,11 +18,11 @@ from ..methods.facts import builtin_facts
 from ..datasets.built_in import DATASETS, DEMO, PRESETS
 from ..loggers.names import LOGGERS, parse_loggers
 from ..models.backbones import BACKBONE_NAMES
-from .chosen_method import convert_params, load_backbone, method_facts
+from .chosen_method import check_label_maps, convert_params, load_backbone, method_facts
 
 # %% auto #0
-__all__ = ['SHARED', 'GROUPS', 'TaskParams', 'CompatParams', 'OptimizerParams', 'NetworkParams', 'DataParams', 'RunParams',
-           'TrainConfig', 'all_parameters', 'describe', 'parse_config', 'is_folder_name', 'as_bool']
+__all__ = ['SHARED', 'GROUPS', 'TaskParams', 'CompatParams', 'OptimizerParams', 'NetworkParams', 'DataParams', 'MonitoringParams',
+           'RunParams', 'TrainConfig', 'all_parameters', 'describe', 'parse_config', 'is_folder_name', 'as_bool']
 
 # %% ../../nbs/run/01_config.ipynb #f678f205
 @dataclass(frozen=True)
@@ -156,9 +156,29 @@ class DataParams(NetworkParams):
         600.0, "seconds in which no such process finishes an image, after which the run ends", above=0,
         affects="nothing")
 
+# %% ../../nbs/run/01_config.ipynb #c8210001
+@dataclass(frozen=True)
+class MonitoringParams(DataParams):
+    "Validation and what is recorded"
+    val_interval: int | None = param(
+        None, "epochs between validations", above=0, flag="--val_interval", affects="nothing")
+    logger: str = param("tensorboard", f"of curves and pictures: {', '.join(LOGGERS)}; several with commas",
+                        text=True, affects="nothing")
+    histograms: bool = param(
+        False, "weights and gradients as histograms, once per validation; csv has none", affects="nothing")
+    history_images: int = param(
+        8, "images, half of them training images, whose maps are stored at each validation, to see later "
+        "how the pseudo-labels developed; 0: none", min=0, affects="nothing")
+    metrics: str | None = param(
+        None, "metrics to score by beside the confusion matrix: my.py:BoundaryIoU, comma separated",
+        text=True, affects="scores")
+    callbacks: str | None = param(
+        None, "classes that follow the training, such as averaged weights: my.py:EMA, comma separated",
+        text=True, affects="nothing")
+
 # %% ../../nbs/run/01_config.ipynb #7d3f0222
 @dataclass(frozen=True)
-class RunParams(DataParams):
+class RunParams(MonitoringParams):
     "The run"
     parent: str = param(
         "auto", "auto, or the folder of the step to start from", text=True, flag="--step_ckpt",
@@ -169,8 +189,6 @@ class RunParams(DataParams):
         affects="nothing")
     base_name: str | None = param(None, "name of the base run; base-s<seed>", text=True, affects="nothing")
     seed: int = param(42, "seed of weights, order and crops", min=0, affects="weights")
-    val_interval: int | None = param(
-        None, "epochs between validations", above=0, flag="--val_interval", affects="nothing")
     device: str = param("auto", "auto, cpu, cuda or cuda:1", affects="nothing")
     nproc: int | None = param(
         None, "processes, each on a GPU of its own; none: all GPUs, else one process", above=0,
@@ -182,19 +200,6 @@ class RunParams(DataParams):
     max_bad_updates: int = param(
         5, "updates whose loss is not finite, skipped in a row, before the run stops", above=0,
         affects="nothing")
-    logger: str = param("tensorboard", f"of curves and pictures: {', '.join(LOGGERS)}; several with commas",
-                        text=True, affects="nothing")
-    histograms: bool = param(
-        False, "weights and gradients as histograms, once per validation; csv has none", affects="nothing")
-    history_images: int = param(
-        8, "images, half of them training images, whose maps are kept at each validation, to see later "
-        "how the pseudo-labels grew; 0: none", min=0, affects="nothing")
-    metrics: str | None = param(
-        None, "metrics to score by beside the confusion matrix: my.py:BoundaryIoU, comma separated",
-        text=True, affects="scores")
-    callbacks: str | None = param(
-        None, "classes that follow the training, such as averaged weights: my.py:EMA, comma separated",
-        text=True, affects="nothing")
     resume: str = param(
         "auto", "resume an unfinished run of the same folder, or start it anew",
         choices=("auto", "never"), affects="nothing")
@@ -206,7 +211,7 @@ class RunParams(DataParams):
 @dataclass(frozen=True)
 class TrainConfig(RunParams):
     "What to train."
-    method_params: Mapping[str, Any] = field(default_factory=dict)  # the method's own, those that are given
+    method_params: Mapping[str, Any] = field(default_factory=dict)  # the method's own parameters that are set
 
     def __post_init__(self) -> None:
         for name, p in SHARED.items():
@@ -217,7 +222,7 @@ class TrainConfig(RunParams):
 
 
 SHARED = params_of(RunParams)
-GROUPS = (TaskParams, CompatParams, OptimizerParams, NetworkParams, DataParams, RunParams)
+GROUPS = (TaskParams, CompatParams, OptimizerParams, NetworkParams, DataParams, MonitoringParams, RunParams)
 
 
 def all_parameters(config: TrainConfig) -> dict[str, Any]:
@@ -227,7 +232,7 @@ def all_parameters(config: TrainConfig) -> dict[str, Any]:
 
 
 def describe(p: Param) -> str:
-    "A parameter in one sentence: what it may be, what it is and the published flag."
+    "A parameter in one sentence: its choices, its meaning and the flag of the published code."
     choices = f"{' | '.join(map(str, p.choices))}: " if p.choices else ""
     end = ("; base/later allowed" if p.by_step else "") + (f" [{p.flag}]" if p.flag else "")
     return f"{choices}{p.help}{end}"
@@ -243,12 +248,12 @@ def parse_config(
 
 # %% ../../nbs/run/01_config.ipynb #08c763a6
 def is_folder_name(name: str) -> bool:
-    "Whether a name may stand in paths, scripts and tables as it is."
+    "Whether a name can be used in paths, scripts and tables without quotes."
     return re.fullmatch(r"\w[\w.+=-]*", name) is not None
 
 
 def _is_utf8(path: Path) -> bool:
-    return not any("\ud800" <= c <= "\udfff" for c in str(path))  # what stands for other bytes
+    return not any("\ud800" <= c <= "\udfff" for c in str(path))  # surrogates stand for other bytes
 
 
 def _check(config: TrainConfig) -> None:
@@ -266,25 +271,15 @@ def _check(config: TrainConfig) -> None:
     if config.batch_size == 1:
         raise InputError("batch_size=1: batch norm needs at least 2 images; give batch_size=2 or more.")
     if config.norm == "inplace" and config.precision == "bf16":
-        raise InputError("norm=inplace with precision=bf16: the in-place kernels know no bfloat16; give "
+        raise InputError("norm=inplace with precision=bf16: the in-place kernels do not support bfloat16; give "
                          "precision=fp16, or norm=plain.")
     if config.step != "all" and not config.step.isdecimal():
         raise InputError(f"step={config.step!r}: expected 'all' or the number of a step.")
-    _check_label_maps(config)
+    check_label_maps(config.method, config.pseudo_dir)
     if config.batch_size is not None:
         _check_passes(config.batch_size, config.accumulate_grad)
 
 # %% ../../nbs/run/01_config.ipynb #7d3f0225
-def _check_label_maps(config: TrainConfig) -> None:
-    facts = method_facts(config.method)
-    if config.pseudo_dir is not None and (facts.all_classes or not facts.reads_masks):
-        raise InputError(f"pseudo_dir={config.pseudo_dir!r} with method={config.method}: this method reads "
-                         f"no label maps in later steps; use method=external, or one with pixel labels.")
-    if config.pseudo_dir is None and facts.supervision == "maps":
-        raise InputError(f"method={config.method} needs pseudo_dir=…: the folder of the label maps "
-                         f"<image>.png; `wilson pseudo-labels` writes such maps from a trained step.")
-
-
 def _check_passes(images: int, passes: int) -> None:
     possible = max(n for n in range(1, min(passes, images // 2) + 1) if images % n == 0)
     if images % passes:

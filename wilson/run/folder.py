@@ -33,9 +33,9 @@ from .presets import is_base, ResolvedConfig, resolve_config, task_of
 from .user_code import CODE_FOLDER, is_reference
 
 # %% auto #0
-__all__ = ['step_path', 'resolve_existing', 'current_parameters', 'recorded_config', 'recorded_task', 'recorded_parent',
-           'path_from_folder', 'remove_step_files', 'lock_path', 'lock_step', 'parent_lock', 'is_step_locked',
-           'error_line', 'rebuild_results', 'StepResult']
+__all__ = ['step_path', 'differing_parameters', 'resolve_existing', 'current_parameters', 'recorded_config', 'recorded_task',
+           'recorded_parent', 'path_from_folder', 'remove_step_files', 'lock_path', 'lock_step', 'parent_lock',
+           'is_step_locked', 'error_line', 'rebuild_results', 'StepResult']
 
 # %% ../../nbs/run/03_folder.ipynb #bd7168d4
 def step_path(
@@ -47,11 +47,22 @@ def step_path(
     name = config.base_name if is_base(config, step) else config.name
     return resolve_path(config.runs_dir) / task.folder / name / f"step{step}"
 
+# %% ../../nbs/run/03_folder.ipynb #c8230001
+def differing_parameters(
+    recorded: Mapping[str, Any],  # identity of a step, as some version of wilson wrote it
+    wanted: Mapping[str, Any],    # identity of the step that is to be trained
+) -> list[str]:                   # such as "alpha is 0.5, wanted 1.0"; empty: the steps are the same
+    "Compare two identities as they are in JSON, in which tuples are lists."
+    wanted = json.loads(json.dumps(wanted))
+    there = current_parameters(recorded, wanted)
+    return [f"{n} is {there.get(n)!r}, wanted {wanted.get(n)!r}"
+            for n in sorted({*wanted, *there}) if there.get(n) != wanted.get(n)]
+
 # %% ../../nbs/run/03_folder.ipynb #937a4536
 def resolve_existing(
     folder: StepFolder,
     same: Mapping[str, Any],   # `identity` of the step that wants the folder
-    resume: bool = True,       # go on with an unfinished step
+    resume: bool = True,       # resume an unfinished step
     overwrite: bool = False,   # replace a step of another configuration
 ) -> str:                      # "reuse" | "resume" | "new"
     "Decide what to do with a step's folder. Raises InputError if it has another configuration."
@@ -60,25 +71,21 @@ def resolve_existing(
     except InputError as e:
         if overwrite:
             return "new"
-        raise InputError(f"{e} Whether the step is finished is not known, so it is neither used nor "
+        raise InputError(f"{e} It is unknown whether the step is finished, so it is neither used nor "
                          f"replaced; overwrite=True trains it anew.") from None
     if found is None:
         if folder.path.is_dir() and any(folder.path.iterdir()) and not overwrite:
             raise InputError(f"{display_path(folder.path)} holds files but no config.json; it is not a run of wilson. "
                              f"Choose another name, or overwrite=True.")
         return "new"
-    # through JSON: what was written is what is compared
-    wanted = json.loads(json.dumps(same))
     if not isinstance(found.get("identity"), dict):
         if overwrite:
             return "new"
-        raise InputError(f"{display_path(folder.path / 'config.json')} does not say what the step was trained with. "
+        raise InputError(f"{display_path(folder.path / 'config.json')} does not record what the step was trained with. "
                          f"Choose another name, or overwrite=True to replace the step.")
-    there = current_parameters(found["identity"], wanted)
-    differing = [f"{n} is {there.get(n)!r}, wanted {wanted.get(n)!r}"
-                 for n in sorted({*wanted, *there}) if there.get(n) != wanted.get(n)]
+    differing = differing_parameters(found["identity"], same)
     started = any((folder.path / name).is_file() for name in STATE_FILES)
-    # what failed before its first state, for want of memory or by a wrong value, may be tried with another
+    # a step that failed before its first state, such as for lack of memory, may be retried with other parameters
     if differing and not overwrite and (started or state != "failed"):
         kind = "base_name" if found.get("step") == 0 else "name"
         raise InputError(f"{display_path(folder.path)} holds a step of another configuration: "

@@ -43,7 +43,7 @@ __all__ = ['Own', 'finished_steps', 'newest_step', 'is_in_project', 'recorded_da
 # %% ../../nbs/run/08_images.ipynb #7b7bfbda
 def finished_steps(
     runs_dir: Path | str = "runs",
-    say: Callable[[str], None] = print,  # hears which steps are left out, and why
+    say: Callable[[str], None] = print,  # called with a sentence for every step that is left out
 ) -> dict[str, dict[int, Path]]:  # "task/run" → step → folder
     "The finished steps under `runs_dir`, in order of their names."
     found: dict[str, dict[int, Path]] = {}
@@ -68,21 +68,21 @@ def newest_step(
 
 # %% ../../nbs/run/08_images.ipynb #f8756005
 def is_in_project(
-    path: Path | str,   # as a step has recorded it
-    runs_dir: Path,     # that the step lies in
+    path: Path | str,   # as a step recorded it
+    runs_dir: Path,     # the folder that contains the step
 ) -> bool:
-    "Whether a recorded folder is one of this project, so that files may be written there unasked."
+    "Whether a recorded folder is in this project, so that files may be written there without a question."
     place = Path(os.path.normpath(resolve_path(path)))
-    # a link within a run may lead anywhere; elsewhere in the project it is the user's own
+    # a link inside a run may point anywhere; other links in the project are yours
     linked = place.is_relative_to(runs_dir)
     return any(p.is_relative_to(project_root()) for p in (place.resolve(), *([] if linked else [place])))
 
 
 def recorded_data(
     opened: OpenedStep,
-    data_root: Path | str | None = None,  # where the data lies now; None: where it was
+    data_root: Path | str | None = None,  # where the data is now; None: where it was
 ) -> SegmentationFolder:
-    "The data of a step. Nothing is written into a folder outside of the project that is not named here."
+    "Open the data of a step. Nothing is written into a folder outside the project unless `data_root` names it."
     config, runs_dir = opened.config, resolve_path(opened.config.runs_dir)
     if data_root is not None:
         config = replace(config, data_root=str(data_root))
@@ -101,7 +101,7 @@ def data_of(opened: OpenedStep) -> SegmentationFolder:
 
 
 def edits_file(opened: OpenedStep) -> Path:
-    "Where the label edits of a step's data go: beside data in the project, else under the runs folder."
+    "The file of the label edits of a step's data: beside the data if it is in the project, else under the runs folder."
     root, runs_dir = resolve_path(opened.config.data_root), resolve_path(opened.config.runs_dir)
     return edits_path(root if is_in_project(root, runs_dir) else derived_data_dir(root, runs_dir / "label_edits"))
 
@@ -204,13 +204,13 @@ class ImageLogits(ImageLists):
 
 # %% ../../nbs/run/08_images.ipynb #8007297a
 def _file_marks(folder: Path) -> list[tuple[int, ...] | None]:
-    "What changes when a step is trained again: number, size and time of its files."
+    "Inode, size and time of a step's files; they change if it is trained again."
     marks: list[tuple[int, ...] | None] = []
     for name in ("config.json", WEIGHTS_FILES["last"]):
         try:
             found = (folder / name).stat()
             marks.append((found.st_ino, found.st_size, found.st_mtime_ns))
-        except OSError:  # being replaced
+        except OSError:  # missing, or being replaced
             marks.append(None)
     return marks
 

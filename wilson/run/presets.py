@@ -12,6 +12,8 @@ from ..core.params import Param
 from ..data.tasks import Task
 from ..datasets.base import PAPER_PRESET
 from ..datasets.built_in import PRESETS
+from ..evaluation.scores import is_number, require_field
+from ..methods.facts import builtin_facts
 from .chosen_method import method_facts
 from .config import all_parameters, SHARED, TrainConfig
 from .dataset import load_dataset
@@ -19,8 +21,8 @@ from .chosen_method import load_callbacks
 from .user_code import code_hash, is_reference
 
 # %% auto #0
-__all__ = ['ResolvedConfig', 'resolve_config', 'task_of', 'part_for_step', 'is_base', 'method_of_step', 'uses_base_schedule',
-           'uses_negatives', 'memory_size', 'value_for_step', 'step_fingerprint']
+__all__ = ['NOT_IN_RECIPE', 'ResolvedConfig', 'resolve_config', 'task_of', 'part_for_step', 'is_base', 'method_of_step',
+           'uses_base_schedule', 'uses_negatives', 'memory_size', 'value_for_step', 'step_fingerprint', 'check_config']
 
 # %% ../../nbs/run/02_presets.ipynb #591c5749
 class ResolvedConfig(TrainConfig):
@@ -155,3 +157,33 @@ def step_fingerprint(
     code = [f"{name}={code_hash(name)[:12]}" for name in named if is_reference(name)]
     return (same | ({"callbacks": ",".join(own)} if own else {}) | ({"code": ", ".join(code)} if code else {})
             | dict(data))
+
+# %% ../../nbs/run/02_presets.ipynb #c8240002
+NOT_IN_RECIPE = ("seed", "parent", "groups")  # fields of an identity that are not part of the recipe
+
+
+def _is_value(value: Any) -> bool:
+    return value is None or isinstance(value, str | bool) or is_number(value)
+
+
+def check_config(config: Mapping[str, Any]) -> None:
+    "Raise InputError if a config.json lacks a field that tables read, or if its type is wrong."
+    file, number = "config.json", config.get("step")
+    require_field(type(number) is int and number >= 0, file, "step", "the number of the step")
+    for name in ("parameters", "identity"):
+        require_field(isinstance(config.get(name), dict), file, name, "values by name")
+    parameters, known = config["parameters"], [*builtin_facts().values()]
+    numeric = {n for params in (SHARED, *(facts.params for facts in known)) for n, p in params.items()
+               if p.kind in (int, float)}
+    for name in ("dataset", "task", "method"):
+        require_field(isinstance(parameters.get(name), str), file, f"parameters.{name}", "a name")
+    require_field(is_number(parameters.get("seed")), file, "parameters.seed", "a whole number")
+    for name, value in parameters.items():
+        require_field(_is_value(value), file, f"parameters.{name}", "text, a number, true, false or null")
+    for name, value in config["identity"].items():
+        if name not in NOT_IN_RECIPE:
+            fits = value is None or is_number(value) if name in numeric else _is_value(value)
+            require_field(fits, file, f"identity.{name}", "a number" if name in numeric else "a single value")
+    parent = config.get("parent")
+    fits = isinstance(parent, dict) and all(isinstance(parent.get(n), str) for n in ("path", "hash"))
+    require_field(not parent or fits, file, "parent", "its path and the hash of its weights")

@@ -171,7 +171,7 @@ def import_published(
     runs_dir: str = "runs",
     data_root: str | None = None,      # what evaluation reads; None: data/<dataset>
     parent: Path | str | None = None,  # folder of the step before: the old model of its pseudo-labels
-    overwrite: bool = False,           # replace what lies in the folder
+    overwrite: bool = False,           # replace the step that is in the folder
 ) -> Path:                             # the step's folder
     "Write a published checkpoint as a finished step."
     path = resolve_path(path)
@@ -188,12 +188,11 @@ def import_published(
     imported = of_task.step(step)
     folder = StepFolder(step_path(config, of_task, step))
     link = None if parent is None else _link(parent, folder, config, imported)
-    record = _record(path, found, config, imported)
-    record |= {"dataset": asdict(of_task.classes), "parent": link}
+    record = _record(path, found, config, of_task, imported) | {"parent": link}
     models = _filled(found, config)
     with lock_step(folder), parent_lock(recorded_parent(folder.path, record)):
         if any(folder.path.iterdir()) and not overwrite:
-            raise InputError(f"{display_path(folder.path)} is there already; give another name, or overwrite=True.")
+            raise InputError(f"{display_path(folder.path)} exists already; give another name, or overwrite=True.")
         with _whole_step(folder) as made:
             save_weights(made.path / "weights.safetensors", *models, imported)
             made.write("config.json", record)
@@ -203,7 +202,7 @@ def import_published(
 # %% ../../nbs/run/09_published_checkpoints.ipynb #84000f95
 @contextmanager
 def _whole_step(folder: StepFolder) -> Iterator[StepFolder]:
-    "A folder beside a step's, whose files take the place of the step's when all of them are written."
+    "A folder beside a step's, whose files replace the step's once all of them are written."
     made = StepFolder(Path(tempfile.mkdtemp(dir=folder.path.parent, prefix=f".{folder.path.name}.")))
     try:
         yield made
@@ -226,7 +225,7 @@ def _same_classes(path: Path, found: PublishedCheckpoint, task: Task, step: int)
 
 
 def _link(parent: Path | str, folder: StepFolder, config: ResolvedConfig, step: Step) -> dict[str, str]:
-    "The parent as `config.json` holds it: relative to the step, with the hash of its weights."
+    "The parent as `config.json` records it: relative to the step, with the hash of its weights."
     if step.index == 0:
         raise InputError(f"parent={str(parent)!r}: step 0 has no step before it; leave parent out.")
     opened = open_step(parent, with_old=False)
@@ -250,13 +249,14 @@ def _filled(found: PublishedCheckpoint, config: ResolvedConfig) -> tuple[Segment
     return segmenter, localizer
 
 # %% ../../nbs/run/09_published_checkpoints.ipynb #945c76ff
-def _record(path: Path, found: PublishedCheckpoint, config: ResolvedConfig, step: Step) -> dict[str, Any]:
-    "What `config.json` says of the step; its identity is the file, so no training takes it for its own."
+def _record(path: Path, found: PublishedCheckpoint, config: ResolvedConfig, task: Task, step: Step
+            ) -> dict[str, Any]:
+    "The content of `config.json`; the step's identity is the file, so no training reuses or resumes it."
     origin = {"file": path.name, "hash": file_hash(path), "epoch": found.epoch, "score": found.score}
     return {
         "step": step.index, "method": method_of_step(config, step.index), "parameters": all_parameters(config),
         "classes": [{"name": n, "id": i} for n, i in zip(step.names, (0, *step.ids))],
-        "classes_per_step": step.classes_per_step, "published": origin,
+        "classes_per_step": step.classes_per_step, "published": origin, "dataset": asdict(task.classes),
         "versions": {p.__name__: p.__version__ for p in (wilson, torch, torchvision, np)},
         "identity": {"published": origin["hash"], "output_stride": config.output_stride,
                      "crop_size": config.crop_size},
@@ -271,7 +271,7 @@ def export_published(
     "Write a step as a checkpoint of the published trainer, without the optimizer."
     opened, path = open_step(step_folder, with_old=False), resolve_path(path)
     if path.exists() and not (overwrite and path.is_file()):
-        raise InputError(f"{display_path(path)} is there already; give another name, or overwrite=True.")
+        raise InputError(f"{display_path(path)} exists already; give another name, or overwrite=True.")
     if opened.config.backbone not in BACKBONES:
         raise InputError(f"{display_path(opened.folder.path)} has the backbone {opened.config.backbone}, and no "
                          f"import could tell so from a published file; pass its folder on as it is.")

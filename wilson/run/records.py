@@ -16,67 +16,28 @@ from typing import Any
 from ..core.errors import InputError, did_you_mean
 from ..core.paths import resolve_path, display_path
 from ..engine.step_folder import StepFolder
-from ..evaluation.scores import BUILT_IN, ScoreFacts, check_metrics, column_scores, is_number, read_facts, require_field
+from ..evaluation.scores import BUILT_IN, ScoreFacts, check_metrics, column_scores, read_facts
 from ..methods.facts import builtin_facts
 from .config import SHARED, TrainConfig, all_parameters
 from .folder import error_line, recorded_config, recorded_parent, recorded_task
 from ..datasets.built_in import DATASETS
-from .presets import resolve_config
+from .presets import check_config, NOT_IN_RECIPE, resolve_config
 from .user_code import is_reference
 
 # %% auto #0
-__all__ = ['Scores', 'check_config', 'Record', 'read_records', 'select_records', 'mark_label', 'Variant', 'group_variants']
-
-# %% ../../nbs/run/10_records.ipynb #2271e7a5
-_OF_ONE_RUN = ("seed", "parent", "groups")  # what an identity holds beside the recipe
-
-
-def _is_value(value: Any) -> bool:
-    return value is None or isinstance(value, str | bool) or is_number(value)
-
-
-def check_config(config: Mapping[str, Any]) -> None:
-    "Raise InputError if a config.json lacks a field that tables read, or if its type is wrong."
-    file, number = "config.json", config.get("step")
-    require_field(type(number) is int and number >= 0, file, "step", "the number of the step")
-    for name in ("parameters", "identity"):
-        require_field(isinstance(config.get(name), dict), file, name, "values by name")
-    parameters, known = config["parameters"], [*builtin_facts().values()]
-    numeric = {n for params in (SHARED, *(facts.params for facts in known)) for n, p in params.items()
-               if p.kind in (int, float)}
-    for name in ("dataset", "task", "method"):
-        require_field(isinstance(parameters.get(name), str), file, f"parameters.{name}", "a name")
-    require_field(is_number(parameters.get("seed")), file, "parameters.seed", "a whole number")
-    for name, value in parameters.items():
-        require_field(_is_value(value), file, f"parameters.{name}", "text, a number, true, false or null")
-    for name, value in config["identity"].items():
-        if name not in _OF_ONE_RUN:
-            fits = value is None or is_number(value) if name in numeric else _is_value(value)
-            require_field(fits, file, f"identity.{name}", "a number" if name in numeric else "a single value")
-    parent = config.get("parent")
-    fits = isinstance(parent, dict) and all(isinstance(parent.get(n), str) for n in ("path", "hash"))
-    require_field(not parent or fits, file, "parent", "its path and the hash of its weights")
+__all__ = ['Scores', 'RecordedStep', 'Record', 'read_records', 'select_records', 'mark_label', 'Variant', 'group_variants']
 
 # %% ../../nbs/run/10_records.ipynb #8b793a4c
 Scores = Mapping[str, Mapping[str, float | None]]  # … → group of classes → score, such as mean IoU in percent
 
-# %% ../../nbs/run/10_records.ipynb #ac289395
+# %% ../../nbs/run/10_records.ipynb #c8250001
 @dataclass(frozen=True)
-class Record:
-    "What the files of a step's folder contain, for tables."
+class RecordedStep:
+    "A step's folder, its number and its state."
     path: Path
     step: int
-    steps: int                    # of its task
-    state: str                    # one of `wilson.engine.step_folder.STATES`, "none", or "unknown"
-    parameters: Mapping[str, Any]
-    recipe: Mapping[str, Any] = field(repr=False)            # "step 0: epochs" where an earlier step's differ
-    scores: Mapping[str, Scores] = field(default_factory=dict)  # those that are columns: name → protocol → …
-    labels: Scores = field(default_factory=dict)  # by kind: the localizer's maps, and what was taught
-    cost: Mapping[str, float | None] = field(default_factory=dict)  # seconds, J, GB, images a second
-    parent: Path | None = None    # folder of the step before
-    own_method: str = ""          # name of a method that is a class of the user
-    marks: tuple[str, ...] = ()   # what it used beyond its protocol: "outside evidence", "memory"
-    facts: Mapping[str, ScoreFacts] = field(default_factory=lambda: {f.name: f for f in BUILT_IN}, repr=False)
+    steps: int  # of its task
+    state: str  # one of `wilson.engine.step_folder.STATES`, "none", or "unknown"
 
     @property
     def task(self) -> str:
@@ -88,9 +49,31 @@ class Record:
         "The name of its run: `wilson-s42`."
         return self.path.parts[-2]
 
+    def metrics(self) -> dict[str, Any]:
+        "The content of metrics.json. Raises InputError if it is missing."
+        found = StepFolder(self.path).read("metrics.json")
+        if found is None:
+            raise InputError(f"{display_path(self.path)} has no metrics.json any more; train it again.")
+        check_metrics(found)
+        return found
+
+# %% ../../nbs/run/10_records.ipynb #ac289395
+@dataclass(frozen=True)
+class Record(RecordedStep):
+    "A step with the parameters, recipe and scores that tables show."
+    parameters: Mapping[str, Any]
+    recipe: Mapping[str, Any] = field(repr=False)            # "step 0: epochs" where an earlier step's differ
+    scores: Mapping[str, Scores] = field(default_factory=dict)  # those that are columns: name → protocol → …
+    labels: Scores = field(default_factory=dict)  # mIoU by kind: the localizer's maps, and the pseudo-labels
+    cost: Mapping[str, float | None] = field(default_factory=dict)  # seconds, J, GB, images a second
+    parent: Path | None = None    # folder of the step before
+    own_method: str = ""          # name of a method that is a class of yours
+    marks: tuple[str, ...] = ()   # what it used beyond its protocol: "outside evidence", "memory"
+    facts: Mapping[str, ScoreFacts] = field(default_factory=lambda: {f.name: f for f in BUILT_IN}, repr=False)
+
     @property
     def method(self) -> str:
-        "Its method, `base` for a step 0 of two or more; of a class of the user, the name that it states."
+        "Its method, `base` for a step 0 of two or more; of a class of yours, the name that the class states."
         own = self.own_method or self.parameters["method"]
         return own if self.step or self.steps == 1 else "base"
 
@@ -103,14 +86,6 @@ class Record:
     def is_result(self) -> bool:
         "Whether it is a finished last step."
         return self.state == "finished" and bool(self.miou) and self.step == self.steps - 1
-
-    def metrics(self) -> dict[str, Any]:
-        "The content of metrics.json. Raises InputError if it is missing."
-        found = StepFolder(self.path).read("metrics.json")
-        if found is None:
-            raise InputError(f"{display_path(self.path)} has no metrics.json any more; train it again.")
-        check_metrics(found)
-        return found
 
 # %% ../../nbs/run/10_records.ipynb #613d2e12
 def read_records(
@@ -125,7 +100,7 @@ def read_records(
         try:
             record = _record(file.parent, found, sizes)
             found[record.path] = record
-        except Exception as e:  # files of others fail in every way, and must not hide those that are whole
+        except Exception as e:  # damaged files can raise any error, and must not hide the others
             print(f"{display_path(file.parent)} is left out: {error_line(e)}")
     for record in _in_circles(found):
         print(f"{display_path(record.path)} is left out: the steps that it starts from lead back to themselves")
@@ -140,7 +115,7 @@ def _number(step: Path) -> int:
 # %% ../../nbs/run/10_records.ipynb #543a428f
 def _record(path: Path, before: Mapping[Path, Record], sizes: dict[str, int]) -> Record:
     folder = StepFolder(path)
-    config = folder.read("config.json") or {}  # just removed
+    config = folder.read("config.json") or {}  # it was just removed
     check_config(config)
     parameters, number = config["parameters"], config["step"]
     try:
@@ -152,24 +127,24 @@ def _record(path: Path, before: Mapping[Path, Record], sizes: dict[str, int]) ->
     check_metrics(metrics)
     facts = read_facts(metrics)
     parent = recorded_parent(path, config)
-    recipe = {n: v for n, v in config["identity"].items() if n not in _OF_ONE_RUN}
+    recipe = {n: v for n, v in config["identity"].items() if n not in NOT_IN_RECIPE}
     if parent is not None:
         recipe |= _before(recipe, before.get(parent), config["parent"])
     kind = json.dumps([config.get("dataset"), parameters["dataset"], parameters["task"]])
     if kind not in sizes:
         sizes[kind] = len(recorded_task(config, recorded_config(config, code=False)))
     if number >= sizes[kind]:
-        raise InputError(f"config.json is of step {number}, and its task has steps 0 to {sizes[kind] - 1}")
-    taught = {n: metrics[n] for n in ("localizer",) if n in metrics} | metrics.get("pseudo_labels", {})
+        raise InputError(f"config.json records step {number}, but its task has steps 0 to {sizes[kind] - 1}")
+    labels = {n: metrics[n] for n in ("localizer",) if n in metrics} | metrics.get("pseudo_labels", {})
     cost = {n: metrics.get(n) for n in ("seconds", "images_per_second")} | metrics.get("cost", {})
     return Record(path, number, sizes[kind], state, parameters, recipe,
                   column_scores(facts, metrics.get("scores", {})),
-                  {name: score["miou"] for name, score in taught.items()}, cost, parent,
+                  {name: score["miou"] for name, score in labels.items()}, cost, parent,
                   _own_method(config), tuple(config.get("marks") or ()), facts)
 
 
 def _own_method(config: Mapping[str, Any]) -> str:
-    "The name that a class of the user states; the class's own where that is a built-in method's, or none."
+    "The name that a class of yours states; the name of the class if it states none, or that of a built-in method."
     reference, facts = config["parameters"]["method"], config.get("method_facts")
     if not is_reference(reference):
         return ""
@@ -178,10 +153,10 @@ def _own_method(config: Mapping[str, Any]) -> str:
     return str(name) if is_own else reference.rpartition(":")[2]
 
 # %% ../../nbs/run/10_records.ipynb #ed7d8600
-def _before(recipe: Mapping[str, Any], parent: Record | None, said: Mapping[str, str]) -> dict[str, Any]:
-    "What the earlier steps of a run had otherwise."
-    if parent is None:  # it has gone, or lies elsewhere: only its weights tell it from another
-        return {"parent": said["hash"]}
+def _before(recipe: Mapping[str, Any], parent: Record | None, recorded: Mapping[str, str]) -> dict[str, Any]:
+    "The parameters of earlier steps that differ from this step's, as `step 0: epochs`."
+    if parent is None:  # it was removed or is elsewhere, so only the hash of its weights is known
+        return {"parent": recorded["hash"]}
     earlier = {n: v for n, v in parent.recipe.items() if n.startswith("step ") or n == "parent"}
     own = {f"step {parent.step}: {n}": v for n, v in parent.recipe.items()
            if n not in earlier and n in recipe and n != "method" and recipe[n] != v}
@@ -189,7 +164,7 @@ def _before(recipe: Mapping[str, Any], parent: Record | None, said: Mapping[str,
 
 # %% ../../nbs/run/10_records.ipynb #029d5b5a
 def _in_circles(found: Mapping[Path, Record]) -> list[Record]:
-    "The records whose chain of parents has no end."
+    "The records whose chain of parents is a circle, or leads into one."
     ends: dict[Path, bool] = {}
     for path in found:
         chain: list[Path] = []
@@ -235,9 +210,9 @@ def _names_of_method(record: Record) -> tuple[str, ...]:
 # %% ../../nbs/run/10_records.ipynb #b8bdf889
 def mark_label(
     label: str,
-    marks: Iterable[str],  # of records
+    marks: Iterable[str],  # of its records
 ) -> str:
-    "A row's label, with the marks of runs that used more than their protocol gives: evidence from outside, a memory."
+    "The label of a row, with the marks of runs that used more than their protocol allows: outside evidence, a memory."
     found = sorted({*marks})
     return f"{label} ({', '.join(found)})" if found else label
 
@@ -250,7 +225,7 @@ class Variant:
 
     @property
     def label(self) -> str:
-        "How tables and figures name it: marked where it used more than its protocol gives."
+        "Its name in tables and figures, marked if it used more than its protocol allows."
         return mark_label(self.recipe_label, (mark for r in self.records for mark in r.marks))
 
     def values(self, group: str, protocol: str = "published", score: str = "miou") -> list[float | None]:
@@ -261,7 +236,7 @@ class Variant:
 def group_variants(
     records: Iterable[Record],
 ) -> dict[str, list[Variant]]:  # task → variants in the order of the methods, the usual one of a method first
-    "The finished last steps among the records by task and recipe; what is unfinished is left out."
+    "The finished last steps among the records, by task and recipe; others are left out."
     found: dict[str, dict[str, list[Record]]] = {}
     for r in records:
         if r.is_result:
