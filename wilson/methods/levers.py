@@ -280,7 +280,7 @@ class Levers(FusionLevers):
     name, paper = "levers", "2112.01882"
 
     def losses(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
-        if not self.refit_epochs or epoch < self.epochs - self.refit_epochs:
+        if not (self.refit_epochs and self.epochs) or epoch < self.epochs - self.refit_epochs:
             return super().losses(batch, epoch)
         if self.fusion:
             self.fuse()
