@@ -117,7 +117,7 @@ class OldFirstParams(Combine):
     lookalike_share: float = param(0.5, "share of an old class's pixels in images of a new class that its "
                                         "seed covers, above which both look alike and neither has priority; "
                                         "1: never", min=0, max=1, step=0.05)
-    lookalike_confidence: float = param(0.95, "the old model's probability in that seed relative to the "
+    lookalike_confidence: float = param(0.9, "the old model's probability in that seed relative to the "
                                               "usual one, below which both look alike; 2: any", min=0, max=2,
                                         step=0.05)
 
