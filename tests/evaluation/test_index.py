@@ -339,11 +339,11 @@ def test_the_store_keeps_to_its_bound(tmp_path):
     wanted = round_to_half(drawn(there[-1], (16, 24, 32)[there[-1] % 3]))
     assert all(map(torch.equal, reader.get(there[-1]), (wanted.segmenter, wanted.localizer, wanted.old)))
     # a reader in the midst of something keeps others from writing: nothing is kept then, and nothing grows
-    reader._db.execute("BEGIN")
-    reader._db.execute("SELECT count(*) FROM kept").fetchone()
+    reader.file.db.execute("BEGIN")
+    reader.file.db.execute("SELECT count(*) FROM kept").fetchone()
     kept = [store.put(200 + n, drawn(n, 32)) for n in range(4)]
     assert not all(kept) and sum(p.stat().st_size for p in tmp_path.iterdir()) <= most
-    reader._db.execute("COMMIT")
+    reader.file.db.execute("COMMIT")
     assert store.put(300, drawn(0)) and store.get(300) is not None
     store.close(), reader.close()
 

@@ -32,18 +32,32 @@ def card_header(facts: ModelFacts, name: str) -> str:
     lines = (f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in fields.items())
     return "\n".join(["---", *lines, "---"])
 
+# %% ../../nbs/deploy/03_model_card.ipynb #5dd66b9f
+def _code(text: str) -> str:
+    "Text between backticks: without any of its own, on one line."
+    return re.sub(r"[`\s]+", " ", text)
+
+
+def _class_rows(facts: ModelFacts) -> str:
+    "The rows of the table of classes: channel, name, id and color."
+    return "\n".join(f"| {c} | {markdown_text(n)} | {i} | #{r:02x}{g:02x}{b:02x} |" for c, (n, i, (r, g, b))
+                     in enumerate(zip(facts.names, facts.ids, facts.colors)))
+
+
+def _score_table(facts: ModelFacts) -> str:
+    "The table of mean IoUs, or a sentence if the run contains none."
+    groups = [g for g in GROUPS if g in facts.scores]
+    if not groups:
+        return "The run contains no scores."
+    return ("| mean IoU, % |" + "".join(f" {g} |" for g in groups) + "\n| --- |" + " ---: |" * len(groups)
+            + "\n| whole images |" + "".join(f" {facts.scores[g]:.1f} |" for g in groups))
+
 # %% ../../nbs/deploy/03_model_card.ipynb #75d3ee4f
 def model_card(
     facts: ModelFacts,
     name: str,  # of the run: "<task>/<run>/step<k>"
 ) -> str:
     "Return the model card of a segmenter, in Markdown."
-    rows = "\n".join(f"| {c} | {markdown_text(n)} | {i} | #{r:02x}{g:02x}{b:02x} |" for c, (n, i, (r, g, b))
-                     in enumerate(zip(facts.names, facts.ids, facts.colors)))
-    groups = [g for g in GROUPS if g in facts.scores]
-    scores = ("| mean IoU, % |" + "".join(f" {g} |" for g in groups) + "\n| --- |" + " ---: |" * len(groups)
-              + "\n| whole images |" + "".join(f" {facts.scores[g]:.1f} |" for g in groups)
-              ) if groups else "The run contains no scores."
     new = ", ".join(markdown_text(n) for n in facts.names[-facts.classes_per_step[-1]:])
     lesson = f"Its last step, step {facts.step}, added: {new}." if facts.step else "It is a base step."
     return f"""{card_header(facts, name)}
@@ -66,7 +80,7 @@ scores = segmenter.scores("photo.jpg")   # C, H, W float32: channels as in the t
 
 ## Scores
 
-{scores}
+{_score_table(facts)}
 
 Intersection over union on the validation images of the data set, mean over classes.
 
@@ -74,11 +88,7 @@ Intersection over union on the validation images of the data set, mean over clas
 
 | channel | name | id | color |
 | ---: | --- | ---: | --- |
-{rows}
+{_class_rows(facts)}
 
 Written by wilson {facts.version}.
 """
-
-# %% ../../nbs/deploy/03_model_card.ipynb #5dd66b9f
-def _code(text: str) -> str:
-    return re.sub(r"[`\s]+", " ", text)

@@ -96,36 +96,29 @@ class Segmenter(networks.Segmenter):
 
         Raises InputError if a file is missing, damaged or does not fit. No code of the folder is executed.
         """
-        folder = _folder_of(name)
-        facts = _read_facts(folder)
-        chosen = choose_device(device)
-        network = networks.make_segmenter(
-            _backbone_of(facts, backbone, folder), facts.classes_per_step, facts.output_stride,
-            facts.crop_size, norm=norm_for(str(chosen)))
-        _load(network, folder / WEIGHTS)
-        return cls(network, facts).to(chosen)
-
-    @torch.no_grad()
-    def _logits(self, image: ImageLike) -> Tensor:  # 1, C, H, W
-        picture = to_picture(image)
-        device = self.cls.groups[0].weight.device
-        maps = self(normalize(picture[None].to(device))).logits.float()
-        return F.interpolate(maps, picture.shape[1:], mode="bilinear", align_corners=False)
+        return cls(*_read_network(_folder_of(name), backbone, choose_device(device)))
 
     def predict(
         self,
         image: ImageLike,  # a path, a PIL image, or uint8 values (H, W, 3)
     ) -> np.ndarray:       # H, W uint8
         "Segment an image. Returns the data set's class id of every pixel, 0 for the background."
-        ids = np.array(self.facts.ids, np.uint8)
-        return ids[self._logits(image)[0].max(0).indices.cpu().numpy()]
+        return np.array(self.facts.ids, np.uint8)[_logits_of(self, image).max(0).indices.cpu().numpy()]
 
     def scores(
         self,
         image: ImageLike,  # as in `predict`
     ) -> np.ndarray:       # C, H, W float32
         "Return the softmax of the logits, resized to the image; channels are ordered as `facts.names`."
-        return self._logits(image)[0].softmax(0).cpu().numpy()
+        return _logits_of(self, image).softmax(0).cpu().numpy()
+
+# %% ../../nbs/deploy/04_pretrained.ipynb #97fce4a2
+@torch.no_grad()
+def _logits_of(segmenter: networks.Segmenter, image: ImageLike) -> Tensor:  # C, H, W
+    "The logits of an image at its own size."
+    picture = to_picture(image)
+    maps = segmenter(normalize(picture[None].to(next(segmenter.parameters()).device))).logits.float()
+    return F.interpolate(maps, picture.shape[1:], mode="bilinear", align_corners=False)[0]
 
 # %% ../../nbs/deploy/04_pretrained.ipynb #36813ce1
 def _folder_of(name: Path | str) -> Path:
@@ -170,6 +163,16 @@ def _backbone_of(facts: ModelFacts, backbone: str | type[Backbone] | None,
     if isinstance(backbone, str):
         return load_backbone(backbone)
     return backbone or facts.backbone
+
+
+def _read_network(folder: Path, backbone: str | type[Backbone] | None,
+                  device: torch.device) -> tuple[networks.Segmenter, ModelFacts]:
+    "The network of a folder, with its weights on the device, and its facts."
+    facts = _read_facts(folder)
+    network = networks.make_segmenter(_backbone_of(facts, backbone, folder), facts.classes_per_step,
+                                      facts.output_stride, facts.crop_size, norm=norm_for(str(device)))
+    _load(network, folder / WEIGHTS)
+    return network.to(device), facts
 
 
 def _load(network: networks.Segmenter, file: Path) -> None:

@@ -8,47 +8,22 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, suppress
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from ..core.errors import InputError, did_you_mean
-from ..core.locks import LockTimeout, file_lock
 from .database import open_database, open_read_only, is_same_file, transaction
-from .index_rows import _Known, _Rows, ENTRY, ImageFacts, FORMAT, indexed_kinds, NUMBERS
+from .index_rows import (EpochRows, FORMAT, ImageFacts, images_behind, indexed_kinds,
+                                          NUMBERS, table_columns)
 from .maps import MAP_KINDS, MapKind
-from .metrics import count_pairs, iou_of_counts
+from .metrics import count_pairs
 
 # %% auto #0
-__all__ = ['FINAL', 'Index']
-
-# %% ../../nbs/evaluation/06_index.ipynb #a155774a
-def _odd_rows(rows: Sequence[tuple], n_classes: int, n_maps: int) -> set[int]:
-    "The ids of invalid rows: with values of another type, or with a class that the step does not have."
-    odd, formed = set(), []
-    for i, epoch, position, *numbers, told, entries in rows:
-        fits = (type(epoch) is int and type(position) is int and position >= 0
-                and type(told) is bytes and len(told) == n_classes
-                and type(entries) is bytes and not len(entries) % ENTRY.itemsize
-                and all(v is None or type(v) is float for v in numbers))
-        if fits:
-            formed.append((i, told, entries))
-        else:
-            odd.add(i)
-    # check all at once, as there may be 100,000 of them, and one by one only if that fails
-    if not _are_of(b"".join(t for _, t, _ in formed), b"".join(e for *_, e in formed), n_classes, n_maps):
-        odd |= {i for i, told, entries in formed if not _are_of(told, entries, n_classes, n_maps)}
-    return odd
-
-
-def _are_of(told: bytes, entries: bytes, n_classes: int, n_maps: int) -> bool:
-    pairs = np.frombuffer(entries, ENTRY)
-    limits = {"map": n_maps, "truth": n_classes, "found": n_classes + 1}
-    fits = all(bool((pairs[name] < most).all()) for name, most in limits.items())
-    return fits and max(told, default=0) <= 1
+__all__ = ['FINAL', 'IndexFile', 'SharedRows', 'SharedIndex', 'Index']
 
 # %% ../../nbs/evaluation/06_index.ipynb #0564a7a8
 FINAL = -1  # the epoch of the finished step
@@ -59,9 +34,121 @@ disagreement REAL, confidence REAL, coverage REAL, gate REAL, told BLOB NOT NULL
 UNIQUE (epoch, position))"""
 _ROW = "id, epoch, position, disagreement, confidence, coverage, gate, told, entries"
 
-# %% ../../nbs/evaluation/06_index.ipynb #ad92b639
-class Index:
-    "Facts by epoch and position in a list; safe for several threads and processes."
+# %% ../../nbs/evaluation/06_index.ipynb #f3b86acd
+def _claim(db: sqlite3.Connection, identity: str) -> str | None:
+    "Give the file this identity. One with another identity is cleared; returns the values that differ."
+    with transaction(db):
+        found = db.execute("SELECT identity FROM belongs").fetchone()
+        if found == (identity,):
+            return None
+        db.execute("DELETE FROM facts")
+        db.execute("DELETE FROM belongs")
+        db.execute("INSERT INTO belongs VALUES (?)", (identity,))
+    if not found:
+        return None
+    mine, theirs = json.loads(identity), {}
+    with suppress(ValueError, TypeError, RecursionError):
+        theirs = dict(json.loads(found[0]))
+    return ", ".join(name for name in mine if theirs.get(name) != mine[name]) or "values"
+
+
+def _rows_after(db: sqlite3.Connection, identity: str, last: int = 0) -> list[tuple]:
+    "The rows with a larger id than `last`; none if the file has another identity now."
+    return db.execute(f"SELECT {_ROW} FROM facts, belongs WHERE id > ? AND identity = ? ORDER BY id",
+                      (last, identity)).fetchall()
+
+
+def _rows_of_read_only(path: Path, identity: str) -> list[tuple]:
+    "The rows of a file that cannot be written to."
+    db, rows = open_read_only(path, _KIND, FORMAT, _SCHEMA), []
+    if db is not None:
+        with closing(db), suppress(sqlite3.Error):
+            rows = _rows_after(db, identity)
+    return rows
+
+# %% ../../nbs/evaluation/06_index.ipynb #ab7a93f8
+class IndexFile:
+    "The rows of an index in a file. Raises OSError or sqlite3.Error if the file cannot be used."
+
+    def __init__(self, path: Path, identity: str, say: Callable[[str], None]):
+        self.path, self._identity, self._say = path, identity, say
+        self._last = 0  # id of the last row that was read
+        self._db = open_database(path, _KIND, FORMAT, _SCHEMA, say=say)
+        try:
+            self._as_opened = path.stat()
+            other = _claim(self._db, identity)
+        except BaseException:
+            self._db.close()
+            raise
+        if other:
+            say(f"{path} was built for different {other}; rebuilding it.")
+
+    def read_into(self, rows: EpochRows) -> None:
+        "Add the rows since the last call. Invalid ones are deleted, as they would block the valid ones."
+        found = _rows_after(self._db, self._identity, self._last)
+        self._last = found[-1][0] if found else self._last
+        if odd := rows.put_valid(found):
+            with transaction(self._db):
+                self._db.executemany("DELETE FROM facts WHERE id = ?", [(i,) for i in odd])
+            self._say(f"{self.path} had {len(odd)} rows that no image of this step can have; they were removed.")
+
+    def insert(self, rows: Sequence[tuple]) -> None:
+        "Write rows: epoch, position, NUMBERS, labels and entries. Existing rows stay."
+        if not is_same_file(self.path, self._as_opened):
+            raise sqlite3.OperationalError("it was removed")
+        with transaction(self._db):
+            if self._db.execute("SELECT identity FROM belongs").fetchone() != (self._identity,):
+                raise sqlite3.OperationalError("it was rebuilt for another step or rule")
+            values = "NULL, ?, ?, ?, ?, ?, ?, ?, ?"
+            self._db.executemany(f"INSERT OR IGNORE INTO facts ({_ROW}) VALUES ({values})", rows)
+
+    def close(self) -> None:
+        "Close the file."
+        self._db.close()
+
+# %% ../../nbs/evaluation/06_index.ipynb #28045183
+class SharedRows:
+    "Rows in memory and in a file, which other processes read and extend; safe for several threads."
+
+    def __init__(self, rows: EpochRows, path: Path | None, identity: str, say: Callable[[str], None]):
+        self.rows, self.say, self._lock = rows, say, threading.RLock()
+        self.file: IndexFile | None = None  # None: the rows are only in memory
+        if path is not None:
+            try:
+                self.file = IndexFile(path, identity, say)
+                self.exchange()
+            except (OSError, sqlite3.Error) as e:
+                self.rows.put_valid(_rows_of_read_only(path, identity))
+                self._memory_only(path, e)
+
+    def exchange(self, new: Sequence[tuple] | None = None) -> None:
+        "Write rows, as in `IndexFile.insert`, and read those of other processes."
+        with self._lock:
+            if self.file is not None:
+                try:
+                    if new is not None:
+                        self.file.insert(new)
+                    self.file.read_into(self.rows)
+                except sqlite3.Error as e:
+                    self._memory_only(self.file.path, e)
+            if self.file is None and new is not None:
+                for epoch, *row in new:
+                    self.rows.put(epoch, row)
+
+    def _memory_only(self, path: Path, why: Exception) -> None:
+        self.close()
+        self.say(f"{path} cannot be written ({why}); new rows are kept in memory until this process ends.")
+
+    def close(self) -> None:
+        "Close the file; the rows in memory stay."
+        with self._lock:
+            if self.file is not None:
+                self.file.close()
+            self.file = None
+
+# %% ../../nbs/evaluation/06_index.ipynb #6afe2158
+class SharedIndex:
+    "The facts of a step's images, shared by threads and processes: opened, extended and closed."
 
     def __init__(
         self,
@@ -72,139 +159,56 @@ class Index:
         kinds: Mapping[str, MapKind] = MAP_KINDS,
     ):
         self.path = None if path is None else Path(path)
-        self.n_classes, self.say, self.kinds, self.maps = n_classes, say, kinds, indexed_kinds(kinds)
-        self._identity = json.dumps({**identity, "classes": str(n_classes), "maps": ", ".join(self.maps)},
-                                    sort_keys=True)
-        self._rows: dict[int, _Rows] = {}
-        self._lock, self._last = threading.RLock(), 0
-        self._db: sqlite3.Connection | None = None
-        if self.path is not None:
-            try:
-                self._db = open_database(self.path, _KIND, FORMAT, _SCHEMA, say=say)
-                self._file = self.path.stat()
-                self._belong(self._db)
-                self.refresh()
-            except (OSError, sqlite3.Error) as e:
-                self._read_only(self.path, e)
-
-    def _belong(self, db: sqlite3.Connection) -> None:
-        "Clear the file if it has another identity."
-        with transaction(db):
-            found = db.execute("SELECT identity FROM belongs").fetchone()
-            if found == (self._identity,):
-                return
-            db.execute("DELETE FROM facts")
-            db.execute("DELETE FROM belongs")
-            db.execute("INSERT INTO belongs VALUES (?)", (self._identity,))
-        if found:
-            mine, theirs = json.loads(self._identity), {}
-            with suppress(ValueError, TypeError, RecursionError):
-                theirs = dict(json.loads(found[0]))
-            other = [name for name in mine if theirs.get(name) != mine[name]]
-            self.say(f"{self.path} was built for different {', '.join(other) or 'values'}; rebuilding it.")
-
-    def _read_only(self, path: Path, e: Exception) -> None:
-        self.close()
-        db = open_read_only(path, _KIND, FORMAT, _SCHEMA)
-        if db is not None:
-            with closing(db), suppress(sqlite3.Error):
-                self._take(db)
-        self._memory_only(e)
-
-    def _memory_only(self, why: object) -> None:
-        self.close()
-        self.say(f"{self.path} cannot be written ({why}); new rows are kept in memory until this process ends.")
-
-    def _take(self, db: sqlite3.Connection | None) -> None:
-        "Read the new rows of the file if it still has this identity."
-        rows = [] if db is None else db.execute(
-            f"SELECT {_ROW} FROM facts, belongs WHERE id > ? AND identity = ? ORDER BY id",
-            (self._last, self._identity)).fetchall()
-        odd = _odd_rows(rows, self.n_classes, len(self.maps))
-        for i, epoch, *row in rows:
-            self._last = i
-            if i not in odd:
-                self._put(epoch, row)
-        if odd and db is not None and db is self._db:
-            with transaction(db):  # otherwise they would block the valid ones
-                db.executemany("DELETE FROM facts WHERE id = ?", [(i,) for i in odd])
-            self.say(f"{self.path} had {len(odd)} rows that no image of this step can have; "
-                     f"they were removed.")
-
-    def _put(self, epoch: int, row: Sequence) -> None:
-        position, *numbers, told, entries = row
-        known = (np.nan if v is None else v for v in numbers)
-        rows = self._rows.setdefault(epoch, _Rows(self.n_classes, len(self.maps)))
-        rows.take((position, *known, told, entries))
+        self.n_classes, self.kinds, self.maps = n_classes, kinds, indexed_kinds(kinds)
+        own = {**identity, "classes": str(n_classes), "maps": ", ".join(self.maps)}
+        self._rows = EpochRows(n_classes, len(self.maps))
+        self._shared = SharedRows(self._rows, self.path, json.dumps(own, sort_keys=True), say)
 
     @property
     def on_disk(self) -> bool:
         "Whether new rows are written to the file."
-        return self._db is not None
-
-    def close(self) -> None:
-        "Close the file; the rows in memory stay."
-        with self._lock:
-            if self._db is not None:
-                self._db.close()
-            self._db = None
+        return self._shared.file is not None
 
     def refresh(self) -> None:
         "Read the rows that other processes have added. Every query does this first."
-        with self._lock:
-            try:
-                self._take(self._db)
-            except sqlite3.Error as e:
-                self._memory_only(e)
+        self._shared.exchange()
+
+    def add_all(self, found: Mapping[int, ImageFacts],  # by position
+                epoch: int = FINAL) -> None:            # or 0…, for maps that were stored at an epoch
+        "Add the facts of images in one transaction; existing rows stay. Raises ValueError for other classes."
+        if any(len(f.labels) != self.n_classes for f in found.values()):
+            raise ValueError(f"the facts have another number of classes than the index, {self.n_classes}")
+        self._shared.exchange([(epoch, int(p), *(getattr(f, name) for name in NUMBERS), f.labels, f.entries.tobytes())
+                               for p, f in found.items()])
+
+    def close(self) -> None:
+        "Close the file; the rows in memory stay."
+        self._shared.close()
+
+# %% ../../nbs/evaluation/06_index.ipynb #f085b2a1
+def _number(name: str, maps: Sequence[str]) -> int:
+    "The number of a map in an index. Raises InputError for a map without one."
+    if name not in maps:
+        raise InputError(f"map={name!r} is not in the index.{did_you_mean(name, maps)}")
+    return maps.index(name)
+
+# %% ../../nbs/evaluation/06_index.ipynb #141e51e0
+class Index(SharedIndex):
+    "Facts by epoch and position in a list; safe for several threads and processes."
 
     def add(self, position: int, facts: ImageFacts, epoch: int = FINAL) -> None:
         "Add the facts of one image."
         self.add_all({position: facts}, epoch)
 
-    def add_all(
-        self,
-        found: Mapping[int, ImageFacts],  # by position
-        epoch: int = FINAL,          # or 0…, for maps that were stored at an epoch
-    ) -> None:
-        "Add the facts of images in one transaction; existing rows stay. Raises ValueError for other classes."
-        rows = [(int(p), *(getattr(f, name) for name in NUMBERS), f.labels, f.entries.tobytes())
-                for p, f in found.items()]
-        if any(len(row[-2]) != self.n_classes for row in rows):
-            raise ValueError(f"the facts have another number of classes than the index, {self.n_classes}")
-        with self._lock:
-            if self.path is not None and self._db is not None:
-                try:
-                    self._insert(self.path, self._db, [(epoch, *row) for row in rows])
-                except sqlite3.Error as e:
-                    self._memory_only(e)
-            self.refresh()
-            for row in rows if self._db is None else ():
-                self._put(epoch, row)
-
-    def _insert(self, path: Path, db: sqlite3.Connection, rows: Sequence[tuple]) -> None:
-        if not is_same_file(path, self._file):
-            raise sqlite3.OperationalError("it was removed")
-        with transaction(db):
-            if db.execute("SELECT identity FROM belongs").fetchone() != (self._identity,):
-                raise sqlite3.OperationalError("it was rebuilt for another step or rule")
-            values = "NULL, ?, ?, ?, ?, ?, ?, ?, ?"
-            db.executemany(f"INSERT OR IGNORE INTO facts ({_ROW}) VALUES ({values})", rows)
-
     def known(self, epoch: int = FINAL) -> set[int]:
         "The positions of the images in the index."
         self.refresh()
-        with self._lock:
-            return set(self._rows[epoch].seen) if epoch in self._rows else set()
+        return self._rows.positions(epoch)
 
     def missing(self, n: int, epoch: int = FINAL) -> list[int]:
         "The positions from 0 to n-1 that are not in the index."
         known = self.known(epoch)
         return [p for p in range(n) if p not in known]
-
-    def _all(self, epoch: int) -> _Known:
-        self.refresh()
-        with self._lock:
-            return self._rows.setdefault(epoch, _Rows(self.n_classes, len(self.maps))).all()
 
     def table(
         self,
@@ -213,73 +217,17 @@ class Index:
         epoch: int = FINAL,
     ) -> dict[str, np.ndarray]:          # name → n float32; NaN if unknown
         "The columns of a table: NUMBERS, in [0, 1], and `iou:<map>` for each of `maps`, in percent."
-        known = self._all(epoch)
-        columns = {f"iou:{name}": _iou(known, k, self.kinds[name].knows == "labels", class_index)
-                   for k, name in enumerate(self.maps)}
-        columns |= dict(zip(NUMBERS, known.numbers.T))
-        within, table = known.positions < n, {}
-        for name, values in columns.items():
-            table[name] = np.full(n, np.nan, np.float32)
-            table[name][known.positions[within]] = values[within]
-        return table
-
-    def _pairs(self, name: str, epoch: int) -> tuple[np.ndarray, ...]:
-        if name not in self.maps:
-            raise InputError(f"map={name!r} is not in the index.{did_you_mean(name, self.maps)}")
-        known = self._all(epoch)
-        row, *pairs = known.pairs[self.maps.index(name)]
-        return known.positions[row], *pairs
+        self.refresh()
+        return table_columns(self._rows.all(epoch), n, self.kinds, class_index)
 
     def confusion(self, name: str, epoch: int = FINAL) -> np.ndarray:  # C, C+1 int64; last column: no label
         "Pixels of all images by true class (row) and class of the map (column)."
-        truth, found, pixels = map(torch.from_numpy, self._pairs(name, epoch)[1:])
+        self.refresh()
+        _, truth, found, pixels = map(torch.from_numpy, self._rows.all(epoch).pairs[_number(name, self.maps)])
         return count_pairs(truth, found, self.n_classes, pixels).numpy()
 
-    def behind(
-        self,
-        name: str,              # one of `maps`
-        truth: int,             # true class
-        predicted: int,         # class of the map; C: no label
-        epoch: int = FINAL,
-    ) -> tuple[np.ndarray, np.ndarray]:  # positions and pixels, int64
+    def behind(self, name: str, truth: int, predicted: int,  # one of `maps`; classes, C: the map has no label
+               epoch: int = FINAL) -> tuple[np.ndarray, np.ndarray]:  # positions and pixels, int64
         "The images behind a cell of the confusion matrix, most pixels first."
-        positions, t, f, pixels = self._pairs(name, epoch)
-        of = (t == truth) & (f == predicted)
-        order = np.lexsort((positions[of], -pixels[of]))
-        return positions[of][order], pixels[of][order]
-
-    @contextmanager
-    def filling(self, stop: Callable[[], bool]) -> Iterator[bool]:
-        "Admit one builder at a time; others wait until it ends. Yields False if `stop()` ended the wait."
-        with ExitStack() as stack:
-            if is_mine := not stop():
-                try:
-                    if self.path is not None and self.on_disk:
-                        place = self.path.with_name(f".{self.path.name}.building")
-                        stack.enter_context(file_lock(place, give_up=stop, quiet=True))
-                except LockTimeout:
-                    is_mine = False
-                except OSError:  # not writable: two builders may do the same work, but rows are added once
-                    pass
-            yield is_mine
-
-# %% ../../nbs/evaluation/06_index.ipynb #a92703e1
-def _iou(known: _Known, k: int, told: bool, class_index: int | None) -> np.ndarray:  # N, percent
-    "The mean of `Maps.iou`, or the IoU of one class, for all images at once."
-    row, truth, found, pixels = known.pairs[k]
-    n, c = known.labels.shape
-    labelled = found < c
-    row, truth, found, pixels = (a[labelled] for a in (row, truth, found, pixels))
-
-    def summed(at: np.ndarray, where: np.ndarray | slice = slice(None)) -> np.ndarray:
-        return np.bincount(row[where] * c + at[where], pixels[where], n * c).reshape(n, c)
-
-    hit, true = summed(truth, truth == found), summed(truth)
-    iou = iou_of_counts(hit, true, summed(found))
-    counts = true > 0
-    if told:
-        counts &= known.labels
-    if class_index is not None:
-        return np.where(counts[:, class_index], 100 * iou[:, class_index], np.nan)
-    shown = counts.sum(1)
-    return np.divide(100 * np.where(counts, iou, 0).sum(1), shown, out=np.full(n, np.nan), where=shown > 0)
+        self.refresh()
+        return images_behind(self._rows.all(epoch), _number(name, self.maps), truth, predicted)

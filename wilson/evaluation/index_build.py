@@ -6,13 +6,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, ExitStack
 from typing import NamedTuple
 
 import torch
 
 from ..core.errors import InputError
+from ..core.locks import file_lock, LockTimeout
 from .index import FINAL, Index
 from .index_rows import ImageFacts, image_facts
 from .logits import Logits
@@ -20,7 +22,26 @@ from .maps import Maps
 from ..pseudo.targets import TargetRule
 
 # %% auto #0
-__all__ = ['BuildResult', 'build_index']
+__all__ = ['one_builder', 'BuildResult', 'build_index']
+
+# %% ../../nbs/evaluation/07_index_build.ipynb #66800d53
+@contextmanager
+def one_builder(
+    index: Index,
+    stop: Callable[[], bool],  # called while waiting
+) -> Iterator[bool]:
+    "Admit one builder at a time; others wait until it ends. Yields False if `stop()` ended the wait."
+    with ExitStack() as stack:
+        if is_mine := not stop():
+            try:
+                if index.path is not None and index.on_disk:
+                    place = index.path.with_name(f".{index.path.name}.building")
+                    stack.enter_context(file_lock(place, give_up=stop, quiet=True))
+            except LockTimeout:
+                is_mine = False
+            except OSError:  # not writable: two builders may do the same work, but rows are added once
+                pass
+        yield is_mine
 
 # %% ../../nbs/evaluation/07_index_build.ipynb #78c68fdc
 class BuildResult(NamedTuple):
@@ -51,8 +72,8 @@ def build_index(
         before = done
         return done == n or stop()
 
-    with index.filling(idle) as mine:
-        unread = _filled(index, logits_of, rule, n, stop, on_progress, first, epoch, every) if mine else {}
+    with one_builder(index, idle) as is_mine:
+        unread = _filled(index, logits_of, rule, n, stop, on_progress, first, epoch, every) if is_mine else {}
     return BuildResult(len(index.missing(n, epoch)) == len(unread), unread)
 
 # %% ../../nbs/evaluation/07_index_build.ipynb #0e886e46

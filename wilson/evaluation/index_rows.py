@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,11 +16,13 @@ import numpy as np
 from ..core.errors import require
 from .logits import localizer_scores
 from .maps import MAP_KINDS, MapKind, Maps
+from .metrics import iou_of_counts
 from ..pseudo.labels import IGNORE
 from ..pseudo.targets import TargetRule
 
 # %% auto #0
-__all__ = ['ENTRY', 'COUNTED', 'NUMBERS', 'FORMAT', 'indexed_kinds', 'ImageFacts', 'image_facts', 'index_identity']
+__all__ = ['ENTRY', 'COUNTED', 'NUMBERS', 'FORMAT', 'indexed_kinds', 'ImageFacts', 'image_facts', 'index_identity', 'EpochRows',
+           'table_columns', 'images_behind']
 
 # %% ../../nbs/evaluation/05_index_rows.ipynb #48df0846
 ENTRY = np.dtype([("map", "u1"), ("truth", "u1"), ("found", "u1"), ("pixels", "<u4")])  # found = C: no label
@@ -131,3 +134,117 @@ class _Rows:
                                 np.concatenate([known.numbers, np.array(numbers, np.float32).T]),
                                 np.concatenate([known.labels, there]), pairs)
         return self.known
+
+# %% ../../nbs/evaluation/05_index_rows.ipynb #a155774a
+def _odd_rows(rows: Sequence[tuple], n_classes: int, n_maps: int) -> set[int]:
+    "The ids of invalid rows: with values of another type, or with a class that the step does not have."
+    odd, formed = set(), []
+    for i, epoch, position, *numbers, told, entries in rows:
+        fits = (type(epoch) is int and type(position) is int and position >= 0
+                and type(told) is bytes and len(told) == n_classes
+                and type(entries) is bytes and not len(entries) % ENTRY.itemsize
+                and all(v is None or type(v) is float for v in numbers))
+        if fits:
+            formed.append((i, told, entries))
+        else:
+            odd.add(i)
+    # check all at once, as there may be 100,000 of them, and one by one only if that fails
+    if not _are_of(b"".join(t for _, t, _ in formed), b"".join(e for *_, e in formed), n_classes, n_maps):
+        odd |= {i for i, told, entries in formed if not _are_of(told, entries, n_classes, n_maps)}
+    return odd
+
+
+def _are_of(told: bytes, entries: bytes, n_classes: int, n_maps: int) -> bool:
+    pairs = np.frombuffer(entries, ENTRY)
+    limits = {"map": n_maps, "truth": n_classes, "found": n_classes + 1}
+    fits = all(bool((pairs[name] < most).all()) for name, most in limits.items())
+    return fits and max(told, default=0) <= 1
+
+# %% ../../nbs/evaluation/05_index_rows.ipynb #10ab016a
+class EpochRows:
+    "The rows of all epochs, in memory; safe for several threads."
+
+    def __init__(self, n_classes: int, n_maps: int):
+        self.n_classes, self.n_maps = n_classes, n_maps
+        self._rows: dict[int, _Rows] = {}
+        self._lock = threading.RLock()
+
+    def _of(self, epoch: int) -> _Rows:
+        return self._rows.setdefault(epoch, _Rows(self.n_classes, self.n_maps))
+
+    def put(self, epoch: int, row: Sequence) -> None:
+        "Add a row: position, NUMBERS, labels and entries. A second row of an image is ignored."
+        position, *numbers, told, entries = row
+        known = (np.nan if v is None else v for v in numbers)
+        with self._lock:
+            self._of(epoch).take((position, *known, told, entries))
+
+    def put_valid(self, rows: Sequence[tuple]) -> set[int]:
+        "Add rows of a file: id, epoch, and a row as in `put`. Returns the ids of invalid rows, which are left out."
+        odd = _odd_rows(rows, self.n_classes, self.n_maps)
+        for i, epoch, *row in rows:
+            if i not in odd:
+                self.put(epoch, row)
+        return odd
+
+    def all(self, epoch: int) -> _Known:
+        "All rows of an epoch."
+        with self._lock:
+            return self._of(epoch).all()
+
+    def positions(self, epoch: int) -> set[int]:
+        "The positions of the images that have a row."
+        with self._lock:
+            return set(self._of(epoch).seen)
+
+# %% ../../nbs/evaluation/05_index_rows.ipynb #a92703e1
+def _iou(known: _Known, k: int, told: bool, class_index: int | None) -> np.ndarray:  # N, percent
+    "The mean of `Maps.iou`, or the IoU of one class, for all images at once."
+    row, truth, found, pixels = known.pairs[k]
+    n, c = known.labels.shape
+    labelled = found < c
+    row, truth, found, pixels = (a[labelled] for a in (row, truth, found, pixels))
+
+    def summed(at: np.ndarray, where: np.ndarray | slice = slice(None)) -> np.ndarray:
+        return np.bincount(row[where] * c + at[where], pixels[where], n * c).reshape(n, c)
+
+    hit, true = summed(truth, truth == found), summed(truth)
+    iou = iou_of_counts(hit, true, summed(found))
+    counts = true > 0
+    if told:
+        counts &= known.labels
+    if class_index is not None:
+        return np.where(counts[:, class_index], 100 * iou[:, class_index], np.nan)
+    shown = counts.sum(1)
+    return np.divide(100 * np.where(counts, iou, 0).sum(1), shown, out=np.full(n, np.nan), where=shown > 0)
+
+# %% ../../nbs/evaluation/05_index_rows.ipynb #1befacd3
+def table_columns(
+    known: _Known,                   # all rows of an epoch
+    n: int,                          # images of the list
+    kinds: Mapping[str, MapKind] = MAP_KINDS,
+    class_index: int | None = None,  # IoU of this class; None: the mean
+) -> dict[str, np.ndarray]:          # name → n float32; NaN if unknown
+    "The columns of a table: NUMBERS, in [0, 1], and `iou:<map>` for each indexed map, in percent."
+    columns = {f"iou:{name}": _iou(known, k, kinds[name].knows == "labels", class_index)
+               for k, name in enumerate(indexed_kinds(kinds))}
+    columns |= dict(zip(NUMBERS, known.numbers.T))
+    within, table = known.positions < n, {}
+    for name, values in columns.items():
+        table[name] = np.full(n, np.nan, np.float32)
+        table[name][known.positions[within]] = values[within]
+    return table
+
+
+def images_behind(
+    known: _Known,
+    k: int,          # number of the map
+    truth: int,      # true class
+    predicted: int,  # class of the map; C: no label
+) -> tuple[np.ndarray, np.ndarray]:  # positions and pixels, int64
+    "The images with pixels of a pair of classes, most pixels first."
+    row, t, f, pixels = known.pairs[k]
+    of = (t == truth) & (f == predicted)
+    positions, pixels = known.positions[row[of]], pixels[of]
+    order = np.lexsort((positions, -pixels))
+    return positions[order], pixels[order]

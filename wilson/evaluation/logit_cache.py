@@ -26,7 +26,7 @@ from .logits import Logits
 from ..loading.cache import SPARED
 
 # %% auto #0
-__all__ = ['Parts', 'round_to_half', 'LogitsStore', 'cached_logits']
+__all__ = ['Parts', 'round_to_half', 'LimitedFile', 'LogitsReader', 'LogitsStore', 'cached_logits']
 
 # %% ../../nbs/evaluation/08_logit_cache.ipynb #f8ef33ca
 def round_to_half(logits: Logits) -> Logits:
@@ -61,9 +61,104 @@ def _unpacked(packed: bytes) -> Parts:
     maps = {name: m.float() for name, m in safetensors.torch.load(packed).items() if m.ndim == 3}
     return maps.get("segmenter"), maps.get("localizer"), maps.get("old")
 
-# %% ../../nbs/evaluation/08_logit_cache.ipynb #5034fedc
-class LogitsStore:
-    "Logits by position in a list, in half precision; safe for several threads and processes."
+# %% ../../nbs/evaluation/08_logit_cache.ipynb #3a9cc882
+def _find(db: sqlite3.Connection, owner: str, position: int) -> tuple[int, Parts] | None:
+    "The id and the logits of an entry; None if there is none or it is damaged."
+    row = None
+    with suppress(sqlite3.Error):
+        row = db.execute("SELECT id, digest, half FROM kept JOIN content USING (id) "
+                         "WHERE owner = ? AND position = ?", (owner, position)).fetchone()
+    if not row or type(row[2]) is not bytes or zlib.crc32(row[2]) != row[1]:
+        return None
+    with suppress(SafetensorError, MemoryError):
+        return row[0], _unpacked(row[2])
+    return None
+
+
+def _replace(db: sqlite3.Connection, owner: str, position: int, packed: bytes, pages: int) -> None:
+    "Write an entry in place of an older one. Those unused for longest make room for it, in `pages` pages in all."
+    _drop(db, "owner = ? AND position = ?", owner, position)
+    while pages - _used_pages(db) < len(packed) // (_PAGE - 100) + 16:
+        _drop(db, "id = (SELECT id FROM kept ORDER BY used LIMIT 1)")
+    row = owner, position, time.time_ns(), zlib.crc32(packed)
+    at = db.execute("INSERT INTO kept VALUES (NULL, ?, ?, ?, ?)", row).lastrowid
+    db.execute("INSERT INTO content VALUES (?, ?)", (at, packed))
+
+
+def _used_pages(db: sqlite3.Connection) -> int:
+    pages, free = (db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count"))
+    return pages - free
+
+
+def _drop(db: sqlite3.Connection, which: str, *values: str | int) -> None:
+    for at, in db.execute(f"SELECT id FROM kept WHERE {which}", values).fetchall():
+        db.execute("DELETE FROM content WHERE id = ?", (at,))
+        db.execute("DELETE FROM kept WHERE id = ?", (at,))
+
+# %% ../../nbs/evaluation/08_logit_cache.ipynb #be5ef306
+def _open_limited(path: Path, pages: int, say: Callable[[str], None]) -> sqlite3.Connection:
+    "Open or create a file of at most `pages` pages. Raises OSError or sqlite3.Error if that fails."
+    path.parent.mkdir(parents=True, exist_ok=True)
+    db = open_database(path, _KIND, _VERSION, _SCHEMA, False, pages * _PAGE, say)
+    try:
+        db.execute(f"PRAGMA max_page_count = {pages}")
+        db.execute("PRAGMA busy_timeout = 100")  # in ms; after that, running the networks is faster
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _has_free(path: Path, spared: int) -> bool:
+    "Whether more than `spared` bytes are free on the disk of a file."
+    with suppress(OSError):
+        return shutil.disk_usage(path.parent).free > spared
+    return False
+
+# %% ../../nbs/evaluation/08_logit_cache.ipynb #63ab9f67
+class LimitedFile:
+    "A database of limited size, journal included, which is only read once it cannot be written."
+
+    def __init__(self, path: Path, most_bytes: int, spared: int, say: Callable[[str], None]):
+        self.path, self.spared, self.say = path, spared, say
+        self.journal = min(8 << 20, most_bytes // 4)         # bytes of the journal during a write
+        self.pages, self.is_writable = (most_bytes - self.journal) // _PAGE, False
+        self.db: sqlite3.Connection | None = None  # None: the file is not used at all
+        if self.pages < 64:
+            return
+        try:
+            self.db = _open_limited(path, self.pages, say)
+            self._as_opened = path.stat()
+            self.is_writable = True
+        except (OSError, sqlite3.Error) as e:
+            self.close()
+            self.only_read(e)
+            self.db = open_read_only(path, _KIND, _VERSION, _SCHEMA, whole=False)
+
+    def only_read(self, why: object) -> None:
+        "Stop writing; stored entries can still be read."
+        self.is_writable = False
+        self.say(f"{self.path} cannot be written ({why}); logits that are not in it are computed each time.")
+
+    def fits(self, size: int) -> bool:
+        "Whether an entry of `size` bytes can be written now."
+        if not self.is_writable or size > self.journal // 2:
+            return False
+        if not is_same_file(self.path, self._as_opened):
+            self.only_read("it was removed")
+            self.close()  # otherwise the removed file would still use disk space
+            return False
+        return _has_free(self.path, self.spared)
+
+    def close(self) -> None:
+        "Close the file."
+        if self.db is not None:
+            self.db.close()
+        self.db, self.is_writable = None, False
+
+# %% ../../nbs/evaluation/08_logit_cache.ipynb #ff92741d
+class LogitsReader:
+    "Logits by position in a list, as stored in a file; safe for several threads and processes."
 
     def __init__(
         self,
@@ -73,101 +168,19 @@ class LogitsStore:
         spared: int = SPARED,                # bytes to leave free on the disk
         say: Callable[[str], None] = print,  # called with a message if something is wrong with the file
     ):
-        self.path, self.spared, self.say = Path(path), spared, say
+        self.path, self._lock = Path(path), threading.RLock()
+        self.file = LimitedFile(self.path, most_bytes, spared, say)
         self._owner = json.dumps(dict(identity), sort_keys=True)
-        self._journal = min(8 << 20, most_bytes // 4)         # bytes of the journal during a write
-        self._pages = (most_bytes - self._journal) // _PAGE
-        self._lock, self._writes = threading.RLock(), False
-        self._db: sqlite3.Connection | None = None
-        self._used: dict[int, int] = {}                       # time of use by id, not yet written
-        if self._pages < 64:
-            return
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = open_database(self.path, _KIND, _VERSION, _SCHEMA, False, self._pages * _PAGE, say)
-            self._file = self.path.stat()
-            self._db.execute(f"PRAGMA max_page_count = {self._pages}")
-            self._db.execute("PRAGMA busy_timeout = 100")  # in ms; after that, running the networks is faster
-            self._writes = True
-        except (OSError, sqlite3.Error) as e:
-            self.close()
-            self._only_read(e)
-            self._db = open_read_only(self.path, _KIND, _VERSION, _SCHEMA, whole=False)
-
-    def _only_read(self, why: object) -> None:
-        "Stop writing; stored entries can still be read."
-        self._writes = False
-        self.say(f"{self.path} cannot be written ({why}); logits that are not in it are computed each time.")
+        self._used: dict[int, int] = {}  # time of use by id, not yet written
 
     def get(self, position: int) -> Parts | None:
         "The logits of segmenter, localizer and old model as float32; None if they are not stored."
         with self._lock:
-            db, row = self._db, None
-            if db is None:
+            found = None if self.file.db is None else _find(self.file.db, self._owner, position)
+            if found is None:
                 return None
-            with suppress(sqlite3.Error):
-                row = db.execute("SELECT id, digest, half FROM kept JOIN content USING (id) "
-                                 "WHERE owner = ? AND position = ?", (self._owner, position)).fetchone()
-            if not row or type(row[2]) is not bytes or zlib.crc32(row[2]) != row[1]:
-                return None
-            try:
-                found = _unpacked(row[2])
-            except (SafetensorError, MemoryError):
-                return None
-            self._used[row[0]] = time.time_ns()
-            if len(self._used) >= 64 and self._writes:
-                with suppress(sqlite3.Error), transaction(db):
-                    self._write_use(db)
-        return found
-
-    def put(self, position: int, logits: Logits) -> bool:
-        "Store the logits of an image. Returns whether they could be stored."
-        packed = _packed(logits)
-        with self._lock:
-            db = self._db
-            if db is None or not self._writes or not self._fits(len(packed)):
-                return False
-            try:
-                with transaction(db):
-                    self._write_use(db)
-                    self._drop(db, "owner = ? AND position = ?", self._owner, position)
-                    while self._free_pages(db) < len(packed) // (_PAGE - 100) + 16:
-                        self._drop(db, "id = (SELECT id FROM kept ORDER BY used LIMIT 1)")
-                    row = self._owner, position, time.time_ns(), zlib.crc32(packed)
-                    at = db.execute("INSERT INTO kept VALUES (NULL, ?, ?, ?, ?)", row).lastrowid
-                    db.execute("INSERT INTO content VALUES (?, ?)", (at, packed))
-                return True
-            except sqlite3.Error as e:
-                if "locked" not in str(e):
-                    self._only_read(e)
-                return False
-
-    def _fits(self, size: int) -> bool:
-        "Whether `size` bytes can be written now."
-        if size > self._journal // 2:
-            return False
-        if not is_same_file(self.path, self._file):
-            self._only_read("it was removed")
-            self.close()  # otherwise the removed file would still use disk space
-            return False
-        with suppress(OSError):
-            return shutil.disk_usage(self.path.parent).free > self.spared
-        return False
-
-    def _free_pages(self, db: sqlite3.Connection) -> int:
-        counts = ("page_count", "freelist_count")
-        pages, free = (db.execute(f"PRAGMA {name}").fetchone()[0] for name in counts)
-        return self._pages - pages + free
-
-    def _drop(self, db: sqlite3.Connection, which: str, *values: str | int) -> None:
-        for at, in db.execute(f"SELECT id FROM kept WHERE {which}", values).fetchall():
-            db.execute("DELETE FROM content WHERE id = ?", (at,))
-            db.execute("DELETE FROM kept WHERE id = ?", (at,))
-
-    def _write_use(self, db: sqlite3.Connection) -> None:
-        used = [(when, at) for at, when in self._used.items()]
-        db.executemany("UPDATE kept SET used = ? WHERE id = ?", used)
-        self._used.clear()
+            self._used[found[0]] = time.time_ns()
+            return found[1]
 
     def on_disk(self) -> int:
         "Bytes of the file and its journal."
@@ -177,9 +190,41 @@ class LogitsStore:
     def close(self) -> None:
         "Close the file."
         with self._lock:
-            if self._db is not None:
-                self._db.close()
-            self._db, self._writes = None, False
+            self.file.close()
+
+# %% ../../nbs/evaluation/08_logit_cache.ipynb #dda3637a
+class LogitsStore(LogitsReader):
+    "Logits by position in a list, in half precision; safe for several threads and processes."
+
+    def get(self, position: int) -> Parts | None:
+        "The logits of segmenter, localizer and old model as float32; None if they are not stored."
+        with self._lock:
+            found, db = super().get(position), self.file.db
+            if len(self._used) >= 64 and db is not None and self.file.is_writable:
+                with suppress(sqlite3.Error), transaction(db):
+                    self._write_use(db)
+            return found
+
+    def put(self, position: int, logits: Logits) -> bool:
+        "Store the logits of an image. Returns whether they could be stored."
+        packed = _packed(logits)
+        with self._lock:
+            if not self.file.fits(len(packed)) or (db := self.file.db) is None:
+                return False
+            try:
+                with transaction(db):
+                    self._write_use(db)
+                    _replace(db, self._owner, position, packed, self.file.pages)
+                return True
+            except sqlite3.Error as e:
+                if "locked" not in str(e):
+                    self.file.only_read(e)
+                return False
+
+    def _write_use(self, db: sqlite3.Connection) -> None:
+        used = [(when, at) for at, when in self._used.items()]
+        db.executemany("UPDATE kept SET used = ? WHERE id = ?", used)
+        self._used.clear()
 
 # %% ../../nbs/evaluation/08_logit_cache.ipynb #8231694e
 def _of_image(found: Parts, sample: Sample) -> Logits | None:

@@ -18,6 +18,7 @@ from ..core.errors import require
 from ..data.batches import normalize
 from ..data.samples import Sample
 from ..data.tasks import Step
+from .metrics import iou
 from ..inference.background import cancellable, stop_condition
 from ..models.localizer import focal_penalty, weighted_pool
 from ..models.segmenter import Segmenter, SegmenterOutput
@@ -25,7 +26,7 @@ from ..pseudo.labels import IGNORE
 from ..pseudo.targets import TargetRule, Targets
 
 # %% auto #0
-__all__ = ['DIFFERENCES', 'Logits', 'class_map', 'StepModels', 'localizer_scores', 'difference_map']
+__all__ = ['DIFFERENCES', 'Logits', 'class_map', 'StepModels', 'localizer_scores', 'difference_map', 'visible_iou']
 
 # %% ../../nbs/evaluation/11_logits.ipynb #9aec9215
 @dataclass(frozen=True)
@@ -55,15 +56,11 @@ class Logits:
                  "localizer_logits": self.localizer, "old_logits": self.old, **self.evidence}
         return {name: value[None] for name, value in given.items() if value is not None}
 
-    def targets(
-        self,
-        rule: TargetRule = TargetRule(),
-        image_labels: Tensor | None = None,  # C-1 bool; None: the image's own
-    ) -> Targets:
+    def targets(self, rule: TargetRule = TargetRule()) -> Targets:
         "Pseudo-labels under `rule`, as a batch of one. Raises ValueError without localizer or old model."
         require(self.localizer, "this step makes no pseudo-labels: it has no localizer")
         require(self.old, "this step makes no pseudo-labels: it has no old model")
-        return Targets(rule, self.inputs(image_labels))
+        return Targets(rule, self.inputs())
 
     def prediction(self) -> Tensor:  # H, W uint8
         "The arg-max of the segmenter's logits at the size of the image."
@@ -77,6 +74,38 @@ def class_map(
     "The arg-max of maps after bilinear interpolation to `size`."
     full = F.interpolate(maps.float(), tuple(size), mode="bilinear", align_corners=False)
     return full.max(1).indices.byte()  # `argmax` takes five times as long here
+
+# %% ../../nbs/evaluation/11_logits.ipynb #6851e515
+@functools.cache
+def _helper() -> ThreadPoolExecutor:
+    "The thread that runs the second network."
+    return ThreadPoolExecutor(1, "second network")
+
+
+@torch.no_grad()
+def _run_with(threads: int, network: Segmenter, images: Tensor, stop: Callable[[], bool] | None
+              ) -> SegmenterOutput:
+    torch.set_num_threads(threads)
+    with cancellable(stop):
+        return network(images)
+
+
+def _outputs(segmenter: Segmenter, old: Segmenter | None, images: Tensor,
+             parallel: bool) -> tuple[SegmenterOutput, Tensor | None]:
+    "The output of the segmenter, and the logits of the old model."
+    if old is None:
+        return segmenter(images), None
+    threads = torch.get_num_threads()
+    if not parallel or images.device.type != "cpu" or threads < 2:
+        return segmenter(images), old(images).logits
+    helper = _helper().submit(_run_with, threads // 2, old, images, stop_condition())
+    torch.set_num_threads(threads - threads // 2)
+    try:
+        out = segmenter(images)
+    finally:
+        torch.set_num_threads(threads)
+        helper.exception()  # wait for the thread, even after an error
+    return out, helper.result().logits
 
 # %% ../../nbs/evaluation/11_logits.ipynb #f6f0e843
 @dataclass
@@ -98,7 +127,7 @@ class StepModels:
                 m.eval()
             images = normalize(sample.image[None].to(next(self.segmenter.parameters()).device))
             images = images.contiguous(memory_format=torch.channels_last)
-            out, old = self._outputs(images)
+            out, old = _outputs(self.segmenter, self.old, images, self.parallel)
             localizer = self.localizer(out.features, old) if self.localizer else None
         finally:
             for m, mode in zip(models, modes):
@@ -106,36 +135,6 @@ class StepModels:
         return Logits(sample.image, sample.mask, sample.image_labels, out.logits[0].cpu(),
                       localizer if localizer is None else localizer[0].cpu(),
                       old if old is None else old[0].cpu(), sample.id, sample.evidence)
-
-    def _outputs(self, images: Tensor) -> tuple[SegmenterOutput, Tensor | None]:
-        "The output of the segmenter, and the logits of the old model."
-        if self.old is None:
-            return self.segmenter(images), None
-        threads = torch.get_num_threads()
-        if not self.parallel or images.device.type != "cpu" or threads < 2:
-            return self.segmenter(images), self.old(images).logits
-        helper = _helper().submit(_run_with, threads // 2, self.old, images, stop_condition())
-        torch.set_num_threads(threads - threads // 2)
-        try:
-            out = self.segmenter(images)
-        finally:
-            torch.set_num_threads(threads)
-            helper.exception()  # wait for the thread, even after an error
-        return out, helper.result().logits
-
-# %% ../../nbs/evaluation/11_logits.ipynb #6851e515
-@functools.cache
-def _helper() -> ThreadPoolExecutor:
-    "The thread that runs the second network."
-    return ThreadPoolExecutor(1, "second network")
-
-
-@torch.no_grad()
-def _run_with(threads: int, network: Segmenter, images: Tensor, stop: Callable[[], bool] | None
-              ) -> SegmenterOutput:
-    torch.set_num_threads(threads)
-    with cancellable(stop):
-        return network(images)
 
 # %% ../../nbs/evaluation/11_logits.ipynb #c9be43e6
 def localizer_scores(
@@ -161,3 +160,18 @@ def difference_map(
     codes[truth == 0] = 2
     codes[labels == truth] = 0
     return codes.masked_fill((labels == IGNORE) | (truth == IGNORE), IGNORE)
+
+# %% ../../nbs/evaluation/11_logits.ipynb #d6d29448
+def visible_iou(
+    counts: Tensor,           # C, C+1 int64: pixels by true class and class of the map
+    knows: str,               # classes that the map can show, as in `MapKind`
+    image_labels: Tensor,     # C-1 bool
+    n_old: int | None = None,  # classes of the old model, background included; None: there is none
+) -> Tensor:                  # C in [0, 1]
+    "IoU by class over the pixels with a label; NaN for a class that is absent or that the map cannot show."
+    found = iou(counts[:, :-1])
+    if knows == "labels":
+        found[1:][~image_labels] = torch.nan
+    elif knows == "old" and n_old is not None:
+        found[n_old:] = torch.nan
+    return found

@@ -8,14 +8,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..core.errors import InputError, did_you_mean, require
-from .logits import Logits, class_map, difference_map
-from .metrics import count_pairs, iou
+from .logits import Logits, class_map, difference_map, visible_iou
+from .metrics import count_pairs
 from ..pseudo.links import Rule
 from ..pseudo.rule_maps import unchanged_maps
 from ..pseudo.step_targets import localizer_targets, segmenter_targets
@@ -23,7 +25,8 @@ from ..pseudo.targets import TargetRule, Targets
 
 # %% auto #0
 __all__ = ['MAP_KINDS', 'MapKind', 'SoftMap', 'Cam', 'Refined', 'HardMask', 'SoftLabel', 'Target', 'Picture', 'OldModel',
-           'Prediction', 'Truth', 'Difference', 'with_own_kinds', 'available_kinds', 'Maps', 'one_thread']
+           'Prediction', 'Truth', 'Difference', 'with_own_kinds', 'available_kinds', 'MapCache', 'MapState', 'Maps',
+           'one_thread']
 
 # %% ../../nbs/evaluation/02_maps.ipynb #bfeb734d
 class MapKind:
@@ -179,9 +182,26 @@ def available_kinds(
     return tuple(name for name, kind in kinds.items()
                  if all(rule.inputs_of(read) <= there for read in kind.reads))
 
-# %% ../../nbs/evaluation/02_maps.ipynb #0f832473
-class Maps:
-    "Every map of one image under a rule, each computed when it is first used."
+# %% ../../nbs/evaluation/02_maps.ipynb #fbdc7d57
+@dataclass
+class MapCache:
+    "The maps of an image that have been computed, by name."
+    soft: dict[str, Tensor | None] = field(default_factory=dict)
+    labels: dict[str, Tensor] = field(default_factory=dict)
+    counts: dict[str, Tensor] = field(default_factory=dict)
+
+    def only(self, names: set[str]) -> MapCache:
+        "A cache of these maps alone."
+        return MapCache({n: soft for n, soft in self.soft.items() if n in names},
+                        {n: labels for n, labels in self.labels.items() if n in names},
+                        {n: counts for n, counts in self.counts.items() if n in names})
+
+# %% ../../nbs/evaluation/02_maps.ipynb #7b8346c2
+_State = TypeVar("_State", bound="MapState")
+
+
+class MapState:
+    "What the maps of one image are computed from, which maps that allows, and those computed so far."
 
     def __init__(
         self,
@@ -190,14 +210,25 @@ class Maps:
         image_labels: Tensor | None = None,  # C-1 bool; None: the image's own
         kinds: Mapping[str, MapKind] = MAP_KINDS,
     ):
-        self.logits, self.rule, self.kinds = logits, rule, kinds
-        self.image_labels = logits.image_labels if image_labels is None else image_labels
-        self.targets = Targets(rule, logits.inputs(image_labels))
-        self.panels, self.names = self._available()
+        self.logits, self.kinds = logits, kinds
         self.compared = "prediction"  # the map that "difference" compares with the truth
-        self._soft: dict[str, Tensor | None] = {}
-        self._labels: dict[str, Tensor] = {}
-        self._counts: dict[str, Tensor] = {}
+        self._cache = MapCache()
+        self._set_rule(rule, image_labels, Targets(rule, logits.inputs(image_labels)))
+
+    def _set_rule(self, rule: TargetRule, image_labels: Tensor | None, targets: Targets) -> None:
+        self.rule, self.targets = rule, targets
+        self.image_labels = self.logits.image_labels if image_labels is None else image_labels
+        truth = () if self.logits.truth is None else ("truth",)
+        self.panels = available_kinds(self.kinds, rule, (*targets.inputs, "segmenter_logits", *truth))
+        self.names = tuple(name for name in self.panels if self.kinds[name].scored)  # compared with the truth
+
+    def with_rule(self: _State, rule: TargetRule, image_labels: Tensor | None = None) -> _State:
+        "The maps of the same image under another rule or other labels; unaffected maps are reused."
+        other, labels = copy(self), self.logits.image_labels if image_labels is None else image_labels
+        other._set_rule(rule, labels, self.targets.with_rule(rule, image_labels=labels[None].float()))
+        changed = (rule.links.keys() | other.targets.inputs.keys()) - unchanged_maps(other.targets, self.targets)
+        other._cache = self._cache.only({n for n in other.panels if not changed & {*self.kinds[n].reads}})
+        return other
 
     @property
     def size(self) -> tuple[int, int]:
@@ -205,26 +236,9 @@ class Maps:
         height, width = self.logits.picture.shape[1:]
         return height, width
 
-    def with_rule(self, rule: TargetRule, image_labels: Tensor | None = None) -> Maps:
-        "The maps of the same image under another rule or other labels; unaffected maps are reused."
-        other = copy(self)
-        other.rule = rule
-        other.image_labels = self.logits.image_labels if image_labels is None else image_labels
-        other.targets = self.targets.with_rule(rule, image_labels=other.image_labels[None].float())
-        other.panels, other.names = other._available()
-        changed = (rule.links.keys() | other.targets.inputs.keys()) - unchanged_maps(other.targets, self.targets)
-        kept = {name for name in other.panels if not changed & {*self.kinds[name].reads}}
-        other._soft = {n: soft for n, soft in self._soft.items() if n in kept}
-        other._labels = {n: labels for n, labels in self._labels.items() if n in kept}
-        other._counts = {n: counts for n, counts in self._counts.items() if n in kept}
-        return other
-
-    def _available(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        "Names of the kinds that can be shown, and of those that are compared with the truth."
-        truth = () if self.logits.truth is None else ("truth",)
-        given = (*self.targets.inputs, "segmenter_logits", *truth)
-        panels = available_kinds(self.kinds, self.rule, given)
-        return panels, tuple(name for name in panels if self.kinds[name].scored)
+# %% ../../nbs/evaluation/02_maps.ipynb #e39cf6be
+class Maps(MapState):
+    "Every map of one image under a rule, each computed when it is first used."
 
     def kind(self, name: str) -> MapKind:
         "The kind of a map. Raises InputError if this image has no such map."
@@ -235,17 +249,17 @@ class Maps:
 
     def soft(self, name: str) -> Tensor | None:  # C, h, w in [0, 1]; None for the hard mask
         "Probabilities by class."
-        if name not in self._soft:
-            self._soft[name] = self.kind(name).soft(self)
-        return self._soft[name]
+        if name not in self._cache.soft:
+            self._cache.soft[name] = self.kind(name).soft(self)
+        return self._cache.soft[name]
 
     def labels(self, name: str) -> Tensor:  # H, W uint8 in training order; 255: no label
         "Classes by pixel."
-        if name in self._labels:
-            return self._labels[name]
+        if name in self._cache.labels:
+            return self._cache.labels[name]
         labels = self.kind(name).labels(self)
         if self.kinds[name].draws == "classes":  # a difference depends on `compared` too
-            self._labels[name] = labels
+            self._cache.labels[name] = labels
         return labels
 
     def counts(self, name: str) -> Tensor | None:  # C, C+1 int64; None without a truth
@@ -253,21 +267,15 @@ class Maps:
         truth = self.logits.truth
         if truth is None:
             return None
-        if name not in self._counts:
-            self._counts[name] = count_pairs(truth, self.labels(name), len(self.image_labels) + 1)
-        return self._counts[name]
+        if name not in self._cache.counts:
+            self._cache.counts[name] = count_pairs(truth, self.labels(name), len(self.image_labels) + 1)
+        return self._cache.counts[name]
 
     def iou(self, name: str) -> Tensor | None:  # C in [0, 1]; None without a truth
-        "IoU by class over the pixels with a label; NaN for a class that is absent or that the map cannot show."
-        counts = self.counts(name)
-        if counts is None:
-            return None
-        found, knows = iou(counts[:, :-1]), self.kinds[name].knows
-        if knows == "labels":
-            found[1:][~self.image_labels] = torch.nan
-        elif knows == "old" and self.logits.old is not None:
-            found[len(self.logits.old):] = torch.nan
-        return found
+        "See `visible_iou`."
+        counts, old = self.counts(name), self.logits.old
+        n_old = None if old is None else len(old)
+        return None if counts is None else visible_iou(counts, self.kinds[name].knows, self.image_labels, n_old)
 
 # %% ../../nbs/evaluation/02_maps.ipynb #048837a7
 @contextmanager

@@ -22,7 +22,7 @@ Array = TypeVar("Array", Tensor, np.ndarray)
 
 # %% auto #0
 __all__ = ['Array', 'METRICS', 'count_pairs', 'count_confusion', 'iou_of_counts', 'iou', 'recall', 'precision', 'accuracy',
-           'scores', 'Metric', 'move_states', 'sum_states', 'ConfusionMatrix']
+           'scores', 'StepSums', 'Metric', 'move_states', 'sum_states', 'ConfusionMatrix']
 
 # %% ../../nbs/evaluation/00_metrics.ipynb #2805bafe
 def count_pairs(
@@ -155,8 +155,33 @@ def scores(
         "mean_precision": _mean(measures["precision"]),
     }
 
+# %% ../../nbs/evaluation/00_metrics.ipynb #36b3e64c
+class StepSums:
+    "Tensors that sum over the images of a step, and means of what is computed from them."
+    unit: str = "%"  # of the results
+
+    def __init__(self, step: Step):
+        self.step = step
+        self.states: list[str] = []
+
+    def add_state(self, name: str, start: Tensor) -> None:
+        "Register `self.<name>`, a tensor that `update` adds to. Integers sum exactly."
+        self.states.append(name)
+        setattr(self, name, start)
+
+    def by_group(self, values: Tensor) -> dict[str, float | None]:  # C; NaN is left out
+        "Means by group of classes; `all` includes the background. Shares become percent if `unit` is '%'."
+        factor = 100 if self.unit == "%" else 1
+        groups = _groups(self.step.classes_per_step) | {"all": slice(None)}
+        return {name: _mean(values.double().cpu()[part], factor) for name, part in groups.items()}
+
+    def by_class(self, values: Tensor) -> dict[str, float | None]:  # C; NaN: undefined
+        "The value of each class. Shares become percent if `unit` is '%'."
+        factor = 100 if self.unit == "%" else 1
+        return {name: _mean(v, factor) for name, v in zip(self.step.names, values.double().cpu().split(1))}
+
 # %% ../../nbs/evaluation/00_metrics.ipynb #5b1d0a02
-class Metric:
+class Metric(StepSums):
     """Base class of a metric: sums over the images of a split, and a score that is computed from them.
 
     >>> class Pixels(wilson.Metric):
@@ -176,15 +201,6 @@ class Metric:
     digits: int = 1                  # after the decimal point, in tables
     by: str | None = None            # what `compute` returns: None: one number; "group" | "class": a dict
 
-    def __init__(self, step: Step):
-        self.step = step
-        self.states: list[str] = []
-
-    def add_state(self, name: str, start: Tensor) -> None:
-        "Register `self.<name>`, a tensor that `update` adds to. Integers sum exactly."
-        self.states.append(name)
-        setattr(self, name, start)
-
     def update(self, prediction: Tensor, truth: Tensor, batch: Batch) -> None:
         "Count a batch of maps, B, H, W int64; 255 means no label in `prediction`, not counted in `truth`."
         raise NotImplementedError(f"{type(self).__name__} has no update(prediction, truth, batch)")
@@ -202,17 +218,6 @@ class Metric:
     def scores(self) -> dict[str, Any]:
         "The score under its name, as in metrics.json."
         return {self.name: _plain(self, self.compute())}
-
-    def by_group(self, values: Tensor) -> dict[str, float | None]:  # C; NaN is left out
-        "Means by group of classes; `all` includes the background. Shares become percent if `unit` is '%'."
-        factor = 100 if self.unit == "%" else 1
-        groups = _groups(self.step.classes_per_step) | {"all": slice(None)}
-        return {name: _mean(values.double().cpu()[part], factor) for name, part in groups.items()}
-
-    def by_class(self, values: Tensor) -> dict[str, float | None]:  # C; NaN: undefined
-        "The value of each class. Shares become percent if `unit` is '%'."
-        factor = 100 if self.unit == "%" else 1
-        return {name: _mean(v, factor) for name, v in zip(self.step.names, values.double().cpu().split(1))}
 
 # %% ../../nbs/evaluation/00_metrics.ipynb #5b1d0a03
 def _plain(metric: Metric, value: Any) -> Any:

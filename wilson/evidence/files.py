@@ -26,8 +26,8 @@ from ..data.samples import StepSamples
 from ..data.tasks import Step
 
 # %% auto #0
-__all__ = ['SOFT', 'REGIONS', 'TOP', 'NONE', 'read_soft_maps', 'read_regions', 'check_proportions', 'EvidenceFolder',
-           'evidence_reader', 'EvidenceSummary', 'check_evidence']
+__all__ = ['SOFT', 'REGIONS', 'TOP', 'NONE', 'read_soft_maps', 'read_regions', 'check_proportions', 'soft_channels',
+           'resize_regions', 'EvidenceFolder', 'evidence_reader', 'EvidenceSummary', 'check_evidence']
 
 # %% ../../nbs/evidence/00_files.ipynb #04bde0a8
 SOFT, REGIONS = "evidence_soft", "evidence_regions"  # inputs of a target rule
@@ -94,6 +94,31 @@ def check_proportions(
         raise InputError(f"{display_path(path)} is {w}×{h} and its image {width}×{height}: expected the same "
                          f"proportions; cut off what the model added around the image.{turned}")
 
+# %% ../../nbs/evidence/00_files.ipynb #e4c34ff4
+def soft_channels(
+    maps: Mapping[str, np.ndarray],  # name → h, w float32 in [0, 1]; at least one
+    channels: Sequence[str],         # K names: background and the step's new classes
+    size: Sequence[int],             # H, W
+) -> Tensor:                         # K, H, W uint8: `TOP` is probability 1, `NONE` a channel without a map
+    "Soft maps as the channels of a step, at the size of an image. A missing background is what all maps leave."
+    if "background" not in maps:
+        maps = {**maps, "background": 1 - np.max([*maps.values()], 0)}
+    made = torch.full((len(channels), *size), NONE, dtype=torch.uint8)
+    known = [k for k, name in enumerate(channels) if name in maps]
+    stack = torch.from_numpy(np.stack([maps[channels[k]] for k in known]))[None]
+    full = F.interpolate(stack, tuple(size), mode="bilinear", align_corners=False)[0]
+    made[known] = (full * TOP).round().byte()
+    return made
+
+
+def resize_regions(
+    regions: np.ndarray,  # h, w int32
+    size: Sequence[int],  # H, W
+) -> Tensor:              # 1, H, W int32
+    "Regions at the size of an image. Each pixel gets the number at its center, as numbers have no mean."
+    rows, columns = ((np.arange(n) + 0.5) * (m / n) for n, m in zip(size, regions.shape))
+    return torch.from_numpy(regions[rows.astype(int)][:, columns.astype(int)])[None]
+
 # %% ../../nbs/evidence/00_files.ipynb #eab9535a
 @dataclass(frozen=True)
 class EvidenceFolder:
@@ -124,13 +149,7 @@ class EvidenceFolder:
             return made
         maps = read_soft_maps(path, self.names)
         check_proportions(next(iter(maps.values())).shape, size, path)
-        if "background" not in maps:
-            maps["background"] = 1 - np.max([*maps.values()], 0)
-        known = [k for k, name in enumerate(self.channels) if name in maps]
-        stack = torch.from_numpy(np.stack([maps[self.channels[k]] for k in known]))[None]
-        full = F.interpolate(stack, tuple(size), mode="bilinear", align_corners=False)[0]
-        made[known] = (full * TOP).round().byte()
-        return made
+        return soft_channels(maps, self.channels, size)
 
     def region_map(self, image: str, size: Sequence[int]) -> Tensor:  # 1, H, W int32
         "The regions at the size of the image."
@@ -138,8 +157,7 @@ class EvidenceFolder:
             return torch.zeros((1, *size), dtype=torch.int32)
         regions = read_regions(path)
         check_proportions(regions.shape, size, path)
-        rows, columns = ((np.arange(n) + 0.5) * (m / n) for n, m in zip(size, regions.shape))
-        return torch.from_numpy(regions[rows.astype(int)][:, columns.astype(int)])[None]
+        return resize_regions(regions, size)
 
 # %% ../../nbs/evidence/00_files.ipynb #be5477c6
 def evidence_reader(

@@ -75,6 +75,10 @@ def vote_by_regions(
     return torch.where(regions > 0, winner[index].view(size), labels)
 
 # %% ../../nbs/evidence/01_links.ipynb #6d5c6fbd
+def _hard_part(masked: Tensor) -> Tensor:
+    return (masked == masked.amax(1, keepdim=True)).to(masked.dtype)
+
+
 class RegionVote(RefinedSoften):
     "The parameters of a vote of regions on the hard part of the soft pseudo-label."
     region_weight: float = param(1.0, "share of the regions' vote in the hard part of the soft label", min=0,
@@ -100,7 +104,7 @@ class RegionVote(RefinedSoften):
         weight = self.region_weight * some * self.alpha
         return own + weight * (voted - _hard_part(masked))
 
-
+# %% ../../nbs/evidence/01_links.ipynb #0a0a5908
 class SoftenByRegions(RegionVote):
     "The soft pseudo-label, its hard part voted by regions that another model made."
     reads: Sequence[str] = ("masked", "refined", "evidence_regions")
@@ -111,10 +115,6 @@ class SoftenByRegions(RegionVote):
     ) -> Tensor:
         own = super().compute(masked, refined)
         return own if evidence_regions is None else self.vote(masked, own, evidence_regions)
-
-
-def _hard_part(masked: Tensor) -> Tensor:
-    return (masked == masked.amax(1, keepdim=True)).to(masked.dtype)
 
 # %% ../../nbs/evidence/01_links.ipynb #b2f10002
 def find_superpixels(

@@ -17,7 +17,7 @@ from torch import nn
 
 # %% auto #0
 __all__ = ['READER', 'NEXT', 'LIST', 'Cancelled', 'stop_condition', 'cancellable', 'check_cancelled', 'make_cancellable',
-           'PriorityLock', 'Prefetcher']
+           'PriorityLock', 'LoadingPlan', 'Prefetcher']
 
 # %% ../../nbs/inference/00_background.ipynb #6c3d1f05
 class Cancelled(Exception):
@@ -96,7 +96,47 @@ class PriorityLock:
         with self._condition:
             return len(self._waiting)
 
-# %% ../../nbs/inference/00_background.ipynb #6c3d1f11
+# %% ../../nbs/inference/00_background.ipynb #4a99d2c2
+class LoadingPlan:
+    "The keys that one thread loads, in order. The thread starts with a plan, and ends when nothing is left."
+
+    def __init__(self, quiet: float):
+        self.quiet, self._since = quiet, 0.0  # seconds from `replace` until the work begins; time of `replace`
+        self.stop = threading.Event()         # set: stop loading the current key
+        self.finished = threading.Event()     # not set while there is a thread
+        self.finished.set()
+        self._condition = threading.Condition()
+        self._keys: list[Hashable] = []
+        self._current: Hashable = None
+
+    def replace(self, keys: Sequence[Hashable]) -> bool:
+        "Plan `keys` in place of those planned before. Returns whether a thread has to be started."
+        with self._condition:
+            self._keys, self._since = list(keys), time.monotonic()
+            self._condition.notify_all()
+            starts = bool(self._keys) and self.finished.is_set()
+            if starts:
+                self.finished.clear()
+            return starts
+
+    def interrupt(self, keep: Hashable) -> None:
+        "Drop the planned keys, and stop the current one unless it is `keep`."
+        with self._condition:
+            self._keys = []
+            if self._current != keep:
+                self.stop.set()
+
+    def next(self) -> Hashable:
+        "The next key, after the pause. None if there is none, and then the thread has to end."
+        with self._condition:
+            while self._keys and (left := self._since + self.quiet - time.monotonic()) > 0:
+                self._condition.wait(left)
+            self.stop, self._current = threading.Event(), self._keys.pop(0) if self._keys else None
+            if self._current is None:
+                self.finished.set()
+            return self._current
+
+# %% ../../nbs/inference/00_background.ipynb #12a1adac
 class Prefetcher:
     "Loads keys that may be needed next, one after another, in a background thread."
 
@@ -105,53 +145,27 @@ class Prefetcher:
         load: Callable[[Any], object],  # called with a key; stores the result itself
         quiet: float = 0.15,            # seconds after `want` until the work begins
     ):
-        self._load, self._quiet = load, quiet
+        self._load, self._plan = load, LoadingPlan(quiet)
         self._threads = torch.get_num_threads()
-        self._condition = threading.Condition()
-        self._keys: list[Hashable] = []
-        self._current: Hashable = None
-        self._stop, self._since = threading.Event(), 0.0
-        self._thread: threading.Thread | None = None
 
     def want(self, keys: Sequence[Hashable]) -> None:
         "Load `keys` in this order, in place of the keys that were planned before."
-        with self._condition:
-            self._keys, self._since = list(keys), time.monotonic()
-            if self._keys and self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="prefetch", daemon=True)
-                self._thread.start()
-            self._condition.notify_all()
+        if self._plan.replace(keys):
+            threading.Thread(target=self._run, name="prefetch", daemon=True).start()
 
     def interrupt(self, keep: Hashable = None) -> None:
         "Drop the planned keys, and stop the current one unless it is `keep`."
-        with self._condition:
-            self._keys = []
-            if self._current != keep:
-                self._stop.set()
+        self._plan.interrupt(keep)
 
     def wait(self, timeout: float | None = None) -> bool:
         "Wait until nothing is left to load. Returns False after `timeout` seconds."
-        with self._condition:
-            return self._condition.wait_for(lambda: self._thread is None, timeout)
-
-    def _next(self) -> Hashable:
-        "The next key, after the pause; None if there is none."
-        with self._condition:
-            self._current = None
-            while self._keys and (left := self._since + self._quiet - time.monotonic()) > 0:
-                self._condition.wait(left)
-            if self._keys:
-                self._stop, self._current = threading.Event(), self._keys.pop(0)
-            else:
-                self._thread = None
-                self._condition.notify_all()
-            return self._current
+        return self._plan.finished.wait(timeout)
 
     def _run(self) -> None:
         torch.set_num_threads(self._threads)  # another thread may have limited them meanwhile
-        while (key := self._next()) is not None:
+        while (key := self._plan.next()) is not None:
             try:
-                with cancellable(self._stop.is_set):
+                with cancellable(self._plan.stop.is_set):
                     self._load(key)
             except Exception:  # also Cancelled; errors are reported when the image is opened
                 continue

@@ -19,7 +19,7 @@ from ..models.segmenter import Segmenter
 
 # %% auto #0
 __all__ = ['WIDTHS', 'TILED_ABOVE', 'TILE_PIXELS', 'ENDLESS_MARGIN', 'MOST_TILES', 'STRIP_VALUES', 'reach', 'Span', 'spans',
-           'choose_tile', 'argmax_in_strips', 'TiledSegmenter']
+           'choose_tile', 'argmax_in_strips', 'tile_margin', 'Tiling', 'TiledSegmenter']
 
 # %% ../../nbs/inference/01_tiles.ipynb #7a4e2f05
 WIDTHS = (1024, 4096)  # lengths in pixels of the strips on which the reach is measured
@@ -125,9 +125,34 @@ def argmax_in_strips(
         found[rows] = wide.max(1).indices[0].byte()
     return found
 
-# %% ../../nbs/inference/01_tiles.ipynb #67d152b2
-class TiledSegmenter:
-    "A segmenter for images of any size; large images are segmented in tiles."
+# %% ../../nbs/inference/01_tiles.ipynb #d9b98450
+def tile_margin(
+    segmenter: Segmenter,
+    say: Callable[[str], None] = print,  # called with a message if tiles change the result
+) -> int:                                # a multiple of the output stride
+    "Pixels around a tile that it is computed with: the reach, or `ENDLESS_MARGIN` if that is unlimited."
+    found, stride = reach(segmenter), segmenter.backbone.output_stride
+    if found is not None:
+        return found
+    say(f"This network averages over the whole image, so tiles change its result; they overlap by "
+        f"{2 * ENDLESS_MARGIN} pixels. tile=0 segments images whole.")
+    return ENDLESS_MARGIN // stride * stride
+
+
+def _run(segmenter: Segmenter, picture: Tensor) -> Tensor:
+    "The logits of a picture in one piece, C, h, w, on the CPU."
+    images = normalize(picture[None].to(next(segmenter.parameters()).device))
+    return segmenter(images.contiguous(memory_format=torch.channels_last)).logits[0].float().cpu()
+
+
+def _cells(span: Span, stride: int) -> tuple[slice, slice]:
+    "The cells of a tile's own part, as indices in the whole map and in the tile's map."
+    begin, end, start = span.begin // stride, -(-span.end // stride), span.start // stride
+    return slice(begin, end), slice(begin - start, end - start)
+
+# %% ../../nbs/inference/01_tiles.ipynb #fca87c03
+class Tiling:
+    "The tiles that images are divided into for a segmenter. Small images are not divided."
 
     def __init__(
         self,
@@ -146,11 +171,7 @@ class TiledSegmenter:
     def margin(self) -> int:
         "Pixels around a tile that it is computed with."
         if self._margin is None:
-            found = reach(self.segmenter)
-            if found is None:
-                self.say(f"This network averages over the whole image, so tiles change its result; "
-                         f"they overlap by {2 * ENDLESS_MARGIN} pixels. tile=0 segments images whole.")
-            self._margin = ENDLESS_MARGIN // self.stride * self.stride if found is None else found
+            self._margin = tile_margin(self.segmenter, self.say)
         return self._margin
 
     def is_tiled(self, height: int, width: int) -> bool:
@@ -168,6 +189,10 @@ class TiledSegmenter:
         yield from product(*(spans(length, side, self.margin, self.stride)
                              for length, side in zip((height, width), sides)))
 
+# %% ../../nbs/inference/01_tiles.ipynb #4475f608
+class TiledSegmenter(Tiling):
+    "A segmenter for images of any size; large images are segmented in tiles."
+
     @torch.no_grad()
     def logits(
         self,
@@ -176,23 +201,14 @@ class TiledSegmenter:
         "Logits of an image."
         height, width = picture.shape[1:]
         if not self.is_tiled(height, width):
-            return self._run(picture)
+            return _run(self.segmenter, picture)
         shape = [-(-length // self.stride) for length in (height, width)]
         logits = torch.empty(sum(self.segmenter.classes), *shape)
         for rows, columns in self.tiles(height, width):
-            part = self._run(picture[:, rows.start: rows.stop, columns.start: columns.stop])
-            to, of = zip(*(self._cells(span) for span in (rows, columns)))
+            part = _run(self.segmenter, picture[:, rows.start: rows.stop, columns.start: columns.stop])
+            to, of = zip(*(_cells(span, self.stride) for span in (rows, columns)))
             logits[:, to[0], to[1]] = part[:, of[0], of[1]]
         return logits
-
-    def _run(self, picture: Tensor) -> Tensor:
-        images = normalize(picture[None].to(next(self.segmenter.parameters()).device))
-        return self.segmenter(images.contiguous(memory_format=torch.channels_last)).logits[0].float().cpu()
-
-    def _cells(self, span: Span) -> tuple[slice, slice]:
-        "The cells of a tile's own part, as indices in the whole map and in the tile's map."
-        begin, end, start = span.begin // self.stride, -(-span.end // self.stride), span.start // self.stride
-        return slice(begin, end), slice(begin - start, end - start)
 
     def labels(
         self,
