@@ -65,7 +65,7 @@ def test_in_place_norms_learn_the_same(usual):
     path, weights = step(norm="inplace", base_name="inplace")
     assert losses(path) == pytest.approx(losses(usual[0]), rel=0.01) and weights.keys() == usual[1].keys()
     assert step(norm="inplace")[0] == usual[0]  # used as it is
-    with pytest.raises(InputError, match="no bfloat16"):
+    with pytest.raises(InputError, match="do not support bfloat16"):
         step(norm="inplace", precision="bf16")
 
 

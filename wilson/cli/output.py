@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from ..core.paths import display_path, markdown_text, one_line
+from ..core.terminals import is_terminal
 
 if TYPE_CHECKING:
     from wilson.analysis.tables import Table
@@ -23,9 +24,8 @@ if TYPE_CHECKING:
     from wilson.run.folder import StepResult
 
 # %% auto #0
-__all__ = ['Json', 'STYLES', 'RESULT_PARTS', 'TextTable', 'is_terminal', 'print_table', 'messages_to_stderr', 'print_json',
-           'print_outcome', 'as_json', 'scores_text_table', 'scores_json', 'print_results', 'print_report',
-           'report_json']
+__all__ = ['Json', 'STYLES', 'RESULT_PARTS', 'TextTable', 'print_table', 'messages_to_stderr', 'print_json', 'print_outcome',
+           'as_json', 'scores_text_table', 'scores_json', 'print_results', 'print_report', 'report_json']
 
 # %% ../../nbs/cli/05_output.ipynb #6370ceda
 Json = Annotated[bool, "print the result as JSON; all other messages go to standard error"]
@@ -77,14 +77,6 @@ STYLES = {"finished": "green", "reused": "green", "running": "cyan", "interrupte
           "not started": "yellow", "failed": "red", "unknown": "red"}  # of the states of steps
 
 
-def is_terminal() -> bool:
-    "Whether a person reads standard output."
-    try:
-        return sys.stdout.isatty()
-    except (AttributeError, ValueError):
-        return False
-
-
 def print_table(
     table: TextTable,
     format: str = "auto",  # "auto": aligned, with colours in a terminal; "text": plain; "markdown"
@@ -93,7 +85,7 @@ def print_table(
     if format == "markdown":
         print(table.markdown())
         return
-    if format == "auto" and is_terminal():
+    if format == "auto" and is_terminal(sys.stdout):
         with contextlib.suppress(ImportError):
             _print_rich(table)
             return
@@ -201,7 +193,7 @@ def print_results(results: Sequence[StepResult], as_json_text: bool = False) -> 
         print_json([{"step": r.step, "path": r.path, "reused": r.reused} | part for r, part in zip(results, parts)])
         return
     table = result_table(results)
-    if is_terminal():
+    if is_terminal(sys.stdout):
         rows = [[str(step), name, *cells] for step, name, cells in table.rows]
         print_table(TextTable(["step", "scored", *GROUPS], rows, left=2))
     else:
@@ -214,7 +206,7 @@ def print_report(report: Report, as_json_text: bool = False) -> None:
         print_json(report_json(report))
         return
     text = str(report)
-    if not is_terminal():
+    if not is_terminal(sys.stdout):
         print(text)
         return
     colours = {"Problem:": "\x1b[1;31m", "Note:": "\x1b[1;33m"} if "NO_COLOR" not in os.environ else {}

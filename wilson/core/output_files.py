@@ -16,7 +16,7 @@ from .files import file_hash, open_exclusive, atomic_write
 from .paths import resolve_path, project_root
 
 # %% auto #0
-__all__ = ['RECORD', 'data_set_around', 'OutputFolder', 'output_file']
+__all__ = ['RECORD', 'data_set_around', 'WrittenFiles', 'OutputFolder', 'output_file']
 
 # %% ../../nbs/core/08_output_files.ipynb #e63a3d87
 _MARKS = ("dataset.toml", "JPEGImages", "ImageSets", "prepared.json")
@@ -55,13 +55,45 @@ def data_set_around(
 # %% ../../nbs/core/08_output_files.ipynb #843347fb
 RECORD = ".written-by-wilson"
 
+# %% ../../nbs/core/08_output_files.ipynb #a37c91a0
+class WrittenFiles:
+    "The record of the files that wilson wrote to a folder, by their content."
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._known: set[str] = set()  # lines of the record
+
+    def has(self, name: str) -> bool:
+        "Whether a file is in the record, unchanged since."
+        path = self.folder / name
+        return path.is_file() and not path.is_symlink() and self._knows(self._line(path, name))
+
+    def add(self, path: Path, name: str) -> None:
+        "Record the content of `path` under a name; InputError if the record is a link."
+        line = self._line(path, name)
+        if line not in self._known and not self._knows(line):
+            with open_exclusive(self.folder / RECORD) as record:
+                record.write(f"{line}\n".encode())
+            self._known.add(line)
+
+    def _line(self, path: Path, name: str) -> str:
+        return f"{file_hash(path, 64)} {json.dumps(name)}"
+
+    def _knows(self, line: str) -> bool:
+        record = self.folder / RECORD
+        if record.is_symlink():
+            raise InputError(f"{record} is a link; remove it, and run the same command again.")
+        if line not in self._known and record.is_file():
+            self._known = {*record.read_text(encoding="utf-8", errors="replace").splitlines()}
+        return line in self._known
+
 # %% ../../nbs/core/08_output_files.ipynb #a37c91a9
 class OutputFolder:
     "A folder for the files of `--out`; with `overwrite`, existing files are replaced whoever wrote them."
 
     def __init__(self, path: Path | str, overwrite: bool = False, option: str = "--out"):
         self.path, self.overwrite, self.option = resolve_path(path), overwrite, option
-        self._known: set[str] = set()  # lines of the record
+        self.written = WrittenFiles(self.path)
 
     def check(self, names: Iterable[str], own: Sequence[Path | str] = ()) -> None:
         "Raise InputError if the folder is inside a data set, or if a file exists that wilson did not write."
@@ -76,23 +108,10 @@ class OutputFolder:
         if path.is_dir():
             raise InputError(f"{path} is a folder; expected a file or a path that does not exist. Choose another "
                              f"place with {self.option}.")
-        if self.overwrite or not os.path.lexists(path) or self._is_ours(name):
+        if self.overwrite or not os.path.lexists(path) or self.written.has(name):
             return
         raise InputError(f"{path} exists already, and wilson did not write it or it was changed since; it is left "
                          f"unchanged. Choose another place with {self.option}, or replace it with --overwrite.")
-
-    def _is_ours(self, name: str) -> bool:
-        path = self.path / name
-        return (path.is_file() and not path.is_symlink()
-                and self._knows(f"{file_hash(path, 64)} {json.dumps(name)}"))
-
-    def _knows(self, line: str) -> bool:
-        record = self.path / RECORD
-        if record.is_symlink():
-            raise InputError(f"{record} is a link; remove it, and run the same command again.")
-        if line not in self._known and record.is_file():
-            self._known = {*record.read_text(encoding="utf-8", errors="replace").splitlines()}
-        return line in self._known
 
     @contextmanager
     def file(self, name: str) -> Iterator[Path]:
@@ -101,12 +120,7 @@ class OutputFolder:
         with atomic_write(self.path / name) as aside:
             yield aside
             self.check_file(name)  # it may have come meanwhile
-            line = f"{file_hash(aside, 64)} {json.dumps(name)}"
-            if line not in self._known and not self._knows(line):
-                # before the file has its name: after a kill it is known all the same
-                with open_exclusive(self.path / RECORD) as record:
-                    record.write(f"{line}\n".encode())
-                self._known.add(line)
+            self.written.add(aside, name)  # before the file has its name: after a kill it is known all the same
 
 # %% ../../nbs/core/08_output_files.ipynb #8b621cb6
 @contextmanager

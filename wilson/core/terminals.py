@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from typing import Any, TextIO
 
 # %% auto #0
-__all__ = ['ESCAPES', 'escape_control_characters', 'Output', 'safe_output', 'use_utf8_names', 'set_bars']
+__all__ = ['ESCAPES', 'escape_control_characters', 'is_terminal', 'displayable', 'replace_stream', 'report_lost_output', 'Output',
+           'safe_output', 'use_utf8_names', 'set_bars']
 
 # %% ../../nbs/core/07_terminals.ipynb #9f2b5b27
 ESCAPES = "wilson.escapes"  # name of the error handler, as `open(…, errors=ESCAPES)` takes it
@@ -39,6 +40,45 @@ def escape_control_characters(text: str) -> str:
     "The text with control characters escaped, except line breaks and tabs."
     return str(text).translate(_CONTROLS)
 
+# %% ../../nbs/core/07_terminals.ipynb #9b882ab0
+def is_terminal(stream: TextIO) -> bool:
+    "Whether a stream is a terminal; a closed one is none."
+    try:
+        return stream.isatty()
+    except (AttributeError, ValueError):
+        return False
+
+
+def displayable(
+    text: str,
+    stream: TextIO,
+    controls: bool,  # keep control characters
+) -> str:
+    "The text with escapes for what the stream cannot show."
+    shown = text if controls else escape_control_characters(text)
+    encoding = getattr(stream, "encoding", None)
+    return shown.encode(encoding, ESCAPES).decode(encoding) if encoding else shown
+
+# %% ../../nbs/core/07_terminals.ipynb #9b882ab2
+def replace_stream(
+    stream: TextIO,  # that cannot be written
+) -> TextIO:         # the same stream, or one that discards everything
+    "Discard all further output, and what is still buffered, which would fail when Python ends."
+    try:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+    except (OSError, ValueError, AttributeError):
+        return open(os.devnull, "w", encoding="utf-8")
+    return stream
+
+
+def report_lost_output(error: Exception) -> None:
+    "Report on standard error why standard output is not written, unless its reader has gone."
+    if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+        print(f"wilson: standard output cannot be written ({error.strerror}); what follows is not shown.",
+              file=sys.stderr)
+
 # %% ../../nbs/core/07_terminals.ipynb #9b882ab7
 class Output:
     "A text stream that raises neither for characters that its encoding lacks nor when it cannot be written any more."
@@ -55,11 +95,8 @@ class Output:
 
     def write(self, text: str) -> int:
         "Write `text` as far as the stream allows; returns the length of `text`."
-        shown = text if self._controls else escape_control_characters(text)
         try:
-            if encoding := getattr(self._stream, "encoding", None):
-                shown = shown.encode(encoding, ESCAPES).decode(encoding)
-            self._stream.write(shown)
+            self._stream.write(displayable(text, self._stream, self._controls))
         except (OSError, ValueError) as e:  # ValueError: the stream is closed
             self._drop(e)
         return len(text)
@@ -73,22 +110,12 @@ class Output:
 
     def isatty(self) -> bool:
         "Whether the stream is a terminal."
-        try:
-            return self._stream.isatty()
-        except (AttributeError, ValueError):
-            return False
+        return is_terminal(self._stream)
 
     def _drop(self, error: Exception) -> None:
-        "Discard all further output, and what is still buffered, which would fail when Python ends."
-        try:
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self._stream.fileno())
-            os.close(nowhere)
-        except (OSError, ValueError, AttributeError):
-            self._stream = open(os.devnull, "w", encoding="utf-8")
-        if self._warn and isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
-            print(f"wilson: standard output cannot be written ({error.strerror}); what follows is not shown.",
-                  file=sys.stderr)
+        self._stream = replace_stream(self._stream)
+        if self._warn:
+            report_lost_output(error)
 
     def __getattr__(self, name: str) -> Any:  # encoding, fileno, buffer …
         return getattr(self._stream, name)

@@ -21,7 +21,7 @@ from ..core.paths import display_path
 from ..core.terminals import ESCAPES
 
 # %% auto #0
-__all__ = ['MOST_JSON', 'STATES', 'STATE_FILES', 'MAPS_FOLDER', 'INDEX', 'OWN_FOLDERS', 'StepFolder']
+__all__ = ['MOST_JSON', 'STATES', 'STATE_FILES', 'MAPS_FOLDER', 'INDEX', 'OWN_FOLDERS', 'StepFiles', 'StepFolder']
 
 # %% ../../nbs/engine/01_step_folder.ipynb #84d721d0
 MOST_JSON = 64 << 20  # bytes of a JSON file in a step's folder
@@ -57,10 +57,10 @@ MAPS_FOLDER = "maps"  # maps of a few images at single epochs
 INDEX = "index"         # facts about a step's images, which can be computed again
 OWN_FOLDERS = (MAPS_FOLDER, INDEX)
 
-# %% ../../nbs/engine/01_step_folder.ipynb #485b338e
+# %% ../../nbs/engine/01_step_folder.ipynb #485b338a
 @dataclass(frozen=True)
-class StepFolder:
-    "A step's folder and the files in it."
+class StepFiles:
+    "A step's folder, to be read."
     path: Path
 
     def read(
@@ -80,16 +80,6 @@ class StepFolder:
             raise InputError(f"{display_path(file)} cannot be read: {reason}. The other files of the folder may be "
                              f"whole: restore this one from a copy, or choose another name.") from None
 
-    def write(self, name: str, content: Mapping[str, Any], indent: int | None = 1) -> None:
-        "Write a JSON file of the folder, whole or not at all; of several ranks the first does."
-        from wilson.core.distributed import is_main_process  # imports torch, which readers do not need
-        if not is_main_process():
-            return
-        with atomic_write(self.path / name) as aside:
-            # a folder whose name is not UTF-8: such an escape is JSON's own
-            aside.write_text(json.dumps(content, indent=indent, ensure_ascii=False) + "\n", encoding="utf-8",
-                             errors="backslashreplace")
-
     @property
     def state(self) -> str | None:
         "One of STATES, or None without a status. Raises InputError if the status cannot be read."
@@ -99,6 +89,21 @@ class StepFolder:
                              f"expected one of {', '.join(STATES)}. Restore the file from a copy.")
         return None if status is None else status["state"]
 
+# %% ../../nbs/engine/01_step_folder.ipynb #485b338e
+@dataclass(frozen=True)
+class StepFolder(StepFiles):
+    "A step's folder and the files in it."
+
+    def write(self, name: str, content: Mapping[str, Any], indent: int | None = 1) -> None:
+        "Write a JSON file of the folder, whole or not at all; with several ranks, only the first does."
+        from wilson.core.distributed import is_main_process  # imports torch, which readers do not need
+        if not is_main_process():
+            return
+        with atomic_write(self.path / name) as aside:
+            # a folder whose name is not UTF-8: such an escape is JSON's own
+            aside.write_text(json.dumps(content, indent=indent, ensure_ascii=False) + "\n", encoding="utf-8",
+                             errors="backslashreplace")
+
     def set_state(self, state: str, reason: str = "") -> None:
         "Record a state with time, host and process."
         now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
@@ -106,7 +111,7 @@ class StepFolder:
                                    "pid": os.getpid(), "time": now})
 
     def log(self, message: str) -> None:
-        "Say a line and keep it in log.txt; of several ranks the first does."
+        "Print a line and append it to log.txt; with several ranks, only the first does."
         from wilson.core.distributed import is_main_process
         if not is_main_process():
             return

@@ -19,12 +19,12 @@ from .trainer import Callback, Trainer
 from .updates import StepStats
 
 # %% auto #0
-__all__ = ['EpochStats', 'TensorBoardLogger']
+__all__ = ['EpochSums', 'EpochStats', 'TensorBoardLogger']
 
-# %% ../../nbs/engine/09_tensorboard.ipynb #5dfb6c0f
+# %% ../../nbs/engine/09_tensorboard.ipynb #5dfb6c0a
 @dataclass
-class EpochStats(Callback):
-    "Sums over the updates of an epoch; logs their means after it."
+class EpochSums(Callback):
+    "Sums over the updates of an epoch."
     updates: int = 0                                            # done
     skipped: int = 0                                            # because a value was not finite
     terms: dict[str, float] = field(default_factory=dict)
@@ -56,6 +56,11 @@ class EpochStats(Callback):
                 "taught": {name: count / taught for name, count in kinds} if taught else {},
                 "data": {"share_of_time_waited": self.waited / seconds},
                 "updates": {"skipped": self.skipped}}
+
+# %% ../../nbs/engine/09_tensorboard.ipynb #5dfb6c0f
+@dataclass
+class EpochStats(EpochSums):
+    "Logs the means of an epoch after it."
 
     def after_epoch(self) -> None:
         trainer, cost = self.trainer, self.trainer.find(Cost)

@@ -20,6 +20,10 @@ from torch.optim.lr_scheduler import LambdaLR
 
 import wilson
 
+# %% auto #0
+__all__ = ['make_optimizer', 'build_method', 'make_networks', 'step_samples', 'step_callbacks', 'build_trainer']
+
+# %% ../../nbs/experiments/02_build.ipynb #6b7bdd6c
 from ..core.distributed import world_size, rank
 from ..core.paths import resolve_path, project_root, display_path
 from ..data.samples import StepSamples, training_samples
@@ -50,9 +54,6 @@ from ..run.config import all_parameters
 from ..run.opened import parent_link
 from ..run.presets import ResolvedConfig, is_base, memory_size, method_of_step, uses_negatives, value_for_step
 from ..run.chosen_method import load_callbacks
-
-# %% auto #0
-__all__ = ['make_optimizer', 'build_method', 'make_networks', 'step_samples', 'step_callbacks', 'build_trainer']
 
 # %% ../../nbs/experiments/02_build.ipynb #59944e54
 def make_optimizer(
@@ -172,8 +173,7 @@ def build_trainer(
     if old is not None:
         old.to(device).to(memory_format=torch.channels_last)
     if parent is not None:
-        carried = read_carried(parent / WEIGHTS_FILES["last"])
-        method.carried = {n: t.to(device) for n, t in carried.items()}
+        method.carried = {n: t.to(device) for n, t in read_carried(parent / WEIGHTS_FILES["last"]).items()}
     split = labelled or data.train_of(step.index)
     samples = step_samples(config, data, step, split, method, corrected=parent is not None)
     record = _record(asked, data, step, len(samples))

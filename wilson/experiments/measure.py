@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..core.distributed import is_main_process, world_size, rank
-from ..core.errors import InputError
+from ..core.errors import InputError, require
 from ..core.paths import resolve_path
 from ..data.batches import Batch
 from ..data.samples import evaluation_samples, StepSamples
@@ -37,9 +37,26 @@ from ..run.presets import ResolvedConfig
 from ..run.user_code import load_class
 
 # %% auto #0
-__all__ = ['CALIBRATED', 'WATCHED', 'evaluate_step', 'metric_classes', 'score_facts', 'evaluation_loader', 'evaluation_batches',
-           'primary_scores', 'label_quality', 'images_with_masks', 'training_images', 'make_validator', 'step_models',
-           'fixed_images']
+__all__ = ['CALIBRATED', 'WATCHED', 'calibrate_targets', 'evaluate_step', 'metric_classes', 'score_facts', 'evaluation_loader',
+           'evaluation_batches', 'primary_scores', 'label_quality', 'images_with_masks', 'training_images',
+           'make_validator', 'step_models', 'fixed_images']
+
+# %% ../../nbs/experiments/01_measure.ipynb #69222e0b
+def calibrate_targets(
+    views: StepModels,  # with a localizer and an old model
+    config: ResolvedConfig,
+    data: SegmentationFolder,
+    device: torch.device,
+    rule: TargetRule,
+) -> dict:  # of `calibration`
+    "How often targets are right, by their probability, on some training images that have masks."
+    step = views.step
+    evidence = evidence_reader(config.method_params, data.classes, step)
+    images = images_with_masks(data, step, CALIBRATED)
+    batches = training_images(images, config, step, device, LATER, evidence)
+    localizer, old = require(views.localizer, "no localizer"), require(views.old, "no old model")
+    targets = batch_targets(views.segmenter, localizer, old, rule)
+    return calibration(targets, batches, step)
 
 # %% ../../nbs/experiments/01_measure.ipynb #69222ed5
 def evaluate_step(
@@ -79,12 +96,7 @@ def evaluate_step(
             result["localizer"] = evaluate(maps, batches, step, LATER, further)
     taught = label_quality(labels, config, data, step, device, further=further) if labels else {}
     if taught and views.localizer is not None and views.old is not None:
-        rule = rule or target_rule(config)
-        targets = batch_targets(views.segmenter, views.localizer, views.old, rule)
-        evidence = evidence_reader(config.method_params, data.classes, step)
-        batches = training_images(images_with_masks(data, step, CALIBRATED), config, step, device, LATER,
-                                  evidence)
-        details["calibration"] = calibration(targets, batches, step)
+        details["calibration"] = calibrate_targets(views, config, data, device, rule or target_rule(config))
     return result | ({"pseudo_labels": taught} if taught else {})
 
 # %% ../../nbs/experiments/01_measure.ipynb #8e4a3d02

@@ -8,11 +8,12 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 # %% auto #0
-__all__ = ['NOTHING', 'fold_name', 'whole_number', 'Field', 'Vocabulary']
+__all__ = ['NOTHING', 'fold_name', 'whole_number', 'Field', 'ClassWords', 'field_parts', 'reading_ways', 'Vocabulary']
 
 # %% ../../nbs/labels/00_vocabulary.ipynb #12bd46f3
 def fold_name(name: str) -> str:
@@ -37,9 +38,9 @@ class Field(NamedTuple):
     ids: tuple[int, ...] = ()
     unknown: tuple[str, ...] = ()  # words that name no class
 
-# %% ../../nbs/labels/00_vocabulary.ipynb #101fe761
-class Vocabulary:
-    "The words by which a file of labels may name classes."
+# %% ../../nbs/labels/00_vocabulary.ipynb #101fe762
+class ClassWords:
+    "The words that name a single class."
 
     def __init__(
         self,
@@ -49,7 +50,6 @@ class Vocabulary:
         self.names, self.numbers = dict(names), dict(numbers or {})
         same = Counter(map(fold_name, names))
         self._plain = {key: i for name, i in names.items() if same[key := fold_name(name)] == 1}
-        self._fields: dict[str, Field] = {}
 
     def find(self, word: str) -> int | None:
         "The number of the class that a word names, or None."
@@ -61,6 +61,38 @@ class Vocabulary:
         number = whole_number(word)
         return None if number is None else self.numbers.get(number)
 
+# %% ../../nbs/labels/00_vocabulary.ipynb #101fe764
+def field_parts(
+    field: str,
+) -> list[str]:  # without words for "nothing"
+    "Split a field at its separators."
+    parts = [_word(part) for part in _BETWEEN.split(field.strip(_BRACKETS))]
+    return [part for part in parts if fold_name(part) not in NOTHING]
+
+
+def reading_ways(
+    words: Sequence[str],
+    find: Callable[[str], int | None],  # the class that a word or several words name
+) -> Iterator[tuple[int, ...]]:
+    "The ways to read words as names of classes of one to four words."
+    if not words:
+        yield ()
+    for n in range(1, min(len(words), 4) + 1):
+        if (first := find(" ".join(words[:n]))) is not None:
+            yield from ((first, *rest) for rest in reading_ways(words[n:], find))
+
+# %% ../../nbs/labels/00_vocabulary.ipynb #101fe761
+class Vocabulary(ClassWords):
+    "The words by which a file of labels may name classes."
+
+    def __init__(
+        self,
+        names: Mapping[str, int],                  # class name → its number
+        numbers: Mapping[int, int] | None = None,  # number in the file → number of the class; None: not read
+    ):
+        super().__init__(names, numbers)
+        self._fields: dict[str, Field] = {}
+
     def read(self, field: str) -> Field:
         "The classes that a field names."
         if field not in self._fields:
@@ -70,17 +102,12 @@ class Vocabulary:
     def _read(self, field: str) -> Field:
         if (whole := self.find(field)) is not None:
             return Field((whole,))
-        ids: list[int] = []
-        unknown: list[str] = []
-        for part in self._parts(field):
+        ids, unknown = list[int](), list[str]()
+        for part in field_parts(field):
             found = self._classes_of(part)
             ids += found or ()
             unknown += [part] if found is None else []
         return Field(tuple(ids), tuple(unknown))
-
-    def _parts(self, field: str) -> list[str]:
-        parts = [_word(part) for part in _BETWEEN.split(field.strip(_BRACKETS))]
-        return [part for part in parts if fold_name(part) not in NOTHING]
 
     def _classes_of(self, part: str) -> Sequence[int] | None:
         if (found := self.find(part)) is not None:
@@ -93,19 +120,7 @@ class Vocabulary:
 
     def ways(self, part: str) -> list[tuple[int, ...]]:
         "The ways to read words between blanks as names of classes; two at most."
-        found: list[tuple[int, ...]] = []
-        for way in self._ways(part.split()[:24]):
-            found.append(way)
-            if len(found) == 2:
-                break
-        return found
-
-    def _ways(self, words: Sequence[str]) -> Iterator[tuple[int, ...]]:
-        if not words:
-            yield ()
-        for n in range(1, min(len(words), 4) + 1):
-            if (first := self.find(" ".join(words[:n]))) is not None:
-                yield from ((first, *rest) for rest in self._ways(words[n:]))
+        return list(islice(reading_ways(part.split()[:24], self.find), 2))
 
 # %% ../../nbs/labels/00_vocabulary.ipynb #68ed05c9
 def _word(text: str) -> str:

@@ -29,7 +29,7 @@ from ..data.image_io import image_size
 from ..data.samples import image_of, mask_of, scaled_size, StepSamples
 
 # %% auto #0
-__all__ = ['SPARED', 'Pack', 'pack_name', 'bytes_under', 'make_room', 'make_pack', 'cache_samples']
+__all__ = ['SPARED', 'Pack', 'pack_name', 'bytes_under', 'make_room', 'places_in_pack', 'make_pack', 'cache_samples']
 
 # %% ../../nbs/loading/00_cache.ipynb #a267d778
 class Pack(Mapping[Path, np.ndarray]):
@@ -114,6 +114,21 @@ def _in_use(pack: Path) -> bool:
         lock.release()
     return lock is None
 
+# %% ../../nbs/loading/00_cache.ipynb #5404890b
+def places_in_pack(
+    files: Sequence[Path],
+    shapes: Sequence[tuple[int, ...]],  # of their arrays, one byte per value
+    room: int,                          # bytes
+) -> tuple[dict[str, tuple[int, ...]], int]:  # by file: offset and shape; end of the last one
+    "Lay out the first files that fit."
+    places, end = dict[str, tuple[int, ...]](), 0
+    for path, shape in zip(files, shapes):
+        if end + math.prod(shape) > room:
+            break
+        places[str(path)] = (end, *shape)
+        end += math.prod(shape)
+    return places, end
+
 # %% ../../nbs/loading/00_cache.ipynb #540489c7
 def make_pack(
     files: Sequence[Path],
@@ -141,14 +156,9 @@ def make_pack(
             if _in_use(place):
                 return Pack(place)
             shutil.rmtree(place)
-        room, end = make_room(folder, sum(map(math.prod, shapes)), allowed), 0
-        places: dict[str, tuple[int, ...]] = {}
-        for path, shape in zip(files, shapes):
-            if end + math.prod(shape) > room:
-                print(f"cache: {len(places)} of {len(files)} {kind.split('-')[0]} fit; others are decoded.")
-                break
-            places[str(path)] = (end, *shape)
-            end += math.prod(shape)
+        places, end = places_in_pack(files, shapes, make_room(folder, sum(map(math.prod, shapes)), allowed))
+        if len(places) < len(files):
+            print(f"cache: {len(places)} of {len(files)} {kind.split('-')[0]} fit; others are decoded.")
         aside = folder / f".{place.name}"
         shutil.rmtree(aside, ignore_errors=True)
         try:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,22 @@ from ..data.samples import StepSamples
 from .workers import Workers
 
 # %% auto #0
-__all__ = ['Loader']
+__all__ = ['load_batch', 'Loader']
+
+# %% ../../nbs/loading/03_loader.ipynb #c603f80b
+def load_batch(
+    made: BatchesOf,
+    pinned: bool,  # in memory that a GPU reads directly
+    keys: Sequence[tuple[int, ...]],
+) -> Batch:
+    "Load a batch in this process; InputError that names the limit where the machine's memory or files run out."
+    try:
+        batch = made[keys]
+        return batch.pin_memory() if pinned else batch
+    except (InputError, OSError, RuntimeError, MemoryError) as e:
+        if not (short := shortage(e)):
+            raise
+        raise InputError(f"{short} This process met the limit while it loaded images.") from e
 
 # %% ../../nbs/loading/03_loader.ipynb #c603f87f
 class Loader:
@@ -41,9 +57,8 @@ class Loader:
         self.device = torch.device(device)
         self.samples, self.made = samples, BatchesOf(samples)
         self.pinned = self.device.type == "cuda"
-        self.workers = None
-        if num_workers:
-            self.workers = Workers(self.made, self.batches, num_workers, timeout, self.pinned)
+        self._load = partial(load_batch, self.made, self.pinned)
+        self.workers = Workers(self.made, self.batches, num_workers, timeout, self.pinned) if num_workers else None
         self._last: Callable[[], Any] = lambda: None  # the epoch that was begun last, if it is still there
 
     def __len__(self) -> int:
@@ -54,17 +69,8 @@ class Loader:
         if (last := self._last()) is not None:
             last.close()  # it asks the workers for nothing more
         self.batches.epoch, self.batches.start = epoch, start
-        batches = iter(self.workers) if self.workers else map(self._alone, self.batches)
+        batches = iter(self.workers) if self.workers else map(self._load, self.batches)
         if self.workers:
             self._last = weakref.ref(batches)
         for batch in batches:
             yield batch.to(self.device)
-
-    def _alone(self, keys: Sequence[tuple[int, ...]]) -> Batch:
-        try:
-            batch = self.made[keys]
-            return batch.pin_memory() if self.pinned else batch
-        except (InputError, OSError, RuntimeError, MemoryError) as e:
-            if not (short := shortage(e)):
-                raise
-            raise InputError(f"{short} This process met the limit while it loaded images.") from e

@@ -14,15 +14,38 @@ import numpy as np
 
 from ..core.distributed import is_main_process
 from ..core.errors import InputError
+from ..engine.step_folder import StepFolder
 from ..engine.trainer import Callback, Trainer
 
 # %% auto #0
-__all__ = ['wandb_mode', 'WandbLogger']
+__all__ = ['wandb_mode', 'start_wandb_run', 'WandbLogger']
 
 # %% ../../nbs/loggers/02_wandb_logger.ipynb #f156c1e6
 def wandb_mode() -> Any:  # "online", "offline" or "disabled"
     "Return the mode of wandb: that of the environment, or offline without a key."
     return os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
+
+# %% ../../nbs/loggers/02_wandb_logger.ipynb #6ac83e0b
+def start_wandb_run(
+    folder: StepFolder,  # of the step
+    run: str,            # id of the training, which a resumed one keeps; empty: a new run
+) -> Any:                # of wandb
+    "Start or continue the run of a step; InputError if wandb is missing or refuses."
+    try:
+        import wandb
+    except ImportError as e:
+        raise InputError("logger=wandb needs wandb, which is not installed: pip install "
+                         "'wilson-wilss[wandb]'.") from e
+    task, name, step = folder.path.parts[-3:]
+    record = folder.read("config.json") or {}
+    settings = wandb.Settings(console="off", silent=True, disable_git=True)
+    try:
+        return wandb.init(
+            project=os.environ.get("WANDB_PROJECT", "wilson"), group=task, name=f"{name}/{step}",
+            id=run or None, resume="allow", mode=wandb_mode(), dir=folder.path,
+            config=record.get("parameters"), settings=settings)
+    except wandb.errors.Error as e:
+        raise InputError(f"logger=wandb: {e} Set WANDB_MODE=offline to log without the network.") from e
 
 # %% ../../nbs/loggers/02_wandb_logger.ipynb #6ac83ec4
 class WandbLogger(Callback):
@@ -36,22 +59,7 @@ class WandbLogger(Callback):
     def before_fit(self, trainer: Trainer) -> None:
         if not is_main_process():
             return
-        try:
-            import wandb
-        except ImportError as e:
-            raise InputError("logger=wandb needs wandb, which is not installed: pip install "
-                             "'wilson-wilss[wandb]'.") from e
-        folder = trainer.folder
-        task, name, step = folder.path.parts[-3:]
-        record = folder.read("config.json") or {}
-        settings = wandb.Settings(console="off", silent=True, disable_git=True)
-        try:
-            self.run = wandb.init(
-                project=os.environ.get("WANDB_PROJECT", "wilson"), group=task, name=f"{name}/{step}",
-                id=trainer.run or None, resume="allow", mode=wandb_mode(), dir=folder.path,
-                config=record.get("parameters"), settings=settings)
-        except wandb.errors.Error as e:
-            raise InputError(f"logger=wandb: {e} Set WANDB_MODE=offline to log without the network.") from e
+        self.run = start_wandb_run(trainer.folder, trainer.run)
         self.run.define_metric("*", step_metric="epoch")
 
     def log_scalars(self, group: str, values: Mapping[str, float | None], step: int) -> None:
@@ -73,8 +81,7 @@ class WandbLogger(Callback):
             for kind, tensor in (("weights", parameter), ("gradients", parameter.grad)):
                 if tensor is not None and math.isfinite(tensor.detach().abs().max().item()):
                     counts = np.histogram(tensor.detach().float().cpu().numpy(), bins=64)
-                    values = wandb.Histogram(np_histogram=counts)
-                    self.run.log({f"{kind}/{name}": values, "epoch": self.trainer.epoch})
+                    self.run.log({f"{kind}/{name}": wandb.Histogram(np_histogram=counts), "epoch": self.trainer.epoch})
 
     def after_fit(self) -> None:
         if self.run:

@@ -5,7 +5,7 @@
 # %% ../../nbs/models/07_backbones.ipynb #af4d4d3c
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from wilson.models.resnets import FeatureNetwork
 
 # %% auto #0
-__all__ = ['BACKBONES', 'BACKBONE_NAMES', 'WeightsFile', 'Backbone', 'ResNet', 'WiderResNet38', 'MobileNet', 'ShapesNet', 'Timm',
-           'find_backbone', 'make_backbone']
+__all__ = ['BACKBONES', 'BACKBONE_NAMES', 'WeightsFile', 'weights_origin', 'Backbone', 'ResNet', 'WiderResNet38', 'MobileNet',
+           'ShapesNet', 'Timm', 'find_backbone', 'make_backbone']
 
 # %% ../../nbs/models/07_backbones.ipynb #b0a1c203
 @dataclass(frozen=True)
@@ -39,10 +39,18 @@ def _torchvision(file: str, name: str = "", download: bool = False) -> WeightsFi
 def _inplace_abn(name: str) -> WeightsFile:
     return WeightsFile(name, source=f"{name} of the in-place ABN models (github.com/mapillary/inplace_abn)")
 
+# %% ../../nbs/models/07_backbones.ipynb #b0a1c20b
+def weights_origin(
+    files: Sequence[WeightsFile],
+) -> str:
+    "Where to get weights from, for errors: a package, or an address."
+    sources = [next((f.source for f in files if f.source), ""), next((f.url for f in files if f.url), "")]
+    return ", or ".join(filter(None, sources)) or (
+        "the state_dict of a backbone that you trained (nobody has published one)")
+
 # %% ../../nbs/models/07_backbones.ipynb #b0a1c205
 class Backbone:
     "Base class of a backbone: facts about a network that turns images into feature maps, and how to build it."
-
     name: str = ""                         # in a configuration; empty: the name of the class
     strides: tuple[int, ...] = (16, 8)     # possible output strides, the default first
     weights: tuple[WeightsFile, ...] = ()  # files of ImageNet weights, the best first
@@ -76,10 +84,7 @@ class Backbone:
     @property
     def origin(self) -> str:
         "Where its weights come from, for errors."
-        found = [next((f.source for f in self.weights if f.source), ""),
-                 next((f.url for f in self.weights if f.url), "")]
-        return ", or ".join(filter(None, found)) or (
-            "the state_dict of a backbone that you trained (nobody has published one)")
+        return weights_origin(self.weights)
 
     def __str__(self) -> str:
         return self.name or type(self).__name__

@@ -62,6 +62,12 @@ class ResidualBlock(nn.Module):
         shortcut = self.proj_bn(self.proj_conv(x)) if self.projects else x
         return F.leaky_relu(self.convs(x) + shortcut, 0.01, inplace=True)
 
+# %% ../../nbs/models/02_resnets.ipynb #277f0e0b
+def _init_convolutions(network: nn.Module) -> None:
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, a=0.01, mode="fan_out")
+
 # %% ../../nbs/models/02_resnets.ipynb #277f0e55
 class ResidualNetwork(FeatureNetwork):
     "B,3,H,W → B,channels,⌈H/output_stride⌉,⌈W/output_stride⌉."
@@ -95,9 +101,7 @@ class ResidualNetwork(FeatureNetwork):
                 channels, stride = out_channels, 1
             self.add_module(f"mod{i + 2}", nn.Sequential(stage))
         self.channels, self.output_stride = channels, reached
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, a=0.01, mode="fan_out")
+        _init_convolutions(self)
 
     def forward(self, images: Tensor) -> Tensor:
         for stage in self.children():

@@ -75,9 +75,8 @@ class GradingAnswers:
         return self.file
 
     def _scan(self) -> Sequence[ImagePixels]:
-        total = len(self.held_out)
-        self._facts = self._facts or scan_images(
-            self.predictor, self.held_out, lambda n: self.say(f"Segmenting held-out images: {n:,} of {total:,}"))
+        self._facts = self._facts or scan_images(self.predictor, self.held_out, lambda n: self.say(
+            f"Segmenting held-out images: {n:,} of {len(self.held_out):,}"))
         return self._facts
 
     def pictures(self, image: str) -> list[bytes]:  # two JPEGs
@@ -85,8 +84,8 @@ class GradingAnswers:
         file = require(self.file, "no class is open")
         if image not in self._pictures:
             picture = self.held_out.picture(self.held_out.ids.index(image))
-            index = class_index(self.opened, file.frame.class_name)
-            marked = mark_pixels(picture, (self.predictor.labels(picture) == index).numpy())
+            of_class = self.predictor.labels(picture) == class_index(self.opened, file.frame.class_name)
+            marked = mark_pixels(picture, of_class.numpy())
             self._pictures[image] = [as_jpeg(p, most=800) for p in (picture.permute(1, 2, 0).numpy(), marked)]
         return self._pictures[image]
 
