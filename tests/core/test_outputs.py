@@ -48,7 +48,8 @@ from wilson.engine.launch import launch
 from wilson.experiments.plan import plan_text
 from wilson.experiments.slurm import array_commands, render_script, write_script, write_sweep
 from wilson.experiments.slurm_resources import Resources
-from wilson.experiments.sweep import Job, RunningJob, plan, run_sweep
+from wilson.experiments.plan import Job, plan
+from wilson.experiments.sweep import RunningJob, run_sweep
 from wilson.run.config import parse_config
 
 LATER = "runs/shapes-striped_disc__dotted_square-overlap/wilson-s42/step1"

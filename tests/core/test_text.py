@@ -24,7 +24,8 @@ from wilson.core.terminals import ESCAPES, Output, safe_output, use_utf8_names
 from wilson.data.splits import files_by_id
 from wilson.engine.launch import _into
 from wilson.engine.step_folder import StepFolder
-from wilson.experiments.sweep import Job, start_job
+from wilson.experiments.plan import Job
+from wilson.experiments.sweep import start_job
 from wilson.run.config import parse_config
 
 # as on old clusters: no UTF-8 anywhere, and Python does not put it right by itself

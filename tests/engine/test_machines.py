@@ -26,7 +26,8 @@ from wilson.engine.launch import launch
 from wilson.engine.step_folder import StepFolder
 from wilson.experiments import train as train_module
 from wilson.experiments.start import local_world_size
-from wilson.experiments.sweep import Job, run_sweep, divide_gpus, start_job
+from wilson.experiments.plan import Job
+from wilson.experiments.sweep import run_sweep, divide_gpus, start_job
 from wilson.run.config import parse_config
 from wilson.run.presets import resolve_config
 

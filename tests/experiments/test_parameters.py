@@ -22,7 +22,7 @@ from wilson.experiments.notebook_parameters import check_names, parse_parameters
 from wilson.experiments.papermill import text_parameters, with_text
 from wilson.experiments.slurm import write_script, write_sweep
 from wilson.experiments.slurm_resources import Resources
-from wilson.experiments.sweep import Job, plan
+from wilson.experiments.plan import Job, plan
 from wilson.run.config import SHARED, TrainConfig, as_bool, parse_config
 
 TEXT = [name for name, p in SHARED.items() if p.text]  # names, ids and paths

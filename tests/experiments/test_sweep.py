@@ -19,9 +19,9 @@ from conftest import QUICK, REPO, environment
 from wilson.analysis.tables import to_markdown, score_table
 from wilson.core.errors import InputError
 from wilson.engine.step_folder import StepFolder
-from wilson.experiments.plan import sweep_results
-from wilson.experiments.sweep import plan, run_sweep
-from wilson.run.folder import is_step_locked
+from wilson.experiments.plan import plan, sweep_results
+from wilson.experiments.sweep import JobQueue, run_sweep
+from wilson.run.folder import is_step_locked, lock_step
 
 SMALL = {option[2:].replace("-", "_"): value for option, value in zip(QUICK[::2], QUICK[1::2])}
 TASK = "shapes-striped_disc__dotted_square-overlap"
@@ -149,6 +149,21 @@ def test_killed_and_gone_on_with(root):
     assert outcomes == {"base-s1": "reused", "base-s2": "finished", "wilson-s1": "finished", "wilson-s2": "finished"}
     log = (root / "runs/sweeps/ours" / TASK / "base-s1.log").read_text(encoding="utf-8")
     assert log.count("$ wilson") == 1 and base.read("status.json")["pid"] == child
+
+
+def test_another_sweep_was_first(root):
+    "Two sweeps found the same base untrained: the job of the one that comes too late waits, and then uses that base."
+    base, *_ = jobs = plan(MEMBERS[:1])
+    queue = JobQueue(jobs, [None])
+    folder = state(root, "base-s1/step0")
+    with lock_step(folder):  # as the other sweep's process does
+        queue.start(queue.next_job(), root / "late.log", threads=1)
+        assert queue.running[0].process.wait(120) == 2
+        folder.write("status.json", {"state": "running"})
+        assert queue.collect() == 0 and queue.waiting == jobs and not queue.outcomes
+        assert queue.free == [None] and queue.next_job() is None
+    assert "base-s1/step0 is being trained by process" in (root / "late.log").read_text(encoding="utf-8")
+    assert queue.next_job() == base
 
 
 def test_a_failing_member(root):

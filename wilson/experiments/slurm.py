@@ -19,7 +19,7 @@ from ..core.paths import resolve_path, project_root, display_path
 from ..engine.launch import module_command
 from .grid import member_steps
 from .slurm_resources import Resources, WARNING
-from .sweep import Job, plan
+from .plan import Job, plan
 from ..run.chosen_method import references_of
 from ..run.config import is_folder_name, parse_config
 from ..run.dataset import chosen_dataset
