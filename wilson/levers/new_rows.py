@@ -75,8 +75,8 @@ def fit_rows(
     return slopes.float(), (offsets.detach() - slopes @ mean).float()
 
 # %% ../../nbs/levers/06_new_rows.ipynb #b1f0000e
-ROW_PIXELS = 16384  # pixels of which new rows are fitted, the latest ones
-PER_IMAGE = 32      # of which every image gives so many
+ROW_PIXELS = 16384  # new rows are fitted on at most this many pixels, the latest ones
+PER_IMAGE = 32      # pixels stored per image
 
 
 def sample_rows(
@@ -84,7 +84,7 @@ def sample_rows(
     target: Tensor,     # B, C, h, w of the new classes
     gate: Tensor,       # B: weight of each image
 ) -> Tensor:            # B · at most `PER_IMAGE`, D + C + 1: embedding, target and weight of some pixels
-    "The pixels of a batch that are stored for the fit."
+    "Return the pixels of a batch that are stored for the fit."
     x, t = sample_pixels(embedding, PER_IMAGE), sample_pixels(target, PER_IMAGE)
     weight = gate.to(x)[:, None, None].expand(*x.shape[:2], 1)
     return torch.cat([x, t.to(x), weight], 2).flatten(0, 1)

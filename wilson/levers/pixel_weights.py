@@ -20,7 +20,7 @@ def weighted_segmentation_loss(
     share: Tensor,    # of open gates
     weights: Tensor,  # B, C, h, w or a shape that broadcasts to it
 ) -> Tensor:          # scalar
-    "WILSON's `L_seg` with a weight for every class of every pixel; all 1: `L_seg` itself."
+    "Return WILSON's `L_seg` with a weight for each class of each pixel; with weights of 1, `L_seg` itself."
     terms = F.binary_cross_entropy_with_logits(logits.float(), target, reduction="none") * weights
     return (terms.sum(1).mean((1, 2)) * gate).mean() / share
 
@@ -29,7 +29,7 @@ def confidence_weight(
     masked: Tensor,       # B, C, h, w localizer probabilities, masked by the image-level labels
     power: float = 1.0,   # gamma; 0: all 1
 ) -> Tensor:              # B, 1, h, w, mean 1 in each image
-    "Weight of a pixel by the entropy of the localizer there."
+    "Return a weight for each pixel that falls with the entropy of the localizer's probabilities."
     p = masked / masked.sum(1, keepdim=True).clamp(min=1e-6)
     present = (masked.flatten(2).amax(2) > 0).sum(1).clamp(min=2)[:, None, None, None]
     entropy = -torch.xlogy(p, p).sum(1, keepdim=True)
@@ -42,7 +42,7 @@ def old_class_weight(
     pixels: Tensor,  # C: number of pixels by class, background first
     n_old: int,      # background included
 ) -> Tensor:         # scalar in (0.5, 1.5)
-    "RBC's weight of the channels of old classes and background."
+    "Return RBC's weight for the channels of old classes and background."
     old, new = pixels[:n_old].float().mean(), pixels[n_old:].float().mean()
     return 0.5 + ((new - old) / old.clamp(min=1e-6)).clamp(-50, 50).sigmoid()
 

@@ -20,7 +20,7 @@ def class_sums(
     old: Tensor,              # B, K, h, w probabilities of the old model
     probability: float = 0.7, # above which a pixel counts
 ) -> Tensor:                  # K, 1 + 2·D: pixels, sum and sum of squares of their embeddings
-    "Sums over the pixels that the old model is sure of, by its classes."
+    "Sum the embeddings of the pixels of which the old model is sure, for each of its classes."
     best, labels = old.max(1)
     sure = (F.one_hot(labels, old.shape[1]) * (best > probability)[..., None]).to(embedding).flatten(0, 2)
     pixels = embedding.permute(0, 2, 3, 1).flatten(0, 2)
@@ -31,7 +31,7 @@ def merge_sums(
     now: Tensor,      # K, 1 + 2·D of `class_sums`
     before: Tensor,   # those of an earlier step; K or fewer classes
 ) -> Tensor:          # K, 1 + 2·D
-    "The sums of a step, and of an earlier one for classes without a pixel in this one."
+    "Return the sums of a step; for classes without a pixel in it, those of the earlier step."
     earlier = torch.zeros_like(now)
     earlier[: len(before)] = before
     return torch.where(now[:, :1] > 0, now, earlier)
@@ -41,7 +41,7 @@ def draw_embeddings(
     sums: Tensor,             # K, 1 + 2·D
     count: int,
 ) -> tuple[Tensor, Tensor]:   # count, D and count: class of each
-    "Random embeddings of old classes, as many of a class as it has pixels; the normal distribution of each channel."
+    "Draw embeddings of old classes in proportion to their pixels, from a normal distribution for each channel."
     number = sums[:, :1].clamp(min=1)
     mean, square = (sums[:, 1:] / number).chunk(2, 1)
     spread = (square - mean.square()).clamp(min=0).sqrt()
@@ -54,7 +54,7 @@ def prototype_loss(
     sums: Tensor,                            # K, 1 + 2·D
     count: int = 1024,                       # embeddings to draw
 ) -> Tensor:                                 # scalar; 0 where there are no sums
-    "BCE of drawn embeddings to their class alone, summed over all classes, new ones too; mean over embeddings."
+    "Return the BCE of drawn embeddings to their class, summed over all classes, mean over embeddings."
     drawn, labels = draw_embeddings(sums, count)
     logits = classifier(drawn.T[None, :, None])[0, :, 0].T.float()
     loss = F.binary_cross_entropy_with_logits(logits, F.one_hot(labels, logits.shape[1]).float(), reduction="none")

@@ -19,7 +19,7 @@ __all__ = ['EstimatedLabels', 'AreaThreshold', 'RefinedSoften']
 
 # %% ../../nbs/pseudo/06_label_links.ipynb #2da13934
 class EstimatedLabels(KnownLabels):
-    "The image-level labels that the step may use, and old classes that the old model is sure to see."
+    "The image-level labels of the step, and labels of old classes of which the old model is sure."
     estimate_old: bool = param(False, "old classes that the old model sees count as labels of the image")
     estimate_probability: float = param(0.7, "largest probability in the image, above which an old class "
                                              "counts", min=0, max=1, step=0.05)
@@ -36,7 +36,7 @@ class EstimatedLabels(KnownLabels):
 
 # %% ../../nbs/pseudo/06_label_links.ipynb #c9571cc3
 class AreaThreshold(Threshold):
-    "The classes that are sure, by thresholds that fit the area that the localizer gives each class."
+    "The hard mask, with thresholds that depend on the area of each class in the CAM."
     threshold_by_area: bool = param(False, "each foreground class gets the threshold at which its hard mask "
                                            "has the area of its probabilities")
     area_limits: float = param(0.2, "how far such a threshold may be from threshold_classes", min=0, max=0.4,
@@ -57,7 +57,7 @@ class AreaThreshold(Threshold):
 
 # %% ../../nbs/pseudo/06_label_links.ipynb #b994a9fa
 class RefinedSoften(Soften):
-    "A soft pseudo-label partly of the refined probabilities."
+    "The soft pseudo-label, partly from the refined probabilities."
     reads: Sequence[str] = ("masked", "refined")
     refined_share: float = param(0.0, "share of the refined probabilities in the soft label", min=0, max=1, step=0.05)
 

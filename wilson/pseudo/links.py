@@ -25,7 +25,7 @@ __all__ = ['Link', 'StepMap', 'parameter_owners', 'with_parameters', 'order_link
 
 # %% ../../nbs/pseudo/04_links.ipynb #1bb0ac2f
 class Link:
-    "A function from named maps to one; a subclass states `reads`, `returns`, `compute` and parameters."
+    "A function from named maps to one map; a subclass defines `reads`, `returns`, `compute` and parameters."
     reads: Sequence[str] = ()   # names of maps, in the order of `compute`'s arguments
     optional: Sequence[str] = ()  # those of `reads` that are None where nothing gives them
     returns: str = ""           # name of the map it computes
@@ -40,16 +40,16 @@ class Link:
             setattr(self, name, params[name].convert(value))
 
     def compute(self, *maps: Any, **named: Any) -> Tensor:
-        "The map, from the maps of `reads`; gradients are off."
+        "Compute the map from the maps of `reads`, without gradients."
         raise NotImplementedError(f"{type(self).__name__} has no method `compute`")
 
     @property
     def values(self) -> dict[str, Any]:
-        "Its parameters by name."
+        "The values of its parameters, by name."
         return {name: getattr(self, name) for name in params_of(type(self))}
 
     def with_values(self, **values: bool | int | float | str) -> Link:
-        "The same link with other values of some parameters."
+        "Return a copy of the link with other values of some parameters."
         return type(self)(**{**self.values, **values})
 
     def __eq__(self, other: object) -> bool:
@@ -63,7 +63,7 @@ class Link:
 
 # %% ../../nbs/pseudo/04_links.ipynb #1b989d89
 class StepMap(Link):
-    "A map that a method measures over the whole step; `compute` gives the one of a step that measured none."
+    "A map that a method measures over the whole step; `compute` returns its value before any measurement."
 
     def __init__(self, value: Tensor | None = None, **values: bool | int | float | str):
         super().__init__(**values)
@@ -84,7 +84,7 @@ class StepMap(Link):
 def parameter_owners(
     links: Mapping[str, Link],  # by the name of the map that each returns
 ) -> dict[str, str]:
-    "By parameter, the map of the link that states it; InputError if two links state the same one."
+    "Return, for each parameter, the map of the link that defines it. Raises InputError if two links define it."
     owners: dict[str, str] = {}
     for returns, link in links.items():
         if not returns:
@@ -102,7 +102,7 @@ def with_parameters(
     links: Mapping[str, Link],
     values: Mapping[str, bool | int | float | str],  # by name of the parameter
 ) -> dict[str, Link]:
-    "Links with other values of some parameters; InputError for a name that no link states."
+    "Return links with other values of some parameters. Raises InputError for a name that no link defines."
     changed, owners = dict(links), parameter_owners(links)
     for name, value in values.items():
         if name not in owners:
@@ -114,7 +114,7 @@ def with_parameters(
 def order_links(
     links: Mapping[str, Link],  # by the name of the map that each returns
 ) -> list[Link]:
-    "The links in the order in which they run: each after those that it reads. InputError for a circle."
+    "Return the links in the order in which they run, each after those it reads. Raises InputError for a cycle."
     left, ordered = dict(links), list[Link]()
     while left:
         free = [name for name, link in left.items() if not left.keys() & {*link.reads}]
@@ -128,7 +128,7 @@ def input_maps(
     links: Mapping[str, Link],
     name: str,  # of a map
 ) -> frozenset[str]:
-    "Names of the maps that no link returns and that this map is computed from; optional ones are left out."
+    "Return the names of the input maps from which a map is computed, without optional ones."
     if name not in links:
         return frozenset({name})
     reads = [read for read in links[name].reads if read not in links[name].optional]
@@ -136,7 +136,7 @@ def input_maps(
 
 # %% ../../nbs/pseudo/04_links.ipynb #95880e08
 class Links:
-    "Links by the names of the maps they return, with the values of their parameters."
+    "Links and the values of their parameters; each link has the name of the map that it returns."
     default_links: Sequence[Link] = ()
 
     def __init__(
@@ -146,7 +146,7 @@ class Links:
     ):
         by_map = {link.returns: link for link in (*links,) or self.default_links}
         self.links = with_parameters(by_map, values)
-        order_links(self.links)  # refuses a circle
+        order_links(self.links)  # raises an error for a cycle
 
     @property
     def params(self) -> dict[str, Param]:
@@ -163,7 +163,7 @@ class Links:
         return self.values[parameter]
 
     def describe(self) -> dict[str, Any]:
-        "Links and values for a record, such as JSON."
+        "Return links and values in types that JSON has."
         return {"links": {n: type(link).__qualname__ for n, link in self.links.items()}, **self.values}
 
     def __eq__(self, other: object) -> bool:
@@ -177,17 +177,17 @@ class Links:
 
 # %% ../../nbs/pseudo/04_links.ipynb #95880e0c
 class AdjustableLinks(Links):
-    "Links of which a changed copy can be made: with other values, other links, or maps measured over a step."
+    "Links that can be copied with other values, other links, or maps measured over a step."
 
     def with_values(self: _Rule, **values: bool | int | float | str) -> _Rule:
-        "The same links with other values of some parameters."
+        "Return a copy with other values of some parameters."
         return type(self)(self.links.values(), **values)
 
     def replace(
         self: _Rule,
         **links: Link,  # by the name of the map that they return: rule.replace(soft=MySoften())
     ) -> _Rule:
-        "The rule with other links, or with more of them."
+        "Return a copy with other or additional links."
         for name, link in links.items():
             if link.returns != name:
                 raise InputError(f"{type(link).__name__} returns {link.returns!r}, and not {name!r}.")
@@ -195,17 +195,17 @@ class AdjustableLinks(Links):
 
     @property
     def step_maps(self) -> dict[str, Tensor]:
-        "What was measured over the step, by name of the map."
+        "The maps measured over the step, by name."
         return {name: link.value for name, link in self.links.items()
                 if isinstance(link, StepMap) and link.value is not None}
 
     @property
     def has_step_maps(self) -> bool:
-        "Whether a link of the rule is a map of a whole step."
+        "Whether a link of the rule is a map that is measured over a step."
         return any(isinstance(link, StepMap) for link in self.links.values())
 
     def with_step_maps(self: _Rule, values: Mapping[str, Tensor]) -> _Rule:
-        "The rule with measured maps in its `StepMap` links; other names do not count."
+        "Return a copy with measured maps in its `StepMap` links; other names are ignored."
         maps = {name: type(link)(values[name], **link.values) for name, link in self.links.items()
                 if isinstance(link, StepMap) and name in values}
         return self.replace(**maps) if maps else self
@@ -215,7 +215,7 @@ def rule_table(
     links: Mapping[str, Link],
     title: str,
 ) -> Markup:
-    "A row per link: the map that it returns, the maps that it reads, its class and parameters."
+    "Return one row per link: the map it returns, the maps it reads, its class and its parameters."
     rows = []
     for link in order_links(links):
         values = (f"{name} = {value}" for name, value in link.values.items())
@@ -226,17 +226,17 @@ def rule_table(
 
 # %% ../../nbs/pseudo/04_links.ipynb #95880e03
 class Rule(AdjustableLinks):
-    "Links that say in which order they run and what depends on what."
+    "Links in the order in which they run, with the dependencies between their maps."
 
     def in_order(self) -> list[Link]:
-        "The links in the order in which they run: each after those that it reads."
+        "The links in the order in which they run, each after those it reads."
         return order_links(self.links)
 
     def affected(
         self,
         names: Iterable[str],  # of maps
     ) -> frozenset[str]:
-        "These maps and all that are computed from them."
+        "Return these maps and all maps computed from them."
         affected = set(names)
         for link in self.in_order():
             if affected & {*link.reads}:
@@ -244,11 +244,11 @@ class Rule(AdjustableLinks):
         return frozenset(affected)
 
     def affected_by(self, parameter: str) -> frozenset[str]:
-        "The maps that a parameter changes."
+        "Return the names of the maps that a parameter changes."
         return self.affected({parameter_owners(self.links)[parameter]})
 
     def inputs_of(self, name: str) -> frozenset[str]:
-        "What has to be given for a map: the names that no link returns."
+        "Return the names of the inputs that a map is computed from."
         return input_maps(self.links, name)
 
     def _repr_html_(self) -> str:

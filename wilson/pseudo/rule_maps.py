@@ -31,7 +31,7 @@ def unchanged_maps(
     maps: RuleMaps,
     other: RuleMaps,
 ) -> frozenset[str]:
-    "Names of the maps that are the same in both, computed or not."
+    "Return the names of the maps that are equal under both, computed or not."
     changed = {n for n in maps.inputs.keys() | other.inputs.keys() if not _same(maps, other, n)}
     changed |= {n for n, link in maps.rule.links.items() if other.rule.links.get(n) != link}
     return frozenset(maps.inputs.keys() | maps.rule.links.keys()) - maps.rule.affected(changed)
@@ -45,7 +45,7 @@ def _map_without_link(maps: RuleMaps, name: str) -> Tensor:
 
 # %% ../../nbs/pseudo/07_rule_maps.ipynb #efafae5d
 class RuleMaps:
-    "The maps that a rule computes from its inputs, each once and when it is asked for."
+    "The maps that a rule computes from its inputs, each at its first use."
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class RuleMaps:
 
     @property
     def computed(self) -> dict[str, Tensor]:
-        "The maps that are known, by name."
+        "The maps computed so far, by name."
         return dict(self._made)
 
     def with_rule(
@@ -78,7 +78,7 @@ class RuleMaps:
         rule: Rule,
         **inputs: Tensor,  # those that change
     ) -> _Maps:
-        "The maps of another rule or of other inputs; those that stay the same are not computed again."
+        "Return the maps of another rule or of other inputs; equal maps are not computed again."
         other = type(self)(rule, {**self.inputs, **inputs})
         same = unchanged_maps(other, self)
         other._made.update((n, m) for n, m in self._made.items() if n in same)
