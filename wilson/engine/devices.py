@@ -49,7 +49,7 @@ def compute_dtype(
     name: str = "auto",  # auto | float32 | bf16 | fp16
     norm: str = "auto",  # auto | plain | inplace
 ) -> torch.dtype:
-    "The type that the networks compute in."
+    "Return the type in which the networks compute."
     if name != "auto":
         return PRECISIONS[name]
     if device.type != "cuda":
@@ -63,7 +63,7 @@ def inference_dtype(
     name: str = "auto",            # auto | float32 | bf16 | fp16, as configured
     recorded: str = "float32",     # what the step was trained with
 ) -> torch.dtype:
-    "The type that the networks of a trained step compute in: that of its training, where the device has it."
+    "Return the type in which a trained step computes: that of its training, if the device supports it."
     dtype = PRECISIONS.get(recorded if name == "auto" else name, torch.float32)
     if device.type == "cuda":
         return dtype
@@ -76,14 +76,14 @@ def norm_for_device(
     precision: str = "auto",
     norm: str = "auto",
 ) -> str:  # "plain" | "inplace"
-    "The kind of ABN that trains there: the kernels of the in-place one know no bfloat16."
+    "Return the kind of ABN that can train: the kernels of the in-place ABN do not support bfloat16."
     if norm != "auto":
         return norm
     return "plain" if compute_dtype(device, precision) == torch.bfloat16 else norm_for(str(device))
 
 # %% ../../nbs/engine/02_devices.ipynb #c0117f02
 def numerics(dtype: torch.dtype) -> dict[str, Any]:
-    "What a run records of how it computes: the threads of each process and the precision of the networks."
+    "Return the threads of each process and the precision of the networks, as a run records them."
     precision = next(name for name, kind in PRECISIONS.items() if kind == dtype)
     return {"threads": all_gather_object(torch.get_num_threads()), "precision": precision}
 
@@ -95,7 +95,7 @@ def restore_numerics(
     norm: str = "auto",
     asked: int | None = None,     # threads, as configured; they override those of the record
 ) -> str:                         # the precision to use
-    "Set the recorded number of threads and return the recorded precision; logs where they differ from now."
+    "Set the recorded number of threads and return the recorded precision. Logs each difference from now."
     recorded = broadcast_from_main(lambda: (folder.read("config.json") or {}).get("machine", {}))
     threads, now = recorded.get("threads"), torch.get_num_threads()
     everywhere = all_gather_object(now)
@@ -113,7 +113,7 @@ def restore_numerics(
     return before
 
 # %% ../../nbs/engine/02_devices.ipynb #fa570002
-PIXELS_OF_A_THREAD = 128 * 128  # of one pass; with fewer, threads would mostly wait for each other
+PIXELS_OF_A_THREAD = 128 * 128  # per pass; with fewer pixels, threads mostly wait for each other
 
 
 def count_threads(
@@ -121,7 +121,7 @@ def count_threads(
     free: float,     # processors that no other process uses
     processes: int = 1,  # that share them
 ) -> int:            # at least 1
-    "The number of threads for so much work; a processor counts as free from two thirds on."
+    "Return the number of threads for a size of work; a processor counts as free if it is idle two thirds of the time."
     shared = math.floor(free + 1 / 3) // processes
     return max(1, min(shared, math.ceil(pixels / PIXELS_OF_A_THREAD)))
 
@@ -149,7 +149,7 @@ def set_threads(
 
 # %% ../../nbs/engine/02_devices.ipynb #c32a242f
 def rank_device(device: str) -> torch.device:
-    "The device of this rank: the GPU of its number on this machine, or the CPU."
+    "Return the device of this rank: the GPU with its number on this machine, or the CPU."
     gpu = device.startswith("cuda") or device == "auto" and torch.cuda.is_available()
     return torch.device("cuda", int(os.environ["LOCAL_RANK"])) if gpu else torch.device("cpu")
 
@@ -158,7 +158,7 @@ def choose_device(
     device: str,
     start: bool = True,  # whether this process is the one that uses it
 ) -> torch.device:
-    "auto: a GPU where there is one; among several ranks each its own."
+    "Return a device. `auto` is a GPU if there is one; each of several ranks has its own."
     if is_torchelastic_launched() and device in ("auto", "cuda", "cpu"):
         place = rank_device(device)
     elif device == "auto":
