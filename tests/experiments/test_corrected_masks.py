@@ -50,9 +50,9 @@ def test_a_mask_stands_in_place_of_the_pseudo_label():
     masks[2, :16], masks[2, 16:] = 0, 1
     labels = torch.tensor([[0, 1], [0, 1], [0, 1]]).float()
     batch = Batch(torch.rand(3, 3, 32, 32), masks, labels, ["a", "b", "c"])
-    assert batch.has_mask.tolist() == [True, False, True]
+    assert batch.covered.flatten(1).all(1).tolist() == [True, False, True]
     made = make_targets(torch.randn(3, 3, 8, 8), torch.randn(3, 2, 8, 8), batch.images, labels)
-    found = with_masks(made, masks, batch.has_mask)
+    found = with_masks(made, masks, batch.covered)
     assert (found.target[1] == made.target[1]).all() and found.gate[1] == made.gate[1] and found.gate[0] == found.gate[2] == 1
     assert (found.target[0, :, :4].argmax(0) == 2).all() and found.target[0, :, :4].sum() == 32
     assert (found.target[0, :, 4:] == made.target[0, :, 4:]).all()  # void: as without the mask

@@ -69,3 +69,15 @@ def test_a_run_with_a_memory_is_marked(root, capsys):
     assert run("compare") == 0 and "(memory)" in capsys.readouterr().out
     says(refused(capsys, *arguments[:-1], "4", "--name", "remembers"), "another configuration", "memory_images")
     says(refused(capsys, *arguments, "--name", "both", "--corrected-masks", "data/few"), "memory_images=3", "corrected_masks")
+
+
+def test_objects_of_the_memory_are_pasted(root, capsys):
+    arguments = ("train", *QUICK, "--method", "old-first", "--step", "1", "--memory-paste", "true")
+    says(refused(capsys, *arguments, "--name", "nothing"), "memory_paste", "set memory_images")
+    weights = []
+    for name, more in (("pasted", ()), ("replayed", ("--memory-paste", "false"))):
+        assert run(*arguments[:-2 if more else None], *more, "--memory-images", "40", "--name", name) == 0
+        step, = root.glob(f"runs/*/{name}/step1")
+        assert json.loads((step / "config.json").read_text(encoding="utf-8"))["marks"] == ["memory"]
+        weights.append((step / "weights.safetensors").read_bytes())
+    assert weights[0] != weights[1]

@@ -62,9 +62,9 @@ class Batch:
         return len(self.ids)
 
     @property
-    def has_mask(self) -> Tensor:  # B bool
-        "Which images have a mask, in a batch of which others have none."
-        return (self.require_masks() != NO_MASK).flatten(1).any(1)
+    def covered(self) -> Tensor:  # B, H, W bool
+        "The pixels with a mask, in a batch of which other images or pixels have none."
+        return self.require_masks() != NO_MASK
 
     def require_masks(self) -> Tensor:
         "Return the masks. Raises ValueError if the batch has none."

@@ -19,6 +19,7 @@ from ..data.batches import Batch
 from ..evidence.links import SoftenBySuperpixels
 from ..levers.negatives import negative_loss
 from ..levers.new_rows import ROW_PIXELS, keep_latest, sample_rows, set_rows
+from ..levers.paste import paste_objects
 from ..levers.prototypes import class_sums, merge_sums, prototype_loss
 from ..levers.pixel_weights import channel_weights, confidence_weight, old_class_weight, weighted_segmentation_loss
 from ..levers.relations import relation_loss, relations, seed_counts
@@ -56,6 +57,7 @@ class LeverParams(Wilson):
     negative_images: bool = param(False, "train on the images of the list that show no class of the step, too")
     memory_images: int = param(0, "images of earlier steps that a step trains on again, with their masks; such "
                                   "runs are marked", min=0)
+    memory_paste: bool = param(False, "paste old objects of the memory's images on images of the step")
     loss_negatives: float = param(0.0, "weight of the negatives: the old model's surest pixels are no new class", min=0)
     negative_share: float = param(0.3, "share of each image's pixels that are negatives", min=0, max=1)
     loss_relation: float = param(0.0, "weight of the relation prior: new classes prefer old ones that are alike", min=0)
@@ -75,6 +77,8 @@ class LeverParams(Wilson):
         super().check(values, epochs)
         if (count := values.get("memory_images")) and values.get("corrected_masks"):
             raise InputError(f"memory_images={count} and corrected_masks both give masks: leave one of them out.")
+        if values.get("memory_paste") and not count:
+            raise InputError("memory_paste needs images to paste from: set memory_images, for example to 100.")
 
 # %% ../../nbs/methods/08_levers.ipynb #ba3fca07
 class LeverState(LeverParams):
@@ -255,17 +259,11 @@ class FusionLevers(RowLevers):
     "Fusion with the weights of the step before."
     reads_old_weights = "fusion"
 
-    @property
-    def share(self) -> float:
-        "Share of the new weights in a fusion."
-        if self.fusion_share is not None:
-            return float(self.fusion_share)
-        return fusion_share(len(self.counts), self.n_old)
-
     def fuse(self) -> None:
         "Mix the weights of the old model into the segmenter, at the first call."
         if not bool(self.fused):
-            fuse_weights(self.segmenter, self.require_old().state_dict(), self.share)
+            share = self.fusion_share if self.fusion_share is not None else fusion_share(len(self.counts), self.n_old)
+            fuse_weights(self.segmenter, self.require_old().state_dict(), share)
             self.fused.fill_(1)
 
     def finish(self) -> None:
@@ -280,6 +278,8 @@ class Levers(FusionLevers):
     name, paper = "levers", "2112.01882"
 
     def losses(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
+        if self.memory_paste:
+            batch = paste_objects(batch, self.n_old)
         if not (self.refit_epochs and self.epochs) or epoch < self.epochs - self.refit_epochs:
             return super().losses(batch, epoch)
         if self.fusion:

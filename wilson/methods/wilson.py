@@ -108,7 +108,7 @@ class WilsonTargets(WilsonNetworks):
         localizer.train(training)
         made = make_targets(maps, logits_old, denormalize(batch.images), batch.image_labels, self.rule,
                             batch.evidence)
-        return made if batch.masks is None else with_masks(made, batch.masks, batch.has_mask)
+        return made if batch.masks is None else with_masks(made, batch.masks, batch.covered)
 
     def target_maps(self, batch: Batch, features: Tensor, logits_old: Tensor) -> Tensor:  # B, C, h, w
         "Return the localizer's logits that become targets; `target_localizer` is in evaluation mode."

@@ -197,23 +197,24 @@ class Targets(RuleMaps):
 # %% ../../nbs/pseudo/02_targets.ipynb #ccc9269c
 def with_masks(
     made: Targets,
-    masks: Tensor,     # B, H, W int64 in training order; 255 is void
-    has_mask: Tensor,  # B bool: the images whose mask counts
+    masks: Tensor,    # B, H, W int64 in training order; 255 is void
+    covered: Tensor,  # B, H, W bool: the pixels that have a mask
 ) -> Targets:
-    "Return the targets with a mask in place of the pseudo-label for each image that has a mask."
+    "Return the targets with the mask in place of the pseudo-label wherever there is one; its images pass the gate."
     target, hard = made.target, made.hard
     size, count = tuple(target.shape[-2:]), target.shape[1]
     small = F.interpolate(masks[:, None].float(), size, mode="nearest-exact")[:, 0].long()
-    small = small.masked_fill(~has_mask[:, None, None], IGNORE)
+    with_mask = F.interpolate(covered[:, None].float(), size, mode="nearest-exact")[:, 0] > 0
+    small = small.masked_fill(~with_mask, IGNORE)
     known = (small != IGNORE)[:, None]
     named = F.pad(made["labels"].bool(), (1, 0), value=True)  # the localizer learns what the labels name
     outside = ~named.gather(1, small.flatten(1).clamp(max=count - 1)).view_as(small) & (small != IGNORE)
-    local = F.interpolate(small.masked_fill(outside, 0)[:, None].float(), tuple(hard.shape[-2:]),
-                          mode="nearest-exact")[:, 0].long()
+    local = torch.stack([small.masked_fill(outside, 0), with_mask], 1).float()
+    local, fixed = F.interpolate(local, tuple(hard.shape[-2:]), mode="nearest-exact").long().unbind(1)
     return Targets(made.rule, made.inputs, {
         **made.computed, "target": torch.where(known, one_hot(small, count).to(target.dtype), target),
-        "hard": torch.where(has_mask[:, None, None], local, hard),
-        "gate": made.gate.masked_fill(has_mask, 1)})
+        "hard": torch.where(fixed > 0, local, hard),
+        "gate": made.gate.masked_fill(covered.flatten(1).all(1), 1)})
 
 
 def make_targets(
