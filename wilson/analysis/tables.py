@@ -20,9 +20,9 @@ from ..evaluation.scores import ScoreFacts, incremental_scores, column_facts
 from ..run.records import Record, Variant
 
 # %% auto #0
-__all__ = ['FORMATS', 'ENDINGS', 'PROTOCOLS', 'mean_and_spread', 'Column', 'Table', 'to_markdown', 'to_latex', 'to_csv',
-           'to_html', 'table_groups', 'protocols_of', 'score_columns', 'score_table', 'class_table', 'step_table',
-           'label_quality_table', 'cost_table']
+__all__ = ['FORMATS', 'ENDINGS', 'PROTOCOLS', 'mean_and_spread', 'Column', 'best_labels', 'Table', 'to_markdown', 'to_latex',
+           'to_csv', 'to_html', 'table_groups', 'protocols_of', 'score_columns', 'score_table', 'class_table',
+           'step_table', 'label_quality_table', 'cost_table']
 
 # %% ../../nbs/analysis/03_tables.ipynb #f7cb4f41
 def mean_and_spread(
@@ -43,6 +43,18 @@ class Column:
     better: str = "more"  # "more" | "less" | "neither": what is marked as best
     digits: int = 1
 
+# %% ../../nbs/analysis/03_tables.ipynb #cf50597a
+def best_labels(
+    means: Mapping[str, float],  # by label; NaN: no value
+    column: Column,
+) -> set[str]:
+    "Return the labels of the best means; none if all are equal. Means are compared as they are written."
+    rounded = {label: round(mean, column.digits) for label, mean in means.items() if not math.isnan(mean)}
+    if column.better == "neither" or len({*rounded.values()}) < 2:
+        return set()
+    best = (max if column.better == "more" else min)(rounded.values())
+    return {label for label, mean in rounded.items() if mean == best}
+
 # %% ../../nbs/analysis/03_tables.ipynb #a7ebe41d
 @dataclass(frozen=True, repr=False)
 class Table:
@@ -60,15 +72,8 @@ class Table:
 
     def best(self) -> set[tuple[str, int]]:
         "Row and column of the best means; none in a column where all are equal."
-        found: set[tuple[str, int]] = set()
-        for k, column in enumerate(self.columns):
-            # rounded as they are written, so that equals are marked
-            means = {label: round(mean, column.digits) for label in self.rows
-                     if not math.isnan(mean := self.statistics[label, k][0])}
-            if column.better != "neither" and len({*means.values()}) > 1:
-                best = (max if column.better == "more" else min)(means.values())
-                found |= {(label, k) for label, mean in means.items() if mean == best}
-        return found
+        return {(label, k) for k, column in enumerate(self.columns)
+                for label in best_labels({label: self.statistics[label, k][0] for label in self.rows}, column)}
 
     def texts(self, bold: str, dash: str = "–", plus_minus: str = "±") -> list[list[str]]:
         "The rows as text, their labels first; `bold` is a template such as `**{}**`."

@@ -5,6 +5,7 @@
 # %% ../../nbs/api/04_data_overview.ipynb #a1c00402
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,17 +27,13 @@ if TYPE_CHECKING:
 __all__ = ['DataOverview', 'overview']
 
 # %% ../../nbs/api/04_data_overview.ipynb #a1c00405
+@dataclass(repr=False, eq=False)
 class DataOverview:
     "A data set with its report and figures, for one task; `wilson.overview` returns one."
-
-    def __init__(
-        self,
-        dataset: Dataset,
-        location: Location,  # of its folder
-        task: Task,
-        report: Report,
-    ):
-        self.dataset, self.location, self.task, self.report = dataset, location, task, report
+    dataset: Dataset
+    location: Location  # of its folder
+    task: Task
+    report: Report
 
     @cached_property
     def data(self) -> SegmentationFolder:

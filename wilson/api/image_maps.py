@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from io import BytesIO
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,17 +17,32 @@ from ..data.tasks import Step
 from ..evaluation.maps import Maps
 from ..evaluation.pictures import ROW
 
-# %% auto #0
-__all__ = ['ImageMaps']
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-# %% ../../nbs/api/00_image_maps.ipynb #7d3f0008
+# %% auto #0
+__all__ = ['dataset_ids', 'check_map', 'ImageMaps', 'draw_maps', 'png_bytes']
+
+# %% ../../nbs/api/00_image_maps.ipynb #3ca23884
+def dataset_ids(step: Step) -> np.ndarray:  # 256 uint8
+    "Return the data set's class id for each class of the step in training order; 255 for all other values."
+    ids = np.full(256, 255, np.uint8)
+    ids[: step.n_classes] = (0, *step.ids)
+    return ids
+
+
+def check_map(name: str, names: Sequence[str]) -> None:
+    "Raise InputError if an image has no map of this name."
+    if name not in names:
+        raise InputError(f"{name!r} is not a map of this image; expected one of {', '.join(names)}."
+                         f"{did_you_mean(name, names)}")
+
+# %% ../../nbs/api/00_image_maps.ipynb #4b72c0dc
+@dataclass(repr=False, eq=False)
 class ImageMaps:
     "All maps of one image under a rule, each computed when it is first used: `maps[name]`, `maps.show()`."
-
-    def __init__(self, maps: Maps, step: Step):
-        self.maps, self.step = maps, step
-        self._ids = np.full(256, 255, np.uint8)
-        self._ids[: step.n_classes] = (0, *step.ids)
+    maps: Maps
+    step: Step
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -35,42 +51,43 @@ class ImageMaps:
 
     def __getitem__(self, name: str) -> np.ndarray:  # H, W uint8
         "Return a map as labels: the data set's class ids, 255 for no label."
-        self._check(name)
+        check_map(name, self.names)
         truth = self.maps.logits.truth
         labels = truth if name == "truth" and truth is not None else self.maps.labels(name)
-        return self._ids[labels.numpy()]
+        return dataset_ids(self.step)[labels.numpy()]
 
     def soft(self, name: str) -> np.ndarray:  # C, h, w float32
         "Return the probabilities of a map, classes in training order. Raises InputError for a map of labels."
-        self._check(name)
-        found = None if name == "truth" else self.maps.soft(name)
-        if found is None:
+        check_map(name, self.names)
+        if name == "truth" or (soft := self.maps.soft(name)) is None:
             raise InputError(f"{name!r} contains labels, not probabilities; use maps[{name!r}].")
-        return found.numpy()
+        return soft.numpy()
 
     def iou(self, name: str) -> dict[str, float] | None:
         "Return class → IoU in percent, for the classes in this image or the map; None without a mask."
-        self._check(name)
-        found = self.maps.iou(name)
-        if found is None:
-            return None
-        return {n: 100 * v for n, v in zip(self.step.names, found.tolist()) if v == v}
+        check_map(name, self.names)
+        ious = self.maps.iou(name)
+        return None if ious is None else {n: 100 * v for n, v in zip(self.step.names, ious.tolist()) if v == v}
 
-    def _check(self, name: str) -> None:
-        if name not in self.names:
-            raise InputError(f"{name!r} is not a map of this image; expected one of {', '.join(self.names)}."
-                             f"{did_you_mean(name, self.names)}")
+    def show(self, names: Sequence[str] | None = None) -> Figure:
+        "Draw maps side by side as a matplotlib figure; by default image, CAM, soft label, prediction, truth."
+        return draw_maps(self.maps, self.step, names or [n for n in ROW if n in ("image", *self.names)])
 
     def __repr__(self) -> str:
         return f"ImageMaps({self.maps.logits.id or 'image'}: {', '.join(self.names)})"
 
-    def show(self, names: Sequence[str] | None = None) -> Any:
-        "Draw maps side by side as a matplotlib figure; by default image, CAM, soft label, prediction, truth."
-        from wilson.analysis.figures import qualitative  # matplotlib is slow to import
-        wanted = [n for n in (names or ROW) if names or n in ("image", *self.names)]
-        return qualitative([self.maps], self.step, wanted)
-
     def _repr_png_(self) -> bytes:
-        out = BytesIO()
-        self.show().savefig(out, format="png", dpi=100)
-        return out.getvalue()
+        return png_bytes(self.show())
+
+# %% ../../nbs/api/00_image_maps.ipynb #670ba91d
+def draw_maps(maps: Maps, step: Step, names: Sequence[str]) -> Figure:
+    "Draw maps of one image side by side."
+    from wilson.analysis.figures import qualitative  # matplotlib is slow to import
+    return qualitative([maps], step, list(names))
+
+
+def png_bytes(figure: Figure) -> bytes:
+    "Return a figure as the bytes of a PNG file."
+    out = BytesIO()
+    figure.savefig(out, format="png", dpi=100)
+    return out.getvalue()

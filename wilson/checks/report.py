@@ -24,7 +24,7 @@ from ..datasets.base import Dataset
 from ..datasets.built_in import DATASETS
 
 # %% auto #0
-__all__ = ['FEW', 'task_findings', 'unseen_findings', 'SplitFacts', 'split_facts', 'Report', 'check_dataset']
+__all__ = ['FEW', 'task_findings', 'unseen_findings', 'SplitFacts', 'split_facts', 'count_findings', 'Report', 'check_dataset']
 
 # %% ../../nbs/checks/03_report.ipynb #2cebf948
 FEW = 10  # fewer training images of a class than this are worth a note
@@ -105,6 +105,21 @@ def _by_kind(title: str, findings: Iterable[Finding], limit: int | None) -> Iter
         if limit is not None and len(found) > limit:
             yield f"  … and {len(found) - limit:,} more"
 
+# %% ../../nbs/checks/03_report.ipynb #e5e82b16
+def count_findings(
+    findings: Sequence[Finding],
+    images: int,  # number of different images
+) -> str:
+    "Return the number of problems and notes as a phrase."
+    wrong = [f for f in findings if f.error]
+    if wrong:
+        text = f"{count_text(len(wrong), 'problem')} in {count_text(len({f.where for f in wrong}), 'file')}"
+    else:
+        text = f"no problem in {count_text(images, 'image')}"
+    if notes := len(findings) - len(wrong):
+        text += f", {count_text(notes, 'note')}"
+    return text
+
 # %% ../../nbs/checks/03_report.ipynb #b6eb8d67
 @dataclass(frozen=True, eq=False)
 class Report:
@@ -132,14 +147,7 @@ class Report:
     @property
     def summary(self) -> str:
         "The last line."
-        wrong = [f for f in self.findings if f.error]
-        if wrong:
-            said = f"{count_text(len(wrong), 'problem')} in {count_text(len({f.where for f in wrong}), 'file')}"
-        else:
-            said = f"no problem in {count_text(self.images, 'image')}"
-        if notes := len(self.findings) - len(wrong):
-            said += f", {count_text(notes, 'note')}"
-        return f"{said} ({self.seconds:.1f} s)"
+        return f"{count_findings(self.findings, self.images)} ({self.seconds:.1f} s)"
 
     def __str__(self) -> str:
         return self.text(20)

@@ -118,7 +118,7 @@ class RunningJob:
         "Whether the process ended with an input error while another process trains one of its steps."
         return self.process.returncode == INPUT_ERROR and any(is_locked(lock_path(f)) for f in self.job.folders)
 
-
+# %% ../../nbs/experiments/09_sweep.ipynb #3f2c1a1e
 def missing_results(job: Job) -> str:
     "What the folders of a job's steps lack to be finished; empty where all are."
     member = {n: v for n, v in job.parameters.items() if n not in ("step", "runs_dir")}

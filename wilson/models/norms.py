@@ -34,11 +34,9 @@ class ABN(nn.Module):
         momentum: float = 0.1,           # share of the new batch in the running statistics
     ):
         super().__init__()
-        if activation not in ("leaky_relu", "identity"):
-            raise ValueError(f"activation={activation!r}: expected 'leaky_relu' or 'identity'")
+        _check_activation(activation)
         self.activation, self.slope, self.eps, self.momentum = activation, slope, eps, momentum
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
+        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
         self.register_buffer("num_batches_tracked", torch.tensor(0))
@@ -47,9 +45,9 @@ class ABN(nn.Module):
         if self.training:
             _check_batch(x)
             self.num_batches_tracked += 1
-        return self.activated(F.batch_norm(
-            x, self.running_mean, self.running_var, self.weight.abs() + self.eps,
-            self.bias, self.training, self.momentum, self.eps))
+        scale = self.weight.abs() + self.eps
+        return self.activated(F.batch_norm(x, self.running_mean, self.running_var, scale, self.bias,
+                                           self.training, self.momentum, self.eps))
 
     def activated(self, x: Tensor) -> Tensor:
         "Apply the activation to `x` in place."
@@ -66,6 +64,11 @@ def _check_batch(
     if x.numel() <= x.shape[1]:
         raise ValueError("batch norm in training got one value per channel (input "
                          f"{tuple(x.shape)}): use a batch size of at least 2 on every device")
+
+
+def _check_activation(name: str) -> None:
+    if name not in ("leaky_relu", "identity"):
+        raise ValueError(f"activation={name!r}: expected 'leaky_relu' or 'identity'")
 
 # %% ../../nbs/models/00_norms.ipynb #35a03aeb
 def inplace_available() -> bool:
