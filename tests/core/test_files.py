@@ -341,7 +341,7 @@ def test_lock_files_in_use_stay(tmp_path):
             run_list.remove_runs(["shapes-15-5-overlap/base-s42"], tmp_path)
         lock.unlink()  # by anybody
         with file_lock(lock, seconds=5) as second:  # on the file that is there now
-            assert try_lock(lock) is None and second._is_in_place()
+            assert try_lock(lock) is None and os.path.samestat(os.fstat(second.file.fileno()), lock.stat())
 
 
 def test_force_removes_what_nobody_trains(tmp_path, capsys):

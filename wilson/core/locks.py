@@ -12,6 +12,7 @@ import time
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -131,41 +132,52 @@ def _flock(handle: int, shared: bool) -> bool | None:
 
 _locks: weakref.WeakSet[FileLock] = weakref.WeakSet()  # of this process
 
+# %% ../../nbs/core/04_locks.ipynb #32694a43
+def _holder_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}.holder")
+
+
+def _write_holder(path: Path, shared: bool) -> tuple[Path | None, list[Path]]:
+    "Return this process's file, None if another process was first, and the files that the lock excludes."
+    alone = _holder_path(path)
+    own = alone.with_name(f"{alone.name}-{secrets.token_hex(4)}") if shared else alone
+    if not _create(own):
+        return None, []
+    return own, [alone] if shared else [f for f in path.parent.iterdir() if f.suffix != ".next"
+                                        and f.name.startswith(f"{alone.name}-")]
+
+# %% ../../nbs/core/04_locks.ipynb #dd5a3e83
+def _open_to_lock(path: Path, shared: bool) -> FileIO:
+    try:
+        return open(path, "a+b", buffering=0)
+    except OSError:
+        if not shared:
+            raise
+        return open(path, "rb", buffering=0)  # nothing can be written there
+
+
+def _is_file_at(file: FileIO, path: Path) -> bool:
+    "Whether an open file is the one at `path`."
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    return False
+
 # %% ../../nbs/core/04_locks.ipynb #777f2398
 class FileLock:
     "A lock that this process holds on the file at `path`; `file` is open to append to."
 
     def __init__(self, path: Path, shared: bool):
-        try:
-            self.file = open(path, "a+b", buffering=0)
-        except OSError:
-            if not shared:
-                raise
-            self.file = open(path, "rb", buffering=0)  # where nothing can be written
+        self.file = _open_to_lock(path, shared)
         self.path, self.shared, self._pid = path, shared, os.getpid()
         self._holder: Path | None = None
         _locks.add(self)
 
     def _take(self) -> bool:
-        got, alone = _flock(self.file.fileno(), self.shared), self.path.with_name(f"{self.path.name}.holder")
-        if got is None:
-            self._holder = alone
-            if self.shared:
-                self._holder = alone.with_name(f"{alone.name}-{secrets.token_hex(4)}")
-            if not _create(self._holder):
-                self._holder = None
-                return False
-            # the others first write and then look as well, so that one of two sees the other
-            others = [alone] if self.shared else [f for f in self.path.parent.iterdir() if f.suffix != ".next"
-                                                  and f.name.startswith(f"{alone.name}-")]
-        else:
-            others = [alone]  # of a machine or a moment without locks
-        return got is not False and all(map(_clear, others))
-
-    def _is_in_place(self) -> bool:
-        with suppress(FileNotFoundError):
-            return os.path.samestat(os.fstat(self.file.fileno()), self.path.stat())
-        return False
+        got = _flock(self.file.fileno(), self.shared)
+        if got is not None:  # there may be a holder file of a machine or a moment without locks
+            return got and _clear(_holder_path(self.path))
+        self._holder, others = _write_holder(self.path, self.shared)
+        return self._holder is not None and all(map(_clear, others))
 
     def __enter__(self) -> FileLock:
         return self
@@ -175,7 +187,7 @@ class FileLock:
 
     def remove_if_empty(self) -> None:
         "Remove the file at `path` where it is the locked one and nothing is in it."
-        if self._is_in_place() and not self.path.stat().st_size:
+        if _is_file_at(self.file, self.path) and not self.path.stat().st_size:
             with suppress(PermissionError):  # Windows removes no file that is open
                 self.path.unlink()
 
@@ -213,7 +225,7 @@ def try_lock(
         lock, is_kept = FileLock(Path(path), shared), False
         try:
             is_taken = lock._take()
-            in_place = lock._is_in_place() or tries == 0
+            in_place = _is_file_at(lock.file, lock.path) or tries == 0
             is_kept = is_taken and in_place
         finally:
             if not is_kept:

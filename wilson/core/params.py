@@ -14,7 +14,8 @@ from typing import Any, overload
 from .errors import InputError, did_you_mean
 
 # %% auto #0
-__all__ = ['KINDS', 'EFFECTS', 'param', 'convert_value', 'Param', 'text_expected', 'params_of', 'with_default']
+__all__ = ['KINDS', 'EFFECTS', 'param', 'convert_value', 'ParamFacts', 'check_value', 'annotated_kind', 'Param', 'text_expected',
+           'params_of', 'with_default']
 
 # %% ../../nbs/core/06_params.ipynb #7c2e0006
 KINDS: dict[str, type] = {"bool": bool, "int": int, "float": float, "str": str}
@@ -53,16 +54,10 @@ def _as_int(value: Any) -> int:
 # %% ../../nbs/core/06_params.ipynb #7c2e0009
 EFFECTS = ("weights", "scores", "nothing")
 
-# %% ../../nbs/core/06_params.ipynb #de050f42
+# %% ../../nbs/core/06_params.ipynb #026a04aa
 @dataclass(frozen=True)
-class Param:
-    """A parameter of the class in whose body it is assigned. Reading the attribute returns the default.
-
-    >>> class Distilled(wilson.Method):
-    ...     loss_kd: float = wilson.param(10.0, "weight of the distillation", min=0)
-    >>> Distilled.loss_kd
-    10.0
-    """
+class ParamFacts:
+    "Default, meaning and valid values of a parameter."
     default: Any
     help: str                        # a sentence without a full stop, for `--help`
     _: KW_ONLY
@@ -88,19 +83,62 @@ class Param:
         if self.affects not in EFFECTS:
             raise ValueError(f"affects={self.affects!r}: expected one of {', '.join(EFFECTS)}")
 
+    @property
+    def range_text(self) -> str:
+        "The range in words, such as `more than 0, at most 0.5`."
+        bounds = (("at least {:g}", self.min), ("more than {:g}", self.above),
+                  ("at most {:g}", self.max), ("less than {:g}", self.below))
+        return ", ".join(words.format(bound) for words, bound in bounds if bound is not None) or "a finite number"
+
+# %% ../../nbs/core/06_params.ipynb #f240c0eb
+def check_value(facts: ParamFacts, value: Any) -> Any:
+    "Convert one value to the type of a parameter. Raises InputError outside of its choices or range."
+    value = convert_value(facts.kind, facts.name, value)
+    if facts.choices and value not in facts.choices:
+        raise InputError(f"{facts.name}={value!r} is not known."
+                         f"{did_you_mean(str(value), [str(c) for c in facts.choices])}")
+    if facts.kind in (int, float) and not _is_in_range(facts, value):
+        raise InputError(f"{facts.name}={value}: expected {facts.range_text}.")
+    return value
+
+
+def _is_in_range(facts: ParamFacts, value: float) -> bool:
+    return (math.isfinite(value) and (facts.min is None or value >= facts.min)
+            and (facts.max is None or value <= facts.max) and (facts.above is None or value > facts.above)
+            and (facts.below is None or value < facts.below))
+
+# %% ../../nbs/core/06_params.ipynb #1806736b
+def annotated_kind(
+    owner: type,
+    name: str,     # of an attribute
+    by_step: bool, # whether the parameter accepts "base/later"
+) -> dict[str, Any]:
+    "Return `kind`, `optional` and `several` of a parameter. Raises TypeError for other annotations."
+    annotation = owner.__annotations__.get(name, "")  # text, or a type in a file that does not postpone them
+    text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
+    inner = text.partition("Sequence[")[2].partition("]")[0]
+    words = [w.strip() for w in (inner or text).split("|")]
+    kinds = [KINDS[w] for w in words if w in KINDS]
+    if by_step and len(kinds) == 2:  # of "base/later", which is text
+        kinds.remove(str)
+    if len(kinds) != 1:
+        raise TypeError(f"{owner.__name__}.{name}: expected an annotation of bool, int, float or str, "
+                        f"with `| None` where it may be None; found {' | '.join(words) or 'none'}")
+    return {"kind": kinds[0], "optional": "None" in words, "several": bool(inner)}
+
+# %% ../../nbs/core/06_params.ipynb #37d05b50
+@dataclass(frozen=True)
+class Param(ParamFacts):
+    """A parameter of the class in whose body it is assigned. Reading the attribute returns the default.
+
+    >>> class Distilled(wilson.Method):
+    ...     loss_kd: float = wilson.param(10.0, "weight of the distillation", min=0)
+    >>> Distilled.loss_kd
+    10.0
+    """
+
     def __set_name__(self, owner: type, name: str) -> None:
-        stated = owner.__annotations__.get(name, "")  # text, or a type in a file that does not postpone them
-        said = stated.__name__ if isinstance(stated, type) else str(stated)
-        inner = said.partition("Sequence[")[2].partition("]")[0]
-        words = [w.strip() for w in (inner or said).split("|")]
-        kinds = [KINDS[w] for w in words if w in KINDS]
-        if self.by_step and len(kinds) == 2:  # of "base/later", which is text
-            kinds.remove(str)
-        if len(kinds) != 1:
-            raise TypeError(f"{owner.__name__}.{name}: expected an annotation of bool, int, float or str, "
-                            f"with `| None` where it may be None; found {' | '.join(words) or 'none'}")
-        setattr(owner, name, replace(self, name=name, kind=kinds[0], optional="None" in words,
-                                     several=bool(inner)))
+        setattr(owner, name, replace(self, name=name, **annotated_kind(owner, name, self.by_step)))
 
     @overload
     def __get__(self, instance: None, owner: type) -> Any: ...
@@ -123,33 +161,11 @@ class Param:
         if self.text and isinstance(value, (bool, int, float)):
             raise text_expected(self.name, value)
         if not self.by_step:
-            return self._checked(value)
-        parts = [self._checked(part) for part in str(value).split("/")]
+            return check_value(self, value)
+        parts = [check_value(self, part) for part in str(value).split("/")]
         if len(parts) > 2:
             raise InputError(f"{self.name}={value!r}: expected one value, or two as base/later.")
         return "/".join(map(str, parts))
-
-    def _checked(self, value: Any) -> Any:
-        value = convert_value(self.kind, self.name, value)
-        if self.choices and value not in self.choices:
-            raise InputError(f"{self.name}={value!r} is not known."
-                             f"{did_you_mean(str(value), [str(c) for c in self.choices])}")
-        if self.kind in (int, float) and not self._is_in_range(value):
-            raise InputError(f"{self.name}={value}: expected {self.range_text}.")
-        return value
-
-    def _is_in_range(self, value: float) -> bool:
-        return (math.isfinite(value) and (self.min is None or value >= self.min)
-                and (self.max is None or value <= self.max) and (self.above is None or value > self.above)
-                and (self.below is None or value < self.below))
-
-    @property
-    def range_text(self) -> str:
-        "The range in words, such as `more than 0, at most 0.5`."
-        bounds = (("at least {:g}", self.min), ("more than {:g}", self.above),
-                  ("at most {:g}", self.max), ("less than {:g}", self.below))
-        said = [words.format(bound) for words, bound in bounds if bound is not None]
-        return ", ".join(said) or "a finite number"
 
 # %% ../../nbs/core/06_params.ipynb #c890d413
 def text_expected(name: str, value: Any) -> InputError:

@@ -18,8 +18,8 @@ from ..core.errors import InputError, require
 from .samples import NO_MASK, Sample, StepSamples
 
 # %% auto #0
-__all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'normalize', 'denormalize', 'Batch', 'collate', 'smaller_batch', 'EpochBatches',
-           'BatchesOf']
+__all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'normalize', 'denormalize', 'Batch', 'pixel_kinds', 'collate', 'smaller_batch',
+           'EpochBatches', 'BatchesOf']
 
 # %% ../../nbs/data/10_batches.ipynb #4d553b35
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -70,11 +70,17 @@ class Batch:
         "Return the masks. Raises ValueError if the batch has none."
         return require(self.masks, "this batch has no masks: its samples were made with reads_masks=False")
 
+    def first_images(self, count: int) -> Batch:
+        "Return the first images of the batch."
+        masks = None if self.masks is None else self.masks[:count]
+        return Batch(self.images[:count], masks, self.image_labels[:count], self.ids[:count],
+                     {name: maps[:count] for name, maps in self.evidence.items()})
+
     def pin_memory(self) -> Batch:
         "The batch in page-locked memory, from which a GPU copies while it computes."
         masks = None if self.masks is None else self.masks.pin_memory()
-        evidence = {name: maps.pin_memory() for name, maps in self.evidence.items()}
-        return Batch(self.images.pin_memory(), masks, self.image_labels.pin_memory(), self.ids, evidence)
+        return Batch(self.images.pin_memory(), masks, self.image_labels.pin_memory(), self.ids,
+                     {name: maps.pin_memory() for name, maps in self.evidence.items()})
 
     def to(self, device: torch.device | str) -> Batch:
         "The batch on `device`, images normalised and masks widened there."
@@ -82,8 +88,20 @@ class Batch:
             return t.to(device, non_blocking=True)
         masks = None if self.masks is None else move(self.masks).long()
         images = normalize(move(self.images)).contiguous(memory_format=torch.channels_last)
-        evidence = {name: move(maps) for name, maps in self.evidence.items()}
-        return Batch(images, masks, move(self.image_labels).float(), self.ids, evidence)
+        return Batch(images, masks, move(self.image_labels).float(), self.ids, {n: move(m) for n, m in self.evidence.items()})
+
+# %% ../../nbs/data/10_batches.ipynb #675ead2f
+def pixel_kinds(
+    labels: Tensor | None,  # B, h, w: classes in training order, 255 for no target
+    n_old: int,             # C_old, with background
+    device: torch.device,
+) -> Tensor:                # 3: number of pixels of background, old classes, new classes
+    "Count the target pixels of a batch by kind."
+    if labels is None:
+        return torch.zeros(3, device=device)
+    new = (labels >= n_old) & (labels != 255)
+    old = (labels > 0) & (labels < n_old)
+    return torch.stack([(labels == 0).sum(), old.sum(), new.sum()]).float()
 
 # %% ../../nbs/data/10_batches.ipynb #d8374d9a
 def collate(

@@ -11,9 +11,10 @@ import json
 import os
 import pickle
 import random
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -30,9 +31,13 @@ from ..models.localizer import Localizer
 from ..models.segmenter import Segmenter
 from ..models.weights import check_finite
 
+if TYPE_CHECKING:
+    from wilson.engine.updates import Updates
+
 # %% auto #0
 __all__ = ['WEIGHTS_FILES', 'STATE_KEYS', 'save_weights', 'read_weights', 'load_part', 'read_carried', 'random_states',
-           'set_random_states', 'save_state', 'remove_states', 'newest_state', 'check_loadable', 'weights_hash']
+           'set_random_states', 'training_state', 'load_training_state', 'copy_weights', 'restored_weights',
+           'save_state', 'remove_states', 'newest_state', 'check_state_names', 'check_loadable', 'weights_hash']
 
 # %% ../../nbs/engine/05_checkpoint.ipynb #476d87b8
 WEIGHTS_FILES = {"last": "weights.safetensors", "best": "best.safetensors"}
@@ -117,6 +122,46 @@ def set_random_states(states: Mapping[str, Any]) -> None:
     if states["cuda"] is not None and torch.cuda.is_initialized():
         torch.cuda.set_rng_state(states["cuda"])
 
+# %% ../../nbs/engine/05_checkpoint.ipynb #dde71017
+def training_state(updates: Updates) -> dict[str, Any]:
+    "The states of method, optimizer, schedule and gradient scaler."
+    return {"method": updates.method.state_dict(), "optimizer": updates.optimizer.state_dict(),
+            "schedule": {"last_epoch": updates.schedule.last_epoch}, "scaler": updates.scaler.state_dict()}
+
+
+def load_training_state(updates: Updates, state: Mapping[str, Any]) -> None:
+    "Load what `training_state` returned; a scaler that is not used here is ignored."
+    updates.method.load_state_dict(state["method"])
+    updates.optimizer.load_state_dict(state["optimizer"])
+    updates.schedule.last_epoch = state["schedule"]["last_epoch"]
+    if state["scaler"] and updates.scaler.is_enabled():
+        updates.scaler.load_state_dict(state["scaler"])
+
+# %% ../../nbs/engine/05_checkpoint.ipynb #d2121a43
+def copy_weights(
+    others: Mapping[str, Tensor],
+    own: Mapping[str, Tensor],  # of a `state_dict()`; changed in place
+    owner: str,                 # of `others`, for the error
+) -> None:
+    "Copy tensors over those of the same name. Raises InputError for an unknown name or another shape."
+    for name, tensor in others.items():
+        if name not in own or own[name].shape != tensor.shape:
+            raise InputError(f"{owner}[{name!r}] has the shape {tuple(tensor.shape)}; expected those of "
+                             f"trainer.method.state_dict().")
+        own[name].copy_(tensor)
+
+
+@contextmanager
+def restored_weights(module: nn.Module, names: Iterable[str]) -> Iterator[None]:
+    "Restore these tensors of a module at the end of the context."
+    own = module.state_dict()
+    before = {name: own[name].clone() for name in {*names} & own.keys()}
+    try:
+        yield
+    finally:
+        for name, tensor in before.items():
+            own[name].copy_(tensor)
+
 # %% ../../nbs/engine/05_checkpoint.ipynb #4f7aacd8
 STATE_KEYS = {"run", "epoch", "done", "validated", "callbacks", "method", "optimizer", "schedule", "scaler",
               "random"}
@@ -166,6 +211,12 @@ def _read(file: Path, run: str) -> dict[str, Any]:
     if state["run"] != run:
         raise ValueError("it is of another run")
     return state
+
+# %% ../../nbs/engine/05_checkpoint.ipynb #1d3595f4
+def check_state_names(names: Sequence[str]) -> None:
+    "Raise InputError if two callbacks have the same name, since their states are saved by name."
+    if len({*names}) < len(names):
+        raise InputError(f"callbacks: two of {', '.join(names)} have the same name. Rename your class.")
 
 # %% ../../nbs/engine/05_checkpoint.ipynb #c0117c02
 def check_loadable(

@@ -22,7 +22,8 @@ from ..core.distributed import is_main_process, all_gather_object
 from .trainer import Callback
 
 # %% auto #0
-__all__ = ['COUNTER', 'joules', 'peak_memory', 'TimeLeft', 'display_duration', 'Cost']
+__all__ = ['COUNTER', 'joules', 'peak_memory', 'TimeLeft', 'display_duration', 'StepCost', 'cost_text', 'TimeLeftCallback',
+           'Cost']
 
 # %% ../../nbs/engine/06_cost.ipynb #1d87d7df
 COUNTER = Path("/sys/class/powercap/intel-rapl:0/energy_uj")  # of a processor, microjoules
@@ -105,29 +106,27 @@ def display_duration(seconds: float) -> str:
     hours, minutes = divmod(round(seconds / 60), 60)
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min"
 
-# %% ../../nbs/engine/06_cost.ipynb #bf843807
+# %% ../../nbs/engine/06_cost.ipynb #03fe0562
 @dataclass
-class Cost(Callback):
-    "Time, energy and memory of a step, over all processes that trained it."
+class StepCost:
+    "Time, energy and memory of a step, measured in parts."
     device: torch.device
     seconds: float = 0.0           # of training, without validation and saving
     energy: float | None = 0.0     # joules; None once a device did not measure it
     memory: float = 0.0            # GB
-    left: TimeLeft = field(default_factory=TimeLeft, repr=False, compare=False)
     _since: tuple[float, float | None] = field(default=(0.0, None), repr=False)
-    _running: bool = field(default=False, repr=False)
-    _paused: bool = field(default=False, repr=False)
+    is_measuring: bool = field(default=False, repr=False)
 
     def begin(self) -> None:
         "Start measuring."
-        self._running = True
+        self.is_measuring = True
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         self._since = time.perf_counter(), joules(self.device)
 
     def end(self) -> None:
         "Stop measuring, and add what was measured."
-        self._running = False
+        self.is_measuring = False
         began, before = self._since
         self.seconds += time.perf_counter() - began
         now = joules(self.device)
@@ -137,15 +136,38 @@ class Cost(Callback):
             self.energy = self.energy + now - before
         self.memory = max(self.memory, peak_memory(self.device))
 
+    def record(self) -> dict[str, float | None]:
+        "The cost as plain values, for a state or metrics.json."
+        return {"seconds": self.seconds, "energy": self.energy, "memory": self.memory}
+
+    def of_all_ranks(self) -> StepCost:
+        "The cost with the energy of all GPUs; processes without GPUs share one processor's counter."
+        parts = all_gather_object(self.energy) if self.device.type == "cuda" else [self.energy]
+        return replace(self, energy=None if None in parts else sum(parts))
+
+    def __str__(self) -> str:
+        return cost_text(self)
+
+# %% ../../nbs/engine/06_cost.ipynb #4c5836fd
+def cost_text(cost: StepCost) -> str:
+    "Return for example `12 min 34 s of training, 25.00 Wh, at most 8.2 GB of GPU memory`."
+    minutes, seconds = divmod(round(cost.seconds), 60)
+    energy = "" if cost.energy is None else f", {cost.energy / 3600:.2f} Wh"
+    kind = "GPU memory" if cost.device.type == "cuda" else "memory"
+    memory = f", at most {cost.memory:.1f} GB of {kind}" if cost.memory else ""
+    return f"{minutes} min {seconds:02} s of training{energy}{memory}"
+
+# %% ../../nbs/engine/06_cost.ipynb #51efadc1
+@dataclass
+class TimeLeftCallback(Callback):
+    "Estimates the time left from the updates and validations so far."
+    left: TimeLeft = field(default_factory=TimeLeft, repr=False, compare=False, kw_only=True)
+
     def before_epoch(self) -> None:
-        self.begin()
         self.left.start()
 
     def after_update(self) -> None:
         self.left.update()
-
-    def after_epoch(self) -> None:
-        self.end()
 
     def validate(self) -> None:
         self.left.start(validating=True)
@@ -160,8 +182,21 @@ class Cost(Callback):
         seconds = self.left.seconds((t.epochs - t.epoch) * t.per_epoch - t.done, validations)
         return "" if seconds is None else f"about {display_duration(seconds)} left"
 
+# %% ../../nbs/engine/06_cost.ipynb #4e6bfc05
+@dataclass
+class Cost(StepCost, TimeLeftCallback):
+    "Time, energy and memory of a step, over all processes that trained it."
+    _paused: bool = field(default=False, repr=False)
+
+    def before_epoch(self) -> None:
+        self.begin()
+        super().before_epoch()
+
+    def after_epoch(self) -> None:
+        self.end()
+
     def before_save(self) -> None:
-        self._paused = self._running
+        self._paused = self.is_measuring
         if self._paused:
             self.end()
 
@@ -179,21 +214,4 @@ class Cost(Callback):
     @property
     def images_per_second(self) -> float | None:
         "Training images per second so far."
-        images = self.trainer.update * self.trainer.batch_size
-        return images / self.seconds if self.seconds else None
-
-    def of_all_ranks(self) -> Cost:
-        "The cost with the energy of all GPUs; processes without GPUs share one processor's counter."
-        parts = all_gather_object(self.energy) if self.device.type == "cuda" else [self.energy]
-        return replace(self, energy=None if None in parts else sum(parts))
-
-    def record(self) -> dict[str, float | None]:
-        "The cost as plain values, for a state or metrics.json."
-        return {"seconds": self.seconds, "energy": self.energy, "memory": self.memory}
-
-    def __str__(self) -> str:
-        minutes, seconds = divmod(round(self.seconds), 60)
-        energy = "" if self.energy is None else f", {self.energy / 3600:.2f} Wh"
-        kind = "GPU memory" if self.device.type == "cuda" else "memory"
-        memory = f", at most {self.memory:.1f} GB of {kind}" if self.memory else ""
-        return f"{minutes} min {seconds:02} s of training{energy}{memory}"
+        return self.trainer.update * self.trainer.batch_size / self.seconds if self.seconds else None

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 # %% auto #0
-__all__ = ['NOTICE', 'KILL', 'STOP_SIGNALS', 'GRACE', 'KILL_AFTER', 'Interrupted', 'Stop', 'graceful_shutdown', 'exit_watchdog',
-           'end_with_parent']
+__all__ = ['NOTICE', 'KILL', 'STOP_SIGNALS', 'GRACE', 'PATIENCE', 'KILL_AFTER', 'Interrupted', 'Stop', 'graceful_shutdown',
+           'exit_watchdog', 'end_with_parent']
 
 # %% ../../nbs/engine/00_signals.ipynb #666b29ec
 class Interrupted(KeyboardInterrupt):
@@ -43,6 +43,15 @@ class Interrupted(KeyboardInterrupt):
 class Stop:
     "Whether a signal asked this process to stop, and which."
     signal: int | None = None
+    noticed: float | None = None  # the time at which a wait for data noticed it
+
+    def end_wait(self, waited: float, patience: float) -> None:
+        "Raise Interrupted after a signal if no data came for `patience` seconds, or a batch takes five times as long."
+        if self.signal is None:
+            return
+        self.noticed = self.noticed or time.monotonic()
+        if waited > patience or time.monotonic() - self.noticed > 5 * patience:
+            raise Interrupted(self.signal)
 
 # %% ../../nbs/engine/00_signals.ipynb #744de2a4
 NOTICE = getattr(signal, "SIGUSR1", signal.SIGTERM)  # sent to ranks; Windows does not have it
@@ -50,6 +59,7 @@ KILL = getattr(signal, "SIGKILL", signal.SIGTERM)    # Windows does not have it
 STOP_SIGNALS = tuple(dict.fromkeys(getattr(signal, name, NOTICE)
                                    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")))
 GRACE = 2.0  # seconds
+PATIENCE = 1.0  # seconds that a training waits for an image after a signal
 # the ranks' limits; torchrun and Slurm kill 30 s after SIGTERM
 KILL_AFTER = {number: 2 * GRACE if number == signal.SIGINT else 20.0
               for number in STOP_SIGNALS if number != getattr(signal, "SIGUSR1", None)}

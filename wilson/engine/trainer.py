@@ -15,17 +15,18 @@ import numpy as np
 from torch import Tensor
 
 from ..core.distributed import is_main_process, all_gather_object, world_size, rank
-from ..core.errors import InputError
 from ..data.batches import Batch
 from ..data.tasks import Step
-from .checkpoint import check_loadable, newest_state, random_states, save_state, set_random_states
-from .signals import NOTICE, Interrupted, Stop
+from .checkpoint import (check_loadable, check_state_names, copy_weights, load_training_state, newest_state,
+                                      random_states, restored_weights, save_state, set_random_states, training_state)
+from .signals import NOTICE, PATIENCE, Interrupted, Stop
 from .step_folder import StepFolder
 from .updates import StepStats, Updates, compile_disabled
 from ..loading.loader import Loader
+from ..methods.base import Method
 
 # %% auto #0
-__all__ = ['C', 'PATIENCE', 'Callback', 'TrainerState', 'Trainer']
+__all__ = ['C', 'Callback', 'CallbackGroup', 'TrainerState', 'SavedTrainer', 'UpdatingTrainer', 'start_callbacks', 'Trainer']
 
 # %% ../../nbs/engine/10_trainer.ipynb #89785864
 class Callback:
@@ -90,49 +91,13 @@ class Callback:
 # %% ../../nbs/engine/10_trainer.ipynb #edb80b3d
 C = TypeVar("C", bound=Callback)
 
-# %% ../../nbs/engine/10_trainer.ipynb #c0117b03
-@dataclass
-class TrainerState:
-    "What a training consists of, and how its state is saved and loaded."
-    loader: Loader
-    updates: Updates
-    epochs: int
-    folder: StepFolder
-    step: Step
-    callbacks: Sequence[Callback] = ()   # called in this order
-    val_interval: int = 1
-    save_minutes: float = 10.0
-    run: str = ""          # id of the run; states of other runs are refused
-    left_out: int = 0      # images without a mask
-    stop: Stop = field(default_factory=Stop)
-    epoch: int = 0         # epochs done
-    done: int = 0          # updates done of the current epoch
-    validated: int = 0     # epochs done at the last validation
-    stopping: float | None = None  # the time at which a wait for data noticed a stop signal
-    loaded: dict[str, Any] = field(default_factory=dict)  # saved states of callbacks, for `fit`
-
-    def __post_init__(self) -> None:
-        self.per_epoch = len(self.loader) // self.updates.accumulate_grad
-        self.method, self.title = self.updates.method, f"step {self.step.index}"
-        self.checked = False  # whether the callbacks' states are known to load again
-        names = [callback.name for callback in self.callbacks]
-        if len({*names}) < len(names):
-            raise InputError(f"callbacks: two of {', '.join(names)} have the same name. Rename your class.")
-
-    @property
-    def started(self) -> bool:
-        "Whether an update was done, by this process or an earlier one."
-        return bool(self.epoch or self.done)
-
-    @property
-    def update(self) -> int:
-        "Updates done since the start of the step."
-        return self.epoch * self.per_epoch + self.done
-
-    @property
-    def batch_size(self) -> int:
-        "Images of an update, of all ranks."
-        return self.updates.images * self.updates.accumulate_grad
+# %% ../../nbs/engine/10_trainer.ipynb #e1e92d9d
+class CallbackGroup:
+    "The callbacks of a training, addressed together."
+    callbacks: Sequence[Callback]
+    method: Method
+    epoch: int      # epochs done
+    validated: int  # epochs done at the last validation
 
     def find(self, kind: type[C]) -> C:
         "The callback of a class."
@@ -150,25 +115,68 @@ class TrainerState:
 
     def load_weights(self) -> None:
         "Put the weights that callbacks offer into the method."
-        own = self.method.state_dict()
         for callback in self.callbacks:
-            for name, tensor in callback.weights().items():
-                if name not in own or own[name].shape != tensor.shape:
-                    raise InputError(f"callback {callback.name}: weights()[{name!r}] has the shape "
-                                     f"{tuple(tensor.shape)}; expected those of trainer.method.state_dict().")
-                own[name].copy_(tensor)
+            copy_weights(callback.weights(), self.method.state_dict(), f"callback {callback.name}: weights()")
 
     @contextmanager
     def evaluation_weights(self) -> Iterator[None]:
         "Inside this context the method has the weights that callbacks offer, afterwards its own again."
-        own, names = self.method.state_dict(), {n for c in self.callbacks for n in c.weights()}
-        trained = {name: own[name].clone() for name in names & own.keys()}
-        self.load_weights()
-        try:
+        with restored_weights(self.method, [n for c in self.callbacks for n in c.weights()]):
+            self.load_weights()
             yield
-        finally:
-            for name, tensor in trained.items():
-                own[name].copy_(tensor)
+
+    def validate(self) -> None:
+        "Validate with the weights that callbacks offer, and pass the first score on."
+        with compile_disabled(), self.evaluation_weights():
+            scores = [s for callback in self.callbacks if (s := callback.validate()) is not None]
+            self.validated = self.epoch
+            for callback in self.callbacks if scores else ():
+                callback.on_validation(scores[0])
+
+# %% ../../nbs/engine/10_trainer.ipynb #7d49b17e
+@dataclass
+class TrainerState(CallbackGroup):
+    "What a training consists of, and how its state is saved and loaded."
+    loader: Loader
+    updates: Updates
+    epochs: int
+    folder: StepFolder
+    step: Step
+    callbacks: Sequence[Callback] = ()   # called in this order
+    val_interval: int = 1
+    save_minutes: float = 10.0
+    run: str = ""          # id of the run; states of other runs are refused
+    left_out: int = 0      # images without a mask
+    stop: Stop = field(default_factory=Stop)
+    epoch: int = 0         # epochs done
+    done: int = 0          # updates done of the current epoch
+    validated: int = 0     # epochs done at the last validation
+    loaded: dict[str, Any] = field(default_factory=dict)  # saved states of callbacks, for `fit`
+
+    def __post_init__(self) -> None:
+        self.per_epoch = len(self.loader) // self.updates.accumulate_grad
+        self.method, self.title = self.updates.method, f"step {self.step.index}"
+        self.checked = False  # whether the callbacks' states are known to load again
+        check_state_names([callback.name for callback in self.callbacks])
+
+    @property
+    def started(self) -> bool:
+        "Whether an update was done, by this process or an earlier one."
+        return bool(self.epoch or self.done)
+
+    @property
+    def update(self) -> int:
+        "Updates done since the start of the step."
+        return self.epoch * self.per_epoch + self.done
+
+    @property
+    def batch_size(self) -> int:
+        "Images of an update, of all ranks."
+        return self.updates.images * self.updates.accumulate_grad
+
+# %% ../../nbs/engine/10_trainer.ipynb #47d4f559
+class SavedTrainer(TrainerState):
+    "A training whose state is saved and loaded."
 
     def save(self) -> None:
         "Save the state to resume from; all ranks take part."
@@ -179,47 +187,86 @@ class TrainerState:
             for name, state in states.items():
                 check_loadable(state, f"callback {name}")
             self.checked = True
-        u, random = self.updates, all_gather_object(random_states())
+        random = all_gather_object(random_states())
         if is_main_process():
-            save_state(self.folder.path, {
+            save_state(self.folder.path, training_state(self.updates) | {
                 "run": self.run, "epoch": self.epoch, "done": self.done, "validated": self.validated,
-                "random": random, "callbacks": {n: s for n, s in states.items() if s},
-                "method": self.method.state_dict(), "optimizer": u.optimizer.state_dict(),
-                "schedule": {"last_epoch": u.schedule.last_epoch}, "scaler": u.scaler.state_dict()})
+                "random": random, "callbacks": {n: s for n, s in states.items() if s}})
         for callback in self.callbacks:
             callback.after_save()
 
     def resume(self) -> None:
         "Load the newest complete state of the folder; `fit` passes the callbacks their part."
-        state, u = newest_state(self.folder.path, self.run), self.updates
+        state = newest_state(self.folder.path, self.run)
         self.epoch, self.done, self.validated = state["epoch"], state["done"], state["validated"]
         self.loaded = state["callbacks"]
-        self.method.load_state_dict(state["method"])
-        u.optimizer.load_state_dict(state["optimizer"])
-        u.schedule.last_epoch = state["schedule"]["last_epoch"]
-        if state["scaler"] and u.scaler.is_enabled():
-            u.scaler.load_state_dict(state["scaler"])
+        load_training_state(self.updates, state)
         set_random_states(state["random"][rank() % len(state["random"])])
 
-# %% ../../nbs/engine/10_trainer.ipynb #c0117b05
-PATIENCE = 1.0  # seconds to wait for an image after a stop signal
+    @property
+    def whole_while_waiting(self) -> bool:
+        "Whether a state can be saved while an update waits for data: it has no other pass or rank."
+        return world_size() == 1 and self.updates.accumulate_grad == 1
 
-# %% ../../nbs/engine/10_trainer.ipynb #6388e348
-class Trainer(TrainerState):
+    def obey(self, waited: float) -> None:
+        "Called while the run waits for data, for so many seconds without a sample: leave if asked to stop."
+        self.stop.end_wait(waited, PATIENCE if self.whole_while_waiting else 5 * PATIENCE)
+
+# %% ../../nbs/engine/10_trainer.ipynb #f782d42b
+class UpdatingTrainer(SavedTrainer):
+    "A training that makes one update after the other, and passes on their statistics."
+    reported = 0  # updates whose statistics have arrived
+
+    def _update(self, batches: Iterator[Batch], due: bool) -> tuple[bool, bool]:
+        "One update; returns whether to stop and whether to save."
+        try:
+            stats = self.updates(batches, self.epoch, lambda: (self.stop.signal is not None, due))
+        except Interrupted:  # while it waited for the first batch, so nothing of the update was done
+            if self.whole_while_waiting:
+                self._notify(self.updates.last())
+                self.save()
+            raise
+        self.done += 1
+        self.method.after_update()
+        for callback in self.callbacks:
+            callback.after_update()
+        stop, save = self._notify(stats)
+        at_once = world_size() == 1 and self.stop.signal is not None  # no need to agree with other ranks
+        if stop or save or at_once or self.done == self.per_epoch:
+            last = self._notify(self.updates.last())
+            stop, save = stop or last[0], save or last[1]
+        return stop or at_once, save
+
+    def _notify(self, stats: StepStats | None) -> tuple[bool, bool]:
+        "Pass statistics on; returns whether a rank was asked to stop and whether to save."
+        if stats is None:
+            return False, False
+        self.reported += 1
+        for callback in self.callbacks:
+            callback.on_stats(stats)
+        return bool(stats.flags[0]), bool(stats.flags[1])
+
+# %% ../../nbs/engine/10_trainer.ipynb #b33ec7fc
+def start_callbacks(trainer: Trainer, stack: ExitStack) -> None:
+    "Start the callbacks and load their states; `stack` ends those that were started."
+    for callback in trainer.callbacks:
+        callback.trainer = trainer
+        callback.before_fit(trainer)
+        stack.callback(callback.after_fit)
+        if callback.name in trainer.loaded:
+            callback.load_state_dict(trainer.loaded.pop(callback.name))
+
+# %% ../../nbs/engine/10_trainer.ipynb #ff352dc7
+class Trainer(UpdatingTrainer):
     "Trains `updates.method` on `loader`; callbacks do everything else, in their order."
 
     def fit(self) -> None:
         "Run the remaining epochs. Afterwards the method has the weights to save."
-        self.reported = self.update  # updates whose statistics have arrived
+        self.reported = self.update
         if not self.started:
             self.method.prepare(self.loader.epoch())
         with ExitStack() as stack:
-            for callback in self.callbacks:
-                callback.trainer = self
-                callback.before_fit(self)
-                stack.callback(callback.after_fit)
-                if callback.name in self.loaded:
-                    callback.load_state_dict(self.loaded.pop(callback.name))
+            start_callbacks(self, stack)
             self._validate()  # if an earlier process ended during its validation
             while self.epoch < self.epochs:
                 self._run_epoch()
@@ -246,55 +293,7 @@ class Trainer(TrainerState):
             if stop:
                 raise Interrupted(self.stop.signal or NOTICE)
 
-    def _update(self, batches: Iterator[Batch], due: bool) -> tuple[bool, bool]:
-        "One update; returns whether to stop and whether to save."
-        try:
-            stats = self.updates(batches, self.epoch, lambda: (self.stop.signal is not None, due))
-        except Interrupted:  # while it waited for the first batch, so nothing of the update was done
-            if self.whole_while_waiting:
-                self._notify(self.updates.last())
-                self.save()
-            raise
-        self.done += 1
-        self.method.after_update()
-        for callback in self.callbacks:
-            callback.after_update()
-        stop, save = self._notify(stats)
-        at_once = world_size() == 1 and self.stop.signal is not None  # no need to agree with other ranks
-        if stop or save or at_once or self.done == self.per_epoch:
-            last_stop, last_save = self._notify(self.updates.last())
-            stop, save = stop or last_stop, save or last_save
-        return stop or at_once, save
-
-    def _notify(self, stats: StepStats | None) -> tuple[bool, bool]:
-        "Pass statistics on; returns whether a rank was asked to stop and whether to save."
-        if stats is None:
-            return False, False
-        self.reported += 1
-        for callback in self.callbacks:
-            callback.on_stats(stats)
-        return bool(stats.flags[0]), bool(stats.flags[1])
-
     def _validate(self) -> None:
         due = self.epoch and (self.epoch % self.val_interval == 0 or self.epoch == self.epochs)
-        if not due or self.validated == self.epoch:
-            return
-        with compile_disabled(), self.evaluation_weights():
-            scores = [s for callback in self.callbacks if (s := callback.validate()) is not None]
-            self.validated = self.epoch
-            for callback in self.callbacks if scores else ():
-                callback.on_validation(scores[0])
-
-    @property
-    def whole_while_waiting(self) -> bool:
-        "Whether a state can be saved while an update waits for data: it has no other pass or rank."
-        return world_size() == 1 and self.updates.accumulate_grad == 1
-
-    def obey(self, waited: float) -> None:
-        "Called while the run waits for data, for so many seconds without a sample: leave if asked to stop."
-        if self.stop.signal is None:
-            return
-        self.stopping = self.stopping or time.monotonic()
-        patience = PATIENCE if self.whole_while_waiting else 5 * PATIENCE
-        if waited > patience or time.monotonic() - self.stopping > 5 * patience:
-            raise Interrupted(self.stop.signal)
+        if due and self.validated != self.epoch:
+            self.validate()

@@ -23,13 +23,14 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from ..core.distributed import local_only, world_size, all_reduce_sum
 from ..core.errors import InputError
-from ..data.batches import Batch
+from ..data.batches import Batch, pixel_kinds
 from ..methods.base import Method
 from ..models.synchronized_norms import synchronize, local_norms
 
 # %% auto #0
-__all__ = ['StepStats', 'PendingStats', 'gradient_norms', 'pixel_kinds', 'Pass', 'launch_stats_copy', 'BufferSnapshot',
-           'compile_disabled', 'compute_losses', 'wrap_ddp', 'find_fitting_batch', 'first_images', 'Updates']
+__all__ = ['StepStats', 'PendingStats', 'gradient_norms', 'Pass', 'launch_stats_copy', 'BufferSnapshot', 'compile_disabled',
+           'compute_losses', 'wrap_ddp', 'find_fitting_batch', 'run_pass', 'step_if_finite', 'check_can_skip',
+           'step_quietly', 'Updates']
 
 # %% ../../nbs/engine/08_updates.ipynb #1d938068
 class StepStats(NamedTuple):
@@ -75,19 +76,6 @@ def gradient_norms(optimizer: Optimizer) -> dict[str, Tensor]:
         none = torch.zeros((), device=group["params"][0].device)
         norms[group["name"]] = torch.stack(torch._foreach_norm(gradients)).norm() if gradients else none
     return norms
-
-
-def pixel_kinds(
-    labels: Tensor | None,  # B, h, w: classes in training order, 255 for no target
-    n_old: int,             # C_old, with background
-    device: torch.device,
-) -> Tensor:                # 3: number of pixels of background, old classes, new classes
-    "Count the target pixels of a batch by kind."
-    if labels is None:
-        return torch.zeros(3, device=device)
-    new = (labels >= n_old) & (labels != 255)
-    old = (labels > 0) & (labels < n_old)
-    return torch.stack([(labels == 0).sum(), old.sum(), new.sum()]).float()
 
 # %% ../../nbs/engine/08_updates.ipynb #a073a015
 class Pass(NamedTuple):
@@ -191,7 +179,7 @@ def find_fitting_batch(
                f"{batch.images.shape[-1]} pixels in {str(dtype).removeprefix('torch.')}")
     with local_only(), local_norms(method):
         for passes in (n for n in range(accumulate_grad + 1, total // 2 + 1) if total % n == 0):
-            part = first_images(batch, max(2, math.ceil(len(batch) * accumulate_grad / passes)))
+            part = batch.first_images(max(2, math.ceil(len(batch) * accumulate_grad / passes)))
             try:
                 if part.images.is_cuda:
                     torch.cuda.empty_cache()
@@ -205,12 +193,66 @@ def find_fitting_batch(
                     f"update stay the same, but batch norm uses {len(part)} images. A smaller crop_size also helps.")
     return f"{problem}, and for a pass of 2 images: give a smaller crop_size or another backbone."
 
+# %% ../../nbs/engine/08_updates.ipynb #c2127808
+def run_pass(
+    updates: Updates,
+    batches: Iterator[Batch],
+    epoch: int,
+    is_last: bool,  # of the update
+) -> Pass:
+    "Add the gradients of the next batch. Raises InputError if the device has too little memory."
+    began = time.perf_counter()
+    batch = next(batches)
+    waited = time.perf_counter() - began
+    share = len(batch) * world_size() / updates.images / updates.accumulate_grad
+    wrapped = updates.wrapped
+    quiet = (wrapped.no_sync() if isinstance(wrapped, DistributedDataParallel) and not is_last
+             else nullcontext())
+    terms: dict[str, Tensor] = {}
+    try:
+        with quiet:
+            terms = compute_losses(wrapped, batch, epoch, updates.dtype)
+            loss = _total(terms.values()) * share
+            spoilt = torch.where(loss.detach().isfinite(), 1.0, torch.nan)  # NaN makes every gradient NaN
+            updates.scaler.scale(loss * spoilt).backward()
+        short = False
+    except torch.OutOfMemoryError:
+        short = True
+    if short:  # outside of `except`, so that the error and the memory of the pass are freed first
+        terms = {}
+        updates.optimizer.zero_grad(set_to_none=True)
+        raise InputError(find_fitting_batch(updates.method, batch, epoch, updates.dtype, updates.images,
+                                            updates.accumulate_grad))
+    pixels = pixel_kinds(updates.method.last_targets(batch), updates.n_old, batch.images.device)
+    return Pass({name: term.detach() * share for name, term in terms.items()}, pixels, waited, batch.ids)
 
-def first_images(batch: Batch, count: int) -> Batch:
-    "Return the first images of a batch."
-    masks = None if batch.masks is None else batch.masks[:count]
-    evidence = {name: maps[:count] for name, maps in batch.evidence.items()}
-    return Batch(batch.images[:count], masks, batch.image_labels[:count], batch.ids[:count], evidence)
+# %% ../../nbs/engine/08_updates.ipynb #ee9b7c9f
+def step_if_finite(
+    optimizer: Optimizer,
+    scaler: torch.amp.GradScaler,
+    before: BufferSnapshot,             # the buffers before the update
+) -> tuple[dict[str, Tensor], Tensor]:  # norms by parameter group, and the scaler's factor
+    "Apply the gradients if all are finite; otherwise leave the weights, and restore the buffers."
+    scaler.unscale_(optimizer)
+    norms = gradient_norms(optimizer)
+    fine = torch.stack(list(norms.values())).isfinite().all()
+    before.restore_unless(fine)
+    setattr(optimizer, "found_inf", (~fine).float())  # as a GradScaler sets it; fused optimizers read it
+    scaler.step(optimizer)
+    return norms, scaler.scale(torch.ones_like(fine, dtype=torch.float32))
+
+
+def check_can_skip(optimizer: Optimizer) -> None:
+    "Raise ValueError if an optimizer cannot skip its step on the device."
+    if not getattr(optimizer, "_step_supports_amp_scaling", False):
+        raise ValueError(f"{type(optimizer).__name__} cannot skip an update on the device: create it with fused=True")
+
+
+def step_quietly(schedule: LRScheduler) -> None:
+    "Advance a schedule without the warning that the optimizer has skipped its step."
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        schedule.step()
 
 # %% ../../nbs/engine/08_updates.ipynb #8a7794ab
 @dataclass
@@ -225,9 +267,7 @@ class Updates:
     dtype: torch.dtype = torch.float32       # of the networks
 
     def __post_init__(self) -> None:
-        if not getattr(self.optimizer, "_step_supports_amp_scaling", False):
-            raise ValueError(f"{type(self.optimizer).__name__} cannot skip an update on the device: create it with "
-                             "fused=True")
+        check_can_skip(self.optimizer)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         self.n_old = sum(self.method.segmenter.classes[:-1]) or 1
         self.wrapped = wrap_ddp(self.method, self.device)
@@ -236,26 +276,16 @@ class Updates:
     def __call__(
         self,
         batches: Iterator[Batch],
-        epoch: int,
-        flags: Callable[[], Sequence[float]] = tuple,  # called late in the update; summed over the ranks
+        epoch: int, flags: Callable[[], Sequence[float]] = tuple,  # called late in the update; summed over ranks
     ) -> StepStats | None:  # None at the first update
         "Make one update. Returns the statistics of the previous update, which the device has finished by then."
-        kept = BufferSnapshot(self.method)
+        before = BufferSnapshot(self.method)
         self.optimizer.zero_grad(set_to_none=True)
-        passes = [self._passed(batches, epoch, exchanged=n == self.accumulate_grad - 1)
-                  for n in range(self.accumulate_grad)]
-        self.scaler.unscale_(self.optimizer)
-        norms = gradient_norms(self.optimizer)
-        fine = torch.stack(list(norms.values())).isfinite().all()
-        kept.restore_unless(fine)
-        setattr(self.optimizer, "found_inf", (~fine).float())  # as a GradScaler sets it; fused optimizers read it
-        self.scaler.step(self.optimizer)
-        factor = self.scaler.scale(torch.ones_like(fine, dtype=torch.float32))
+        passes = [run_pass(self, batches, epoch, n == self.accumulate_grad - 1) for n in range(self.accumulate_grad)]
+        norms, factor = step_if_finite(self.optimizer, self.scaler, before)
         now, self.pending = self.pending, launch_stats_copy(passes, norms, flags(), factor)
         self.scaler.update()
-        with warnings.catch_warnings():  # about a schedule that steps although the optimizer skipped its step
-            warnings.simplefilter("ignore", UserWarning)
-            self.schedule.step()
+        step_quietly(self.schedule)
         return now.read() if now else None
 
     def last(self) -> StepStats | None:
@@ -265,29 +295,3 @@ class Updates:
         if report and not all(map(math.isfinite, report.norms.values())):
             self.optimizer.zero_grad(set_to_none=True)  # histograms of them cannot be drawn
         return report
-
-    def _passed(self, batches: Iterator[Batch], epoch: int, exchanged: bool) -> Pass:
-        began = time.perf_counter()
-        batch = next(batches)
-        waited = time.perf_counter() - began
-        share = len(batch) * world_size() / self.images / self.accumulate_grad
-        wrapped = self.wrapped
-        quiet = (wrapped.no_sync() if isinstance(wrapped, DistributedDataParallel) and not exchanged
-                 else nullcontext())
-        terms: dict[str, Tensor] = {}
-        try:
-            with quiet:
-                terms = compute_losses(self.wrapped, batch, epoch, self.dtype)
-                loss = _total(terms.values()) * share
-                spoilt = torch.where(loss.detach().isfinite(), 1.0, torch.nan)  # NaN makes every gradient NaN
-                self.scaler.scale(loss * spoilt).backward()
-            short = False
-        except torch.OutOfMemoryError:
-            short = True
-        if short:  # outside of `except`, so that the error and the memory of the pass are freed first
-            terms = {}
-            self.optimizer.zero_grad(set_to_none=True)
-            fits = find_fitting_batch(self.method, batch, epoch, self.dtype, self.images, self.accumulate_grad)
-            raise InputError(fits)
-        pixels = pixel_kinds(self.method.last_targets(batch), self.n_old, batch.images.device)
-        return Pass({name: term.detach() * share for name, term in terms.items()}, pixels, waited, batch.ids)
