@@ -5,7 +5,7 @@
 # %% ../../nbs/widgets/00_answers.ipynb #974602c4
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from ..core.errors import InputError
 from ..core.params import Param, params_of
 from ..data.image_files import open_image
 from ..data.image_io import orientation, read_image
@@ -22,7 +23,8 @@ from ..data.transforms import nearest_indices
 from ..pseudo.links import Rule
 
 # %% auto #0
-__all__ = ['SHOWN_SIDE', 'Answer', 'json_numbers', 'rule_controls', 'picture_bytes', 'display_size', 'map_bytes', 'soft_bytes']
+__all__ = ['SHOWN_SIDE', 'Answer', 'json_numbers', 'error_text', 'send_answer', 'rule_controls', 'picture_bytes', 'display_size',
+           'map_bytes', 'soft_bytes']
 
 # %% ../../nbs/widgets/00_answers.ipynb #eb5b6a48
 @dataclass
@@ -42,6 +44,24 @@ def json_numbers(
 ) -> list[float | None]:
     "Convert numbers to a list for JSON; NaN becomes None."
     return [None if v != v else float(v) for v in (values.tolist() if isinstance(values, Tensor) else values)]
+
+# %% ../../nbs/widgets/00_answers.ipynb #17b039ca
+def error_text(error: Exception) -> str:
+    "An error as a sentence for a browser."
+    return str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+
+
+def send_answer(
+    question: Mapping[str, Any],                        # with its `id`, which the answer repeats
+    answer: Callable[[Mapping[str, Any]], Answer],      # called with the question
+    send: Callable[..., None],                          # a widget's `send`
+) -> None:
+    "Answer a question of a browser and send the answer, or the text of the error that prevents it."
+    try:
+        reply = answer(question)
+        send({"id": question["id"], **reply.fields}, reply.buffers)
+    except Exception as e:  # an error raised in a thread would be lost
+        send({"id": question.get("id"), "error": error_text(e)})
 
 # %% ../../nbs/widgets/00_answers.ipynb #e5c6d61d
 def rule_controls(rule: Rule) -> list[dict[str, Any]]:

@@ -26,7 +26,7 @@ from ..label_report.held_out import labelled_images
 from ..label_report.measure import new_to_step
 from ..label_report.predictions import ImagePixels, StepPredictor, scan_images
 from ..run.opened import open_step
-from .answers import Answer
+from .answers import Answer, send_answer
 from .studio import GRADING_PARTS, Worker, browser_code, browser_style
 
 # %% auto #0
@@ -146,18 +146,13 @@ class GradingSheet(anywidget.AnyWidget):
 
     def _receive(self, question: Mapping[str, Any]) -> None:
         worker = self._grades if question.get("kind") == "grade" else self._pictures
-        worker.do(lambda: self._reply(question))
+        worker.do(lambda: send_answer(question, self._answer, self.send))
         if question.get("kind") == "image":
             worker.do(lambda: self._prefetch(question["position"] + 1))
 
-    def _reply(self, question: Mapping[str, Any]) -> None:
-        try:
-            first = {"className": question.get("className") or self._first} if question.get("kind") == "open" else {}
-            answer = answer_grading(self.answers, {**question, **first})
-            self.send({"id": question["id"], **answer.fields}, answer.buffers)
-        except Exception as e:  # an error raised in a thread would be lost
-            text = str(e) if isinstance(e, InputError) else f"{type(e).__name__}: {e}"
-            self.send({"id": question.get("id"), "error": text})
+    def _answer(self, question: Mapping[str, Any]) -> Answer:
+        first = {"className": question.get("className") or self._first} if question.get("kind") == "open" else {}
+        return answer_grading(self.answers, {**question, **first})
 
     def _prefetch(self, position: int) -> None:
         file = self.answers.file

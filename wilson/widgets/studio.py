@@ -21,7 +21,7 @@ from ..evaluation.maps import MapKind, Maps
 from ..pseudo.links import Link
 from ..run.images import Own, StepImages
 from .annotations import Annotations, training_command
-from .answers import Answer
+from .answers import Answer, error_text, send_answer
 from .image_browser import ImageBrowser
 from .viewer import Viewer, step_title
 
@@ -113,7 +113,7 @@ class Studio(anywidget.AnyWidget):
             self.viewer.begin()
             self.message = "" if self.viewer.found else self.viewer.hello({}).fields["text"]
         except Exception as e:
-            self.message = _sentence(e)
+            self.message = error_text(e)
         self.on_msg(lambda _, question, buffers: self._heard(question))
 
     @property
@@ -171,15 +171,8 @@ class Studio(anywidget.AnyWidget):
     def _heard(self, question: Mapping[str, Any]) -> None:
         worker = self._workers.get(question["kind"])
         if worker is None:  # "cancel" must not wait behind what it cancels
-            return self._tell(question)
-        worker.do(lambda: self._tell(question))
-
-    def _tell(self, question: Mapping[str, Any]) -> None:
-        try:
-            answer = self.answer(question)
-            self.send({"id": question["id"], **answer.fields}, answer.buffers)
-        except Exception as e:
-            self.send({"id": question.get("id"), "error": _sentence(e)})
+            return send_answer(question, self.answer, self.send)
+        worker.do(lambda: send_answer(question, self.answer, self.send))
 
     def _step(self, question: Mapping[str, Any]) -> Answer:
         answer = self.viewer.step(question)
@@ -214,7 +207,3 @@ class Studio(anywidget.AnyWidget):
         for worker in {*self._workers.values()}:
             worker.end()
         super().close()
-
-# %% ../../nbs/widgets/04_studio.ipynb #92bcf6fd
-def _sentence(e: Exception) -> str:
-    return str(e) if isinstance(e, InputError) else f"{type(e).__name__}: {e}"
