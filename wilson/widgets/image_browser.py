@@ -30,9 +30,63 @@ from .answers import Answer
 from .viewer import Viewer, step_title
 
 # %% auto #0
-__all__ = ['NUMBER_COLUMNS', 'Builder', 'columns_of', 'ImageBrowser']
+__all__ = ['NUMBER_COLUMNS', 'Progress', 'fill_index', 'Builder', 'columns_of', 'index_columns', 'table_answer', 'ListScores',
+           'cell_answer', 'thumbnails_answer', 'ImageBrowser']
 
-# %% ../../nbs/widgets/02_image_browser.ipynb #4d928c50
+# %% ../../nbs/widgets/02_image_browser.ipynb #7f311cc7
+def _minutes(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+class Progress:
+    "Describes how far an index is filled, and how long the rest takes at the pace since the first report."
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic):
+        self._clock = clock
+        self._began: tuple[float, int] | None = None  # time and images of the first report
+
+    def describe(self, done: int, total: int) -> str:
+        "One line about `done` of `total` images."
+        now = self._clock()
+        self._began = self._began or (now, done)
+        pace = (done - self._began[1]) / max(now - self._began[0], 1e-9)
+        left = f" · about {_minutes((total - done) / pace)}" if pace and done < total else ""
+        return f"indexed {done:,} of {total:,}{left}"
+
+# %% ../../nbs/widgets/02_image_browser.ipynb #63722095
+def _epochs_missing(images: StepImages, which: str, index: Index) -> dict[int, list[int]]:
+    "For each epoch that the index lacks rows of, the positions of the images with stored maps."
+    kept = images.history_positions(which)
+    return {e: kept for e in images.maps_kept.epochs if index.missing(len(kept), e)} if kept else {}
+
+
+def fill_index(
+    images: StepImages,
+    which: str,                   # list of images
+    index: Index,
+    report: Callable[..., None],  # called with done=…, total=…, text=…, fresh=…; fresh: the index has new rows
+    stop: Callable[[], bool],     # asked before each image
+) -> None:
+    "Fill an index, and report the progress. An error is reported, since one raised in a thread would be lost."
+    rule, n, progress = images.opened.rule, len(images.lists[which]), Progress()
+
+    def indexed(done: int, total: int) -> None:
+        report(done=done, total=total, text=progress.describe(done, total), fresh=True)
+    try:
+        for epoch, positions in _epochs_missing(images, which, index).items():
+            build_index(index, lambda p: images.logits(which, positions[p], epoch), rule, len(positions), stop,
+                        epoch=epoch)
+        built = build_index(index, lambda p: images.logits(which, p, priority=LIST), rule, n, stop, indexed)
+        if built.unread:
+            first = next(iter(built.unread.values()))
+            report(done=n - len(built.unread), total=n, fresh=True,
+                   text=f"{len(built.unread)} images could not be read, the first: {first}")
+    except Exception as e:
+        report(done=0, total=n, text=f"The index is incomplete: {type(e).__name__}: {e}", fresh=False)
+
+# %% ../../nbs/widgets/02_image_browser.ipynb #6f5793d6
 class Builder:
     "Fills one index at a time in a background thread."
 
@@ -57,28 +111,7 @@ class Builder:
 
     def _run(self, images: StepImages, which: str, index: Index, stop: Event) -> None:
         torch.set_num_threads(self._threads)  # opening an image may have changed the number meanwhile
-        rule, n, began = images.opened.rule, len(images.lists[which]), None
-        say = partial(self.told, of=f"{step_title(images)}/{which}")
-
-        def told(done: int, total: int) -> None:
-            nonlocal began
-            now = time.monotonic()
-            began = began or (now, done)
-            pace = (done - began[1]) / max(now - began[0], 1e-9)
-            left = f" · about {_minutes((total - done) / pace)}" if pace and done < total else ""
-            say(done=done, total=total, text=f"indexed {done:,} of {total:,}{left}", fresh=True)
-        try:
-            for epoch, positions in _epochs_missing(images, which, index).items():
-                build_index(index, lambda p: images.logits(which, positions[p], epoch), rule, len(positions),
-                      stop.is_set, epoch=epoch)
-            built = build_index(index, lambda p: images.logits(which, p, priority=LIST), rule, n, stop.is_set,
-                          told)
-            if built.unread:
-                first = next(iter(built.unread.values()))
-                say(done=n - len(built.unread), total=n, fresh=True,
-                    text=f"{len(built.unread)} images could not be read, the first: {first}")
-        except Exception as e:  # an error raised in a thread would be lost
-            say(done=0, total=n, text=f"The index is incomplete: {type(e).__name__}: {e}", fresh=False)
+        fill_index(images, which, index, partial(self.told, of=f"{step_title(images)}/{which}"), stop.is_set)
         if not stop.is_set():
             self._tried.add(index)
 
@@ -88,18 +121,6 @@ class Builder:
         if self._thread is not None:
             self._thread.join()
         self._thread = self._of = None
-
-# %% ../../nbs/widgets/02_image_browser.ipynb #aae6dac5
-def _epochs_missing(images: StepImages, which: str, index: Index) -> dict[int, list[int]]:
-    "For each epoch that the index lacks rows of, the positions of the images with stored maps."
-    kept = images.history_positions(which)
-    return {e: kept for e in images.maps_kept.epochs if index.missing(len(kept), e)} if kept else {}
-
-
-def _minutes(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 # %% ../../nbs/widgets/02_image_browser.ipynb #736544e4
 NUMBER_COLUMNS = (  # key in the index, title (it may break at a soft hyphen), factor, digits, is more better?
@@ -116,14 +137,117 @@ def columns_of(images: StepImages) -> list[dict[str, Any]]:
                        "higherIsBetter": better}
                       for key, head, factor, digits, better in NUMBER_COLUMNS if images.weak]
 
-# %% ../../nbs/widgets/02_image_browser.ipynb #e50f3b48
+# %% ../../nbs/widgets/02_image_browser.ipynb #365e8388
+def _placed(column: np.ndarray, kept: list[int], n: int) -> np.ndarray:
+    full = np.full(n, np.nan, np.float32)
+    full[kept] = column
+    return full
+
+
+def index_columns(
+    images: StepImages,
+    which: str,                # list of images
+    index: Index,
+    class_index: int | None,   # IoU of this class; None: the mean
+    epoch: int | None = None,  # None: the end of the step
+) -> dict[str, np.ndarray]:    # one value for each image of the list
+    "The columns of an index by key; NaN for images that it lacks."
+    n, kept = len(images.lists[which]), images.history_positions(which)
+    if epoch is None:
+        return index.table(n, class_index)
+    return {key: _placed(column, kept, n) for key, column in index.table(len(kept), class_index, epoch).items()}
+
+
+def table_answer(images: StepImages, index: Index, request: Mapping[str, Any]) -> Answer:
+    "The columns of a list, and the confusion matrix of one map."
+    which, epoch = request["list"], request.get("epoch")
+    values = index_columns(images, which, index, request["classIndex"], epoch)
+    answer, columns = Answer(), columns_of(images)
+    for column in columns:
+        answer.put((column.pop("factor") * values[column["key"]]).astype("<f4").tobytes())
+    answer.put(images.all_labels(which).sum(1).astype("<f4").tobytes())
+    maps = [c["key"].removeprefix("iou:") for c in columns if c["group"]]
+    columns.append({"key": "labels", "title": "count", "group": "", "digits": 0, "higherIsBetter": True})
+    taught = (name for name in maps if images.kinds[name].teaches == "segmenter")
+    of = request["map"] if request["map"] in maps else next(taught, maps[-1])
+    answer.put(index.confusion(of, FINAL if epoch is None else epoch).astype("<f4").tobytes())
+    answer.fields = {"columns": columns, "confusion": {"maps": maps, "map": of},
+                     "epochs": images.maps_kept.epochs if images.history_positions(which) else []}
+    return answer
+
+# %% ../../nbs/widgets/02_image_browser.ipynb #38b8d93a
+class ListScores:
+    "Scores of a rule's labels over a whole list."
+
+    def __init__(self, report: Callable[..., None]):
+        self.report = report  # called with done=… and total=… a few times a second
+        self._stop = Event()
+
+    def compare(self, images: StepImages, which: str, rule: TargetRule) -> Answer:
+        "The scores of a rule beside those of the run's own rule; no rows if canceled."
+        trained, self._stop = images.opened.rule, Event()
+        passes = [trained] * (which not in images.scores) + [rule] * (rule != trained)
+        for n, tried in enumerate(passes):
+            result = self._pass(images, which, tried, n, len(passes))
+            if not result["whole"]:
+                return Answer({"rows": [], "text": "stopped"})
+            if tried == trained:
+                images.scores[which] = result
+        results = {"as trained": images.scores[which]} | ({"now": result} if rule != trained else {})
+        rows = [{"name": f"{kind}, {name}", "miou": scored[kind]["scores"]["miou"],
+                 "coverage": scored[kind]["coverage"]}
+                for kind in teaching_kinds(images.kinds) for name, scored in results.items()]
+        return Answer({"rows": rows, "text": f"{images.scores[which]['images']:,} {which} images with a mask"})
+
+    def _pass(self, images: StepImages, which: str, rule: TargetRule, turn: int, turns: int) -> dict[str, Any]:
+        n, since = len(images.lists[which]), 0.0
+
+        def report(done: int) -> None:
+            nonlocal since
+            if time.monotonic() - since > 0.2:
+                since = time.monotonic()
+                self.report(done=turn * n + done, total=turns * n)
+        return what_if(_all_logits(images, which), rule, images.step, self._stop.is_set, report,
+                       teaching_kinds(images.kinds), images.kinds)
+
+    def cancel(self) -> None:
+        "Stop the scoring."
+        self._stop.set()
+
+# %% ../../nbs/widgets/02_image_browser.ipynb #7497da21
+def _all_logits(images: StepImages, which: str) -> Iterator[tuple[int, Logits]]:
+    for p in range(len(images.lists[which])):
+        with suppress(InputError):  # the table names those that cannot be read
+            yield p, images.logits(which, p, priority=LIST)
+
+# %% ../../nbs/widgets/02_image_browser.ipynb #41c531cd
+def cell_answer(images: StepImages, index: Index, request: Mapping[str, Any]) -> Answer:
+    "The images that have pixels in a cell of the confusion matrix, most pixels first."
+    truth, predicted = request["truth"], request["predicted"]
+    epoch = FINAL if request.get("epoch") is None else request["epoch"]
+    positions, pixels = index.behind(request["map"], truth, predicted, epoch)
+    if epoch != FINAL:
+        positions = np.array(images.history_positions(request["list"]), np.int64)[positions]
+    names = [*images.step.names, "no label"]
+    what = f"taken for {names[predicted]}" if truth != predicted else "found"
+    return Answer({"title": f"{request['map']}: {names[truth]} {what}"},
+                  [positions.astype("<i4").tobytes(), pixels.astype("<f4").tobytes()])
+
+
+def thumbnails_answer(images: StepImages, request: Mapping[str, Any]) -> Answer:
+    "Thumbnails of the images at the requested positions; from the files of `wilson prepare` if it made some."
+    split, folder, positions = images.lists[request["list"]].split, images.thumbnails, request["positions"]
+    return Answer({"positions": positions}, [
+        thumbnail_bytes(split.images[p], folder and folder / f"{split.ids[p]}.jpg") for p in positions])
+
+# %% ../../nbs/widgets/02_image_browser.ipynb #4f2bb8fd
 class ImageBrowser:
     "Table, confusion matrix, thumbnails and scores of the open step."
 
     def __init__(self, viewer: Viewer, push: Callable[..., None] = lambda name, **fields: None):
         self.viewer, self.push = viewer, push
         self.builder = Builder(lambda **fields: push("indexed", **fields))
-        self._stop = Event()
+        self._scores = ListScores(lambda **fields: self.push("scoring", **fields))
 
     def index(self, which: str) -> Index:
         "The index of a list, as far as it is filled."
@@ -131,95 +255,29 @@ class ImageBrowser:
 
     def table(self, request: Mapping[str, Any]) -> Answer:
         "The columns of a list and the confusion matrix of one map. Starts to fill an incomplete index."
-        images, which, epoch = self.viewer.side(0), request["list"], request.get("epoch")
-        index, n = self.index(which), len(images.lists[which])
-        self.builder.fill(images, which, index)
-        kept = images.history_positions(which)
-        if epoch is None:
-            found = index.table(n, request["classIndex"])
-        else:
-            found = index.table(len(kept), request["classIndex"], epoch)
-            found = {key: _placed(column, kept, n) for key, column in found.items()}
-        answer, columns = Answer(), columns_of(images)
-        for column in columns:
-            answer.put((column.pop("factor") * found[column["key"]]).astype("<f4").tobytes())
-        answer.put(images.all_labels(which).sum(1).astype("<f4").tobytes())
-        maps = [c["key"].removeprefix("iou:") for c in columns if c["group"]]
-        columns.append({"key": "labels", "title": "count", "group": "", "digits": 0, "higherIsBetter": True})
-        taught = (name for name in maps if images.kinds[name].teaches == "segmenter")
-        of = request["map"] if request["map"] in maps else next(taught, maps[-1])
-        answer.put(index.confusion(of, FINAL if epoch is None else epoch).astype("<f4").tobytes())
-        answer.fields = {"columns": columns, "confusion": {"maps": maps, "map": of},
-                         "epochs": images.maps_kept.epochs if kept else []}
-        return answer
+        images, index = self.viewer.side(0), self.index(request["list"])
+        self.builder.fill(images, request["list"], index)
+        return table_answer(images, index, request)
 
     def behind(self, request: Mapping[str, Any]) -> Answer:
         "The images that have pixels in a cell of the confusion matrix, most pixels first."
-        images, truth, predicted = self.viewer.side(0), request["truth"], request["predicted"]
-        epoch = FINAL if request.get("epoch") is None else request["epoch"]
-        positions, pixels = self.index(request["list"]).behind(request["map"], truth, predicted, epoch)
-        if epoch != FINAL:
-            positions = np.array(images.history_positions(request["list"]), np.int64)[positions]
-        names = [*images.step.names, "no label"]
-        what = f"taken for {names[predicted]}" if truth != predicted else "found"
-        return Answer({"title": f"{request['map']}: {names[truth]} {what}"},
-                      [positions.astype("<i4").tobytes(), pixels.astype("<f4").tobytes()])
+        return cell_answer(self.viewer.side(0), self.index(request["list"]), request)
 
     def thumbnails(self, request: Mapping[str, Any]) -> Answer:
         "Thumbnails of the images at the requested positions."
-        images = self.viewer.side(0)
-        split, made = images.lists[request["list"]].split, images.thumbnails
-        places = request["positions"]
-        return Answer({"positions": places}, [
-            thumbnail_bytes(split.images[p], made and made / f"{split.ids[p]}.jpg") for p in places])
+        return thumbnails_answer(self.viewer.side(0), request)
 
     def score(self, request: Mapping[str, Any]) -> Answer:
         "The scores of another rule's labels over the whole list, beside those of the run's own rule."
-        images, which, self._stop = self.viewer.side(0), request["list"], Event()
-        trained, rule = images.opened.rule, images.rule.with_values(**request["rule"])
-        passes = [trained] * (which not in images.scores) + [rule] * (rule != trained)
-        for n, tried in enumerate(passes):
-            found = self._scored(images, which, tried, n, len(passes))
-            if not found["whole"]:
-                return Answer({"rows": [], "text": "stopped"})
-            if tried == trained:
-                images.scores[which] = found
-        results = {"as trained": images.scores[which]} | ({"now": found} if rule != trained else {})
-        rows = [{"name": f"{kind}, {name}", "miou": scored[kind]["scores"]["miou"],
-                 "coverage": scored[kind]["coverage"]}
-                for kind in teaching_kinds(images.kinds) for name, scored in results.items()]
-        count = images.scores[which]["images"]
-        return Answer({"rows": rows, "text": f"{count:,} {which} images with a mask"})
-
-    def _scored(self, images: StepImages, which: str, rule: TargetRule, turn: int, turns: int) -> dict:
-        n = len(images.lists[which])
-        since = 0.0
-
-        def told(done: int) -> None:
-            nonlocal since
-            if time.monotonic() - since > 0.2:
-                since = time.monotonic()
-                self.push("scoring", done=turn * n + done, total=turns * n)
-
-        def each() -> Iterator[tuple[int, Logits]]:
-            for p in range(n):
-                with suppress(InputError):  # the table names those that cannot be read
-                    yield p, images.logits(which, p, priority=LIST)
-        return what_if(each(), rule, images.step, self._stop.is_set, told, teaching_kinds(images.kinds),
-                       images.kinds)
+        images = self.viewer.side(0)
+        return self._scores.compare(images, request["list"], images.rule.with_values(**request["rule"]))
 
     def cancel(self, request: Mapping[str, Any]) -> Answer:
         "Stop the scoring."
-        self._stop.set()
+        self._scores.cancel()
         return Answer()
 
     def close(self) -> None:
         "Stop all background work."
-        self._stop.set()
+        self._scores.cancel()
         self.builder.stop()
-
-# %% ../../nbs/widgets/02_image_browser.ipynb #3de57059
-def _placed(column: np.ndarray, kept: list[int], n: int) -> np.ndarray:
-    full = np.full(n, np.nan, np.float32)
-    full[kept] = column
-    return full
