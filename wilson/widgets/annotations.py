@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from ..analysis.image_report import ReportImage, write_image_report
 from ..core.errors import InputError
 from ..core.files import ensure_dir, atomic_write
 from ..core.paths import resolve_path, display_path
+from ..data.classes import Classes
 from ..data.label_edits import LabelEdit, change_edit, edits_path, read_edits
 from ..evaluation.maps import Maps
 from ..pseudo.targets import TargetRule
@@ -28,7 +29,8 @@ from .answers import Answer
 from .viewer import Viewer, step_title
 
 # %% auto #0
-__all__ = ['MOST_LINES', 'training_command', 'Annotations', 'merge_edit', 'edit_fields']
+__all__ = ['MOST_LINES', 'training_command', 'merge_edit', 'edit_fields', 'EditsFile', 'export_positions', 'ImageExport',
+           'write_image_pages', 'write_image_figure', 'Annotations']
 
 # %% ../../nbs/widgets/03_annotations.ipynb #c4583934
 def training_command(
@@ -53,90 +55,6 @@ def training_command(
     given = {n: v for n, v in given.items() if v is not None and (n, v) != ("method", TrainConfig.method)}
     return "papermill nbs/train.ipynb " + " ".join(f"-p {n} {shlex.quote(str(v))}" for n, v in given.items())
 
-# %% ../../nbs/widgets/03_annotations.ipynb #03c562e0
-MOST_LINES = 20  # images in one figure
-
-# %% ../../nbs/widgets/03_annotations.ipynb #4614ea7f
-class Annotations:
-    "Notes about images, and exports."
-
-    def __init__(self, viewer: Viewer):
-        self.viewer = viewer
-
-    @property
-    def path(self) -> Path:
-        "The file of label edits for the open step's data set."
-        return edits_file(self.viewer.side(0).opened)
-
-    @property
-    def _beside(self) -> Path:
-        "The file beside the data; if the data is outside the project, it is only read."
-        return edits_path(self.viewer.side(0).data.root)
-
-    def edits(self) -> dict[str, dict[str, Any]]:
-        "All edits by image id, for JSON."
-        classes = self.viewer.side(0).opened.task.classes
-        there = next((p for p in (self.path, self._beside) if p.is_file()), None)
-        found = {} if there is None else read_edits(there, classes)
-        return {i: edit_fields(e) for i, e in found.items()}
-
-    def edit(self, request: Mapping[str, Any]) -> Answer:
-        "Save the changed fields of an image's edit; the other fields stay as they are in the file."
-        classes, image = self.viewer.side(0).opened.task.classes, request["image"]
-        if self.path != self._beside:
-            ensure_dir(self.path.parent)
-        if not self.path.is_file() and self._beside.is_file():
-            with atomic_write(self.path) as aside:
-                aside.write_bytes(self._beside.read_bytes())
-        edits = change_edit(self.path, image, classes=classes, change=lambda found: merge_edit(
-            found, request["edit"], request.get("before", {})))
-        edit = edits.get(image, LabelEdit(image))
-        return Answer({"edit": edit_fields(edit), "text": f"{edit.id}: saved in {display_path(self.path)}"})
-
-    def export(self, request: Mapping[str, Any]) -> Answer:
-        "Write a figure or an HTML report of the current image, or of all flagged images."
-        images, which = self.viewer.side(0), request["list"]
-        rule, step = images.rule.with_values(**request["rule"]), images.step
-        edits, ids = self.edits(), images.lists[which].split.ids
-        places = [request["position"]]
-        if request["which"] == "flagged":
-            places = [n for n, i in enumerate(ids) if edits.get(i, {}).get("flag")]
-            if not places:
-                raise InputError(f"No {which} image is flagged. Flag images with the key f, or choose 'this image'.")
-        if request["format"] != "html" and len(places) > MOST_LINES:
-            raise InputError(f"{len(places)} images are flagged, but a figure shows at most {MOST_LINES}. "
-                             f"Flag fewer images, or export the HTML report.")
-        told = None if request["told"] is None else torch.tensor(request["told"])
-
-        def seen(n: int, p: int) -> Maps:
-            self.viewer.busy(f"Exporting {n + 1} of {len(places)} images …")
-            same = p == request["position"]  # epoch and labels were chosen for this image only
-            logits = images.logits(which, p, request["epoch"] if same else None)
-            return Maps(logits, rule, told if same else None, images.kinds)
-
-        each = (seen(n, p) for n, p in enumerate(places))
-        folder = resolve_path(self.viewer.runs_dir) / "exports"
-        path = images.opened.folder.path
-        name = f"{path.parent.parent.name}-{path.parent.name}-step{step.index}-" + (
-            ids[places[0]] if len(places) == 1 else f"{len(places)}-images")
-        if request["format"] == "html":
-            noted = ((m, edits.get(m.logits.id, {})) for m in each)
-            reported = (ReportImage(m, edit.get("note", ""), "flagged" if edit.get("flag") else "")
-                        for m, edit in noted)
-            facts = {"run": images.opened.folder.path.parent.name, "step": str(step.index),
-                     "data": display_path(images.data.root)}
-            files: Sequence[Path] = [
-                write_image_report(folder / f"{name}.html", f"Pseudo-labels of {step_title(images)}", facts,
-                                   reported, step, images.opened.rule, names=tuple(images.kinds))]
-        else:
-            with_truth = all(images.lists[which].mask(p) is not None for p in places)
-            names = [n for n in request["panels"] if images.kinds[n].draws != "difference"
-                     and (with_truth or "truth" not in images.kinds[n].reads)]
-            names = names or ["image", "prediction"]
-            files = save_figure(qualitative([*each], step, names), folder / name)
-        written = [display_path(f) for f in files]
-        return Answer({"files": written, "text": f"written: {', '.join(written)}"})
-
 # %% ../../nbs/widgets/03_annotations.ipynb #9063e6ef
 def merge_edit(
     found: LabelEdit,            # the edit in the file
@@ -157,3 +75,135 @@ def edit_fields(edit: LabelEdit) -> dict[str, Any]:
     "An edit for JSON."
     return {"add": sorted(edit.add), "remove": sorted(edit.remove), "exclude": edit.exclude,
             "flag": edit.flag, "note": edit.note}
+
+# %% ../../nbs/widgets/03_annotations.ipynb #e21a2a97
+@dataclass
+class EditsFile:
+    "The file of label edits that the studio changes."
+    path: Path
+    beside: Path  # the file beside the data; if that is outside the project, it is only read
+    classes: Classes
+
+    def read(self) -> dict[str, LabelEdit]:
+        "All edits by image id."
+        there = next((p for p in (self.path, self.beside) if p.is_file()), None)
+        return {} if there is None else read_edits(there, self.classes)
+
+    def change(self, image: str, part: Mapping[str, Any], before: Mapping[str, Any]) -> LabelEdit:
+        "Merge the changed fields of an image's edit into the file. Returns the new edit."
+        if self.path != self.beside:
+            ensure_dir(self.path.parent)
+        if not self.path.is_file() and self.beside.is_file():
+            with atomic_write(self.path) as aside:
+                aside.write_bytes(self.beside.read_bytes())
+        edits = change_edit(self.path, image, classes=self.classes,
+                            change=lambda found: merge_edit(found, part, before))
+        return edits.get(image, LabelEdit(image))
+
+# %% ../../nbs/widgets/03_annotations.ipynb #4e4fc688
+MOST_LINES = 20  # images in one figure
+
+
+def export_positions(
+    request: Mapping[str, Any],           # of the browser
+    ids: Sequence[str],                   # of the list's images
+    edits: Mapping[str, dict[str, Any]],  # by image id
+) -> list[int]:
+    "Positions of the images to export. Raises InputError if no image is flagged, or too many for a figure."
+    positions = [request["position"]]
+    if request["which"] == "flagged":
+        positions = [n for n, i in enumerate(ids) if edits.get(i, {}).get("flag")]
+        if not positions:
+            raise InputError(f"No {request['list']} image is flagged. Flag images with the key f, or choose 'this "
+                             f"image'.")
+    if request["format"] != "html" and len(positions) > MOST_LINES:
+        raise InputError(f"{len(positions)} images are flagged, but a figure shows at most {MOST_LINES}. "
+                         f"Flag fewer images, or export the HTML report.")
+    return positions
+
+# %% ../../nbs/widgets/03_annotations.ipynb #3fd097b6
+@dataclass
+class ImageExport:
+    "The images of an export, under the rule that the user chose."
+    images: StepImages
+    request: Mapping[str, Any]   # of the browser
+    rule: TargetRule
+    positions: Sequence[int]
+    busy: Callable[[str], None]  # called with a text before each image
+
+    def maps(self) -> Iterator[Maps]:
+        "The maps of each image. Epoch and labels apply to the image that the user chose them for."
+        images, request = self.images, self.request
+        labels = None if request["told"] is None else torch.tensor(request["told"])
+        for n, p in enumerate(self.positions):
+            self.busy(f"Exporting {n + 1} of {len(self.positions)} images …")
+            same = p == request["position"]
+            logits = images.logits(request["list"], p, request["epoch"] if same else None)
+            yield Maps(logits, self.rule, labels if same else None, images.kinds)
+
+    @property
+    def name(self) -> str:
+        "Name of the files, without an ending: task, run, step, and the image or the number of images."
+        path, ids = self.images.opened.folder.path, self.images.lists[self.request["list"]].split.ids
+        what = ids[self.positions[0]] if len(self.positions) == 1 else f"{len(self.positions)}-images"
+        return f"{path.parent.parent.name}-{path.parent.name}-step{self.images.step.index}-{what}"
+
+
+def write_image_pages(export: ImageExport, folder: Path, edits: Mapping[str, dict[str, Any]]) -> list[Path]:
+    "Write an HTML report of the images, with their notes."
+    images = export.images
+    noted = ((maps, edits.get(maps.logits.id, {})) for maps in export.maps())
+    reported = (ReportImage(maps, edit.get("note", ""), "flagged" if edit.get("flag") else "")
+                for maps, edit in noted)
+    facts = {"run": images.opened.folder.path.parent.name, "step": str(images.step.index),
+             "data": display_path(images.data.root)}
+    return [write_image_report(folder / f"{export.name}.html", f"Pseudo-labels of {step_title(images)}", facts,
+                               reported, images.step, images.opened.rule, names=tuple(images.kinds))]
+
+# %% ../../nbs/widgets/03_annotations.ipynb #2200ce1a
+def write_image_figure(export: ImageExport, folder: Path) -> list[Path]:
+    "Write a figure of the images with the maps on the screen. Maps that need a mask are left out if one has none."
+    images, samples = export.images, export.images.lists[export.request["list"]]
+    with_truth = all(samples.mask(p) is not None for p in export.positions)
+    names = [n for n in export.request["panels"] if images.kinds[n].draws != "difference"
+             and (with_truth or "truth" not in images.kinds[n].reads)]
+    page = qualitative([*export.maps()], images.step, names or ["image", "prediction"])
+    return [*save_figure(page, folder / export.name)]
+
+# %% ../../nbs/widgets/03_annotations.ipynb #532b97b9
+class Annotations:
+    "Notes about images, and exports."
+
+    def __init__(self, viewer: Viewer):
+        self.viewer = viewer
+
+    @property
+    def path(self) -> Path:
+        "The file of label edits for the open step's data set."
+        return edits_file(self.viewer.side(0).opened)
+
+    @property
+    def _file(self) -> EditsFile:
+        side = self.viewer.side(0)
+        return EditsFile(self.path, edits_path(side.data.root), side.opened.task.classes)
+
+    def edits(self) -> dict[str, dict[str, Any]]:
+        "All edits by image id, for JSON."
+        return {i: edit_fields(e) for i, e in self._file.read().items()}
+
+    def edit(self, request: Mapping[str, Any]) -> Answer:
+        "Save the changed fields of an image's edit; the other fields stay as they are in the file."
+        edit = self._file.change(request["image"], request["edit"], request.get("before", {}))
+        return Answer({"edit": edit_fields(edit), "text": f"{edit.id}: saved in {display_path(self.path)}"})
+
+    def export(self, request: Mapping[str, Any]) -> Answer:
+        "Write a figure or an HTML report of the current image, or of all flagged images."
+        images, edits = self.viewer.side(0), self.edits()
+        rule = images.rule.with_values(**request["rule"])
+        positions = export_positions(request, images.lists[request["list"]].split.ids, edits)
+        export = ImageExport(images, request, rule, positions, self.viewer.busy)
+        folder = resolve_path(self.viewer.runs_dir) / "exports"
+        is_html = request["format"] == "html"
+        files = write_image_pages(export, folder, edits) if is_html else write_image_figure(export, folder)
+        written = [display_path(f) for f in files]
+        return Answer({"files": written, "text": f"written: {', '.join(written)}"})

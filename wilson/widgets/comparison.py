@@ -5,6 +5,7 @@
 # %% ../../nbs/widgets/05_comparison.ipynb #d5b72cf4
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from html import escape
 from io import BytesIO
 from pathlib import Path
@@ -15,10 +16,10 @@ from ..analysis.comparison import FIGURES, TABLES, comparison_figures, compariso
 from ..analysis.tables import to_html, protocols_of
 from ..core.errors import InputError
 from ..core.paths import display_path
-from ..run.records import select_records, read_records, group_variants
+from ..run.records import Variant, select_records, read_records, group_variants
 
 # %% auto #0
-__all__ = ['STYLE', 'Comparison']
+__all__ = ['STYLE', 'choose_options', 'largest_task', 'RunFilters', 'ComparisonView', 'Comparison']
 
 # %% ../../nbs/widgets/05_comparison.ipynb #3e357866
 STYLE = """<style>
@@ -27,48 +28,54 @@ STYLE = """<style>
 .wilson-comparison caption { text-align: left; }
 </style>"""
 
-# %% ../../nbs/widgets/05_comparison.ipynb #cecbefd1
-class Comparison(w.VBox):
-    """Tables and figures of the runs in a folder, filtered by task, variant and name; a button saves them.
+# %% ../../nbs/widgets/05_comparison.ipynb #f8be4c3a
+def _image(figure) -> w.Image:
+    content = BytesIO()
+    figure.savefig(content, format="png", dpi=90)
+    own_size = {"max_width": "100%", "width": "auto", "align_self": "flex-start"}
+    return w.Image(value=content.getvalue(), layout=own_size)
 
-    >>> wilson.Comparison(task="shapes-15-5-overlap").variants.options
-    ('wilson',)
-    """
+# %% ../../nbs/widgets/05_comparison.ipynb #c619447c
+def choose_options(
+    control: w.Dropdown | w.SelectMultiple,
+    options: Sequence[str],
+) -> None:
+    "Replace the options of a control. Without a valid value, a list chooses all options, and a menu the first."
+    before = control.value
+    control.options = [*options]
+    if isinstance(control, w.SelectMultiple):
+        control.value = [value for value in before if value in options] or [*options]
+    else:
+        control.value = before if before in options else next(iter(options), None)
 
-    def __init__(
-        self,
-        runs_dir: Path | str = "runs",
-        task: str | None = None,  # folder of the task shown first; None: the one with the most results
-        out: Path | str = "runs/compare",  # where the button saves
-    ):
-        self.runs_dir, self.out, self._quiet = runs_dir, out, False
+def largest_task(
+    results: Mapping[str, Sequence[Variant]],  # by task
+) -> str | None:
+    "The task with the most results; None if there are no tasks."
+    return max(results, key=lambda t: sum(len(v.records) for v in results[t]), default=None)
+
+# %% ../../nbs/widgets/05_comparison.ipynb #3920ab6d
+class RunFilters(w.VBox):
+    "Controls that choose a task, a protocol and variants among the runs of a folder."
+
+    def __init__(self, runs_dir: Path | str):
+        super().__init__()
+        self.runs_dir, self._quiet = runs_dir, False
         self.task, self.protocol = w.Dropdown(description="task"), w.Dropdown(description="protocol")
         self.runs = w.Text(description="runs", placeholder="*-s42", continuous_update=False)
-        self.table = w.ToggleButtons(options=[*TABLES], style={"button_width": "auto"})
         self.variants = w.SelectMultiple(layout={"width": "100%", "height": "8em"})
-        self.picture = w.ToggleButtons(options=["no picture", *FIGURES], style={"button_width": "auto"})
-        self.again, self.save = w.Button(description="read again"), w.Button(description="save")
-        self.shown, self.message, self.pictures = w.HTML(), w.HTML(), w.VBox()
-        self.shown.add_class("wilson-comparison")
-        above = w.HBox([self.task, self.protocol, self.runs, self.again, self.save])
-        super().__init__([above, self.variants, self.table, self.message, self.shown, self.picture,
-                          self.pictures])
-        self.read(task)
-        self.again.on_click(lambda _: self.read(self.task.value))
-        self.save.on_click(lambda _: self._save())
         for control in (self.task, self.runs):
             control.observe(lambda _: self._choose(), "value")
-        for control in (self.variants, self.protocol, self.table, self.picture):
-            control.observe(lambda _: self._show(), "value")
+        for control in (self.variants, self.protocol):
+            control.observe(lambda _: None if self._quiet else self._show(), "value")
 
     def read(self, task: str | None = None) -> None:
         "Read the folder of runs again."
         self.records = read_records(self.runs_dir)
         results = group_variants(self.records)
-        most = max(results, key=lambda t: sum(len(v.records) for v in results[t]), default=None)
         self._quiet = True
         self.task.options = [*results]
-        self.task.value = task if task in results else most
+        self.task.value = task if task in results else largest_task(results)
         self._quiet = False
         self._choose()
 
@@ -77,16 +84,28 @@ class Comparison(w.VBox):
         if self._quiet:
             return
         fitting = select_records(self.records, self.task.value, runs=self.runs.value or None)
-        found = group_variants(fitting).get(self.task.value, [])
-        self._quiet, before = True, self.variants.value
-        self.found = {v.label: v for v in found}
-        self.variants.options = [*self.found]
-        self.variants.value = [label for label in before if label in self.found] or [*self.found]
-        there, protocol = protocols_of(found), self.protocol.value
-        self.protocol.options = there
-        self.protocol.value = protocol if protocol in there else next(iter(there), None)
+        variants = group_variants(fitting).get(self.task.value, [])
+        self._quiet, self.found = True, {v.label: v for v in variants}
+        choose_options(self.variants, [*self.found])
+        choose_options(self.protocol, protocols_of(variants))
         self._quiet = False
         self._show()
+
+    def _show(self) -> None:
+        "Show the chosen variants; a view does."
+
+# %% ../../nbs/widgets/05_comparison.ipynb #6c82af86
+class ComparisonView(RunFilters):
+    "The chosen table and figure of the chosen variants."
+
+    def __init__(self, runs_dir: Path | str):
+        super().__init__(runs_dir)
+        self.table = w.ToggleButtons(options=[*TABLES], style={"button_width": "auto"})
+        self.picture = w.ToggleButtons(options=["no picture", *FIGURES], style={"button_width": "auto"})
+        self.shown, self.message, self.pictures = w.HTML(), w.HTML(), w.VBox()
+        self.shown.add_class("wilson-comparison")
+        for control in (self.table, self.picture):
+            control.observe(lambda _: self._show(), "value")
 
     def current(self):  # Table, or None if no variant is chosen
         "The chosen table of the chosen variants."
@@ -103,8 +122,6 @@ class Comparison(w.VBox):
         return [self.found[n] for n in self.variants.value]
 
     def _show(self) -> None:
-        if self._quiet:
-            return
         if (table := self.current()) is None:
             runs = escape(self.runs.value or "*")
             self.message.value = f"No result in {escape(display_path(Path(self.runs_dir)))} matches runs={runs}."
@@ -113,6 +130,29 @@ class Comparison(w.VBox):
         self.message.value, self.shown.value = "", STYLE + to_html(table)
         made = [_image(figure) for figure in self.draw_figures().values()]
         self.pictures.children = made or [w.Label("nothing to show")] * (self.picture.value in FIGURES)
+
+# %% ../../nbs/widgets/05_comparison.ipynb #46c6f626
+class Comparison(ComparisonView):
+    """Tables and figures of the runs in a folder, filtered by task, variant and name; a button saves them.
+
+    >>> wilson.Comparison(task="shapes-15-5-overlap").variants.options
+    ('wilson',)
+    """
+
+    def __init__(
+        self,
+        runs_dir: Path | str = "runs",
+        task: str | None = None,  # folder of the task shown first; None: the one with the most results
+        out: Path | str = "runs/compare",  # where the button saves
+    ):
+        super().__init__(runs_dir)
+        self.out = out
+        self.again, self.save = w.Button(description="read again"), w.Button(description="save")
+        self.again.on_click(lambda _: self.read(self.task.value))
+        self.save.on_click(lambda _: self._save())
+        above = w.HBox([self.task, self.protocol, self.runs, self.again, self.save])
+        self.children = [above, self.variants, self.table, self.message, self.shown, self.picture, self.pictures]
+        self.read(task)
 
     def _save(self) -> None:
         if (table := self.current()) is None:
@@ -125,10 +165,3 @@ class Comparison(w.VBox):
             self.message.value = escape(str(e))
         else:
             self.message.value = escape("saved: " + ", ".join(display_path(f) for f in files))
-
-# %% ../../nbs/widgets/05_comparison.ipynb #f8be4c3a
-def _image(figure) -> w.Image:
-    content = BytesIO()
-    figure.savefig(content, format="png", dpi=90)
-    own_size = {"max_width": "100%", "width": "auto", "align_self": "flex-start"}
-    return w.Image(value=content.getvalue(), layout=own_size)
