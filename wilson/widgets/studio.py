@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['BROWSER', 'PARTS', 'GRADING_PARTS', 'KINDS', 'browser_code', 'browser_style', 'Worker', 'Studio']
+__all__ = ['BROWSER', 'PARTS', 'GRADING_PARTS', 'KINDS', 'browser_code', 'browser_style', 'Worker', 'StudioAnswers', 'OpenImage',
+           'StudioMessages', 'Studio']
 
 # %% ../../nbs/widgets/04_studio.ipynb #539277b8
 BROWSER = Path(str(files("wilson.widgets")), "browser")
@@ -74,47 +75,61 @@ class Worker:
         "End the thread when the queued jobs are done."
         self._jobs.put(None)
 
-# %% ../../nbs/widgets/04_studio.ipynb #58ae6e88
-class Studio(anywidget.AnyWidget):
-    """Browse every map of every image of a run, find the images that explain a failure, and correct their labels.
+# %% ../../nbs/widgets/04_studio.ipynb #9b384c28
+class StudioAnswers:
+    "Answers a browser's questions with the viewer, the image browser and the annotations."
 
-    >>> studio = wilson.Studio(run="shapes-15-5-overlap/wilson-s42", device="cpu")
-    >>> studio.figure(["image", "CAM", "target"])
-    <Page size ...>
-    >>> studio.close()
-    """
-    _esm, _css = browser_code(), browser_style()
-
-    def __init__(
-        self,
-        runs_dir: Path | str = "runs",
-        run: str | None = None,          # "task/run"; None: the one that finished last
-        step: int | None = None,         # None: the run's newest or last
-        image: str | int | None = None,  # id; None: the first validation image of a new class
-        device: str = "auto",
-        map_kinds: Own[MapKind] = (),    # your own: "my_maps.py:Sure", a class or an object
-        links: Own[Link] = (),           # your own links, which replace those of the runs' target rules
-    ):
-        super().__init__()
-        self.viewer = Viewer(runs_dir, run, step, image, device, lambda text: self.push("busy", text=text),
-                               map_kinds, links)
-        self.image_browser = ImageBrowser(self.viewer, self.push)
-        self.annotations = Annotations(self.viewer)
-        self.message = ""
-        self._answers = {
-            "hello": self.viewer.hello, "step": self._step, "image": self._image,
-            "export": self.annotations.export,
+    def __init__(self, viewer: Viewer, push: Callable[..., None]):
+        self.viewer, self.push = viewer, push
+        self.image_browser, self.annotations = ImageBrowser(viewer, push), Annotations(viewer)
+        self._by_kind: dict[str, Callable[[Mapping[str, Any]], Answer]] = {
+            "hello": viewer.hello, "step": self._step, "image": lambda q: self._with_command(viewer.image(q)),
+            "export": self.annotations.export, "edit": lambda q: self._with_command(self.annotations.edit(q)),
             "table": self.image_browser.table, "behind": self.image_browser.behind,
             "thumbnails": self.image_browser.thumbnails,
-            "score": self.image_browser.score, "cancel": self.image_browser.cancel, "edit": self._edit}
-        workers = {name: Worker(name) for name in KINDS}
-        self._workers = {kind: workers[name] for name, kinds in KINDS.items() for kind in kinds}
-        try:
-            self.viewer.begin()
-            self.message = "" if self.viewer.found else self.viewer.hello({}).fields["text"]
-        except Exception as e:
-            self.message = error_text(e)
-        self.on_msg(lambda _, question, buffers: self._heard(question))
+            "score": self.image_browser.score, "cancel": self.image_browser.cancel}
+
+    def answer(self, question: Mapping[str, Any]) -> Answer:
+        "Answer a question of the browser. Raises InputError if it cannot be answered."
+        self.viewer.check(question)
+        if question["kind"] not in ("hello", "step", "cancel"):
+            self._check_current()
+        return self._by_kind[question["kind"]](question)
+
+    def _check_current(self) -> None:
+        "Raise InputError if a step was trained again since it was opened: its maps would show the old weights."
+        for images in self.viewer.sides:
+            if images is not None and not images.is_current:
+                self.push("retrained")  # the browser opens the step again
+                raise InputError(f"{step_title(images)} was trained again since it was opened; the studio opens it "
+                                 f"again with its new weights.")
+
+    def _step(self, question: Mapping[str, Any]) -> Answer:
+        answer = self.viewer.step(question)
+        answer.fields |= _edits_fields(self.annotations, answer.fields["again"])
+        answer.fields["of"] = [step_title(s) for s in self.viewer.sides if s]
+        return answer
+
+    def _with_command(self, answer: Answer) -> Answer:
+        images, maps = self.viewer.side(0), self.viewer.maps[0]
+        answer.fields["command"] = training_command(images, maps.rule if maps else images.opened.rule)
+        return answer
+
+# %% ../../nbs/widgets/04_studio.ipynb #d276d9cf
+def _edits_fields(annotations: Annotations, notice: str) -> dict[str, Any]:
+    "The edits of a step's images. If they cannot be read, the images can be viewed all the same."
+    edits, wrong = {}, ""
+    try:
+        edits = annotations.edits()
+    except InputError as e:  # shown in the browser
+        wrong = str(e)
+    return {"edits": edits, "editsPath": display_path(annotations.path), "wrong": wrong or notice}
+
+# %% ../../nbs/widgets/04_studio.ipynb #0ca7385d
+class OpenImage:
+    "The current image of a viewer."
+    viewer: Viewer
+    message: str  # why no image is open
 
     @property
     def images(self) -> StepImages | None:
@@ -149,20 +164,20 @@ class Studio(anywidget.AnyWidget):
             raise InputError(self.message or "No image is chosen.")
         return qualitative([self.maps], self.images.step, names)
 
+# %% ../../nbs/widgets/04_studio.ipynb #0f441664
+class StudioMessages(anywidget.AnyWidget):
+    "A widget that receives questions, and sends the answers of threads."
+    _esm, _css = browser_code(), browser_style()
+
+    def __init__(self) -> None:
+        super().__init__()
+        workers = {name: Worker(name) for name in KINDS}
+        self._workers = {kind: workers[name] for name, kinds in KINDS.items() for kind in kinds}
+        self.on_msg(lambda _, question, buffers: self._heard(question))
+
     def answer(self, question: Mapping[str, Any]) -> Answer:
         "Answer a question of the browser. Raises InputError if it cannot be answered."
-        self.viewer.check(question)
-        if question["kind"] not in ("hello", "step", "cancel"):
-            self._check_current()
-        return self._answers[question["kind"]](question)
-
-    def _check_current(self) -> None:
-        "Raise InputError if a step was trained again since it was opened: its maps would show the old weights."
-        for images in self.viewer.sides:
-            if images is not None and not images.is_current:
-                self.push("retrained")  # the browser opens the step again
-                raise InputError(f"{step_title(images)} was trained again since it was opened; the studio opens it "
-                                 f"again with its new weights.")
+        raise NotImplementedError
 
     def push(self, name: str, **fields: Any) -> None:
         "Send the browser a message that answers no question."
@@ -174,36 +189,54 @@ class Studio(anywidget.AnyWidget):
             return send_answer(question, self.answer, self.send)
         worker.do(lambda: send_answer(question, self.answer, self.send))
 
-    def _step(self, question: Mapping[str, Any]) -> Answer:
-        answer = self.viewer.step(question)
-        edits, wrong = {}, ""
-        try:
-            edits = self.annotations.edits()
-        except InputError as e:  # shown in the browser; the images can be viewed all the same
-            wrong = str(e)
-        answer.fields |= {"edits": edits, "editsPath": display_path(self.annotations.path),
-                          "wrong": wrong or answer.fields["again"],
-                          "of": [step_title(s) for s in self.viewer.sides if s]}
-        return answer
+    def close(self) -> None:
+        "End the threads when the queued questions are answered, and close the widget."
+        for worker in {*self._workers.values()}:
+            worker.end()
+        super().close()
 
-    def _image(self, question: Mapping[str, Any]) -> Answer:
-        answer = self.viewer.image(question)
-        answer.fields["command"] = self._command()
-        return answer
+# %% ../../nbs/widgets/04_studio.ipynb #dbb68593
+def _begin(viewer: Viewer) -> str:
+    "Open the first image. Returns why none is open; empty if one is."
+    try:
+        viewer.begin()
+        return "" if viewer.found else viewer.hello({}).fields["text"]
+    except Exception as e:  # also shown in the browser
+        return error_text(e)
 
-    def _command(self) -> str:
-        images = self.viewer.side(0)
-        return training_command(images, self.maps.rule if self.maps else images.opened.rule)
+# %% ../../nbs/widgets/04_studio.ipynb #993d0038
+class Studio(OpenImage, StudioMessages):
+    """Browse every map of every image of a run, find the images that explain a failure, and correct their labels.
 
-    def _edit(self, question: Mapping[str, Any]) -> Answer:
-        answer = self.annotations.edit(question)
-        answer.fields["command"] = self._command()
-        return answer
+    >>> studio = wilson.Studio(run="shapes-15-5-overlap/wilson-s42", device="cpu")
+    >>> studio.figure(["image", "CAM", "target"])
+    <Page size ...>
+    >>> studio.close()
+    """
+
+    def __init__(
+        self,
+        runs_dir: Path | str = "runs",
+        run: str | None = None,          # "task/run"; None: the one that finished last
+        step: int | None = None,         # None: the run's newest or last
+        image: str | int | None = None,  # id; None: the first validation image of a new class
+        device: str = "auto",
+        map_kinds: Own[MapKind] = (),    # your own: "my_maps.py:Sure", a class or an object
+        links: Own[Link] = (),           # your own links, which replace those of the runs' target rules
+    ):
+        super().__init__()
+        self.viewer = Viewer(runs_dir, run, step, image, device, lambda text: self.push("busy", text=text),
+                             map_kinds, links)
+        self._answers = StudioAnswers(self.viewer, lambda name, **fields: self.push(name, **fields))
+        self.image_browser, self.annotations = self._answers.image_browser, self._answers.annotations
+        self.message = _begin(self.viewer)
+
+    def answer(self, question: Mapping[str, Any]) -> Answer:
+        "Answer a question of the browser. Raises InputError if it cannot be answered."
+        return self._answers.answer(question)
 
     def close(self) -> None:
         "Stop all background work, and close the widget."
         self.image_browser.close()
         self.viewer.interrupt()
-        for worker in {*self._workers.values()}:
-            worker.end()
         super().close()
