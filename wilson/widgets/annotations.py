@@ -26,7 +26,8 @@ from ..run.config import all_parameters, TrainConfig
 from ..run.images import StepImages, edits_file
 from ..run.presets import resolve_config
 from .answers import Answer
-from .viewer import Viewer, step_title
+from .sides import step_title
+from .viewer import Viewer
 
 # %% auto #0
 __all__ = ['MOST_LINES', 'training_command', 'merge_edit', 'edit_fields', 'EditsFile', 'export_positions', 'ImageExport',

@@ -27,7 +27,8 @@ from ..inference.background import LIST
 from ..pseudo.targets import TargetRule
 from ..run.images import StepImages
 from .answers import Answer
-from .viewer import Viewer, step_title
+from .sides import step_title
+from .viewer import Viewer
 
 # %% auto #0
 __all__ = ['NUMBER_COLUMNS', 'Progress', 'fill_index', 'Builder', 'columns_of', 'index_columns', 'table_answer', 'ListScores',

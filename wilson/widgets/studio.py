@@ -23,7 +23,8 @@ from ..run.images import Own, StepImages
 from .annotations import Annotations, training_command
 from .answers import Answer, error_text, send_answer
 from .image_browser import ImageBrowser
-from .viewer import Viewer, step_title
+from .sides import step_title
+from .viewer import Viewer
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

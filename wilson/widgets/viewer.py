@@ -5,71 +5,158 @@
 # %% ../../nbs/widgets/01_viewer.ipynb #99e9a399
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..core.errors import InputError, did_you_mean
 from ..core.paths import resolve_path, display_path
-from ..evaluation.logits import localizer_scores
 from ..evaluation.maps import MapKind, Maps, one_thread
 from ..pseudo.links import Link
-from ..pseudo.targets import TargetRule
 from ..run.images import finished_steps, newest_step, Own, StepImages
-from .answers import Answer, map_bytes, json_numbers, picture_bytes, rule_controls, display_size
-from .answers import soft_bytes
+from .answers import Answer, map_bytes, picture_bytes, display_size
+from .sides import OpenSides, classes_in, describe_image, find_same_image, is_comparable, panel_row
+from .sides import step_fields, step_title
 
 # %% auto #0
-__all__ = ['NO_RUNS', 'panel_row', 'classes_in', 'Viewer', 'step_title', 'step_fields', 'describe_image']
+__all__ = ['NO_RUNS', 'choose_step', 'StepOpener', 'StepViewer', 'compared_row', 'whole_fields', 'image_answer', 'Viewer']
 
-# %% ../../nbs/widgets/01_viewer.ipynb #5211afa6
-def panel_row(
-    answer: Answer,
-    maps: Maps,
-    names: Sequence[str],       # of map kinds; those that the image lacks are left out
-    differs: str = "prediction",  # the map that "difference" compares with the truth
-) -> dict[str, Any]:
-    "The panels and scores of one image, for JSON. Appends the bytes of the maps to `answer`."
-    panels, maps.compared = [], differs if differs in maps.names else "prediction"
-    for name in (n for n in names if n in maps.panels):
-        draws = maps.kinds[name].draws
-        labels, soft = (None, None) if draws == "image" else (maps.labels(name), maps.soft(name))
-        panels.append({"name": name, "kind": draws,
-                       "labels": None if labels is None else answer.put(map_bytes(labels)),
-                       "soft": None if soft is None else answer.put(soft_bytes(soft)),
-                       "size": None if soft is None else dict(zip("chw", soft.shape))})
-    scored = [n for n in maps.names if n in names or maps.kinds[n].tracked]
-    ious = {n: iou for n in scored if (iou := maps.iou(n)) is not None}
-    scores = {k: json_numbers(v) for k, v in localizer_scores(maps.logits).items()}
-    return {"panels": panels, "iou": {n: json_numbers(v) for n, v in ious.items()} or None,
-            "means": {n: json_numbers([v.nanmean().item()])[0] for n, v in ious.items()}, "scores": scores or None}
+# %% ../../nbs/widgets/01_viewer.ipynb #395ac8b1
+def choose_step(
+    steps: Mapping[str, Mapping[int, Path]],  # finished steps by run
+    run: str | None,
+    step: int | None,
+    runs_dir: Path | str,                     # for the message of an error
+) -> tuple[str, int]:
+    "The run and step to open; None: the newest. Raises InputError if they do not exist."
+    latest, last = newest_step(steps)
+    if run is not None and run not in steps:
+        raise InputError(f"run={run!r} is not a finished run under {display_path(resolve_path(runs_dir))}."
+                         f"{did_you_mean(run, steps)}")
+    run = run or latest
+    if step is not None and step not in steps[run]:
+        raise InputError(f"step={step} is not a finished step of {run}; expected one of: "
+                         f"{', '.join(map(str, steps[run]))}.")
+    if step is None:
+        step = last if run == latest else [*steps[run]][-1]
+    return run, step
 
+# %% ../../nbs/widgets/01_viewer.ipynb #6b91be9e
+@dataclass
+class StepOpener:
+    "Opens finished steps, with the map kinds and links of a user."
+    device: str
+    map_kinds: Own[MapKind]
+    links: Own[Link]
+    busy: Callable[[str], None]  # called with a text before a step is opened
 
-def classes_in(
-    maps: Maps,
-    names: Sequence[str],  # the maps on the screen
-) -> list[int]:
-    "The classes to list: background, those of labels and truth, those on 1 % of a map in `names` or a target."
-    found = {0, *(maps.image_labels.nonzero().flatten() + 1).tolist()}
-    n = len(maps.image_labels) + 1
-    if maps.logits.truth is not None:
-        found |= set(maps.logits.truth.unique().tolist())
-    for labels in (maps.labels(n) for n in maps.names if n in names or maps.kinds[n].teaches):
-        seen = labels.flatten().int().bincount(minlength=n) >= 0.01 * labels.numel()
-        found |= set(seen.nonzero().flatten().tolist())
-    return sorted(c for c in found if c < n)
+    def open(
+        self,
+        path: Path,                   # of the step
+        current: StepImages | None,   # the open step
+    ) -> tuple[StepImages, str]:      # the step, and a notice if it was trained again
+        "Open a step; returns the open one if that is the same."
+        notice = ""
+        if current is not None and current.opened.folder.path == path:
+            if current.is_current:
+                return current, notice
+            notice = f"{display_path(path)} was trained again; these are its new weights."
+        self.busy(f"Opening {display_path(path)} …")
+        return StepImages(path, self.device, map_kinds=self.map_kinds, links=self.links), notice
 
 # %% ../../nbs/widgets/01_viewer.ipynb #4f31b00c
 NO_RUNS = ("There is no finished run under {folder} yet. In a terminal, `make demo` trains one on demo "
            "images in minutes, or `papermill nbs/train.ipynb -p task 15-5` the task of your choice; then "
            "run this cell again.")
 
-# %% ../../nbs/widgets/01_viewer.ipynb #c17f38a7
-class Viewer:
+# %% ../../nbs/widgets/01_viewer.ipynb #f57fcac3
+class StepViewer(OpenSides):
+    "Opens the steps that a browser chooses."
+
+    def __init__(self, runs_dir: Path | str, asked: tuple[str | None, int | None, str | int | None],
+                 opener: StepOpener):
+        super().__init__(opener.busy)
+        self.runs_dir, self.asked, self._opener = runs_dir, asked, opener  # asked: run, step and image
+        self.found: dict[str, dict[int, Path]] = {}
+
+    def hello(self, request: Mapping[str, Any]) -> Answer:
+        "The finished runs, and the run, step and image to open first. Raises InputError if they do not exist."
+        self.found, (run, step, image) = finished_steps(self.runs_dir), self.asked
+        if not self.found:
+            return Answer({"runs": [], "text": NO_RUNS.format(folder=display_path(resolve_path(self.runs_dir)))})
+        run, step = choose_step(self.found, run, step, self.runs_dir)
+        return Answer({"runs": [{"name": n, "steps": [*steps]} for n, steps in self.found.items()],
+                       "at": {"run": run, "step": step, "image": image}})
+
+    def step(self, request: Mapping[str, Any]) -> Answer:
+        "Open a step on a side, and describe it for the browser."
+        side, run, steps = request["side"], request["run"], self.found[request["run"]]
+        number = request["step"] if request["step"] in steps else [*steps][-1]
+        images, again = self._opener.open(steps[number], self.sides[side])
+        if side and not is_comparable(images, self.side(0)):
+            raise InputError(f"{run} has other classes than {display_path(self.side(0).opened.folder.path)}, or has "
+                             f"them in another order, so they cannot be compared. Choose a run of the same task.")
+        if request.get("image") is not None:
+            first = images.find(request["image"])
+        else:  # stay at the current image if this step has it too
+            first = images.find(self.last_id) if images.has(self.last_id) else images.first_image()
+        answer = Answer(step_fields(images) | {"run": run, "step": number, "again": again,
+                                               "first": {"list": first[0], "position": first[1]}})
+        self.open_side(side, images)  # only now, as an error above must leave the open steps unchanged
+        return answer
+
+# %% ../../nbs/widgets/01_viewer.ipynb #7ecc5a87
+def compared_row(answer: Answer, sides: OpenSides, maps: Maps, request: Mapping[str, Any]) -> list[dict[str, Any]]:
+    "The panels of the same image under the other step; empty if that step's data lacks the image."
+    images, picture = sides.side(1), maps.logits.picture
+    place = find_same_image(images, request["list"], maps.logits.id, picture)
+    if place is None:
+        return []
+    epoch = request["epoch"] if request["epoch"] in images.epochs(*place) else None
+    other = sides.open_image(1, *place, epoch, images.rule, None)
+    with one_thread(picture):
+        return [panel_row(answer, other, request["panels"], request["differs"]) | {"title": step_title(images)}]
+
+
+def whole_fields(answer: Answer, image: Path, truth: Tensor | None) -> dict[str, int | None]:
+    "What does not depend on the rule, so it is sent once: the picture and its mask, as positions in the buffers."
+    return {"picture": answer.put(picture_bytes(image)),
+            "truth": None if truth is None else answer.put(map_bytes(truth))}
+
+# %% ../../nbs/widgets/01_viewer.ipynb #280d1eaf
+def image_answer(sides: OpenSides, request: Mapping[str, Any]) -> Answer:
+    "The panels of an image: one row, or two if two steps are compared."
+    images, which, position = sides.side(0), request["list"], request["position"]
+    samples, names, part = images.lists[which], request["panels"], bool(request["part"])
+    rule = images.rule.with_values(**request["rule"])
+    labels = None if request["told"] is None else torch.tensor(request["told"])
+    images.interrupt(which, position)  # background work on other images makes way
+    maps = sides.open_image(0, which, position, request["epoch"], rule, labels)
+    answer, picture = Answer(), maps.logits.picture
+    with one_thread(picture):
+        rows = [panel_row(answer, maps, names, request["differs"]) | {"title": step_title(images)}]
+        classes, text = classes_in(maps, names), describe_image(images, maps, which, position)
+    compares = request["other"] and not part
+    if compares and sides.sides[1]:
+        rows += compared_row(answer, sides, maps, request)
+    if compares and len(rows) == 1:
+        text += " · the other run's data lacks this image"
+    whole = {"picture": None, "truth": None} if part else whole_fields(
+        answer, samples.split.images[position], maps.logits.truth)
+    answer.fields = whole | {
+        "part": part, "rows": rows, "key": f"{which}/{position}",
+        "of": [step_title(s) for s in sides.sides if s],
+        "image": samples.split.ids[position], "size": display_size(*picture.shape[1:]),
+        "labels": samples.image_labels[position].tolist(), "shown": classes, "text": text}
+    images.prefetch(which, request.get("near", ()))
+    return answer
+
+# %% ../../nbs/widgets/01_viewer.ipynb #167c7736
+class Viewer(StepViewer):
     "The open steps, and the current image."
 
     def __init__(
@@ -83,76 +170,14 @@ class Viewer:
         map_kinds: Own[MapKind] = (),    # your own: "my_maps.py:Sure", a class or an object
         links: Own[Link] = (),           # your own links, which replace those of the runs' target rules
     ):
-        self.runs_dir, self.asked, self.device, self.busy = runs_dir, (run, step, image), device, busy
-        self.map_kinds, self.links = map_kinds, links
-        self.found: dict[str, dict[int, Path]] = {}
-        self.sides: list[StepImages | None] = [None, None]
-        self.maps: list[Maps | None] = [None, None]
-        self._keys: list[object] = [None, None]
-        self._last = ""  # id of the image that was looked at last
+        super().__init__(runs_dir, (run, step, image), StepOpener(device, map_kinds, links, busy))
 
     def begin(self) -> None:
         "Open the requested step and image before a browser asks for them."
         hello = self.hello({}).fields
         if hello["runs"]:
             first = self.step({"side": 0, **hello["at"]}).fields["first"]
-            self._maps(0, first["list"], first["position"], None, self.side(0).rule, None)
-
-    def side(self, number: int) -> StepImages:
-        "The step on side 0, or on side 1, with which it is compared. Raises InputError if none is open."
-        images = self.sides[number]
-        if images is None:
-            raise InputError("No step is open; choose a run first.")
-        return images
-
-    def hello(self, request: Mapping[str, Any]) -> Answer:
-        "The finished runs, and the run, step and image to open first. Raises InputError if they do not exist."
-        self.found, (run, step, image) = finished_steps(self.runs_dir), self.asked
-        if not self.found:
-            return Answer({"runs": [], "text": NO_RUNS.format(folder=display_path(resolve_path(self.runs_dir)))})
-        latest, last = newest_step(self.found)
-        if run is not None and run not in self.found:
-            raise InputError(f"run={run!r} is not a finished run under {display_path(resolve_path(self.runs_dir))}."
-                             f"{did_you_mean(run, self.found)}")
-        run = run or latest
-        if step is not None and step not in self.found[run]:
-            raise InputError(f"step={step} is not a finished step of {run}; expected one of: "
-                             f"{', '.join(map(str, self.found[run]))}.")
-        if step is None:
-            step = last if run == latest else [*self.found[run]][-1]
-        return Answer({"runs": [{"name": n, "steps": [*steps]} for n, steps in self.found.items()],
-                       "at": {"run": run, "step": step, "image": image}})
-
-    def step(self, request: Mapping[str, Any]) -> Answer:
-        "Open a step on a side, and describe it for the browser."
-        side, run = request["side"], request["run"]
-        steps = self.found[run]
-        number = request["step"] if request["step"] in steps else [*steps][-1]
-        images, again = self.sides[side], ""
-        same = images is not None and images.opened.folder.path == steps[number]
-        if same and not images.is_current:
-            images, again = None, f"{display_path(steps[number])} was trained again; these are its new weights."
-        if images is None or images.opened.folder.path != steps[number]:
-            self.busy(f"Opening {display_path(steps[number])} …")
-            images = StepImages(steps[number], self.device, map_kinds=self.map_kinds,
-                                links=self.links)
-        if side and not _comparable(images, self.side(0)):
-            raise InputError(f"{run} has other classes than {display_path(self.side(0).opened.folder.path)}, or has "
-                             f"them in another order, so they cannot be compared. Choose a run of the same task.")
-        if request.get("image") is not None:
-            first = images.find(request["image"])
-        else:  # stay at the current image if this step has it too
-            first = images.find(self._last) if images.has(self._last) else images.first_image()
-        answer = Answer(step_fields(images) | {"run": run, "step": number,
-                                               "first": {"list": first[0], "position": first[1]},
-                                               "again": again})
-        # only now, as an error above must leave the open steps unchanged
-        if images is not self.sides[side]:
-            self.interrupt()
-            self.sides[side], self.maps[side], self._keys[side] = images, None, None
-        if not side:
-            self.sides[1] = self.maps[1] = self._keys[1] = None
-        return answer
+            self.open_image(0, first["list"], first["position"], None, self.side(0).rule, None)
 
     def check(self, request: Mapping[str, Any]) -> None:
         "Raise InputError if the view that asks shows other steps than are open; a widget can have two views."
@@ -163,111 +188,4 @@ class Viewer:
 
     def image(self, request: Mapping[str, Any]) -> Answer:
         "The panels of an image: one row, or two if two steps are compared."
-        images, which, position = self.side(0), request["list"], request["position"]
-        samples = images.lists[which]
-        rule = images.rule.with_values(**request["rule"])
-        told = None if request["told"] is None else torch.tensor(request["told"])
-        images.interrupt(which, position)  # background work on other images makes way
-        maps = self._maps(0, which, position, request["epoch"], rule, told)
-        answer, names, identity = Answer(), request["panels"], samples.split.ids[position]
-        part = bool(request["part"])
-        with one_thread(maps.logits.picture):
-            rows = [panel_row(answer, maps, names, request["differs"]) | {"title": step_title(images)}]
-            classes, text = classes_in(maps, names), describe_image(images, maps, which, position)
-        if request["other"] and self.sides[1] and not part:
-            rows += self._other(answer, identity, maps.logits.picture, request)
-        truth = maps.logits.truth
-        whole = {"picture": None, "truth": None} if part else {
-            "picture": answer.put(picture_bytes(samples.split.images[position])),
-            "truth": None if truth is None else answer.put(map_bytes(truth))}
-        answer.fields = whole | {
-            "part": part, "rows": rows, "key": f"{which}/{position}",
-            "of": [step_title(s) for s in self.sides if s],
-            "image": identity, "size": display_size(*maps.logits.picture.shape[1:]),
-            "labels": samples.image_labels[position].tolist(), "shown": classes,
-            "text": text}
-        if request["other"] and not part and len(rows) == 1:
-            answer.fields["text"] += " · the other run's data lacks this image"
-        images.prefetch(which, request.get("near", ()))
-        return answer
-
-    def interrupt(self) -> None:
-        "Stop the networks in the background."
-        for images in filter(None, self.sides):
-            images.interrupt()
-
-    def _maps(self, side: int, which: str, position: int, epoch: int | None, rule: TargetRule,
-              told: Tensor | None) -> Maps:
-        images, key = self.side(side), (which, position, epoch)
-        maps = self.maps[side] if self._keys[side] == key else None
-        if maps is None:
-            self.busy(f"Running the networks on {images.lists[which].split.ids[position]} …")
-            maps = Maps(images.logits(which, position, epoch), rule, told, images.kinds)
-        labels = maps.logits.image_labels if told is None else told
-        if maps.rule != rule or not torch.equal(maps.image_labels, labels):
-            maps = maps.with_rule(rule, told)
-        self.maps[side], self._keys[side], self._last = maps, key, maps.logits.id
-        return maps
-
-    def _other(self, answer: Answer, identity: str, picture: Tensor,
-               request: Mapping[str, Any]) -> list[dict[str, Any]]:
-        "The panels of the same image under the other step; empty if that step's data lacks the image."
-        images = self.side(1)
-        lists = [w for w in (request["list"], *images.lists) if identity in images.lists[w].split.ids]
-        if not lists:
-            return []
-        position = images.lists[lists[0]].split.ids.index(identity)
-        if not torch.equal(images.lists[lists[0]].image(position), picture):
-            return []  # another image with the same id
-        epoch = request["epoch"] if request["epoch"] in images.epochs(lists[0], position) else None
-        maps = self._maps(1, lists[0], position, epoch, images.rule, None)
-        with one_thread(maps.logits.picture):
-            return [panel_row(answer, maps, request["panels"], request["differs"]) | {"title": step_title(images)}]
-
-# %% ../../nbs/widgets/01_viewer.ipynb #da31d1ec
-def _comparable(one: StepImages, other: StepImages) -> bool:
-    "Whether the steps are of one data set and the classes of one are the first classes of the other."
-    a, b = one.opened.task.classes.dataset, other.opened.task.classes.dataset
-    return a == b and all(x == y for x, y in zip(one.step.names, other.step.names))
-
-# %% ../../nbs/widgets/01_viewer.ipynb #176437eb
-def step_title(images: StepImages) -> str:
-    "A step by its run's name and its number."
-    return f"{images.opened.folder.path.parent.name} · step {images.step.index}"
-
-
-def step_fields(images: StepImages) -> dict[str, Any]:
-    "Everything that the browser needs to know about a step, for JSON."
-    step = images.step
-    colours = ["#" + bytes(c).hex() for c in step.colours]
-    lists = {which: {"ids": list(samples.split.ids),
-                     "labels": [(np.flatnonzero(row) + 1).tolist() for row in images.all_labels(which)]}
-             for which, samples in images.lists.items()}
-    rule, kinds = images.rule, [images.kinds[name] for name in images.map_names]
-    return {"classes": [{"name": n, "colour": c} for n, c in zip(step.names, colours)], "nOld": step.n_old,
-            "weak": images.weak, "rule": rule.values, "controls": rule_controls(rule),
-            "panels": [_panel_fields(kind) for kind in kinds], "lists": lists, "title": step_title(images),
-            "changes": {name: _shaped(images, rule.affected_by(name)) for name in rule.params},
-            "labelled": _shaped(images, rule.affected(["image_labels"])),
-            "epochs": images.maps_kept.epochs,
-            "kept": {which: images.history_positions(which) for which in images.lists}}
-
-
-def _panel_fields(kind: MapKind) -> dict[str, Any]:
-    return {"name": kind.name, "help": kind.help, "draws": kind.draws, "scored": kind.scored,
-            "atFirst": kind.at_first}
-
-
-def _shaped(images: StepImages, changed: frozenset[str]) -> list[str]:
-    "Names of the kinds that read one of the changed maps."
-    return [name for name in images.map_names if changed & {*images.kinds[name].reads}]
-
-# %% ../../nbs/widgets/01_viewer.ipynb #b1ce9a30
-def describe_image(images: StepImages, maps: Maps, which: str, position: int) -> str:
-    "One line about an image: its position, its image-level labels, and whether the gate is closed."
-    names = [n for n, told in zip(images.step.names[1:], maps.image_labels) if told]
-    place = (f"{step_title(images)} · {maps.logits.id} ({position + 1:,} of {len(images.lists[which]):,} {which} "
-             f"images)")
-    told = f"image-level labels: {', '.join(names) or 'none of this step'}"
-    closed = images.weak and not maps.targets.gate[0]
-    return " · ".join([place, told, *(["the gate keeps it out of L_seg"] if closed else [])])
+        return image_answer(self, request)
