@@ -72,8 +72,8 @@ class Batch:
 
     def first_images(self, count: int) -> Batch:
         "Return the first images of the batch."
-        masks = None if self.masks is None else self.masks[:count]
-        return Batch(self.images[:count], masks, self.image_labels[:count], self.ids[:count],
+        return Batch(self.images[:count], None if self.masks is None else self.masks[:count],
+                     self.image_labels[:count], self.ids[:count],
                      {name: maps[:count] for name, maps in self.evidence.items()})
 
     def pin_memory(self) -> Batch:
@@ -88,7 +88,8 @@ class Batch:
             return t.to(device, non_blocking=True)
         masks = None if self.masks is None else move(self.masks).long()
         images = normalize(move(self.images)).contiguous(memory_format=torch.channels_last)
-        return Batch(images, masks, move(self.image_labels).float(), self.ids, {n: move(m) for n, m in self.evidence.items()})
+        evidence = {name: move(maps) for name, maps in self.evidence.items()}
+        return Batch(images, masks, move(self.image_labels).float(), self.ids, evidence)
 
 # %% ../../nbs/data/10_batches.ipynb #675ead2f
 def pixel_kinds(
