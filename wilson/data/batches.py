@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -72,20 +73,19 @@ class Batch:
 
     def first_images(self, count: int) -> Batch:
         "Return the first images of the batch."
-        return Batch(self.images[:count], None if self.masks is None else self.masks[:count],
-                     self.image_labels[:count], self.ids[:count],
-                     {name: maps[:count] for name, maps in self.evidence.items()})
+        masks, evidence = self.masks, {name: maps[:count] for name, maps in self.evidence.items()}
+        return Batch(self.images[:count], None if masks is None else masks[:count], self.image_labels[:count],
+                     self.ids[:count], evidence)
 
     def pin_memory(self) -> Batch:
         "The batch in page-locked memory, from which a GPU copies while it computes."
-        masks = None if self.masks is None else self.masks.pin_memory()
-        return Batch(self.images.pin_memory(), masks, self.image_labels.pin_memory(), self.ids,
-                     {name: maps.pin_memory() for name, maps in self.evidence.items()})
+        masks, evidence = self.masks, {name: maps.pin_memory() for name, maps in self.evidence.items()}
+        return Batch(self.images.pin_memory(), masks.pin_memory() if masks is not None else None,
+                     self.image_labels.pin_memory(), self.ids, evidence)
 
     def to(self, device: torch.device | str) -> Batch:
         "The batch on `device`, images normalised and masks widened there."
-        def move(t: Tensor) -> Tensor:
-            return t.to(device, non_blocking=True)
+        move = partial(Tensor.to, device=device, non_blocking=True)
         masks = None if self.masks is None else move(self.masks).long()
         images = normalize(move(self.images)).contiguous(memory_format=torch.channels_last)
         evidence = {name: move(maps) for name, maps in self.evidence.items()}

@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import connection, process, util
 from typing import Any
 
@@ -27,7 +27,7 @@ from .worker_process import _begin, _failure, _hanging, _lost, _not_received, _p
 from .worker_process import Failure, ROW, TICK, signals_blocked
 
 # %% auto #0
-__all__ = ['check_while_waiting', 'Workers']
+__all__ = ['check_while_waiting', 'WorkerGroup', 'raise_unless_tick', 'next_batch', 'end_group', 'Workers']
 
 # %% ../../nbs/loading/02_workers.ipynb #68bb40cb
 @dataclass(frozen=True)
@@ -70,6 +70,8 @@ def check_while_waiting(
 # %% ../../nbs/loading/02_workers.ipynb #01d0c802
 def _end(processes: list[process.BaseProcess]) -> None:
     "End workers by force."
+    if not processes:
+        return
     until = time.monotonic() + 2.0
     for worker in processes:
         worker.kill()
@@ -99,7 +101,99 @@ def _iterator(loader: DataLoader, processes: list[process.BaseProcess]) -> Itera
         if ended and threading.current_thread() is threading.main_thread():
             signal.signal(ended, told)
 
-# %% ../../nbs/loading/02_workers.ipynb #454388aa
+# %% ../../nbs/loading/02_workers.ipynb #6a204978
+@dataclass
+class WorkerGroup:
+    "The processes of a loader, and the board on which each writes the image that it has reached."
+    count: int
+    loader: DataLoader | None = None
+    iterator: Iterator[Any] | None = None
+    board: list[Any] = field(default_factory=list)
+    processes: list[process.BaseProcess] = field(default_factory=list)
+
+    def place(self, worker: process.BaseProcess) -> str:
+        "Where a process is, for a message."
+        return _places(self.board).get(worker.pid or 0, "before its first image")
+
+    def rows(self) -> list[bytes]:
+        "The content of the board."
+        return [row.value for row in self.board]
+
+    def start(self, batches: BatchesOf, sampler: EpochBatches, pinned: bool) -> None:
+        "Start the processes. Raises InputError if not all can be started."
+        try:
+            self.board = [multiprocessing.RawArray("c", ROW) for _ in range(self.count)]
+            self.loader = DataLoader(_Watched(batches, self.board), batch_size=None, sampler=sampler,
+                                     num_workers=self.count, persistent_workers=True, timeout=TICK,
+                                     pin_memory=pinned, worker_init_fn=_begin,
+                                     generator=torch.Generator())  # its own: it draws once an epoch
+            self.iterator = _iterator(self.loader, self.processes)
+        except (OSError, RuntimeError, MemoryError) as e:
+            begun = len(self.processes)
+            why = shortage(e) or f"{type(e).__name__}: {e}."
+            raise InputError(f"Only {begun} of {self.count} processes that load data could be started. {why} "
+                             f"Fewer of them need less: num_workers={begun // 2}.") from e
+
+# %% ../../nbs/loading/02_workers.ipynb #90eba6a9
+def raise_unless_tick(
+    group: WorkerGroup,
+    error: Exception,  # of the loader's iterator
+) -> None:
+    "Raise what `error` means, unless it is that a tick has passed."
+    tick = str(error).startswith("DataLoader timed out")
+    ends = connection.wait([w.sentinel for w in group.processes], 0.0 if tick else 1.0)
+    for worker in group.processes:
+        if worker.sentinel in ends:
+            worker.join(1.0)
+            raise _lost(worker.exitcode, group.place(worker), group.count) from error
+    if not tick:
+        why = shortage(error)
+        if not why and str(error).startswith("Caught "):  # in the thread that fills page-locked memory
+            raise error
+        raise _not_received(why or f"{type(error).__name__}: {error}.") from error
+    thread = getattr(group.iterator, "_pin_memory_thread", None)
+    if thread is not None and not thread.is_alive():
+        raise _not_received(f"Most often too many files are open. {about_open_files()}")
+
+# %% ../../nbs/loading/02_workers.ipynb #f5ef23ff
+def next_batch(
+    group: WorkerGroup,
+    timeout: float,  # seconds without a finished image until the wait ends
+) -> Any:
+    "Wait for the next batch, or None at the end of the epoch. Raises InputError if a worker fails or hangs."
+    assert group.iterator is not None  # an epoch has begun
+    waited, before = 0.0, None
+    while True:
+        began = time.monotonic()
+        try:
+            batch = next(group.iterator, None)
+        except Exception as e:
+            raise_unless_tick(group, e)
+        else:
+            if isinstance(batch, Failure):
+                raise InputError(batch.text) from RuntimeError(batch.trace)
+            return batch
+        rows = group.rows()
+        waited = waited + min(time.monotonic() - began, 2 * TICK) if rows == before else 0.0
+        before = rows
+        if waited > timeout:
+            raise _hanging(timeout, [f"process {w.pid} is {group.place(w)}" for w in group.processes])
+        for check in tuple(_checks):
+            check(waited)
+
+# %% ../../nbs/loading/02_workers.ipynb #abb946ee
+def end_group(group: WorkerGroup) -> None:
+    "Ask the processes to end, and kill those that run after a second."
+    if group.iterator is not None:
+        end = getattr(group.iterator, "_shutdown_workers")  # of torch's iterator, not in the types of one
+        with suppress(RuntimeError):  # no thread is left: they are killed at once
+            asked = threading.Thread(target=end, daemon=True)
+            asked.start()
+            asked.join(2 * TICK)
+    _end(group.processes)
+    group.loader, group.iterator = None, None
+
+# %% ../../nbs/loading/02_workers.ipynb #633e7392
 class Workers:
     "Processes that make the batches of a sampler, in its order."
 
@@ -111,20 +205,17 @@ class Workers:
         timeout: float = 600.0,  # seconds without a finished image until the wait ends
         pinned: bool = False,    # batches in page-locked memory, from which a GPU copies
     ):
-        self.batches, self.sampler, self.count, self.timeout = batches, sampler, count, timeout
-        self.pinned = pinned
-        self.loader: DataLoader | None = None
-        self.iterator: Iterator[Any] | None = None
-        self.board: list[Any] = []
-        self.processes: list[process.BaseProcess] = []
-        util.Finalize(self, _end, (self.processes,), exitpriority=20)  # before multiprocessing waits for them
+        self.batches, self.sampler, self.timeout, self.pinned = batches, sampler, timeout, pinned
+        self.group = WorkerGroup(count)
+        # before multiprocessing waits for them
+        util.Finalize(self, _end, (self.group.processes,), exitpriority=20)
 
     def __iter__(self) -> Iterator[Any]:
         "The batches of one epoch. Raises InputError if a worker fails; the next epoch starts new ones."
         left = len(self.sampler) - self.sampler.start
         try:
             self._begin_epoch()
-            while (batch := self._next()) is not None:
+            while (batch := next_batch(self.group, self.timeout)) is not None:
                 left -= 1
                 yield batch
             left = 0
@@ -133,73 +224,13 @@ class Workers:
                 self.close()
 
     def _begin_epoch(self) -> None:
-        if self.loader is not None:
+        if self.group.loader is not None:
             with suppress(RuntimeError):  # a worker is lost, or late
-                self.iterator = iter(self.loader)
+                self.group.iterator = iter(self.group.loader)
                 return
             self.close()
-        try:
-            self.board = [multiprocessing.RawArray("c", ROW) for _ in range(self.count)]
-            self.loader = DataLoader(_Watched(self.batches, self.board), batch_size=None,
-                                     sampler=self.sampler, num_workers=self.count, persistent_workers=True,
-                                     timeout=TICK, pin_memory=self.pinned, worker_init_fn=_begin,
-                                     generator=torch.Generator())  # its own: it draws once an epoch
-            self.iterator = _iterator(self.loader, self.processes)
-        except (OSError, RuntimeError, MemoryError) as e:
-            begun = len(self.processes)
-            why = shortage(e) or f"{type(e).__name__}: {e}."
-            raise InputError(f"Only {begun} of {self.count} processes that load data could be started. {why} "
-                             f"Fewer of them need less: num_workers={begun // 2}.") from e
-
-    def _next(self) -> Any:
-        "The next batch, or None."
-        assert self.iterator is not None  # an epoch has begun
-        waited, before = 0.0, None
-        while True:
-            began = time.monotonic()
-            try:
-                batch = next(self.iterator, None)
-            except Exception as e:
-                self._check(e)
-            else:
-                if isinstance(batch, Failure):
-                    raise InputError(batch.text) from RuntimeError(batch.trace)
-                return batch
-            rows = [row.value for row in self.board]
-            waited = waited + min(time.monotonic() - began, 2 * TICK) if rows == before else 0.0
-            before = rows
-            if waited > self.timeout:
-                raise _hanging(self.timeout, [f"process {w.pid} is {self._place(w)}" for w in self.processes])
-            for check in tuple(_checks):
-                check(waited)
-
-    def _check(self, error: Exception) -> None:
-        "Raise what `error` means, unless it is that a tick has passed."
-        tick = str(error).startswith("DataLoader timed out")
-        ends = connection.wait([w.sentinel for w in self.processes], 0.0 if tick else 1.0)
-        for worker in self.processes:
-            if worker.sentinel in ends:
-                worker.join(1.0)
-                raise _lost(worker.exitcode, self._place(worker), self.count) from error
-        if not tick:
-            why = shortage(error)
-            if not why and str(error).startswith("Caught "):  # in the thread that fills page-locked memory
-                raise error
-            raise _not_received(why or f"{type(error).__name__}: {error}.") from error
-        thread = getattr(self.iterator, "_pin_memory_thread", None)
-        if thread is not None and not thread.is_alive():
-            raise _not_received(f"Most often too many files are open. {about_open_files()}")
-
-    def _place(self, worker: process.BaseProcess) -> str:
-        return _places(self.board).get(worker.pid or 0, "before its first image")
+        self.group.start(self.batches, self.sampler, self.pinned)
 
     def close(self) -> None:
         "End the processes: they are asked to, and after a second they are killed."
-        if self.iterator is not None:
-            end = getattr(self.iterator, "_shutdown_workers")  # of torch's iterator, not in the types of one
-            with suppress(RuntimeError):  # no thread is left: they are killed at once
-                asked = threading.Thread(target=end, daemon=True)
-                asked.start()
-                asked.join(2 * TICK)
-        _end(self.processes)
-        self.loader, self.iterator = None, None
+        end_group(self.group)
