@@ -141,6 +141,14 @@ def tiny_run(small_root, tmp_path_factory) -> Path:
     return root
 
 
+@pytest.fixture
+def quick_root(tiny_run, tmp_path, monkeypatch) -> Path:
+    "A copy of the root where `QUICK` is trained, and the working directory."
+    shutil.copytree(tiny_run, tmp_path / "root", symlinks=True)
+    monkeypatch.chdir(tmp_path / "root")
+    return tmp_path / "root"
+
+
 # --------------------------------------------------------------------------------- processes
 
 

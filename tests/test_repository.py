@@ -286,6 +286,19 @@ def test_prose_is_not_all_headings(listed):
                     assert not all(line.startswith("# ") for line in lines), f"{path}: {lines[0]}"
 
 
+def test_long_cells_give_their_reason(listed):
+    "An exported cell has at most 40 lines; a longer one has a note in the text above it, and there are at most ten."
+    noted, silent = [], []
+    for path in (p for p in listed if p.suffix == ".ipynb"):
+        before = ""
+        for cell in json.loads((REPO / path).read_text(encoding="utf-8"))["cells"]:
+            source = "".join(cell["source"])
+            if source.startswith("#| export") and len(source.rstrip().splitlines()) - 1 > 40:
+                (noted if "This cell is longer than 40 lines:" in before else silent).append(f"{path}: {source[10:60]}")
+            before = source if cell["cell_type"] == "markdown" else ""
+    assert not silent and 0 < len(noted) <= 10
+
+
 def test_lines_are_not_overlong(listed):
     "Exported cells have at most 120 columns, as PyTorch's sources do."
     long = [f"{n}:{i}" for n in listed if n.suffix == ".py" and n.parts[0] == "wilson" and n.name != "_modidx.py"

@@ -27,14 +27,6 @@ TASK = Task("shapes", "striped disc|dotted square")
 NEW = SHAPES.ids[SHAPES.names.index("dotted square")]
 
 
-@pytest.fixture
-def root(tiny_run, tmp_path, monkeypatch) -> Path:
-    "A copy of the root where `QUICK` is trained, and the working directory."
-    shutil.copytree(tiny_run, tmp_path / "root", symlinks=True)
-    monkeypatch.chdir(tmp_path / "root")
-    return tmp_path / "root"
-
-
 def step1() -> Path:
     return next(Path("runs").glob("*/wilson-s42/step1"))
 
@@ -62,7 +54,7 @@ def test_a_mask_stands_in_place_of_the_pseudo_label():
 
 
 @pytest.mark.parametrize("format", ["voc", "coco", "labelme"])
-def test_round_trip(root, format, capsys):
+def test_round_trip(quick_root, format, capsys):
     samples = training_samples(data().train, TASK.step(1), None, reads_masks=False)
     ids = samples.split.ids[:3]
     assert run("pseudo-labels", step1(), "--out", "export", "--format", format, "--images", ",".join(ids), "--device", "cpu") == 0
@@ -79,7 +71,7 @@ def test_round_trip(root, format, capsys):
     assert [i for i, mask in zip(part.ids, part.masks) if mask] == [*ids] and len(part) == len(samples)
 
 
-def test_a_step_trains_on_some_masks_and_labels(root, capsys):
+def test_a_step_trains_on_some_masks_and_labels(quick_root, capsys):
     ids = training_samples(data().train, TASK.step(1), None, reads_masks=False).split.ids[:4]
     farm = Path("data/corrected")
     (farm / "SegmentationClass").mkdir(parents=True)
@@ -94,7 +86,7 @@ def test_a_step_trains_on_some_masks_and_labels(root, capsys):
     says(refused(capsys, *arguments), "another configuration", "corrected_masks")
 
 
-def test_masks_of_no_image_and_foreign_classes_are_named(root, capsys):
+def test_masks_of_no_image_and_foreign_classes_are_named(quick_root, capsys):
     farm = Path("data/corrected")
     (farm / "SegmentationClass").mkdir(parents=True)
     write_mask(farm / "SegmentationClass/x.png", np.zeros((9, 9), np.uint8))

@@ -2,9 +2,7 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,19 +20,11 @@ from wilson.experiments.start import memory_split
 TASK = Task("shapes", "striped disc|dotted square")
 
 
-@pytest.fixture
-def root(tiny_run, tmp_path, monkeypatch) -> Path:
-    "A copy of the root where `QUICK` is trained, and the working directory."
-    shutil.copytree(tiny_run, tmp_path / "root", symlinks=True)
-    monkeypatch.chdir(tmp_path / "root")
-    return tmp_path / "root"
-
-
 def data():
     return find_dataset("shapes", "data/few").open(Location("data/few"))
 
 
-def test_a_memory_has_masks_of_old_classes_and_shows_no_new_one(root):
+def test_a_memory_has_masks_of_old_classes_and_shows_no_new_one(quick_root):
     step = TASK.step(1)
     own = training_samples(data().train, step, None, reads_masks=False).split.ids
     part = memory_split(data(), step, 3, seed=1)
@@ -56,11 +46,11 @@ def test_a_memory_has_masks_of_old_classes_and_shows_no_new_one(root):
         memory_split(replace(found, train=replace(found.train, masks=None)), step, 3, seed=1)
 
 
-def test_a_run_with_a_memory_is_marked(root, capsys):
+def test_a_run_with_a_memory_is_marked(quick_root, capsys):
     arguments = ("train", *QUICK, "--method", "old-first", "--step", "1", "--memory-images", "3")
     assert run(*arguments, "--name", "remembers") == 0
-    record = json.loads(next(root.glob("runs/*/remembers/step1/config.json")).read_text(encoding="utf-8"))
-    plain = json.loads(next(root.glob("runs/*/wilson-s42/step1/config.json")).read_text(encoding="utf-8"))
+    record = json.loads(next(quick_root.glob("runs/*/remembers/step1/config.json")).read_text(encoding="utf-8"))
+    plain = json.loads(next(quick_root.glob("runs/*/wilson-s42/step1/config.json")).read_text(encoding="utf-8"))
     assert record["marks"] == ["memory"] and "memory" in record["identity"]
     assert record["data"]["images"] == plain["data"]["images"] + 3
     table = wilson.runs("*/step1")
@@ -71,13 +61,13 @@ def test_a_run_with_a_memory_is_marked(root, capsys):
     says(refused(capsys, *arguments, "--name", "both", "--corrected-masks", "data/few"), "memory_images=3", "corrected_masks")
 
 
-def test_objects_of_the_memory_are_pasted(root, capsys):
+def test_objects_of_the_memory_are_pasted(quick_root, capsys):
     arguments = ("train", *QUICK, "--method", "old-first", "--step", "1", "--memory-paste", "true")
     says(refused(capsys, *arguments, "--name", "nothing"), "memory_paste", "set memory_images")
     weights = []
     for name, more in (("pasted", ()), ("replayed", ("--memory-paste", "false"))):
         assert run(*arguments[:-2 if more else None], *more, "--memory-images", "40", "--name", name) == 0
-        step, = root.glob(f"runs/*/{name}/step1")
+        step, = quick_root.glob(f"runs/*/{name}/step1")
         assert json.loads((step / "config.json").read_text(encoding="utf-8"))["marks"] == ["memory"]
         weights.append((step / "weights.safetensors").read_bytes())
     assert weights[0] != weights[1]

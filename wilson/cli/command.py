@@ -50,7 +50,7 @@ USAGES = {**dict.fromkeys(("train", "sweep", "slurm"), "[--OPTION VALUE …]"),
 
 
 class Parser(argparse.ArgumentParser):
-    "argparse that answers a misspelt option with the nearest one."
+    "An argument parser that suggests the nearest option for an unknown one."
 
     def parse_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:
         options, rest = self.parse_known_args(args, namespace)
@@ -67,7 +67,7 @@ def add_params(
     prefix: str,          # of the names under which the values are found
     shown: bool = True,   # in `--help`
 ) -> None:
-    "An option for each parameter; one that is not given has no value."
+    "Add an option for each parameter; options that are left out have no value."
     for name, p in params.items():
         group.add_argument(*_flags(name), dest=prefix + name, metavar="VALUE", default=argparse.SUPPRESS,
                            action="append" if p.several else "store",
@@ -83,7 +83,7 @@ def _help(about: str, default: Any = None) -> str:
 
 # %% ../../nbs/cli/03_command.ipynb #7d3f0251
 def named_methods(arguments: Sequence[str]) -> list[str]:
-    "The methods that a command line names, by `--method` or in `--grid`."
+    "Return the methods named in a command line, by `--method` or in `--grid`."
     values = {"--method": "", "--grid": ""}
     for word, after in zip(arguments, [*arguments[1:], ""]):
         name, equals, value = word.partition("=")
@@ -100,7 +100,7 @@ def add_training_params(
     prefix: str,
     shared: Mapping[str, Param] = SHARED,  # those of the shared parameters that the command has
 ) -> None:
-    "Options for the shared parameters and for those of the methods that the command line names."
+    "Add options for the shared parameters and for those of the named methods."
     add_params(parser, shared, prefix)
     added = {*SHARED}
     for method in named_methods(arguments):
@@ -120,7 +120,7 @@ def add_options(
     command: Callable[..., object],
     arguments: Sequence[str] = (),  # the command line, which may name methods
 ) -> None:
-    "An option for each parameter of a command, as its annotation describes it."
+    "Add an option for each parameter of a command, by its annotation."
     for parameter in inspect.signature(command, eval_str=True).parameters.values():
         kind, about, *metavar = get_args(parameter.annotation)
         if about is TrainConfig:
@@ -156,7 +156,7 @@ def arguments_of(
     command: Callable[..., object],
     given: Mapping[str, Any],  # values by the names of options
 ) -> dict[str, Any]:           # values by the names of the command's parameters
-    "The arguments of a command: options that are parameters or fields go into one dictionary."
+    "Return the arguments of a command, with options of training parameters in one dictionary."
     found: dict[str, Any] = {}
     for name, parameter in inspect.signature(command, eval_str=True).parameters.items():
         if isinstance(get_args(parameter.annotation)[1], type):
@@ -184,7 +184,7 @@ def _call_with_flags(name: str, flags: list[str]) -> int:
 def main(
     arguments: Sequence[str] | None = None,  # without the program's name; None: of this process
 ) -> int:                                    # exit code
-    "The `wilson` command."
+    "Run the `wilson` command."
     if arguments is not None:
         with safe_output():
             return _answer(list(arguments))

@@ -35,7 +35,7 @@ def run_prepare(
     no_verify: Annotated[bool, "do not look at every file afterwards"] = False,
     json: Json = False,
 ) -> int:
-    "make a data set ready to train on"
+    "prepare a data set for training"
     from wilson.datasets.prepare import prepare_dataset
     from wilson.checks.verify import verify_dataset
     from wilson.run.dataset import load_dataset
@@ -64,7 +64,7 @@ def run_verify(
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> int:
-    "find what is wrong with a data set"
+    "list the problems of a data set"
     from wilson.data.tasks import Task
     from wilson.checks.verify import verify_dataset
     from wilson.core.output_files import output_file

@@ -190,7 +190,7 @@ def run_compare(
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    "put runs beside each other"
+    "compare runs in tables and figures"
     from wilson.core.output_files import OutputFolder
     from wilson.analysis.comparison import (TABLES, comparison_figures, comparison_table, figure_files,
                                             find_variants, table_files, write_figures, write_tables)
@@ -264,7 +264,7 @@ def run_import_checkpoint(
     overwrite: Annotated[bool, "replace a step in the same folder"] = False,
     json: Json = False,
 ) -> None:
-    "take in a checkpoint of the published trainer"
+    "import a checkpoint of the published trainer"
     from wilson.run.published_checkpoints import import_published
     from wilson.core.paths import display_path
     with messages_to_stderr(json):

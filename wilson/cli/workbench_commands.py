@@ -26,7 +26,7 @@ def run_new(folder: Annotated[str, "a new folder"], json: Json = False) -> None:
 
 
 def run_demo(json: Json = False) -> None:
-    "train base and incremental step on the demo data"
+    "train the base step and an incremental step on the demo data"
     from wilson.experiments.train import run_training
     from wilson.run.config import parse_config
     with messages_to_stderr(json):
@@ -38,19 +38,19 @@ def run_demo(json: Json = False) -> None:
 
 # %% ../../nbs/cli/06_workbench_commands.ipynb #905a26ac
 def run_lab_command(flags: Sequence[str]) -> int:
-    "JupyterLab at the explorer and TensorBoard beside it; flags of jupyter lab"
+    "start JupyterLab at the studio, and TensorBoard; accepts flags of jupyter lab"
     from wilson.workbench.lab import run_lab
     return run_lab(flags)
 
 
 def run_studio_command(flags: Sequence[str]) -> int:
-    "the explorer by voila, as a page without code; flags of voila"
+    "serve the studio by voila, as a page without code; accepts flags of voila"
     from wilson.workbench.studio import run_studio
     return run_studio(flags)
 
 
 def run_bench_command(flags: Sequence[str]) -> int:
-    "what each stage of a training step costs here; -p options of papermill"
+    "measure the cost of each stage of a training step; accepts -p options of papermill"
     from wilson.core.paths import resolve_path
     page = resolve_path("nbs/guide/bench.ipynb")
     if not page.is_file():
