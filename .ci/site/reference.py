@@ -10,6 +10,8 @@ import inspect
 import re
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -112,12 +114,14 @@ def escaped(text: str) -> str:
 
 def fields(value: Any) -> list[str]:
     "A field list of the parameters and the returned value, from the comments on their lines and from `param()`."
-    try:
-        described = docments(value, full=True, eval_str=False)
-    except (TypeError, ValueError, OSError, KeyError, SyntaxError):  # no source, such as a builtin
-        described = {}
-    texts = {name: " ".join(str(about.docment).split()) for name, about in described.items()
-             if getattr(about, "docment", None)}
+    # the fields of a dataclass may be defined in its bases
+    owners = [c for c in reversed(value.__mro__) if is_dataclass(c)] if inspect.isclass(value) and is_dataclass(value) else [value]
+    texts: dict[str, str] = {}
+    for owner in owners:
+        with suppress(TypeError, ValueError, OSError, KeyError, SyntaxError):  # no source, such as a builtin
+            described = docments(owner, full=True, eval_str=False)
+            texts |= {name: " ".join(str(about.docment).split()) for name, about in described.items()
+                      if getattr(about, "docment", None)}
     if inspect.isclass(value):
         texts |= {name: f"{describe(p)}; default: {p.default!r}" for name, p in vars(value).items() if isinstance(p, Param)}
     returned = texts.pop("return", "")
