@@ -50,7 +50,7 @@ def plan(
     members: Sequence[Mapping[str, Any]],
     runs_dir: Path | str = "runs",
 ) -> list[Job]:  # wrong members, then the bases, each once, then the members
-    "What a sweep has to run, in order."
+    "Return the jobs of a sweep in the order in which they run."
     wrong: list[Job] = []
     bases: dict[str, Job] = {}
     rest: dict[str, Job] = {}
@@ -92,7 +92,7 @@ def estimate(
     step: int,
     records: Sequence[Record],   # measured times
 ) -> float | None:               # seconds; None if no similar step has finished
-    "How long a step may take, from finished ones of the same images and network."
+    "Estimate the duration of a step from finished steps with the same images and network."
     def seconds(r: Record) -> float:
         return r.cost["seconds"] / r.recipe["epochs"]
 
@@ -117,7 +117,7 @@ def plan_members(
     members: Sequence[Mapping[str, Any]],  # parameters of `wilson train`
     runs_dir: Path | str = "runs",
 ) -> list[PlannedMember]:                        # in the order of the plan
-    "What a sweep would do with each job, from the files in the folders of its steps."
+    "Return the state of each job of a sweep, from the files in the folders of its steps."
     records = [r for r in read_records(runs_dir) if r.state == "finished"]
     return [_planned(job, records) for job in plan(members, runs_dir)]
 
@@ -172,7 +172,7 @@ def plan_text(
     runs_dir: Path | str = "runs",
     jobs: int = 1,  # at a time
 ) -> str:           # Markdown
-    "The plan of a sweep: job by job, then how many of which kind and how long what is left may take."
+    "Return the plan of a sweep as Markdown: a table of jobs, their counts by state, and an estimate of the time."
     found = plan_members(members, runs_dir)
     rows = [f"| {' | '.join(map(markdown_text, plan_row(p)))} |" for p in found]
     said = plan_summary(found, runs_dir, jobs)
@@ -184,7 +184,7 @@ def plan_summary(
     runs_dir: Path | str = "runs",
     jobs: int = 1,  # at a time
 ) -> str:
-    "How many jobs there are of which kind, and how long what is left may take."
+    "Return the number of jobs by state, and an estimate of the remaining time."
     counts = Counter(p.state for p in found)
     known = [p.seconds for p in found if p.seconds and p.state != "taken"]
     unknown = sum(p.seconds is None and p.state != "taken" for p in found)
@@ -207,7 +207,7 @@ def _time(p: PlannedMember) -> str:
 
 # %% ../../nbs/experiments/08_plan.ipynb #34129cc5
 def plan_row(p: PlannedMember) -> list[str]:
-    "Run, state, time and reason as texts."
+    "Return run, state, time and reason as text."
     return [p.name, p.state, _time(p), " ".join(p.reason.split())]
 
 
@@ -223,6 +223,6 @@ def sweep_results(
     members: Sequence[Mapping[str, Any]],
     runs_dir: Path | str = "runs",
 ) -> dict[str, list[Variant]]:  # task → variants
-    "The finished runs of a sweep."
+    "Return the finished runs of a sweep."
     there = {p.name for p in plan_members(members, runs_dir) if p.state == "finished"}
     return group_variants(r for r in read_records(runs_dir) if f"{r.task}/{r.run}" in there)

@@ -57,7 +57,7 @@ def outcome_without_training(
     job: Job,
     retry_failed: bool = True,
 ) -> Outcome | None:  # None: it must be trained
-    "A job that needs no training, or can have none: finished, of another configuration, left as it failed."
+    "Return the outcome of a job that is finished, has another configuration, or failed before; None to train it."
     try:
         for folder in job.folders:
             status = StepFolder(folder).read("status.json") or {}
@@ -81,7 +81,7 @@ def outcome_without_process(
     fail_fast: bool,
     retry_failed: bool = True,
 ) -> Outcome | None:
-    "The outcome of a job that needs no process; None where it needs one."
+    "Return the outcome of a job that needs no process; None if it needs one."
     failed = [o.name for o in outcomes.values() if o.state == "failed"]
     if job.base and outcomes[job.base].state not in ("finished", "reused"):
         return Outcome(job.name, "not started", f"base failed: {job.base}")
@@ -120,7 +120,7 @@ class RunningJob:
 
 # %% ../../nbs/experiments/09_sweep.ipynb #3f2c1a1e
 def missing_results(job: Job) -> str:
-    "What the folders of a job's steps lack to be finished; empty where all are."
+    "Return what is missing for the steps of a job to be finished; empty if nothing is."
     member = {n: v for n, v in job.parameters.items() if n not in ("step", "runs_dir")}
     try:
         config = member_config(member, job.parameters.get("runs_dir", "runs"))
@@ -163,7 +163,7 @@ def divide_gpus(
     gpus: Sequence[str],
     jobs: int,
 ) -> list[str | None]:  # for each job at a time, as in CUDA_VISIBLE_DEVICES; None: all GPUs
-    "GPUs dealt out to jobs; of MIG instances one to each, since CUDA shows a process no second."
+    "Divide GPUs among jobs. Each job has only one MIG instance, since CUDA does not show a process a second one."
     if not gpus or jobs == 1:
         return [None] * jobs
     if are_mig(gpus):
