@@ -41,9 +41,9 @@ def image_level_labels(names: Sequence[str], step: Step) -> Tensor:  # C-1 bool
 
 def own_image_maps(
     opened: OpenedStep, step: Step,
-    image: ImageLike,      # a path, a PIL image, or uint8 values (H, W, 3)
-    labels: Sequence[str], # names of the classes that it shows
-    rule: TargetRule | None = None,  # None: that of the training
+    image: ImageLike,       # a path, a PIL image, or uint8 values (H, W, 3)
+    labels: Sequence[str],  # names of the classes that it shows
+    rule: TargetRule,
 ) -> ImageMaps:
     "Return the maps of an image that is not one of the step's images."
     from wilson.api.image_maps import ImageMaps
@@ -52,7 +52,7 @@ def own_image_maps(
     from wilson.evaluation.maps import Maps
     name = Path(image).stem if isinstance(image, str | Path) else ""
     views = opened.views(Sample(to_picture(image), None, image_level_labels(labels, step), name))
-    return ImageMaps(Maps(views) if rule is None else Maps(views, rule), step)
+    return ImageMaps(Maps(views, rule), step)
 
 # %% ../../nbs/api/09_map_methods.ipynb #6b754ddd
 class MapMethods(EvaluationMethods):

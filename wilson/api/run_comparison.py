@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['check_figure', 'RunComparison', 'compare']
+__all__ = ['check_figure', 'ComparedRuns', 'RunComparison', 'compare']
 
 # %% ../../nbs/api/03_run_comparison.ipynb #9f6545dc
 def check_figure(kind: str) -> None:
@@ -29,27 +29,36 @@ def check_figure(kind: str) -> None:
         raise InputError(f"figure={kind!r} is not known; expected one of {', '.join(FIGURES)}."
                          f"{did_you_mean(kind, FIGURES)}")
 
-# %% ../../nbs/api/03_run_comparison.ipynb #a1c00305
+# %% ../../nbs/api/03_run_comparison.ipynb #7a0fce35
 @dataclass(repr=False, eq=False)
-class RunComparison:
-    "Finished runs of one task as tables and figures; `wilson.compare` returns one."
+class ComparedRuns:
+    "Finished runs of one task, with the seeds of a variant in one row."
     variants: Sequence[Variant]
     records: Sequence[Record]    # of all steps, including earlier ones
     protocol: str = "published"  # "published" | "whole": for all tables except `scores`
-    _figures: dict[str, dict[str, Figure]] = field(default_factory=dict, init=False)
 
     @property
     def rows(self) -> dict[str, int]:
         "Name of each row → number of its runs."
         return {variant.label: len(variant.records) for variant in self.variants}
 
-    def table(self, kind: str = "scores") -> Table:  # one of TABLES: "scores" | "classes" | "steps" | …
+    def table(
+        self,
+        kind: str = "scores",  # one of TABLES: "scores" | "classes" | "steps" | "labels" | …
+    ) -> Table:
         "Return a table, which notebooks render."
         return comparison_table(kind, self.variants, self.records, self.protocol)
 
+# %% ../../nbs/api/03_run_comparison.ipynb #acc8dac9
+@dataclass(repr=False, eq=False)
+class RunComparison(ComparedRuns):
+    "Finished runs of one task as tables and figures; `wilson.compare` returns one."
+    _figures: dict[str, dict[str, Figure]] = field(default_factory=dict, init=False)
+
     def figures(
-        self, kind: str,     # one of FIGURES: "scores" | "curves" | "classes" | "confusion" | …
-    ) -> dict[str, Figure]:  # name → figure; empty if there is nothing to draw
+        self,
+        kind: str,            # one of FIGURES: "scores" | "curves" | "classes" | "confusion" | …
+    ) -> dict[str, Figure]:   # name → figure; empty if there is nothing to draw
         "Return the figures of a kind."
         check_figure(kind)
         if kind not in self._figures:
@@ -57,7 +66,8 @@ class RunComparison:
         return self._figures[kind]
 
     def write(
-        self, out: Path | str,    # folder; created if missing
+        self,
+        out: Path | str,          # folder; created if missing
         overwrite: bool = False,  # replace files that wilson did not write
     ) -> list[Path]:
         "Write all tables as Markdown, LaTeX and CSV, and all figures as PNG and PDF."

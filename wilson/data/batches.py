@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -19,8 +19,8 @@ from ..core.errors import InputError, require
 from .samples import NO_MASK, Sample, StepSamples
 
 # %% auto #0
-__all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'normalize', 'denormalize', 'Batch', 'pixel_kinds', 'collate', 'smaller_batch',
-           'EpochBatches', 'BatchesOf']
+__all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'normalize', 'denormalize', 'Batch', 'map_tensors', 'pixel_kinds', 'collate',
+           'smaller_batch', 'EpochBatches', 'BatchesOf']
 
 # %% ../../nbs/data/10_batches.ipynb #4d553b35
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -73,23 +73,25 @@ class Batch:
 
     def first_images(self, count: int) -> Batch:
         "Return the first images of the batch."
-        masks, evidence = self.masks, {name: maps[:count] for name, maps in self.evidence.items()}
-        return Batch(self.images[:count], None if masks is None else masks[:count], self.image_labels[:count],
-                     self.ids[:count], evidence)
+        return replace(map_tensors(self, lambda tensor: tensor[:count]), ids=self.ids[:count])
 
     def pin_memory(self) -> Batch:
         "The batch in page-locked memory, from which a GPU copies while it computes."
-        masks, evidence = self.masks, {name: maps.pin_memory() for name, maps in self.evidence.items()}
-        return Batch(self.images.pin_memory(), masks.pin_memory() if masks is not None else None,
-                     self.image_labels.pin_memory(), self.ids, evidence)
+        return map_tensors(self, Tensor.pin_memory)
 
     def to(self, device: torch.device | str) -> Batch:
         "The batch on `device`, images normalised and masks widened there."
-        move = partial(Tensor.to, device=device, non_blocking=True)
-        masks = None if self.masks is None else move(self.masks).long()
-        images = normalize(move(self.images)).contiguous(memory_format=torch.channels_last)
-        evidence = {name: move(maps) for name, maps in self.evidence.items()}
-        return Batch(images, masks, move(self.image_labels).float(), self.ids, evidence)
+        moved = map_tensors(self, partial(Tensor.to, device=device, non_blocking=True))
+        images = normalize(moved.images).contiguous(memory_format=torch.channels_last)
+        masks = None if moved.masks is None else moved.masks.long()
+        return replace(moved, images=images, masks=masks, image_labels=moved.image_labels.float())
+
+# %% ../../nbs/data/10_batches.ipynb #c77fd576
+def map_tensors(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
+    "Return a batch whose tensors are changed by a function."
+    return replace(batch, images=change(batch.images), masks=None if batch.masks is None else change(batch.masks),
+                   image_labels=change(batch.image_labels),
+                   evidence={name: change(maps) for name, maps in batch.evidence.items()})
 
 # %% ../../nbs/data/10_batches.ipynb #675ead2f
 def pixel_kinds(

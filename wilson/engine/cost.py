@@ -22,8 +22,8 @@ from ..core.distributed import is_main_process, all_gather_object
 from .trainer import Callback
 
 # %% auto #0
-__all__ = ['COUNTER', 'joules', 'peak_memory', 'TimeLeft', 'display_duration', 'StepCost', 'cost_text', 'TimeLeftCallback',
-           'Cost']
+__all__ = ['COUNTER', 'joules', 'peak_memory', 'TimeLeft', 'display_duration', 'add_energy', 'StepCost', 'cost_text',
+           'TimeLeftCallback', 'Cost']
 
 # %% ../../nbs/engine/06_cost.ipynb #1d87d7df
 COUNTER = Path("/sys/class/powercap/intel-rapl:0/energy_uj")  # of a processor, microjoules
@@ -106,6 +106,17 @@ def display_duration(seconds: float) -> str:
     hours, minutes = divmod(round(seconds / 60), 60)
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min"
 
+# %% ../../nbs/engine/06_cost.ipynb #a879b532
+def add_energy(
+    total: float | None,   # joules; None: not measured
+    before: float | None,  # of the counter, at the start
+    now: float | None,     # of the counter
+) -> float | None:
+    "Add the energy since the start to a total; None if a value is missing or the counter has restarted."
+    if total is None or before is None or now is None or now < before:
+        return None
+    return total + now - before
+
 # %% ../../nbs/engine/06_cost.ipynb #03fe0562
 @dataclass
 class StepCost:
@@ -129,11 +140,7 @@ class StepCost:
         self.is_measuring = False
         began, before = self._since
         self.seconds += time.perf_counter() - began
-        now = joules(self.device)
-        if self.energy is None or before is None or now is None or now < before:  # a counter may restart
-            self.energy = None
-        else:
-            self.energy = self.energy + now - before
+        self.energy = add_energy(self.energy, before, joules(self.device))
         self.memory = max(self.memory, peak_memory(self.device))
 
     def record(self) -> dict[str, float | None]:

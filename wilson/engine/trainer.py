@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -118,16 +118,11 @@ class CallbackGroup:
         for callback in self.callbacks:
             copy_weights(callback.weights(), self.method.state_dict(), f"callback {callback.name}: weights()")
 
-    @contextmanager
-    def evaluation_weights(self) -> Iterator[None]:
-        "Inside this context the method has the weights that callbacks offer, afterwards its own again."
-        with restored_weights(self.method, [n for c in self.callbacks for n in c.weights()]):
-            self.load_weights()
-            yield
-
     def validate(self) -> None:
         "Validate with the weights that callbacks offer, and pass the first score on."
-        with compile_disabled(), self.evaluation_weights():
+        offered = [name for callback in self.callbacks for name in callback.weights()]
+        with compile_disabled(), restored_weights(self.method, offered):
+            self.load_weights()
             scores = [s for callback in self.callbacks if (s := callback.validate()) is not None]
             self.validated = self.epoch
             for callback in self.callbacks if scores else ():
@@ -177,6 +172,7 @@ class TrainerState(CallbackGroup):
 # %% ../../nbs/engine/10_trainer.ipynb #47d4f559
 class SavedTrainer(TrainerState):
     "A training whose state is saved and loaded."
+    reported = 0  # updates whose statistics have arrived
 
     def save(self) -> None:
         "Save the state to resume from; all ranks take part."
@@ -199,7 +195,7 @@ class SavedTrainer(TrainerState):
         "Load the newest complete state of the folder; `fit` passes the callbacks their part."
         state = newest_state(self.folder.path, self.run)
         self.epoch, self.done, self.validated = state["epoch"], state["done"], state["validated"]
-        self.loaded = state["callbacks"]
+        self.loaded, self.reported = state["callbacks"], self.update
         load_training_state(self.updates, state)
         set_random_states(state["random"][rank() % len(state["random"])])
 
@@ -215,8 +211,6 @@ class SavedTrainer(TrainerState):
 # %% ../../nbs/engine/10_trainer.ipynb #f782d42b
 class UpdatingTrainer(SavedTrainer):
     "A training that makes one update after the other, and passes on their statistics."
-    reported = 0  # updates whose statistics have arrived
-
     def _update(self, batches: Iterator[Batch], due: bool) -> tuple[bool, bool]:
         "One update; returns whether to stop and whether to save."
         try:
@@ -262,7 +256,6 @@ class Trainer(UpdatingTrainer):
 
     def fit(self) -> None:
         "Run the remaining epochs. Afterwards the method has the weights to save."
-        self.reported = self.update
         if not self.started:
             self.method.prepare(self.loader.epoch())
         with ExitStack() as stack:

@@ -30,7 +30,7 @@ from ..models.synchronized_norms import synchronize, local_norms
 # %% auto #0
 __all__ = ['StepStats', 'PendingStats', 'gradient_norms', 'Pass', 'launch_stats_copy', 'BufferSnapshot', 'compile_disabled',
            'compute_losses', 'wrap_ddp', 'find_fitting_batch', 'run_pass', 'step_if_finite', 'check_can_skip',
-           'step_quietly', 'Updates']
+           'advance', 'Updates']
 
 # %% ../../nbs/engine/08_updates.ipynb #1d938068
 class StepStats(NamedTuple):
@@ -248,8 +248,9 @@ def check_can_skip(optimizer: Optimizer) -> None:
         raise ValueError(f"{type(optimizer).__name__} cannot skip an update on the device: create it with fused=True")
 
 
-def step_quietly(schedule: LRScheduler) -> None:
-    "Advance a schedule without the warning that the optimizer has skipped its step."
+def advance(schedule: LRScheduler, scaler: torch.amp.GradScaler) -> None:
+    "Advance the learning rate and the factor of the scaler, without a warning if the optimizer skipped its step."
+    scaler.update()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         schedule.step()
@@ -276,7 +277,8 @@ class Updates:
     def __call__(
         self,
         batches: Iterator[Batch],
-        epoch: int, flags: Callable[[], Sequence[float]] = tuple,  # called late in the update; summed over ranks
+        epoch: int,
+        flags: Callable[[], Sequence[float]] = tuple,  # called late in the update; summed over the ranks
     ) -> StepStats | None:  # None at the first update
         "Make one update. Returns the statistics of the previous update, which the device has finished by then."
         before = BufferSnapshot(self.method)
@@ -284,14 +286,13 @@ class Updates:
         passes = [run_pass(self, batches, epoch, n == self.accumulate_grad - 1) for n in range(self.accumulate_grad)]
         norms, factor = step_if_finite(self.optimizer, self.scaler, before)
         now, self.pending = self.pending, launch_stats_copy(passes, norms, flags(), factor)
-        self.scaler.update()
-        step_quietly(self.schedule)
+        advance(self.schedule, self.scaler)
         return now.read() if now else None
 
     def last(self) -> StepStats | None:
         "Return the statistics of the last update, unless they were returned already."
-        now, self.pending = self.pending, None
-        report = now.read() if now else None
+        report = self.pending.read() if self.pending else None
+        self.pending = None
         if report and not all(map(math.isfinite, report.norms.values())):
             self.optimizer.zero_grad(set_to_none=True)  # histograms of them cannot be drawn
         return report

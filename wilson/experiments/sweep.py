@@ -249,7 +249,7 @@ def run_jobs(
     retry_failed: bool = False,
 ) -> None:
     "Run the jobs of a queue to their end. Processes that still run after an error are ended."
-    threads = max(1, available_cpus() // len(queue.free))
+    threads, shown = max(1, available_cpus() // len(queue.free)), ""
     try:
         while queue.waiting or queue.running:
             ended = queue.collect()
@@ -260,7 +260,9 @@ def run_jobs(
                 else:
                     queue.start(job, logs / f"{job.name}.log", threads)
             elif not ended:
-                bar.set_postfix_str("" if queue.running else "another process trains the next step", refresh=False)
+                reason = "" if queue.running else "another process trains the next step"
+                if reason != shown:
+                    bar.set_postfix_str(shown := reason)
                 time.sleep(0.1)
             bar.update(ended)
     finally:

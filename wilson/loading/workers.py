@@ -207,8 +207,7 @@ class Workers:
     ):
         self.batches, self.sampler, self.timeout, self.pinned = batches, sampler, timeout, pinned
         self.group = WorkerGroup(count)
-        # before multiprocessing waits for them
-        util.Finalize(self, _end, (self.group.processes,), exitpriority=20)
+        util.Finalize(self, _end, (self.group.processes,), exitpriority=20)  # before multiprocessing waits for them
 
     def __iter__(self) -> Iterator[Any]:
         "The batches of one epoch. Raises InputError if a worker fails; the next epoch starts new ones."

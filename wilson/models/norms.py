@@ -20,7 +20,6 @@ class ABN(nn.Module):
 
     Takes B,C or B,C,h,w. Same function and same state names as in-place ABN, in plain PyTorch.
     """
-
     running_mean: Tensor
     running_var: Tensor
     num_batches_tracked: Tensor

@@ -184,9 +184,9 @@ class ListScores:
         self.report = report  # called with done=… and total=… a few times a second
         self._stop = Event()
 
-    def compare(self, images: StepImages, which: str, rule: TargetRule) -> Answer:
-        "The scores of a rule beside those of the run's own rule; no rows if canceled."
-        trained, self._stop = images.opened.rule, Event()
+    def compare(self, images: StepImages, which: str, values: Mapping[str, Any]) -> Answer:
+        "The scores of the rule with some values beside those of the run's own rule; no rows if canceled."
+        trained, rule, self._stop = images.opened.rule, images.rule.with_values(**values), Event()
         passes = [trained] * (which not in images.scores) + [rule] * (rule != trained)
         for n, tried in enumerate(passes):
             result = self._pass(images, which, tried, n, len(passes))
@@ -270,8 +270,7 @@ class ImageBrowser:
 
     def score(self, request: Mapping[str, Any]) -> Answer:
         "The scores of another rule's labels over the whole list, beside those of the run's own rule."
-        images = self.viewer.side(0)
-        return self._scores.compare(images, request["list"], images.rule.with_values(**request["rule"]))
+        return self._scores.compare(self.viewer.side(0), request["list"], request["rule"])
 
     def cancel(self, request: Mapping[str, Any]) -> Answer:
         "Stop the scoring."

@@ -137,6 +137,7 @@ class Side:
         self.maps, self._key = maps, key
         return maps
 
+
 def _require_open(side: Side | None) -> Side:
     if side is None:
         raise InputError("No step is open; choose a run first.")
